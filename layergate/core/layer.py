@@ -1,0 +1,68 @@
+"""The protocol of a layer: one place where entries are kept.
+
+A layer may answer at once (memory) or with an awaitable (a client library); the stack awaits what
+is awaitable. So one class can serve asyncio and threads alike. `layergate.testing.layers` is the
+conformance suite that every layer's tests subclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
+
+from layergate.core.entry import Entry
+
+__all__ = ["Key", "Layer", "MaybeAwaitable", "PeekableLayer"]
+
+T = TypeVar("T")
+
+Key: TypeAlias = str | bytes
+MaybeAwaitable: TypeAlias = T | Awaitable[T]
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """What the stack needs from a layer. Any method may raise; the stack turns that into a miss.
+
+    ``name`` is unique within a stack; it is the key of per-layer TTLs and of metrics.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def get(self, key: Key) -> MaybeAwaitable[Entry | None]:
+        """The entry, or None when there is none or its ``expires`` has passed."""
+        ...
+
+    def get_many(self, keys: Sequence[Key]) -> MaybeAwaitable[Mapping[Key, Entry]]:
+        """The entries found, in one round trip. Missing keys are left out."""
+        ...
+
+    def set(self, key: Key, entry: Entry) -> MaybeAwaitable[None]:
+        """Keep the entry until its ``expires``, replacing any other under this key.
+
+        A layer may decline (too large, over budget): then nothing is under the key afterwards.
+        """
+        ...
+
+    def delete(self, key: Key) -> MaybeAwaitable[bool]:
+        """Remove the key. True if there was an entry."""
+        ...
+
+    def clear(self) -> MaybeAwaitable[None]:
+        """Remove every entry."""
+        ...
+
+    def stats(self) -> Mapping[str, int | float]:
+        """Counters and gauges, cheap, no I/O. Keys in use: entries, bytes, budget, evictions,
+        expirations, rejections."""
+        ...
+
+
+@runtime_checkable
+class PeekableLayer(Layer, Protocol):
+    """A layer that can be read without I/O, lock or await: the L1."""
+
+    def peek(self, key: Key) -> Entry | None:
+        """The entry as it stands, even past its ``expires`` (the caller looks at the times)."""
+        ...

@@ -1,0 +1,63 @@
+"""What the core needs from outside: a clock, a way to wait, a way to run something in the background.
+
+Engine code is ``async def`` and awaits nothing but these ports (and layers). Under asyncio they
+suspend; under threads their ``async def`` methods block, so that a coroutine runs to its end in one
+``send(None)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+__all__ = ["Event", "Runtime", "Task"]
+
+
+class Event(Protocol):
+    """A one-shot signal. ``set`` may be called from any thread or loop, any number of times."""
+
+    def set(self) -> None: ...
+
+    def is_set(self) -> bool: ...
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """True once set; False if ``timeout`` seconds passed first (None: no limit)."""
+        ...
+
+
+class Task(Protocol):
+    """A handle on background work."""
+
+    def cancel(self) -> object: ...
+
+    def done(self) -> bool: ...
+
+
+class Runtime(Protocol):
+    """The world the engine runs in."""
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch."""
+        ...
+
+    def random(self) -> float:
+        """Uniform in [0, 1)."""
+        ...
+
+    def event(self) -> Event: ...
+
+    def lock(self) -> AbstractContextManager[Any]:
+        """A new mutex. Never held across an await, never taken on the hit path."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, Any], *, name: str) -> Task:
+        """Run ``work`` in the background, in a clean context. It never outlives `aclose`.
+
+        Its exceptions are its own affair: a runtime logs what escapes.
+        """
+        ...
+
+    async def aclose(self, timeout: float) -> None:
+        """Wait at most ``timeout`` seconds for background work, then cancel what is left."""
+        ...

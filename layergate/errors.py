@@ -1,0 +1,66 @@
+"""The error tree. Every exception LayerGate raises on purpose is one of these.
+
+    LayerGateError
+    ├── ConfigError(ValueError)      an option is wrong; raised at start-up
+    ├── LayerError                   a layer could not be read or written
+    │   └── PartialWriteError        strict write policy: some layers took the entry, some did not
+    ├── KeyRefused(ValueError)       a key, tag or pattern over its size cap or of the wrong type
+    ├── PurgeRefused(ValueError)     a purge request that names nothing, or something unusable
+    └── OriginAborted                the origin broke off a response that was being streamed along
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = [
+    "ConfigError",
+    "KeyRefused",
+    "LayerError",
+    "LayerGateError",
+    "OriginAborted",
+    "PartialWriteError",
+    "PurgeRefused",
+]
+
+
+class LayerGateError(Exception):
+    """Base of all LayerGate errors."""
+
+
+class ConfigError(LayerGateError, ValueError):
+    """An option has a value that cannot work. The message names option, value and remedy."""
+
+
+class LayerError(LayerGateError):
+    """A layer failed. ``layer`` is its name; ``__cause__`` is what the layer raised."""
+
+    def __init__(self, layer: str, message: str) -> None:
+        super().__init__(message)
+        self.layer = layer
+
+
+class PartialWriteError(LayerError):
+    """Strict write policy: at least one layer refused the write.
+
+    ``failed`` maps the names of the layers that failed to what they raised; ``written`` names the
+    layers that hold the new entry.
+    """
+
+    def __init__(self, failed: Mapping[str, BaseException], written: tuple[str, ...]) -> None:
+        names = ", ".join(f"{name} ({exc!r})" for name, exc in failed.items())
+        super().__init__(next(iter(failed)), f"write failed in layer(s): {names}")
+        self.failed = dict(failed)
+        self.written = written
+
+
+class KeyRefused(LayerGateError, ValueError):
+    """A key, tag or pattern is over its size cap, empty, or of the wrong type."""
+
+
+class PurgeRefused(LayerGateError, ValueError):
+    """A purge names nothing, or something that cannot be purged. The message says what."""
+
+
+class OriginAborted(LayerGateError):
+    """The origin ended a response before its end while followers were streaming along."""
