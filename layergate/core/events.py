@@ -1,0 +1,72 @@
+"""What happened, as named events. Telemetry, logs, counters and users' hooks all listen here.
+
+The names are plain strings in one list, so that a listener can be written without importing the
+engine. The hit path raises no event: it adds one to `Counters.hits` and that is all it can afford.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias
+
+__all__ = ["EVENTS", "Counters", "Hook"]
+
+EVENTS: Final = frozenset({
+    "backfill",        # an entry was copied from `source` up into `layer`
+    "bypass",          # a request was passed by the cache, for `reason`
+    "collapsed",       # a request waits for another one's fetch
+    "fetch",           # the origin (or loader) is called, because of `reason`
+    "fetch_error",     # it failed with `error`
+    "layer_error",     # `operation` on `layer` raised `error`
+    "miss",            # nothing usable was stored
+    "purge",           # `marks` were appended to the invalidation log
+    "refresh",         # a background refresh began
+    "refresh_skipped", # ... or did not, for `reason`
+    "refused",         # a response (or value) was not stored, for `reason`
+    "revalidated",     # the origin confirmed a stored response
+    "soft_timeout",    # a stale value was returned while the fetch goes on
+    "stale",           # a stale value was used, for `reason`
+    "store",           # an entry was written to the layers
+    "stream_cut",      # a reader too slow for a response that is over the cap was cut off
+    "wait_timeout",    # a follower gave up waiting for its leader
+    "write_error",     # a layer did not take an entry: `layer`, `error`
+})  # fmt: skip
+
+Hook: TypeAlias = Callable[[str, dict[str, Any]], None]
+
+_logger = logging.getLogger("layergate")
+
+
+class Counters:
+    """Counts every event and passes it on to the hooks.
+
+    ``hits`` is counted without an event. A hook that raises is logged and goes on being called: an
+    observer never breaks a request.
+    """
+
+    __slots__ = ("_counts", "_hooks", "hits")
+
+    def __init__(self, hooks: Iterable[Hook] = ()) -> None:
+        self.hits = 0
+        self._counts: Counter[str] = Counter()
+        self._hooks = tuple(hooks)
+
+    def on(self, event: str, /, **facts: Any) -> None:
+        """Count ``event`` (one of `EVENTS`) and tell the hooks."""
+        self._counts[event] += 1
+        for hook in self._hooks:
+            try:
+                hook(event, facts)
+            except Exception:
+                _logger.exception("hook %r failed on event %r", hook, event)
+
+    def __getitem__(self, event: str) -> int:
+        return self._counts[event]
+
+    def snapshot(self) -> dict[str, int]:
+        """All counters by name, zero included, since this process began."""
+        counts: dict[str, int] = {"hit": self.hits}
+        counts.update({name: self._counts[name] for name in sorted(EVENTS)})
+        return counts

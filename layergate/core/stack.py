@@ -1,0 +1,266 @@
+"""The layered stack: entries kept in layers, read from the top, backfilled upward, purged by marks.
+
+`Stack` knows entries, layers and purges. Reading *through* it (single-flight, stale windows,
+refresh) is `layergate.core.loader`; HTTP is `layergate.http.cache`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from layergate.core.entry import Entry
+from layergate.core.events import Counters, Hook
+from layergate.core.invalidation import LocalLog, Mark, Marks
+from layergate.core.layer import Key, Layer, PeekableLayer
+from layergate.core.ports import Runtime
+from layergate.errors import ConfigError, PartialWriteError
+
+__all__ = ["Found", "PurgeReceipt", "Stack", "WritePolicy"]
+
+WritePolicy: TypeAlias = Literal["best-effort", "strict"]
+_POLICIES: Final = ("best-effort", "strict")
+
+
+class Found(NamedTuple):
+    """An entry and the name of the layer it came from."""
+
+    entry: Entry
+    layer: str
+
+
+class PurgeReceipt(NamedTuple):
+    """How far a purge got when the call returned: how many of the live instances applied it."""
+
+    applied: int
+    instances: int
+
+
+def _no_peek(_key: Key) -> None:
+    return None
+
+
+def _text(key: Key) -> str:
+    return key if isinstance(key, str) else key.decode("latin-1")
+
+
+class Stack:
+    """Layers, top first.
+
+    ``label`` turns a key into the text that key, prefix and pattern purges are matched against;
+    by default the key itself. Best-effort writes never raise; strict ones raise PartialWriteError.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        *,
+        runtime: Runtime,
+        write_policy: WritePolicy = "best-effort",
+        label: Callable[[Any], str] = _text,
+        max_marks: int = 100_000,
+        max_patterns: int = 512,
+        hooks: Iterable[Hook] = (),
+    ) -> None:
+        if not layers:
+            raise ConfigError("layers must name at least one layer, e.g. [MemoryLayer('64MB')]")
+        for layer in layers:
+            if not isinstance(layer, Layer):
+                raise ConfigError(
+                    f"layers must be Layer objects (get, get_many, set, delete, clear, stats),"
+                    f" got {layer!r}"
+                )
+        names = [layer.name for layer in layers]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"layers must have different names, got {names}; pass name=...")
+        if write_policy not in _POLICIES:
+            raise ConfigError(f"write_policy must be one of {_POLICIES}, got {write_policy!r}")
+        self.layers = tuple(layers)
+        self.runtime = runtime
+        self.write_policy = write_policy
+        self.counters = Counters(hooks)
+        self.marks = Marks(max_marks=max_marks, max_patterns=max_patterns)
+        self._log = LocalLog(self.marks, runtime.lock())
+        self._label = label
+        top = self.layers[0]
+        self._peek: Callable[[Key], Entry | None] = (
+            top.peek if isinstance(top, PeekableLayer) else _no_peek
+        )
+        # With nothing below a peekable top, a peek has seen all there is.
+        self.peek_is_enough = len(self.layers) == 1 and isinstance(top, PeekableLayer)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def peek(self, key: Key) -> Entry | None:
+        """The entry in the top layer, fresh or stale but not purged; no I/O, no await.
+
+        The caller looks at the times. None if the top layer cannot be peeked.
+        """
+        entry = self._peek(key)
+        if (
+            entry is not None
+            and entry.checked != self.marks.position
+            and not self.marks.admit(entry, self._label(key))
+        ):
+            return None
+        return entry
+
+    async def lookup(self, key: Key) -> Found | None:
+        """The first entry that is neither expired nor purged, from the top down, copied into the
+        layers above it. A layer that fails counts as a miss."""
+        for depth, layer in enumerate(self.layers):
+            try:
+                got = layer.get(key)
+                entry: Entry | None = await got if inspect.isawaitable(got) else got
+            except Exception as error:
+                self.counters.on("layer_error", layer=layer.name, operation="get", error=error)
+                continue
+            if entry is not None and self._usable(key, entry):
+                if depth:
+                    await self._backfill(key, entry, depth)
+                return Found(entry, layer.name)
+        return None
+
+    async def lookup_many(self, keys: Sequence[Key]) -> dict[Key, Found]:
+        """As `lookup`, for many keys, with one `get_many` per layer for what is still missing."""
+        found: dict[Key, Found] = {}
+        missing = list(dict.fromkeys(keys))
+        for depth, layer in enumerate(self.layers):
+            if not missing:
+                break
+            try:
+                got = layer.get_many(missing)
+                entries: Mapping[Key, Entry] = await got if inspect.isawaitable(got) else got
+            except Exception as error:
+                self.counters.on("layer_error", layer=layer.name, operation="get_many", error=error)
+                continue
+            for key, entry in entries.items():
+                if self._usable(key, entry):
+                    found[key] = Found(entry, layer.name)
+                    if depth:
+                        await self._backfill(key, entry, depth)
+            missing = [key for key in missing if key not in found]
+        return found
+
+    def _usable(self, key: Key, entry: Entry) -> bool:
+        if entry.expires <= self.runtime.now():
+            return False
+        return entry.checked == self.marks.position or self.marks.admit(entry, self._label(key))
+
+    async def _backfill(self, key: Key, entry: Entry, depth: int) -> None:
+        source = self.layers[depth].name
+        for layer in self.layers[:depth]:
+            if await self._write(layer, key, entry, None) is None:
+                self.counters.on("backfill", source=source, layer=layer.name)
+
+    # -- writing -------------------------------------------------------------------------------
+
+    async def store(
+        self, key: Key, entry: Entry, *, ttl: Mapping[str, float] | None = None
+    ) -> bool:
+        """Write to every layer. False, and nothing written, if the entry was purged while it was
+        being fetched (a mark newer than its stamp).
+
+        ``ttl`` caps the freshness per layer: layer name -> seconds from now.
+        Under the strict policy raises PartialWriteError when a layer fails.
+        """
+        if entry.stamp != self.marks.position:
+            entry.checked = entry.stamp
+            if not self.marks.admit(entry, self._label(key)):
+                return False
+        failed: dict[str, BaseException] = {}
+        written: list[str] = []
+        # Bottom up: when a layer above answers, the ones below already hold the same entry.
+        for layer in reversed(self.layers):
+            error = await self._write(layer, key, entry, ttl)
+            if error is None:
+                written.append(layer.name)
+            else:
+                failed[layer.name] = error
+        self.counters.on("store", layers=tuple(written))
+        if failed and self.write_policy == "strict":
+            raise PartialWriteError(failed, tuple(written))
+        return True
+
+    async def _write(
+        self, layer: Layer, key: Key, entry: Entry, ttl: Mapping[str, float] | None
+    ) -> BaseException | None:
+        cap: float | None = None if ttl is None else ttl.get(layer.name)
+        if cap is None:
+            cap = getattr(layer, "ttl", None)
+        if cap is not None:
+            entry = entry.clipped(self.runtime.now() + cap)
+        try:
+            done = layer.set(key, entry)
+            if inspect.isawaitable(done):
+                await done
+        except Exception as error:
+            self.counters.on("write_error", layer=layer.name, error=error)
+            # What it still holds under this key is older than what the others hold now.
+            try:
+                gone = layer.delete(key)
+                if inspect.isawaitable(gone):
+                    await gone
+            except Exception as second:
+                self.counters.on(
+                    "layer_error", layer=layer.name, operation="delete", error=second
+                )
+            return error
+        return None
+
+    async def delete(self, key: Key) -> bool:
+        """Remove one key from every layer; a fill of it that is under way dies on arrival.
+
+        True if any layer held it.
+        """
+        await self.invalidate((Mark("key", self._label(key)),))
+        held = False
+        failed: dict[str, BaseException] = {}
+        for layer in self.layers:
+            try:
+                gone = layer.delete(key)
+                held |= bool(await gone if inspect.isawaitable(gone) else gone)
+            except Exception as error:
+                failed[layer.name] = error
+                self.counters.on("layer_error", layer=layer.name, operation="delete", error=error)
+        if failed and self.write_policy == "strict":
+            raise PartialWriteError(failed, ())
+        return held
+
+    async def clear(self) -> None:
+        """Drop everything from every layer, fills under way included."""
+        await self.invalidate((Mark("all"),))
+        failed: dict[str, BaseException] = {}
+        for layer in self.layers:
+            try:
+                done = layer.clear()
+                if inspect.isawaitable(done):
+                    await done
+            except Exception as error:
+                failed[layer.name] = error
+                self.counters.on("layer_error", layer=layer.name, operation="clear", error=error)
+        if failed and self.write_policy == "strict":
+            raise PartialWriteError(failed, ())
+
+    async def invalidate(self, marks: tuple[Mark, ...]) -> PurgeReceipt:
+        """Append to the invalidation log. When this returns, the purge is final (G3)."""
+        applied, instances = await self._log.append(marks, self.runtime.now())
+        self.counters.on("purge", marks=marks)
+        return PurgeReceipt(applied, instances)
+
+    def purged_since(self, stamp: int, tags: Iterable[str], key: Key) -> bool:
+        """Was something with these tags or this key purged after log position ``stamp``?"""
+        return stamp != self.marks.position and self.marks.purged_since(
+            stamp, tags, self._label(key)
+        )
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def metrics(self) -> dict[str, Any]:
+        """Counters since the process began, and per layer what it says of itself."""
+        return {
+            "events": self.counters.snapshot(),
+            "layers": {layer.name: dict(layer.stats()) for layer in self.layers},
+            "invalidation": {"position": self.marks.position, **self.marks.counts()},
+        }
