@@ -1,0 +1,57 @@
+# Everything a developer or CI runs. Needs GNU make, any Python >= 3.11 and a package registry;
+# makes .venv itself. `make help` lists the targets.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+BENCH_VENV := benchmarks/.venv
+BENCH_PY := $(BENCH_VENV)/bin/python
+# The interpreter to build .venv with; empty: the first that works (see tools/env.sh).
+PYTHON ?=
+# Passed on to pytest, the demo or the benchmarks: make test ARGS="-k vary -x"
+ARGS ?=
+
+# The caller's shell must not matter: an active virtual environment, PYTHONPATH, PIP_REQUIRE_VIRTUALENV
+# or PYTEST_ADDOPTS would change what is built or tested. Only how the registry is reached is kept.
+PIP_KEPT := PIP_CACHE_DIR PIP_CERT PIP_CLIENT_CERT PIP_CONFIG_FILE PIP_DEFAULT_TIMEOUT \
+	PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_INDEX_URL PIP_KEYRING_PROVIDER PIP_NO_CACHE_DIR \
+	PIP_NO_INDEX PIP_PROXY PIP_RETRIES PIP_TIMEOUT PIP_TRUSTED_HOST
+FOREIGN := $(filter PYTHON% PYTEST_% PIP_% MYPY% RUFF_% UVICORN_% CATALOGUE_% LAYERGATE_%,$(.VARIABLES))
+unexport $(filter-out $(PIP_KEPT) PYTHON PYTHONUNBUFFERED,$(FOREIGN))
+unexport VIRTUAL_ENV CONDA_PREFIX WEB_CONCURRENCY __PYVENV_LAUNCHER__
+
+.DEFAULT_GOAL := help
+# One environment, several targets: with -j two pips would install into it at once.
+.NOTPARALLEL:
+.PHONY: help test check demo bench soak clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+
+test: ## the test suite (ARGS="-k vary -x")
+	@tools/env.sh $(VENV) test $(PYTHON)
+	$(PY) -m pytest $(ARGS)
+
+check: ## lint, format, types, import contracts; build the wheel and use it on its own
+	@tools/env.sh $(VENV) check $(PYTHON)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy --strict
+	$(VENV)/bin/lint-imports
+	@tools/smoke.sh $(PY)
+
+demo: ## the example app behind LayerGate, asked over real HTTP; stays up in a terminal
+	@tools/env.sh $(VENV) demo $(PYTHON)
+	@$(PY) examples/fastapi/demo.py $(ARGS)
+
+bench: ## how fast, beside the floor, Starlette, FastAPI and other caches (minutes)
+	@tools/env.sh $(BENCH_VENV) bench $(PYTHON)
+	@$(BENCH_PY) benchmarks/run.py $(ARGS)
+
+soak: ## the tests that run for minutes
+	@tools/env.sh $(VENV) test $(PYTHON)
+	@$(PY) -m pytest -m soak $(ARGS) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
+
+clean: ## remove everything that these targets made
+	rm -rf $(VENV) $(BENCH_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache examples/fastapi/*.db*
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

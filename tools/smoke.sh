@@ -1,0 +1,24 @@
+#!/bin/sh
+# Build the sdist and from it the wheel, install the wheel alone into a fresh environment outside of
+# the tree and use it there: tools/smoke.sh PYTHON
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$root"
+case $1 in /*) python=$1 ;; *) python=$root/$1 ;; esac
+
+outside=$(mktemp -d)
+trap 'rm -rf "$outside"' EXIT
+trap 'exit 1' HUP INT TERM
+
+"$python" -m build --outdir "$outside/dist" . >"$outside/build.log" 2>&1 || {
+    cat "$outside/build.log" >&2
+    exit 1
+}
+"$python" -m venv "$outside/venv"
+# --no-index: a dependency would have to be fetched, and this fails instead.
+"$outside/venv/bin/python" -m pip --disable-pip-version-check --quiet \
+    install --no-index "$outside"/dist/*.whl
+# -I: neither the current folder nor the script's is on sys.path.
+cd "$outside"
+"$outside/venv/bin/python" -I "$root/tools/smoke.py"
