@@ -1,0 +1,370 @@
+"""Option objects: frozen, validated when they are made, with errors that say what to write instead.
+
+Durations are seconds (int or float) or `datetime.timedelta`; sizes are bytes or ``"256MB"``.
+"""
+
+# What these objects are given comes from users: a check that the declared type makes "redundant" is
+# exactly the check that turns a typing mistake into a readable error.
+# mypy: disable-error-code="redundant-expr,unreachable"
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, TypeAlias
+
+from layergate.errors import ConfigError
+from layergate.sizes import parse_size
+
+__all__ = [
+    "DEFAULT_STATUSES",
+    "MAX_TAG_LENGTH",
+    "Admin",
+    "Options",
+    "Rule",
+    "Seconds",
+    "unknown_option",
+]
+
+Seconds: TypeAlias = float | datetime.timedelta
+
+# What a rule's ttl covers when it names no statuses: final answers that mean the same to everyone.
+# 206, 405, 414 and 501 are heuristically cacheable too (RFC 9110 15.1), but errors of a request's
+# form are no one else's business, and parts are not whole responses.
+DEFAULT_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
+MAX_TAG_LENGTH: Final = 256
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::path)?\}")
+
+
+def seconds(value: Any, option: str, where: str, *, optional: bool = True) -> float | None:
+    """Validate a duration. Raises ConfigError; None passes when it is ``optional``."""
+    if value is None:
+        if optional:
+            return None
+        raise ConfigError(f"{option} must be a number of seconds, got None{where}")
+    if isinstance(value, datetime.timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise ConfigError(
+            f"{option} must be a number of seconds or a timedelta, got {value!r}{where}"
+        )
+    if value < 0:
+        raise ConfigError(f"{option} must be >= 0 seconds, got {value!r}{where}")
+    # Infinity is a lifetime like any other; the cap keeps every sum of times finite.
+    return float(min(value, 2**31))
+
+
+def _flag(value: Any, option: str, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{option} must be True or False, got {value!r}{where}")
+    return value
+
+
+def _count(value: Any, option: str, *, low: int, where: str = "") -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ConfigError(f"{option} must be an integer >= {low}, got {value!r}{where}")
+    return value
+
+
+def _strings(value: Any, option: str, where: str) -> tuple[str, ...]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise ConfigError(
+            f"{option} must be a list of strings, got {value!r}{where};"
+            f" write [{value!r}] for a single one"
+        )
+    items = tuple(value)
+    for item in items:
+        if not isinstance(item, str) or not item:
+            raise ConfigError(f"{option} must hold non-empty strings, got {item!r}{where}")
+    return items
+
+
+def unknown_option(name: str, known: Iterable[str], owner: str) -> ConfigError:
+    """The error for an option that does not exist, with the nearest one that does."""
+    import difflib
+
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known options: {', '.join(known)}"
+    return ConfigError(f"{owner} has no option {name!r}{hint}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Policy for the requests whose path matches; the first rule that matches wins.
+
+    ``path``: a pattern over the decoded path. ``{name}`` stands for one segment, ``{name:path}`` and
+    ``*`` for any run of characters, slashes included; anything else stands for itself.
+
+    ``ttl``, ``stale_while_revalidate``, ``stale_if_error``: seconds, or None for "as the response
+    says". They serve responses that say nothing about caching; where the app sends its own
+    directives those win, unless ``override``.
+
+    ``tags``: surrogate keys for each response; ``{name}`` is filled from the path.
+    ``vary``: request header fields the response depends on, added to its ``Vary``.
+    ``statuses``: what ``ttl`` covers; None: 200, 203, 204, 300, 301, 308, 404, 410.
+    ``override``: the ttl wins over the app's directives, but for ``no-store`` and ``private``.
+    ``bypass``: never look up, never store.
+    ``hosts``: only for these hosts (``example.com``, any port); None: all.
+
+    ``allow_authorization``, ``allow_cookie``: let the ttl apply to requests that carry such a field.
+    Say so only for paths whose response is the same for every user.
+    ``allow_set_cookie``: store responses that set cookies; the Set-Cookie lines go to the client
+    whose request was forwarded and are never stored.
+
+    Raises ConfigError.
+    """
+
+    path: str
+    ttl: Seconds | None = None
+    stale_while_revalidate: Seconds | None = None
+    stale_if_error: Seconds | None = None
+    tags: Collection[str] = ()
+    vary: Collection[str] = ()
+    statuses: Collection[int] | None = None
+    override: bool = False
+    bypass: bool = False
+    hosts: Collection[str] | None = None
+    allow_authorization: bool = False
+    allow_cookie: bool = False
+    allow_set_cookie: bool = False
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        if not isinstance(self.path, str) or not self.path.startswith(("/", "*")):
+            raise ConfigError(
+                f"path must be a string that starts with '/' or '*', got {self.path!r}"
+                " in a rule, e.g. Rule('/products/{id}', ttl=60)"
+            )
+        where = f" in rule {self.path!r}"
+        names = _PLACEHOLDER.findall(self.path)
+        rest = _PLACEHOLDER.sub("", self.path)
+        if "{" in rest or "}" in rest:
+            raise ConfigError(
+                f"path has a brace that is no placeholder{where}; write {{name}} or {{name:path}}"
+            )
+        if len(set(names)) != len(names):
+            raise ConfigError(f"path names a placeholder twice{where}")
+        if self.path.count("*") + len(names) > 16:
+            raise ConfigError(f"path must have at most 16 '*' and placeholders{where}")
+        for option in ("ttl", "stale_while_revalidate", "stale_if_error"):
+            put(self, option, seconds(getattr(self, option), option, where))
+        put(self, "tags", _strings(self.tags, "tags", where))
+        for tag in self.tags:
+            if len(tag) > MAX_TAG_LENGTH:
+                raise ConfigError(
+                    f"tags must be at most {MAX_TAG_LENGTH} characters, got {len(tag)}{where}"
+                )
+            # A route's policy ("*") is filled with whatever parameters the route has.
+            missing = set(_PLACEHOLDER.findall(tag)) - set(names)
+            if missing and self.path != "*":
+                raise ConfigError(
+                    f"tags use {{{min(missing)}}}, which the path does not name{where}"
+                )
+        put(self, "vary", tuple(name.lower() for name in _strings(self.vary, "vary", where)))
+        for name in self.vary:
+            if name == "*" or not _TOKEN.fullmatch(name):
+                raise ConfigError(f"vary must name header fields, got {name!r}{where}")
+        if self.statuses is not None:
+            if isinstance(self.statuses, int | str):
+                raise ConfigError(
+                    f"statuses must be a list of status codes, got {self.statuses!r}{where}"
+                )
+            for status in self.statuses:
+                if isinstance(status, bool) or not isinstance(status, int):
+                    raise ConfigError(f"statuses must be integers, got {status!r}{where}")
+                if not 200 <= status <= 599 or status in (206, 304):
+                    raise ConfigError(
+                        f"statuses must be final and whole (200-599, not 206 or 304),"
+                        f" got {status}{where}"
+                    )
+            put(self, "statuses", frozenset(self.statuses))
+        if self.hosts is not None:
+            hosts = _strings(self.hosts, "hosts", where)
+            put(self, "hosts", frozenset(host.lower() for host in hosts))
+        for option in (
+            "override", "bypass", "allow_authorization", "allow_cookie", "allow_set_cookie",
+        ):  # fmt: skip
+            _flag(getattr(self, option), option, where)
+        if self.override and self.ttl is None:
+            raise ConfigError(f"override needs a ttl{where}; write Rule(..., ttl=60, override=True)")
+        if self.bypass and (self.ttl is not None or self.tags):
+            raise ConfigError(f"bypass excludes ttl and tags{where}; drop one of them")
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """The purge and stats endpoint. Without an Admin there is none.
+
+    ``path``: where it lives, e.g. ``/_layergate``; ``POST {path}/purge``, ``GET {path}/stats``.
+    ``token``: what ``Authorization: Bearer …`` must carry.
+    ``networks``: if given, only clients from these networks (``"10.0.0.0/8"``) are heard.
+    ``purge_method``: whether the ``PURGE`` method works on any URL, behind the same token.
+
+    Raises ConfigError.
+    """
+
+    path: str = "/_layergate"
+    token: str = field(default="", repr=False)
+    networks: Collection[str] | None = None
+    purge_method: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", self.path):
+            raise ConfigError(
+                f"path must be an absolute path such as '/_layergate', got {self.path!r} in Admin"
+            )
+        if not isinstance(self.token, str) or not self.token:
+            raise ConfigError("token must be a non-empty string in Admin; anyone could purge")
+        if not re.fullmatch(r"[\x21-\x7e]+", self.token):
+            raise ConfigError("token must be printable ASCII without spaces in Admin")
+        _flag(self.purge_method, "purge_method", " in Admin")
+        if self.networks is not None:
+            parsed = []
+            for network in _strings(self.networks, "networks", " in Admin"):
+                try:
+                    parsed.append(ipaddress.ip_network(network))
+                except ValueError as error:
+                    raise ConfigError(
+                        f"networks must be CIDR networks such as '10.0.0.0/8', got {network!r}"
+                        f" in Admin: {error}"
+                    ) from None
+            object.__setattr__(self, "networks", tuple(parsed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Everything an `HttpCache` can be told; `LayerGate(app, **options)` takes the same names.
+
+    What is stored
+      ``memory``            budget of the memory layer: body + headers + key + overhead. Bytes.
+      ``layers``            layers of your own instead, top first; excludes ``memory``.
+      ``rules``             policies by path, first match wins.
+      ``heuristic``         fraction of the time since Last-Modified that a response without explicit
+                            freshness counts as fresh (RFC 9111 4.2.2), e.g. 0.1. None: off.
+      ``max_body``          a larger body is not stored. Bytes.
+      ``max_inflight``      bodies being received to be stored, all together. Bytes.
+      ``max_tags``          a response with more tags is not stored.
+      ``max_variants``      stored variants (``Vary``) per target.
+      ``max_key_length``    a target (host + path + query) longer than this is passed. Bytes.
+      ``keep``              how long a stale response with a validator is kept for revalidation. s.
+
+    What happens at the same time
+      ``collapse``          concurrent identical requests share one call of the app.
+      ``coalesce_timeout``  how long a follower waits for the leader's response to begin. s.
+      ``max_waiters``       followers in this process; more are passed.
+      ``hit_for_miss_ttl``  how long a target that turned out not to be shareable is not collapsed. s.
+      ``background_refreshes``  refreshes at a time; more are put off to a later request.
+      ``slow_reader_timeout``   a client that blocks others from an oversized stream is cut. s.
+      ``shutdown_timeout``  how long background work may go on after the lifespan's shutdown. s.
+
+    Trouble
+      ``origin_timeout``    with a stale response that ``stale-if-error`` permits at hand, how long
+                            the app may take to begin its response. s. None: no limit.
+
+    What is heard and said
+      ``request_directives``  obey the Cache-Control of requests (RFC 9111 5.2.1).
+      ``cache_status``      send Cache-Status (RFC 9211).
+      ``name``              LayerGate's name in there.
+      ``strip_tags``        keep Cache-Tag and Surrogate-Key from clients.
+      ``admin``             the purge endpoint. None: no endpoint.
+      ``hooks``             called with (event name, facts) for everything that happens but hits.
+
+    Raises ConfigError.
+    """
+
+    memory: int | str = "64MB"
+    layers: Collection[Any] | None = None
+    rules: Collection[Rule] = ()
+    admin: Admin | None = None
+    heuristic: float | None = None
+    max_body: int | str = "8MB"
+    max_inflight: int | str = "64MB"
+    max_tags: int = 128
+    max_variants: int = 32
+    max_key_length: int = 8192
+    keep: Seconds = 3600.0
+    collapse: bool = True
+    coalesce_timeout: Seconds = 30.0
+    max_waiters: int = 100_000
+    hit_for_miss_ttl: Seconds = 120.0
+    background_refreshes: int = 64
+    slow_reader_timeout: Seconds = 30.0
+    shutdown_timeout: Seconds = 5.0
+    origin_timeout: Seconds | None = None
+    request_directives: bool = True
+    cache_status: bool = True
+    name: str = "LayerGate"
+    strip_tags: bool = True
+    hooks: Collection[Any] = ()
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "memory", parse_size(self.memory, option="memory"))
+        put(self, "max_body", parse_size(self.max_body, option="max_body"))
+        put(self, "max_inflight", parse_size(self.max_inflight, option="max_inflight"))
+        if self.layers is not None:
+            if isinstance(self.layers, str | bytes | Mapping) or not isinstance(
+                self.layers, Iterable
+            ):
+                raise ConfigError(f"layers must be a list of layers, got {self.layers!r}")
+            put(self, "layers", tuple(self.layers))
+            if not self.layers:
+                raise ConfigError("layers must name at least one layer, e.g. [MemoryLayer('64MB')]")
+        if isinstance(self.rules, str | Rule) or not isinstance(self.rules, Iterable):
+            raise ConfigError(f"rules must be a list of Rule objects, got {self.rules!r}")
+        put(self, "rules", tuple(self.rules))
+        for rule in self.rules:
+            if not isinstance(rule, Rule):
+                raise ConfigError(
+                    f"rules must hold Rule objects, got {rule!r}; write Rule('/path', ttl=60)"
+                )
+        if self.admin is not None and not isinstance(self.admin, Admin):
+            raise ConfigError(
+                f"admin must be an Admin object, got {self.admin!r};"
+                " write Admin(path='/_layergate', token='...')"
+            )
+        if self.heuristic is not None and (
+            isinstance(self.heuristic, bool)
+            or not isinstance(self.heuristic, int | float)
+            or not 0 < self.heuristic <= 1
+        ):
+            raise ConfigError(
+                f"heuristic must be a fraction above 0 and at most 1, got {self.heuristic!r};"
+                " 0.1 is usual, None turns it off"
+            )
+        for option in (
+            "max_tags", "max_variants", "max_key_length", "max_waiters", "background_refreshes",
+        ):  # fmt: skip
+            low = 0 if option in ("max_waiters", "background_refreshes") else 1
+            _count(getattr(self, option), option, low=low)
+        for option in (
+            "keep", "coalesce_timeout", "hit_for_miss_ttl", "slow_reader_timeout",
+            "shutdown_timeout",
+        ):  # fmt: skip
+            put(self, option, seconds(getattr(self, option), option, "", optional=False))
+        put(self, "origin_timeout", seconds(self.origin_timeout, "origin_timeout", ""))
+        for option in ("collapse", "request_directives", "cache_status", "strip_tags"):
+            _flag(getattr(self, option), option, "")
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\x20-\x7e]+", self.name):
+            raise ConfigError(f"name must be printable ASCII, got {self.name!r}")
+        if isinstance(self.hooks, str) or not isinstance(self.hooks, Iterable):
+            raise ConfigError(f"hooks must be a list of callables, got {self.hooks!r}")
+        put(self, "hooks", tuple(self.hooks))
+        for hook in self.hooks:
+            if not callable(hook):
+                raise ConfigError(f"hooks must be callable, got {hook!r}")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Options:
+        """Options from keyword arguments; an unknown name is a ConfigError that suggests one."""
+        known = {f.name for f in fields(cls)}
+        for name in options:
+            if name not in known:
+                raise unknown_option(name, known, "LayerGate")
+        return cls(**options)

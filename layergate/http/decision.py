@@ -1,0 +1,127 @@
+"""What to do with a request, given what is stored. Pure: the whole policy of RFC 9111 section 4.
+
+`HttpCache.peek` answers the plainest case of `Decision.HIT` without coming here; a property test
+holds the two together.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, NamedTuple
+
+from layergate.core.entry import Entry
+from layergate.http.cache_control import CacheControl
+from layergate.http.request import Request
+from layergate.http.storing import Refused
+from layergate.http.stored import StoredResponse
+
+__all__ = ["Decision", "Verdict", "decide", "passes", "stale_if_error"]
+
+_STORABLE_METHODS: Final = ("GET", "HEAD")
+
+
+class Decision(enum.Enum):
+    """The possible answers, from best to worst."""
+
+    HIT = "hit"  # send the stored response
+    STALE = "stale"  # send it, and refresh it in the background (RFC 5861 section 3)
+    REVALIDATE = "revalidate"  # ask the origin, with the stored validators if there are any
+    MISS = "miss"  # nothing that could be used
+    GATEWAY_TIMEOUT = "only-if-cached"  # 504, since the client wants no forwarding (5.2.1.7)
+
+
+class Verdict(NamedTuple):
+    """``fwd``: why the request goes forward (RFC 9211 2.2), or "" where it does not."""
+
+    decision: Decision
+    fwd: str = ""
+
+
+_HIT: Final = Verdict(Decision.HIT)
+_STALE: Final = Verdict(Decision.STALE)
+_TIMEOUT: Final = Verdict(Decision.GATEWAY_TIMEOUT)
+
+
+def passes(request: Request, *, max_key_length: int) -> Refused | None:
+    """Why this request cannot be answered from the store, nor its response be stored; or None."""
+    if request.method not in _STORABLE_METHODS:
+        return Refused.METHOD
+    # A GET with content has no defined semantics (RFC 9110 9.3.1): the app may look at it, the key
+    # does not.
+    if request.has_body:
+        return Refused.REQUEST_BODY
+    fields = request.fields
+    if b"range" in fields:
+        return Refused.RANGE
+    if b"upgrade" in fields:
+        return Refused.UPGRADE
+    # Preconditions that only an origin can evaluate (RFC 9111 4.3.2).
+    if b"if-match" in fields or b"if-unmodified-since" in fields:
+        return Refused.RANGE if b"if-range" in fields else Refused.METHOD
+    if request.target_length > max_key_length:
+        return Refused.KEY_TOO_LONG
+    # A key holds the Host as it came. Spelled unusually it would be a second copy that a purge of
+    # the canonical URI has to find; several Host lines are an attack.
+    host = request.host
+    if not host.islower() and host != host.lower():
+        return Refused.HOST
+    default_port = b":443" if request.scheme == "https" else b":80"
+    if host.endswith(default_port) or b"," in host or b"/" in host or b"@" in host:
+        return Refused.HOST
+    return None
+
+
+def decide(request: Request, entry: Entry | None, now: float) -> Verdict:
+    """The decision for a request that does not pass (see `passes`).
+
+    ``entry`` is what is stored for exactly this request, its variant selected and not purged.
+    """
+    directives = request.directives
+    verdict = _decide(request, directives, entry, now)
+    if directives.only_if_cached and verdict.decision in (Decision.REVALIDATE, Decision.MISS):
+        return _TIMEOUT
+    return verdict
+
+
+def _decide(
+    request: Request, directives: CacheControl, entry: Entry | None, now: float
+) -> Verdict:
+    if entry is None or not isinstance(stored := entry.value, StoredResponse):
+        return Verdict(Decision.MISS, "uri-miss")
+    # A response the app never meant for someone who says who they are.
+    if stored.anonymous and (request.cookie or request.authorization):
+        return Verdict(Decision.MISS, "request")
+    if request.authorization and not stored.authorized:
+        return Verdict(Decision.MISS, "request")
+    if stored.revalidate:
+        return Verdict(Decision.REVALIDATE, "stale")
+    if directives.no_cache:
+        return Verdict(Decision.REVALIDATE, "request")
+    age = now - stored.generated
+    staleness = now - entry.fresh_until  # 4.2: fresh while freshness_lifetime > current_age
+    accepts_stale = directives.max_stale is not None
+    if directives.max_age is not None and age > directives.max_age and not accepts_stale:
+        return Verdict(Decision.REVALIDATE, "request")
+    if directives.min_fresh is not None and -staleness < directives.min_fresh:
+        return Verdict(Decision.REVALIDATE, "request" if staleness < 0 else "stale")
+    if staleness < 0:
+        return _HIT
+    if staleness < entry.stale_while_revalidate:
+        return _STALE
+    if directives.max_stale is not None and not stored.no_stale:
+        over_age = 0.0 if directives.max_age is None else age - directives.max_age
+        if max(staleness, over_age) <= directives.max_stale:
+            return _HIT
+    return Verdict(Decision.REVALIDATE, "stale")
+
+
+def stale_if_error(request: Request, entry: Entry, now: float) -> bool:
+    """May ``entry`` stand in for an error of the origin? RFC 5861 section 4, both forms."""
+    stored = entry.value
+    if not isinstance(stored, StoredResponse) or stored.revalidate:
+        return False
+    staleness = now - entry.fresh_until
+    if entry.stale_if_error and staleness < entry.stale_if_error:
+        return True
+    asked = request.directives.stale_if_error
+    return asked is not None and not stored.no_stale and staleness < asked

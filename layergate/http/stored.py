@@ -1,0 +1,120 @@
+"""What the HTTP cache keeps in an `Entry`: a response, an index of variants, or a marker."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from layergate.http.fields import Fields, Lines
+from layergate.http.storing import Refused
+
+__all__ = ["HitForMiss", "Served", "StoredResponse", "VariantIndex"]
+
+# With one of these in the request the answer needs more than "is it fresh": see `decision`.
+CAREFUL: Final = frozenset({
+    b"authorization",
+    b"cache-control",
+    b"content-length",
+    b"if-match",
+    b"if-modified-since",
+    b"if-none-match",
+    b"if-range",
+    b"if-unmodified-since",
+    b"pragma",
+    b"range",
+    b"transfer-encoding",
+    b"upgrade",
+})  # fmt: skip
+CAREFUL_ANONYMOUS: Final = CAREFUL | {b"cookie"}
+
+
+class StoredResponse:
+    """A complete response as RFC 9111 section 3 lets a shared cache keep it.
+
+    ``status``, ``lines`` (header fields as stored; no Age), ``body``.
+    ``generated``: when its age was 0, seconds since the epoch; ``now - generated`` is its
+    current_age (4.2.3).
+    ``received``: when it arrived here or was last validated.
+    ``revalidate``: never to be used without validation (``no-cache``).
+    ``no_stale``: never to be used stale (must-revalidate, proxy-revalidate, s-maxage), whatever the
+    client says; the stale windows of the entry are already what they may be.
+    ``anonymous``: its lifetime comes from a rule, so only for requests without Cookie.
+    ``authorized``: RFC 9111 3.5 allows it for requests with Authorization.
+    ``careful``: the request fields that call for a closer look than the hit path takes.
+    """
+
+    __slots__ = (
+        "_fields",
+        "anonymous",
+        "authorized",
+        "body",
+        "careful",
+        "generated",
+        "lines",
+        "no_stale",
+        "received",
+        "revalidate",
+        "status",
+    )
+
+    def __init__(
+        self,
+        status: int,
+        lines: Lines,
+        body: bytes,
+        *,
+        generated: float,
+        received: float,
+        revalidate: bool = False,
+        no_stale: bool = False,
+        anonymous: bool = False,
+        authorized: bool = False,
+    ) -> None:
+        self.status = status
+        self.lines = lines
+        self.body = body
+        self.generated = generated
+        self.received = received
+        self.revalidate = revalidate
+        self.no_stale = no_stale
+        self.anonymous = anonymous
+        self.authorized = authorized
+        self.careful = CAREFUL_ANONYMOUS if anonymous else CAREFUL
+        self._fields: Fields | None = None
+
+    @property
+    def fields(self) -> Fields:
+        """The stored fields, parsed on first use."""
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = Fields(self.lines)
+        return fields
+
+    @property
+    def size(self) -> int:
+        """Payload in bytes: body and header lines."""
+        return len(self.body) + sum(len(name) + len(value) for name, value in self.lines)
+
+
+class VariantIndex(NamedTuple):
+    """Under a primary key whose responses vary: by what, and which variants there are.
+
+    ``names``: sets of request fields to select by, most recent first.
+    ``variants``: the keys of the stored variants, oldest first; the cap on variants drops these.
+    """
+
+    names: tuple[tuple[bytes, ...], ...]
+    variants: tuple[bytes, ...]
+
+
+class HitForMiss(NamedTuple):
+    """A short-lived marker: what is asked for is not shareable, so do not collapse requests."""
+
+    reason: Refused
+
+
+class Served(NamedTuple):
+    """A response ready to be sent."""
+
+    status: int
+    lines: Lines
+    body: bytes
