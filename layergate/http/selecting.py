@@ -1,0 +1,145 @@
+"""Choosing among the variants of one URI: Vary and the secondary key (RFC 9111 section 4.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import sha256
+from typing import Final
+
+from layergate.http.fields import Fields, split_list
+
+__all__ = ["STAR", "normalise", "secondary_key", "vary_names"]
+
+STAR: Final = b"*"
+"""The member of Vary that no request ever matches."""
+
+_CACHED_LENGTH: Final = 1024
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_QVALUE: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+
+# Fields that are no lists: a comma in them is text, and so is the whitespace beside it. Only what
+# surrounds the value may be folded. Of other fields, those we do not know included, "1,2" and
+# "1, 2" are the same list.
+_NO_LIST: Final = frozenset({
+    b"authorization", b"cookie", b"date", b"from", b"host", b"if-modified-since", b"if-range",
+    b"if-unmodified-since", b"origin", b"proxy-authorization", b"referer", b"user-agent",
+})  # fmt: skip
+
+# Fields whose members are of no particular order, with weights: see `normalise`.
+_WEIGHTED: Final = frozenset({b"accept", b"accept-encoding", b"accept-language"})
+
+
+def vary_names(fields: Fields) -> tuple[bytes, ...] | None:
+    """The request fields a response was selected by: lower-case, sorted, each once.
+
+    ``()`` if there is no Vary. None if the response must not be reused for any other request: 4.1,
+    'A stored response with a Vary header field value containing a member "*" always fails to
+    match.' A member that is not a field name is treated the same way, since we cannot know what
+    else the response depends on.
+    """
+    value = fields.get(b"vary")
+    if value is None:
+        return ()
+    return _names(value) if len(value) > _CACHED_LENGTH else _cached_names(value)
+
+
+def _names(value: bytes) -> tuple[bytes, ...] | None:
+    names = {member.lower() for member in split_list(value)}
+    if STAR in names or not all(map(_TOKEN.fullmatch, names)):
+        return None
+    return tuple(sorted(names))
+
+
+_cached_names = lru_cache(maxsize=512)(_names)
+
+
+def secondary_key(names: tuple[bytes, ...], fields: Fields) -> bytes:
+    """What tells this request's variant from others, given the names of `vary_names`.
+
+    ``fields`` are the request's. Injective: two keys for the same names are equal if and only if
+    every named field has the same `normalise`d value. 4.1: "If (after any normalization that might
+    take place) a header field is absent from a request, it can only match another request if it
+    is also absent there", so absent and empty differ.
+    """
+    parts: list[bytes] = []
+    for name in names:
+        values = fields.all(name)
+        value = normalise(name, values) if values else None
+        if value is None:
+            parts.append(b"%d:%b-" % (len(name), name))
+        else:
+            parts.append(b"%d:%b=%d:%b" % (len(name), name, len(value), value))
+    return b"".join(parts)
+
+
+def normalise(name: bytes, values: Sequence[bytes]) -> bytes | None:
+    """One value for all field values that 4.1 lets us treat as the same. None if absent.
+
+    ``name`` is the lower-case field name, ``values`` the values of its lines, in order. Lines are
+    combined, and whitespace around the commas of lists removed. Of Accept, Accept-Encoding and
+    Accept-Language, which say what is acceptable and how much, not in which order, members are
+    lower-cased and sorted, and weights written the shortest way; unless one is malformed, or
+    carries a quoted string, when nothing but whitespace is touched.
+
+    Values over 1 KB are represented by their hash.
+    """
+    if not values:
+        return None
+    if len(values) == 1:
+        value = values[0]
+    else:
+        # RFC 9113 8.2.3: a Cookie may come in crumbs, which are no list either.
+        value = (b"; " if name == b"cookie" else b", ").join(values)
+    if len(value) > _CACHED_LENGTH:
+        return _hashed(_normalise(name, value))
+    return _cached_normalise(name, value)
+
+
+def _hashed(value: bytes) -> bytes:
+    # NUL cannot occur in a field value (RFC 9110 5.5), and `_normalise` hashes what has one in
+    # front all the same, so no client can send a value that looks like another one's hash.
+    return value if value[:1] == b"\0" else b"\0" + sha256(value).digest()
+
+
+def _normalise(name: bytes, value: bytes) -> bytes:
+    if name in _NO_LIST:
+        value = value.strip(b" \t")
+    else:
+        members = split_list(value)
+        weighted = None
+        if name in _WEIGHTED and b'"' not in value:
+            weighted = _weighted(name, members)
+        value = b",".join(members if weighted is None else weighted)
+    return b"\0" + sha256(value).digest() if value[:1] == b"\0" else value
+
+
+_cached_normalise = lru_cache(maxsize=2048)(_normalise)
+
+
+def _weighted(name: bytes, members: list[bytes]) -> list[bytes] | None:
+    """The members in canonical order and form, or None if one of them is malformed."""
+    canonical: set[bytes] = set()
+    for member in members:
+        choice, *parameters = [part.strip(b" \t") for part in member.split(b";")]
+        if not choice:
+            return None
+        written = [choice.lower()]
+        for position, parameter in enumerate(parameters, 1):
+            attribute, equals, argument = parameter.partition(b"=")
+            attribute = attribute.lower()
+            if attribute == b"q":
+                # The weight is the last thing said about a member.
+                if position != len(parameters) or not _QVALUE.fullmatch(argument):
+                    return None
+                weight = argument.rstrip(b"0").rstrip(b".") if b"." in argument else argument
+                if weight != b"1":
+                    written.append(b"q=" + weight)
+            elif name == b"accept" and equals:
+                # A media type's parameter: its name is case-insensitive, its value need not be.
+                written.append(attribute + b"=" + argument)
+            else:
+                return None
+        canonical.add(b";".join(written))
+    return sorted(canonical)
