@@ -63,7 +63,7 @@ if ! works "$python"; then
 fi
 
 pip() {
-    "$python" -m pip --disable-pip-version-check --no-input --quiet "$@"
+    "$python" -m pip --disable-pip-version-check --no-input -qq "$@"
 }
 
 echo "env: installing group '$group'"
