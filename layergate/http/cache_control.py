@@ -144,6 +144,8 @@ _INDISPENSABLE: Final = frozenset(
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# The same, or one that is never closed: matching that too keeps a search for them linear.
+_QUOTED_OR_OPEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:(")|\\?\Z)', re.DOTALL)
 _ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
 _NOT_IN_TOKEN: Final = re.compile(rb"[^!#$%&'*+.^_`|~0-9a-z-]+")
 
@@ -247,6 +249,7 @@ def _guess(found: dict[str, int | bool | None], text: bytes) -> None:
     ``private; max-age=60`` and ``foo="bar, no-store`` are no Cache-Control, but whoever wrote them
     did not mean the response for everyone. What is inside of a complete quoted string is data.
     """
-    for word in _NOT_IN_TOKEN.split(_QUOTED.sub(b" ", text)):
+    text = _QUOTED_OR_OPEN.sub(lambda match: b" " if match[1] else match[0], text)
+    for word in _NOT_IN_TOKEN.split(text):
         if word in _GUESSED:
             found[_GUESSED[word]] = True

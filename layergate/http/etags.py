@@ -14,7 +14,7 @@ __all__ = ["is_weak", "parse_etag_list", "strong_match", "weak_match"]
 
 # No quoted-string: a backslash is an ordinary character of a tag (8.8.3), a comma in it too. What
 # is not a tag is taken up to the next comma.
-_MEMBER: Final = re.compile(rb'[ \t,]*((?:W/)?"[^"]*"|[^,]+)', re.DOTALL)
+_MEMBER: Final = re.compile(rb'[ \t,]*+((?:W/)?"[^"]*"|[^,]+)')
 
 
 def parse_etag_list(value: bytes) -> list[bytes] | None:
@@ -23,6 +23,8 @@ def parse_etag_list(value: bytes) -> list[bytes] | None:
     Garbage between the commas is kept as a member, empty members are not. ``*`` beside other
     members is malformed (13.1.2) and is left out.
     """
+    # Without separators at the end every attempt of the pattern succeeds, which keeps it linear.
+    value = value.strip(b" \t,")
     members = [stripped for member in _MEMBER.findall(value) if (stripped := member.strip(b" \t"))]
     if members == [b"*"]:
         return None
