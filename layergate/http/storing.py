@@ -37,7 +37,7 @@ Which other fields of a request would have to be the same is for the response to
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import Final, Self
 
 from layergate.http.cache_control import CacheControl
 from layergate.http.fields import Fields, Lines, split_list
@@ -110,7 +110,7 @@ class Refused(enum.Enum):
     UPGRADE = "upgrade", "G8", "The request asks for another protocol, or the response is a stream."
     ERROR = "error", "G5", "The cache failed; the response was passed on without it."
 
-    def __new__(cls, token: str, rfc: str, explain: str) -> Refused:
+    def __new__(cls, token: str, rfc: str, explain: str) -> Self:
         self = object.__new__(cls)
         self._value_ = token
         self.token = token
