@@ -1,0 +1,226 @@
+"""A hit among a thousand entries and among a million, and what an entry costs in memory.
+
+    python benchmarks/entries.py [--entries 1000000] [--repeats 15]
+
+Each part runs in a process of its own, so that its resident set is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from _apps import BODY
+from _measure import Case, ask, describe_machine, measure, print_table, scope_for, verdict
+from layergate import LayerGate
+
+SMALL = 1_000
+SAMPLE = 200_000
+"""Requests drawn beforehand: enough that what they touch does not fit a processor's cache."""
+
+
+def resident() -> int:
+    """Bytes of physical memory this process holds."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        # The most it ever was; bytes on macOS.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class Catalogue:
+    """An app in which every path is there. ``distinct``: each body is an object of its own."""
+
+    def __init__(self, *, distinct: bool) -> None:
+        self.distinct = distinct
+        self.calls = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.calls += 1
+        body = scope["path"].encode().ljust(len(BODY), b" ") if self.distinct else BODY
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"public, max-age=86400"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def harness(scope: Any, receive: Any, send: Any) -> None:
+    """The floor for a walk over many scopes: the harness's own cache misses."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": BODY, "more_body": False})
+
+
+async def fill(gate: Callable[..., Awaitable[None]], numbers: Iterable[int]) -> None:
+    messages: list[Any] = []
+    forever = asyncio.get_running_loop().create_future()
+
+    async def receive() -> Any:
+        return await forever
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    for number in numbers:
+        await gate(scope_for(f"/item/{number}"), receive, send)
+        messages.clear()
+
+
+async def latency(entries: int, repeats: int) -> dict[str, Any]:
+    small_app, large_app = Catalogue(distinct=False), Catalogue(distinct=False)
+    small = LayerGate(small_app, memory="64GB")
+    large = LayerGate(large_app, memory="64GB")
+    await fill(small, range(SMALL))
+    began = time.perf_counter()
+    await fill(large, range(entries))
+    filled = time.perf_counter() - began
+
+    pick = random.Random(9111)
+    hot = pick.sample(range(SMALL), SMALL)
+    uniform = pick.choices(range(entries), k=min(SAMPLE, entries))
+    # Scopes are made beforehand and shared by all cases, so walking them costs each the same.
+    base = scope_for("/")
+    scopes = {
+        name: [
+            base | {"path": f"/item/{number}", "raw_path": f"/item/{number}".encode()}
+            for number in numbers
+        ]
+        for name, numbers in (
+            ("hot", hot),
+            ("uniform", uniform),
+            ("uniform, few", [number % SMALL for number in uniform]),
+        )
+    }
+    for gate, app, some in (
+        (small, small_app, scopes["hot"]),
+        (large, large_app, scopes["uniform"]),
+    ):
+        calls = app.calls
+        for scope in some[:2000]:
+            answer = await ask(gate, scope)
+            if "; hit" not in answer.cache_status or app.calls != calls:
+                raise SystemExit(f"no hit on {scope['path']}: {answer.cache_status!r}")
+    # What was filled is for keeps: without this every full collection walks a million entries,
+    # which is the price of a heap that size, in any program, and not of a hit.
+    gc.collect()
+    gc.freeze()
+    cases = {
+        "floor hot": Case("", harness, scopes["hot"]),
+        "floor uniform": Case("", harness, scopes["uniform"]),
+        "floor uniform, few": Case("", harness, scopes["uniform, few"]),
+        "small hot": Case("", small, scopes["hot"]),
+        "small uniform": Case("", small, scopes["uniform, few"]),
+        "large hot": Case("", large, scopes["hot"]),
+        "large uniform": Case("", large, scopes["uniform"]),
+    }
+    await measure(list(cases.values()), repeats)
+    return {"filled": filled, **{name: case.median for name, case in cases.items()}}
+
+
+async def memory(entries: int, *, traced: bool) -> dict[str, Any]:
+    """Bytes an entry over its body: growth of the process, bodies taken off."""
+    gate = LayerGate(Catalogue(distinct=True), memory="64GB")
+    await fill(gate, range(-100, 0))
+    if traced:
+        tracemalloc.start()
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0] if traced else resident()
+    await fill(gate, range(entries))
+    gc.collect()
+    after = tracemalloc.get_traced_memory()[0] if traced else resident()
+    return {"over": (after - before) / entries - len(BODY)}
+
+
+def in_a_process(part: str, **options: int) -> dict[str, Any]:
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__)), "--part", part, *arguments],
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{part}: failed, see above")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def report(entries: int, repeats: int) -> None:
+    print(describe_machine())
+    times = in_a_process("latency", entries=entries, repeats=repeats)
+    rows = []
+    for name, floor in (("hot", "floor hot"), ("uniform", "floor uniform")):
+        few_floor = "floor hot" if name == "hot" else "floor uniform, few"
+        small = times[f"small {name}"] - times[few_floor]
+        large = times[f"large {name}"] - times[floor]
+        what = (
+            f"the same {SMALL:,} of them asked for" if name == "hot" else "all of them, at random"
+        )
+        rows.append(
+            [
+                what,
+                f"{small * 1e6:.2f}",
+                f"{large * 1e6:.2f}",
+                f"{large / small:.2f}",
+                f"{times[f'large {name}'] / times[f'small {name}']:.2f}",
+                verdict(large / small, 1.2),
+            ]
+        )
+    print_table(
+        f"A hit among {SMALL:,} entries and among {entries:,}, the harness taken off "
+        f"(filled in {times['filled']:.0f} s, {times['filled'] / entries * 1e6:.0f} us an entry)",
+        ["", f"us of {SMALL:,}", f"us of {entries:,}", "ratio", "ratio, harness in", "target"],
+        rows,
+    )
+    count = min(entries, 200_000)
+    grown = in_a_process("resident", entries=count)["over"]
+    traced = in_a_process("traced", entries=min(count, 50_000))["over"]
+    print_table(
+        f"Memory an entry, over its {len(BODY):,} bytes of body (headers count as overhead here)",
+        ["", "bytes", "target"],
+        [
+            [f"resident set, {count:,} entries", f"{grown:.0f}", verdict(grown, 1536)],
+            [
+                f"tracemalloc, {min(count, 50_000):,} entries",
+                f"{traced:.0f}",
+                verdict(traced, 1536),
+            ],
+        ],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--part", choices=["latency", "resident", "traced"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part is None:
+        report(options.entries, options.repeats)
+    elif options.part == "latency":
+        print(json.dumps(asyncio.run(latency(options.entries, options.repeats))))
+    else:
+        traced = options.part == "traced"
+        print(json.dumps(asyncio.run(memory(options.entries, traced=traced))))
+    sys.stdout.flush()
+    if options.part:
+        os._exit(0)  # freeing a million entries one by one is no part of this
+
+
+if __name__ == "__main__":
+    main()

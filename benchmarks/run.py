@@ -1,0 +1,36 @@
+"""`make bench`: one benchmark after the other, each in a process of its own.
+
+python benchmarks/run.py [hit_path] [entries] [through_uvicorn] [eviction]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BENCHMARKS = ("hit_path", "entries", "through_uvicorn", "eviction")
+
+
+def main() -> int:
+    wanted = sys.argv[1:] or BENCHMARKS
+    unknown = set(wanted) - set(BENCHMARKS)
+    if unknown:
+        print(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}")
+        return 2
+    failed = []
+    for name in wanted:
+        print(f"\n=== {name} ===", flush=True)
+        try:
+            if subprocess.run([sys.executable, HERE / f"{name}.py"], check=False).returncode:
+                failed.append(name)
+        except KeyboardInterrupt:
+            return 130
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

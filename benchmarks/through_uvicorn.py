@@ -1,0 +1,221 @@
+"""The same response through uvicorn (httptools, uvloop), server and load generator on a core each.
+
+    python benchmarks/through_uvicorn.py [--rounds 7] [--seconds 2] [--connections 32]
+
+All servers are up all the time, one is asked at a time, in rounds: a slow moment of the machine
+falls on all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from _measure import describe_machine, median, print_table, verdict
+
+HERE = Path(__file__).parent
+APPS = {
+    "floor": "bare ASGI callable (the floor)",
+    "layergate": "LayerGate hit",
+    "starlette": "Starlette route, ready bytes",
+    "fastapi": "FastAPI route, a dict",
+}
+
+
+def pinned(core: int) -> Callable[[], None] | None:
+    """For ``preexec_fn``: bind the child to one core. None where that can't be done."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        return None
+    chosen = cores[core]
+    return lambda: os.sched_setaffinity(0, {chosen})
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time of a process so far; 0 where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
+
+
+class Server:
+    def __init__(self, name: str, port: int, process: subprocess.Popen[bytes]) -> None:
+        self.name = name
+        self.port = port
+        self.process = process
+        self.rounds: list[dict[str, float]] = []
+
+    def of(self, what: str) -> float:
+        return median([measured[what] for measured in self.rounds])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def serving(name: str, options: list[str], log: Path) -> Iterator[Server]:
+    port = free_port()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", f"_apps:{name}", "--port", str(port), *options],
+            cwd=HERE,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=pinned(0),  # noqa: PLW1509 - no threads here
+        )
+    try:
+        deadline = time.monotonic() + 15
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{name} did not start:\n{log.read_text(errors='replace')}")
+            time.sleep(0.05)
+        yield Server(name, port, process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def load(server: Server, seconds: int, connections: int, wrk: str | None) -> dict[str, float]:
+    if wrk:
+        # --latency's lines are for people; the rate is what is compared.
+        command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:g}s",
+                   f"http://127.0.0.1:{server.port}/item"]  # fmt: skip
+    else:
+        command = [sys.executable, str(HERE / "_load.py"), str(server.port), "/item",
+                   str(seconds), str(connections)]  # fmt: skip
+    used = processor_seconds(server.process.pid)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=pinned(1),
+    )
+    used = processor_seconds(server.process.pid) - used
+    if done.returncode:
+        raise SystemExit(f"load on {server.name} failed:\n{done.stdout}{done.stderr}")
+    if wrk:
+        rate = re.search(r"Requests/sec:\s*([\d.]+)", done.stdout)
+        if rate is None or "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
+            raise SystemExit(f"wrk on {server.name}:\n{done.stdout}")
+        return {"rate": float(rate[1]), "server": used / seconds}
+    result: dict[str, float] = json.loads(done.stdout)
+    return result | {"server": used / seconds}
+
+
+def check_hit(server: Server) -> None:
+    """Warm, and sure that it is a hit that is measured."""
+    said = ""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for _ in range(2):
+        with opener.open(f"http://127.0.0.1:{server.port}/item", timeout=5) as response:
+            said = response.headers.get("cache-status", "")
+    if server.name == "layergate" and "; hit" not in said:
+        raise SystemExit(f"LayerGate does not hit: Cache-Status {said!r}")
+
+
+def run(rounds: int, seconds: int, connections: int) -> None:
+    fast = all(importlib.util.find_spec(name) for name in ("uvloop", "httptools"))
+    options = ["--host", "127.0.0.1", "--log-level", "warning", "--no-access-log"]
+    if fast:
+        options += ["--loop", "uvloop", "--http", "httptools"]
+    wrk = shutil.which("wrk")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(serving(name, options, Path(folder) / f"{name}.log"))
+            for name in APPS
+        ]
+        for server in servers:
+            check_hit(server)
+            load(server, 1, connections, wrk)  # warm
+        order = list(servers)
+        shuffle = random.Random(1).shuffle
+        for _ in range(rounds):
+            shuffle(order)
+            for server in order:
+                server.rounds.append(load(server, seconds, connections, wrk))
+
+    floor = servers[0]
+
+    def ratio(server: Server) -> float:
+        """Median over the rounds of the rate as a part of the floor's in the same round."""
+        return median(
+            [
+                mine["rate"] / floors["rate"]
+                for mine, floors in zip(server.rounds, floor.rounds, strict=True)
+            ]
+        )
+
+    rows = []
+    for server in servers:
+
+        def of(what: str, form: Callable[[float], str], server: Server = server) -> str:
+            return form(server.of(what)) if what in server.rounds[0] else ""
+
+        rows.append(
+            [
+                APPS[server.name],
+                f"{server.of('rate'):,.0f}",
+                of("p50", lambda value: f"{value * 1e3:.2f}"),
+                of("p99", lambda value: f"{value * 1e3:.2f}"),
+                of("server", lambda value: f"{value * 100:.0f}%"),
+                of("busy", lambda value: f"{value * 100:.0f}%"),
+                f"{ratio(server):.2f}",
+                verdict(ratio(server), 0.85, at_least=True) if server.name == "layergate" else "",
+            ]
+        )
+    generator = "wrk" if wrk else "own generator (_load.py; wrk is not installed)"
+    cores = "a core each" if pinned(0) else "NOT pinned: cores can't be chosen here"
+    engine = "httptools, uvloop" if fast else "h11, asyncio: httptools and uvloop are missing"
+    print_table(
+        f"Through uvicorn ({engine}), {connections} connections, {generator}, {cores}, "
+        f"{rounds} interleaved rounds of {seconds:g} s",
+        ["", "requests/s", "p50 ms", "p99 ms", "server", "generator", "x floor", "target"],
+        rows,
+    )
+    if not wrk and max(server.of("busy") for server in servers) > 0.95:
+        print("\n  The generator was busy all the time: the fast rows may be faster than shown.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=int, default=2)
+    parser.add_argument("--connections", type=int, default=32)
+    options: Any = parser.parse_args()
+    print(describe_machine())
+    run(options.rounds, options.seconds, options.connections)
+
+
+if __name__ == "__main__":
+    main()
