@@ -99,6 +99,11 @@ class Refused(enum.Enum):
     TRAILERS = "trailers", "3.1", "The response has trailer fields, which are not stored."
     REQUEST_BODY = "request-body", "G9", "The request has a body, which is no part of a cache key."
     RANGE = "range", "3.3", "The request asks for a range, which this cache does not combine."
+    PRECONDITION = (
+        "precondition",
+        "4.3.2",
+        "The request has If-Match or If-Unmodified-Since, which only an origin can evaluate.",
+    )
     RULE = "rule", "G1", "A rule keeps this request out of the cache."
     COOKIE = "cookie", "G1", "A rule's lifetime never applies to a request with a Cookie."
     KEY_TOO_LONG = "key-too-long", "G7", "The cache key is longer than the configured cap."
@@ -141,13 +146,15 @@ def may_store(
     cc: CacheControl,
     explicit_lifetime: bool,
     allow_set_cookie: bool = False,
+    allow_authorization: bool = False,
 ) -> Refused | None:
     """None if the response may be stored, or the first reason why not (RFC 9111 section 3).
 
     ``request_fields`` and ``request_cc`` are the request's, ``status``, ``fields`` and ``cc`` the
     response's. ``explicit_lifetime``: a rule or a heuristic of the caller gave it a lifetime,
     which counts as "a cache extension that allows it to be cached". ``allow_set_cookie``: store a
-    response although it sets cookies.
+    response although it sets cookies. ``allow_authorization``: a rule that gave the response its
+    lifetime says that it is the same for everyone who is authorized.
 
     True of ``no-cache`` and ``max-age=0`` too: such a response is stored and revalidated.
     """
@@ -167,7 +174,11 @@ def may_store(
         return refused
     # "if the cache is shared: the Authorization header field is not present in the request ... or a
     # response directive is present that explicitly allows shared caching"
-    if b"authorization" in request_fields and not authorization_allows(cc):
+    if (
+        b"authorization" in request_fields
+        and not allow_authorization
+        and not authorization_allows(cc)
+    ):
         return Refused.AUTHORIZATION
     if not allow_set_cookie and any(
         name in fields and name not in cc.private_fields and name not in cc.no_cache_fields
