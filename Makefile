@@ -36,6 +36,8 @@ check: ## lint, format, types, import contracts; build the wheel and use it on i
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy --strict
+	MYPYPATH=benchmarks $(PY) -m mypy --strict benchmarks
+	MYPYPATH=examples/fastapi $(PY) -m mypy --strict examples/fastapi
 	$(VENV)/bin/lint-imports
 	@tools/smoke.sh $(PY)
 

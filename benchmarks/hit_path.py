@@ -68,7 +68,7 @@ async def peer_cases() -> tuple[list[Case], list[tuple[str, str]]]:
             answer = await ask(app, scope_for())
             if answer.status != 200 or calls() != warm:
                 raise RuntimeError(f"no hit: status {answer.status}")
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with a peer is its row's text
+        except Exception as error:  # whatever is wrong with a peer is its row's text
             missing.append((name, f"not measured: {type(error).__name__}: {error}"))
         else:
             cases.append(Case(name, app, [scope_for()]))
