@@ -6,7 +6,7 @@ Compares the real `MemoryLayer` (S3-FIFO) with SIEVE, LRU, FIFO and Belady's opt
 sees the same requests, the same budget and the same charge per entry; a miss is followed by a
 store, as in a cache. Traces are seeded, so the table is the same on every run but for the
 S3-FIFO column: its ghost holds hashes, which are salted per process (set ``PYTHONHASHSEED`` to fix
-them; the ratios do not move).
+them; the ratios move by 0.1 at most).
 
 The optimum evicts what is needed again last, and does not admit what is needed later than all it
 would evict. That is exact for entries of one size, and for mixed sizes a good approximation only.
@@ -21,7 +21,7 @@ from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from layergate.core.entry import Entry
 from layergate.layers.memory import OVERHEAD, MemoryLayer
@@ -92,10 +92,11 @@ class Sieve:
 
     def __init__(self, budget: int) -> None:
         self.room = budget
-        self.nodes: dict[int, list] = {}  # key -> [key, size, visited, younger, older]
-        self.head: list | None = None
-        self.tail: list | None = None
-        self.hand: list | None = None
+        # key -> [key, size, visited, younger, older]
+        self.nodes: dict[int, list[Any]] = {}
+        self.head: list[Any] | None = None
+        self.tail: list[Any] | None = None
+        self.hand: list[Any] | None = None
 
     def request(self, key: int, size: int) -> bool:
         node = self.nodes.get(key)
@@ -115,7 +116,7 @@ class Sieve:
         return False
 
     def evict(self) -> None:
-        node = self.hand or self.tail
+        node: Any = self.hand or self.tail
         while node[2]:
             node[2] = False
             node = node[3] or self.tail

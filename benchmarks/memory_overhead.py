@@ -32,10 +32,11 @@ def key(number: int) -> bytes:
 def fill(entries: int, payload: int, rounds: int) -> tuple[float, float, float]:
     """Per entry: bytes of growth, bytes charged, and what is neither key nor payload."""
     key_size = sys.getsizeof(key(0))
-    layer = MemoryLayer(entries * (OVERHEAD + key_size + payload) + 4096)
+    now = 1_000_000.0
+    budget = entries * (OVERHEAD + key_size + payload) + 4096
+    layer = MemoryLayer(budget, clock=lambda: now)
     gc.collect()
     before = resident()
-    now = 1_000_000.0
     for number in range(entries * rounds):
         # Every time and stamp a number of its own, as in service.
         now += 0.001

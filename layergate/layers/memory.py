@@ -11,8 +11,8 @@ where large one-hit wonders pass through (67.5 / 63.6 / 47.6) and where populari
 61.1 / 67.7). Where this differs from the paper:
 
 - Queues are measured in bytes, not in entries.
-- *Large* entries - those that cost more than a quarter of the small queue - are kept while there
-  is free room. When room must be made, they are declined on first sight, remembered in the ghost,
+- *Large* entries - those that cost more than a quarter of the small queue, 1/40 of the budget -
+  are kept while there is free room. When room must be made, they are declined on first sight, remembered in the ghost,
   and admitted straight to *main* when they come again ("cache on second hit", Maggs and Sitaraman,
   "Algorithmic nuggets in content delivery", CCR 2015). So a large one-hit wonder evicts nothing.
 - One read on probation earns a place in *main*. The paper asks for two; that measured lower.
@@ -62,7 +62,8 @@ ghost and of the buckets, the `Entry` with its numbers, and what the allocator r
 
 _MIN_BUDGET: Final = 4096
 _SMALL_SHARE: Final = 10  # small is a tenth of the budget
-_LARGE_SHARE: Final = 4  # large is what costs more than a quarter of small
+_LARGE_SHARE: Final = 4  # large is what costs more than a quarter of small...
+_LARGE_FLOOR: Final = 4096  # ...and more than this: tiny budgets have room for small entries only
 _PROMOTE_FREQ: Final = 1  # reads on probation that earn a place in main
 _SECOND_CHANCES: Final = 64
 _RECLAIM_PER_WRITE: Final = 8
@@ -240,7 +241,7 @@ class MemoryLayer:
         self._clock = clock
         self._sizeof = estimate_size if sizeof is None else sizeof
         self._small_target = self.budget // _SMALL_SHARE
-        self._large = self._small_target // _LARGE_SHARE
+        self._large = max(self._small_target // _LARGE_SHARE, _LARGE_FLOOR)
         self._evictions = 0
         self._expirations = 0
         self._rejections = 0
@@ -326,8 +327,8 @@ class MemoryLayer:
         """Keep the entry, replacing any other under this key.
 
         Declined, so that nothing is under the key afterwards: a payload over ``max_entry``, a cost
-        over the budget, an entry whose ``expires`` has passed, and a large entry (more than 1/40
-        of the budget) that is new here while there is no free room for it.
+        over the budget, an entry whose ``expires`` has passed, and a large entry (over 1/40 of
+        the budget, at least 4 KiB) that is new here while there is no free room for it.
 
         Raises what ``sizeof`` raises, `ValueError` if it returns a negative size; then, too,
         nothing is under the key afterwards.
@@ -347,7 +348,7 @@ class MemoryLayer:
         now = self._clock()
         # What leaves is gathered here and freed after the lock is released: freeing may take
         # long, and may run a finalizer that uses this very layer.
-        dead: list[_Node] = []
+        dead: list[object] = []
         with self._lock:
             self._reclaim(now, _RECLAIM_PER_WRITE, dead)
             node = self._nodes.get(key)
@@ -362,7 +363,7 @@ class MemoryLayer:
 
     def delete(self, key: Key) -> bool:
         """Remove the key. True if there was an entry that had not expired."""
-        dead: list[_Node] = []
+        dead: list[object] = []
         with self._lock:
             node = self._nodes.get(key)
             if node is None:
@@ -387,7 +388,7 @@ class MemoryLayer:
         Writes do this in passing. Call it from time to time where writes are rare. An entry may
         stay for up to a sixteenth of its lifetime (at least a second) after its ``expires``.
         """
-        dead: list[_Node] = []
+        dead: list[object] = []
         now = self._clock()
         with self._lock:
             self._reclaim(now, limit, dead)
@@ -395,7 +396,7 @@ class MemoryLayer:
 
     # -- below here the lock is held --------------------------------------------------------------
 
-    def _insert(self, key: Key, entry: Entry, cost: int, now: float, dead: list[_Node]) -> None:
+    def _insert(self, key: Key, entry: Entry, cost: int, now: float, dead: list[object]) -> None:
         if self._ghost.take(key):
             queue = self._main
         elif cost > self._large and self.bytes_used + cost > self.budget:
@@ -410,7 +411,9 @@ class MemoryLayer:
         self._schedule(node, now)
         self._nodes[key] = node
 
-    def _replace(self, node: _Node, entry: Entry, cost: int, now: float, dead: list[_Node]) -> None:
+    def _replace(
+        self, node: _Node, entry: Entry, cost: int, now: float, dead: list[object]
+    ) -> None:
         # In place: a popular key that is refetched keeps its queue, its turn and its freq.
         queue = node.queue
         if self.bytes_used + cost - node.cost <= self.budget:
@@ -424,10 +427,11 @@ class MemoryLayer:
             node.cost = cost
             (self._main if cost > self._large else queue).push(node)
         self._unschedule(node)
+        dead.append(node.entry)
         node.entry = entry
         self._schedule(node, now)
 
-    def _drop(self, node: _Node, dead: list[_Node]) -> None:
+    def _drop(self, node: _Node, dead: list[object]) -> None:
         del self._nodes[node.key]
         node.queue.remove(node)
         self._unschedule(node)
@@ -440,7 +444,7 @@ class MemoryLayer:
 
     # Eviction
 
-    def _make_room(self, cost: int, now: float, dead: list[_Node]) -> None:
+    def _make_room(self, cost: int, now: float, dead: list[object]) -> None:
         small, main = self._small, self._main
         room = self.budget - cost
         while small.bytes + main.bytes > room:
@@ -449,7 +453,7 @@ class MemoryLayer:
             else:
                 self._evict_main(now, dead)
 
-    def _evict_small(self, now: float, dead: list[_Node]) -> None:
+    def _evict_small(self, now: float, dead: list[object]) -> None:
         """The oldest on probation: to main if it was read, else out. May free nothing."""
         node = self._small.ring.next
         if not node.entry.expires > now:
@@ -463,7 +467,7 @@ class MemoryLayer:
             self._remember(node.key)
             self._evictions += 1
 
-    def _evict_main(self, now: float, dead: list[_Node]) -> None:
+    def _evict_main(self, now: float, dead: list[object]) -> None:
         """The oldest of main that has not been read since its last turn."""
         main = self._main
         for _ in range(_SECOND_CHANCES):
@@ -509,7 +513,7 @@ class MemoryLayer:
             node.exp_next.exp_prev = node.exp_prev
             node.exp_prev = node.exp_next = _NIL
 
-    def _reclaim(self, now: float, limit: int, dead: list[_Node]) -> None:
+    def _reclaim(self, now: float, limit: int, dead: list[object]) -> None:
         ends = self._bucket_ends
         while limit > 0 and ends and ends[0] <= now:
             ring = self._buckets[ends[0]]
@@ -521,7 +525,7 @@ class MemoryLayer:
                 self._expire(node, dead)
                 limit -= 1
 
-    def _expire(self, node: _Node, dead: list[_Node]) -> None:
+    def _expire(self, node: _Node, dead: list[object]) -> None:
         wanted = node.freq > 0 or node.queue is self._main
         self._drop(node, dead)
         if wanted:
@@ -551,27 +555,49 @@ def estimate_size(value: object) -> int:
         return sys.getsizeof(value)
     total = visited = 0
     seen: set[int] = set()
-    # Per container that is being walked: its children, and how many of them are left.
-    walks: list[tuple[Iterator[object], int]] = [(iter((value,)), 1)]
+    walks = [_Walk((value,), 1, 0)]
     while walks:
-        children, left = walks.pop()
-        for child in children:
-            left -= 1
+        walk = walks[-1]
+        for child in walk.children:
             if id(child) in seen or isinstance(child, _SHARED):
+                walk.done += 1
                 continue
             if visited >= _ESTIMATE_NODES:
-                left += 1 + sum(more for _, more in walks)
-                return total + total * left // visited
+                return _extrapolated(walks, total)
+            walk.done += 1
             seen.add(id(child))
             visited += 1
             total += sys.getsizeof(child, 64)
-            if child.__class__ in _FLAT:
-                continue
-            inner, count = _children(child)
-            if inner:
-                walks.append((children, left))
-                walks.append((iter(inner), count))
-                break
+            if child.__class__ not in _FLAT:
+                inner, count = _children(child)
+                if inner:
+                    walks.append(_Walk(inner, count, total))
+                    break
+        else:
+            walks.pop()
+    return total
+
+
+class _Walk:
+    """A container that `estimate_size` is in: ``done`` of ``count`` children are looked at.
+
+    ``start`` is the total in bytes before the first of them.
+    """
+
+    __slots__ = ("children", "count", "done", "start")
+
+    def __init__(self, children: Sequence[object], count: int, start: int) -> None:
+        self.children: Iterator[object] = iter(children)
+        self.count = count
+        self.done = 0
+        self.start = start
+
+
+def _extrapolated(walks: Sequence[_Walk], total: int) -> int:
+    """The total, as if in every open container the rest were like what has been seen of it."""
+    for walk in reversed(walks):
+        if walk.done:
+            total += (total - walk.start) * (walk.count - walk.done) // walk.done
     return total
 
 
