@@ -7,7 +7,7 @@ because a hit moves nothing, so `MemoryLayer.peek` needs no lock, and because mo
 cache are asked for once: those leave through *small* without ever displacing *main*. SIEVE has
 the same cheap hit and one queue less, and was measured beside it (``benchmarks/eviction.py``, hit
 ratios in % for S3-FIFO / SIEVE / LRU): near level on Zipf traffic (73.9 / 73.4 / 69.1), behind
-where large one-hit wonders pass through (67.5 / 63.6 / 47.6) and where popularity shifts (66.6 /
+where large one-hit wonders pass through (67.4 / 63.6 / 47.6) and where popularity shifts (66.6 /
 61.1 / 67.7). Where this differs from the paper:
 
 - Queues are measured in bytes, not in entries.
@@ -194,6 +194,7 @@ class MemoryLayer:
     Safe for threads. Reads take no lock; writes share one, and hold it for a bounded time (but
     for `keys`, which copies). What a reader gets during a concurrent write is the entry from
     before or from after it. A fork taken in the midst of a write empties the child's copy.
+    Not for signal handlers: a write from one would wait for the write it interrupted.
     """
 
     def __init__(

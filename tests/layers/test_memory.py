@@ -225,6 +225,16 @@ class TestEviction:
         fill(layer, range(1000, 2000))
         assert key_for(0) in layer
 
+    def test_promotion_to_main_starts_the_count_anew(self) -> None:
+        layer = layer_for(20)
+        fill(layer, range(20))
+        for _ in range(3):
+            layer.peek(key_for(0))
+        fill(layer, range(20, 21))
+        node = layer._nodes[key_for(0)]
+        assert node.queue is layer._main
+        assert node.freq == 0
+
     def test_the_ghost_forgets(self) -> None:
         layer = layer_for(20)
         fill(layer, range(1000))
