@@ -1,0 +1,276 @@
+"""Bytes from a hostile peer: nothing raises, nothing is slow, and keys stay injective."""
+
+import math
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layergate.http.cache_control import DELTA_MAX, CacheControl, parse_cache_control
+from layergate.http.cache_status import forward_value, hit_value
+from layergate.http.dates import format_http_date, parse_http_date
+from layergate.http.etags import parse_etag_list, strong_match, weak_match
+from layergate.http.fields import Fields, split_list
+from layergate.http.freshness import freshness_lifetime, initial_age
+from layergate.http.invalidation import invalidated_uris, invalidates
+from layergate.http.selecting import normalise, secondary_key, vary_names
+from layergate.http.storing import Refused, may_store, storable_fields
+from layergate.http.uri import canonical_uri, origin_of, resolve_uri
+from layergate.http.validation import (
+    conditional_lines,
+    freshens,
+    has_validator,
+    head_matches,
+    not_modified,
+    not_modified_lines,
+    updated_fields,
+)
+
+settings.register_profile("hostile", max_examples=150, deadline=None)
+hostile = settings(settings.get_profile("hostile"))
+
+NOW = 1_700_000_000.0
+
+# Arbitrary bytes rarely get past the first check of a parser; pieces of the real thing do.
+PIECES = [
+    b"max-age", b"s-maxage", b"no-cache", b"private", b"no-store", b"public", b"=", b'"', b"\\",
+    b",", b";", b" ", b"\t", b"0", b"60", b"-1", b"9" * 20, b"*", b"W/", b'"a"', b"q=0.5", b"q=",
+    b"gzip", b"text/html", b"en", b"Sun, 06 Nov 1994 08:49:37 GMT", b"Sun", b"Nov", b"GMT",
+    b"http://h", b"//", b"/", b"..", b"?", b"#", b"@", b"[", b"]", b":", b"\x00", b"\r\n", b"\xff",
+    b"vary", b"a",
+]  # fmt: skip
+VALUES = st.binary(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join)
+NAMES = st.sampled_from([
+    b"Cache-Control", b"Expires", b"Date", b"Age", b"Vary", b"ETag", b"Last-Modified",
+    b"If-None-Match", b"If-Modified-Since", b"Connection", b"Content-Length", b"Content-Range",
+    b"Set-Cookie", b"Location", b"Content-Location", b"Authorization", b"Accept", b"Cookie",
+])  # fmt: skip
+LINES = st.lists(st.tuples(NAMES | VALUES, VALUES), max_size=8)
+STATUSES = st.integers(min_value=-1, max_value=1000)
+METHODS = st.sampled_from(["GET", "HEAD", "POST"]) | st.text(max_size=5)
+
+
+@hostile
+@given(VALUES)
+def test_cache_control(value):
+    cc = parse_cache_control(value)
+    assert isinstance(cc, CacheControl)
+    assert isinstance(cc.has_explicit, bool)
+    for seconds in (cc.max_age, cc.s_maxage, cc.min_fresh, cc.max_stale):
+        assert seconds is None or 0 <= seconds <= DELTA_MAX
+    assert parse_cache_control(value.swapcase()) == cc
+
+
+@hostile
+@given(VALUES, VALUES)
+def test_cache_control_never_forgets_a_restriction(before, after):
+    """Whatever stands before or after it, a directive outside of quotes counts."""
+    if b'"' not in before:
+        assert parse_cache_control(before + b",no-store").no_store
+        assert parse_cache_control(before + b", private, " + after).private
+    assert parse_cache_control(b"no-cache," + after).no_cache
+
+
+@hostile
+@given(VALUES, st.floats() | st.none())
+def test_dates(value, now):
+    parsed = parse_http_date(value, now=now)
+    if parsed is not None:
+        assert parse_http_date(format_http_date(parsed)) == parsed
+
+
+@hostile
+@given(st.floats())
+def test_dates_written(epoch):
+    written = format_http_date(epoch)
+    parsed = parse_http_date(written)
+    assert parsed is not None
+    if -6e10 < epoch < 2.5e11:
+        assert parsed == math.floor(epoch)
+
+
+@hostile
+@given(LINES, STATUSES, st.floats(), st.floats(), st.floats() | st.none())
+def test_freshness(lines, status, request_time, response_time, fraction):
+    fields = Fields(lines)
+    cc = parse_cache_control(fields.get(b"cache-control"))
+    lifetime = freshness_lifetime(
+        fields, cc, status, response_time=response_time, heuristic_fraction=fraction
+    )
+    assert 0.0 <= lifetime.seconds <= DELTA_MAX
+    age = initial_age(fields, request_time=request_time, response_time=response_time)
+    assert age >= 0.0
+
+
+@hostile
+@given(LINES, LINES, STATUSES, METHODS)
+def test_storing(request_lines, lines, status, method):
+    request, response = Fields(request_lines), Fields(lines)
+    cc = parse_cache_control(response.get(b"cache-control"))
+    refused = may_store(
+        method=method,
+        request_fields=request,
+        request_cc=parse_cache_control(request.get(b"cache-control")),
+        status=status,
+        fields=response,
+        cc=cc,
+        explicit_lifetime=True,
+    )
+    assert refused is None or isinstance(refused, Refused)
+    stored = storable_fields(response, cc)
+    assert [line for line in response.lines if line in stored] == stored
+    if refused is None:
+        assert not {b"set-cookie", b"age", b"connection"}.intersection(name for name, _ in stored)
+
+
+@hostile
+@given(LINES, LINES)
+def test_validation(stored_lines, new_lines):
+    stored, new = Fields(stored_lines), Fields(new_lines)
+    cc = parse_cache_control(new.get(b"cache-control"))
+    not_modified(new, stored, received=NOW)
+    freshens(stored, new)
+    head_matches(stored, new)
+    head_matches(stored, new, stored_length=3)
+    not_modified_lines(stored.lines)
+    added = updated_fields([], new, cc)
+    assert not {b"set-cookie", b"age", b"connection"}.intersection(name for name, _ in added)
+    updated_fields(stored.lines, new, cc)
+    sent = conditional_lines(stored)
+    assert has_validator(stored) is bool(sent)
+    for _, value in sent:
+        assert b"\n" not in value
+        assert b"\r" not in value
+        assert value != b"*"
+
+
+@hostile
+@given(VALUES, VALUES)
+def test_etags(value, other):
+    tags = parse_etag_list(value)
+    for tag in tags or []:
+        assert tag in value
+        assert weak_match(tag, other) is weak_match(other, tag)
+        assert not strong_match(tag, other) or weak_match(tag, other)
+
+
+TEXT = st.text(max_size=40) | VALUES.map(lambda value: value.decode("latin-1"))
+
+
+@hostile
+@given(TEXT, TEXT, LINES)
+def test_uris(uri, reference, lines):
+    for result in (canonical_uri(uri), resolve_uri(uri, reference), resolve_uri("http://h", uri)):
+        if result is not None:
+            assert canonical_uri(result) == result
+            assert origin_of(result) is not None
+    assert invalidated_uris(uri, Fields(lines))
+    uris = invalidated_uris("http://h/", Fields(lines))
+    assert {origin_of(each) for each in uris} == {("http", "h", 80)}
+    assert invalidates(uri, 200) in {True, False}
+
+
+@hostile
+@given(TEXT, TEXT, st.integers(), st.booleans() | st.none())
+def test_cache_status(key, detail, number, flag):
+    for value in (
+        hit_value(b"L", number, detail),
+        forward_value(
+            b"L", "miss", fwd_status=number, ttl=number, stored=flag, collapsed=flag, key=key,
+            detail=detail,
+        ),
+    ):  # fmt: skip
+        assert all(0x20 <= octet <= 0x7E for octet in value)
+
+
+@hostile
+@given(LINES)
+def test_vary(lines):
+    names = vary_names(Fields(lines))
+    if names is not None:
+        assert list(names) == sorted(set(names))
+        assert all(name == name.lower() and name for name in names)
+        secondary_key(names, Fields(lines))
+
+
+def unquoted(value: bytes) -> bool:
+    return b'"' not in value
+
+
+@hostile
+@given(VALUES)
+def test_split_list_round_trips(value):
+    members = split_list(value)
+    assert split_list(b", ".join(members)) == members
+    assert split_list(b" ,\t,".join(members)) == members
+    assert all(member and member == member.strip(b" \t") for member in members)
+
+
+@hostile
+@given(st.lists(VALUES.filter(unquoted), max_size=5))
+def test_split_list_of_lines(values):
+    expected = [member for value in values for member in split_list(value)]
+    assert split_list(b", ".join(values)) == expected
+
+
+SELECTING = [b"a", b"ab", b"accept", b"accept-encoding", b"accept-language", b"cookie"]
+# Few values, so that equal ones are met, and some that look like a key's own punctuation.
+SMALL = st.sampled_from([
+    b"", b",", b"1", b"1,2", b"1, 2", b"2,1", b"-", b"=1:1", b"1:a", b"1:a=1:1", b"gzip;q=0.50",
+    b"gzip;q=0.5", b"GZIP;q=.5", b"\x00", b'"1, 2"', b'"1,2"', b"x" * 1100, b"x" * 1101,
+]) | VALUES  # fmt: skip
+REQUESTS = st.dictionaries(st.sampled_from(SELECTING), st.lists(SMALL, min_size=1, max_size=2))
+NAME_TUPLES = st.lists(st.sampled_from(SELECTING), unique=True).map(lambda n: tuple(sorted(n)))
+
+
+@settings(hostile, max_examples=600)
+@given(NAME_TUPLES, REQUESTS, REQUESTS)
+def test_secondary_keys_are_injective(names, one, other):
+    def fields(request):
+        return Fields([(name, value) for name, values in request.items() for value in values])
+
+    def normalised(request):
+        return [normalise(name, request.get(name, [])) for name in names]
+
+    same = secondary_key(names, fields(one)) == secondary_key(names, fields(other))
+    assert same is (normalised(one) == normalised(other))
+
+
+@hostile
+@given(st.sampled_from(SELECTING), st.lists(SMALL, min_size=1, max_size=3))
+def test_normalising_twice_changes_nothing(name, values):
+    once = normalise(name, values)
+    assert once is not None
+    if len(once) < 1024 and not once.startswith(b"\x00"):
+        assert normalise(name, [once]) == once
+
+
+BIG = 100_000
+FLOODS = [
+    b"," * BIG, b" " * BIG, b'"' * BIG, b'"' + b'\\"' * BIG, b"\\" * BIG, b'x y="' + b'\\"' * BIG,
+    b'"a' * BIG, b"=" * BIG, b"a," * BIG, b'W/"' * BIG, b"W/" * BIG, b"/." * BIG, b"../" * BIG,
+    b"0" * BIG, b"9" * BIG, b";" * BIG, b"a;q=0" * BIG, b" ," * BIG + b"x", b"max-age=1;" * BIG,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: repr(flood[:8]))
+def test_no_value_takes_more_than_linear_time(flood):
+    """Half a megabyte in well under a second; anything quadratic would take minutes."""
+    lines = [(name, flood) for name in (
+        b"cache-control", b"expires", b"date", b"age", b"vary", b"etag", b"last-modified",
+        b"if-none-match", b"if-modified-since", b"connection", b"location", b"accept", b"a",
+    )]  # fmt: skip
+    fields = Fields(lines)
+    start = time.process_time()
+    cc = parse_cache_control(flood)
+    freshness_lifetime(fields, cc, 200, response_time=NOW, heuristic_fraction=0.1)
+    initial_age(fields, request_time=NOW, response_time=NOW)
+    storable_fields(fields, cc)
+    vary_names(fields)
+    secondary_key((b"a", b"accept"), fields)
+    not_modified(fields, fields, received=NOW)
+    conditional_lines(fields)
+    invalidated_uris("http://h/", fields)
+    canonical_uri("http://h/" + flood.decode("latin-1"))
+    assert time.process_time() - start < 5.0
