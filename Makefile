@@ -38,7 +38,7 @@ check: ## lint, format, types, import contracts; build the wheel and use it on i
 	$(PY) -m mypy --strict
 	MYPYPATH=benchmarks $(PY) -m mypy --strict benchmarks
 	MYPYPATH=examples/fastapi $(PY) -m mypy --strict examples/fastapi
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
 	@tools/smoke.sh $(PY)
 
 demo: ## the example app behind LayerGate, asked over real HTTP; stays up in a terminal
