@@ -6,7 +6,10 @@
     │   └── PartialWriteError        strict write policy: some layers took the entry, some did not
     ├── KeyRefused(ValueError)       a key, tag or pattern over its size cap or of the wrong type
     ├── PurgeRefused(ValueError)     a purge request that names nothing, or something unusable
-    └── OriginAborted                the origin broke off a response that was being streamed along
+    ├── OriginAborted                the origin broke off a response that was being streamed along
+    ├── FetchTimeout(TimeoutError)   a caller's `timeout` passed before the fetch it waits for ended
+    ├── FetchAborted                 the fetch was cancelled before it gave a value
+    └── FetchRecursion(RuntimeError) a fetch waits, directly or in a circle, for itself
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ from collections.abc import Mapping
 
 __all__ = [
     "ConfigError",
+    "FetchAborted",
+    "FetchRecursion",
+    "FetchTimeout",
     "KeyRefused",
     "LayerError",
     "LayerGateError",
@@ -64,3 +70,15 @@ class PurgeRefused(LayerGateError, ValueError):
 
 class OriginAborted(LayerGateError):
     """The origin ended a response before its end while followers were streaming along."""
+
+
+class FetchTimeout(LayerGateError, TimeoutError):
+    """A caller's ``timeout`` passed, with no stale value to use. The fetch goes on without it."""
+
+
+class FetchAborted(LayerGateError):
+    """The fetch was cancelled, by a shutdown or by itself, before it gave a value."""
+
+
+class FetchRecursion(LayerGateError, RuntimeError):
+    """A fetch asks the cache for what only this very fetch can give, directly or in a circle."""

@@ -9,7 +9,8 @@ when its fetch began; it is invalid if a matching mark is newer. So
   purge happened since this entry was last looked at.
 
 Nothing here compares clocks; positions alone decide. The wall time of a mark is kept for one
-purpose: a *soft* purge makes an entry stale from that moment on, and the stale windows run from there.
+purpose: a *soft* purge makes an entry stale from that moment on, and the stale windows run from
+there (from the first one that concerns the entry, however many follow).
 
 Bounded: tags and keys are kept exactly, up to a cap; the oldest beyond it sink into a table of
 floors by hash, where a collision can only invalidate too much, never too little. Patterns (like
@@ -18,6 +19,7 @@ Varnish's bans) are tested once per entry; the oldest beyond their cap becomes a
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -25,13 +27,14 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from layergate.core.entry import Entry
 from layergate.errors import KeyRefused
 
-__all__ = ["Glob", "LocalLog", "Mark", "MarkKind", "Marks", "MAX_PATTERN_LENGTH", "glob"]
+__all__ = ["MAX_PATTERN_LENGTH", "Glob", "LocalLog", "Mark", "MarkKind", "Marks", "glob"]
 
 MarkKind: TypeAlias = Literal["tag", "key", "prefix", "glob", "path", "all"]
 
 MAX_PATTERN_LENGTH: Final = 2048
 MAX_PATTERN_STARS: Final = 16
 _FLOORS: Final = 4096  # power of two
+_SOFT_DEPTH: Final = 4
 
 Glob: TypeAlias = Callable[[str], bool]
 
@@ -109,103 +112,147 @@ class _At(NamedTuple):
     time: float
 
 
-_NEVER: Final = _At(0, 0.0)
+_History: TypeAlias = tuple[_At, ...]  # positions ascending
+
+
+def _extended(history: _History, at: _At, depth: int) -> _History:
+    """``history`` with ``at`` at its end, at most ``depth`` long.
+
+    Beyond it the two oldest become one, with the position of the newer and the time of the older:
+    whatever that one catches, one of the two would have caught, no later.
+    """
+    history = (*history, at)
+    if len(history) > depth:
+        first, second, *rest = history
+        history = (_At(second.position, min(first.time, second.time)), *rest)
+    return history
+
+
+def _after(history: _History, since: int) -> float | None:
+    """The earliest time of the marks after position ``since``; None if there is none."""
+    if not history or history[-1].position <= since:
+        return None
+    return min(at.time for at in history if at.position > since)
 
 
 class _Exact:
-    """value -> newest mark. Past ``cap`` values the oldest sinks into a floor shared by its hash."""
+    """value -> marks. Past ``cap`` values the oldest sinks into a floor shared by its hash.
 
-    __slots__ = ("_cap", "_exact", "_floors")
+    Written by one thread at a time, read by any without a lock: so a mark is never out of sight,
+    not even while it is moved.
+    """
 
-    def __init__(self, cap: int) -> None:
+    __slots__ = ("_cap", "_depth", "_exact", "_floors")
+
+    def __init__(self, cap: int, depth: int) -> None:
         self._cap = cap
-        self._exact: dict[str, _At] = {}
-        self._floors: list[_At] | None = None
+        self._depth = depth
+        self._exact: OrderedDict[str, _History] = OrderedDict()
+        self._floors: list[_At | None] | None = None
 
     def add(self, value: str, at: _At) -> None:
         exact = self._exact
-        exact.pop(value, None)  # re-inserted at the end: the dict's order is the order of age
-        exact[value] = at
+        exact[value] = _extended(exact.get(value, ()), at, self._depth)
+        exact.move_to_end(value)  # the order is the order of age
         if len(exact) > self._cap:
             oldest = next(iter(exact))
-            sunk = exact.pop(oldest)
-            if self._floors is None:
-                self._floors = [_NEVER] * _FLOORS
+            floors = self._floors
+            if floors is None:
+                floors = self._floors = [None] * _FLOORS
             slot = hash(oldest) & (_FLOORS - 1)
-            if sunk.position > self._floors[slot].position:
-                self._floors[slot] = sunk
+            floor = floors[slot]
+            for sunk in exact[oldest]:
+                floor = sunk if floor is None else _At(sunk.position, min(floor.time, sunk.time))
+                # (what sinks later was marked later: its position is the higher one)
+            floors[slot] = floor
+            del exact[oldest]  # only now that the floor holds it
 
-    def newest(self, value: str) -> _At:
-        at = self._exact.get(value, _NEVER)
+    def since(self, value: str, since: int) -> float | None:
+        """The earliest time of the marks of ``value`` after position ``since``, or None."""
+        time = _after(self._exact.get(value, ()), since)
         if self._floors is not None:
             floor = self._floors[hash(value) & (_FLOORS - 1)]
-            if floor.position > at.position:
-                return floor
-        return at
+            if floor is not None and floor.position > since and (time is None or floor.time < time):
+                return floor.time
+        return time
 
     def __len__(self) -> int:
         return len(self._exact)
 
 
 class _Pattern(NamedTuple):
-    at: _At
+    history: _History
     matches: Glob
 
 
 class _Severity:
-    """All marks of one severity (hard, or soft)."""
+    """All marks of one severity (hard, or soft).
 
-    __slots__ = ("_max_patterns", "all", "keys", "patterns", "tags")
+    ``depth``: how many marks of one and the same thing are told apart. A hard mark need not be:
+    the newest says it all. A soft one must, for the windows run from the *first* that an entry met.
+    """
 
-    def __init__(self, max_marks: int, max_patterns: int) -> None:
-        self.tags = _Exact(max_marks)
-        self.keys = _Exact(max_marks)
+    __slots__ = ("_depth", "_max_patterns", "all", "keys", "patterns", "tags")
+
+    def __init__(self, max_marks: int, max_patterns: int, depth: int) -> None:
+        self.tags = _Exact(max_marks, depth)
+        self.keys = _Exact(max_marks, depth)
         self.patterns: dict[tuple[MarkKind, str], _Pattern] = {}
-        self.all = _NEVER
+        self.all: _History = ()
         self._max_patterns = max_patterns
+        self._depth = depth
 
-    def add(self, mark: Mark, at: _At) -> None:
+    def add(self, mark: Mark, matches: Glob | None, at: _At) -> None:
         kind, value = mark.kind, mark.value
         if kind == "tag":
             self.tags.add(value, at)
         elif kind == "key":
             self.keys.add(value, at)
-        elif kind == "all":
-            self.all = at
+        elif matches is None:
+            self.all = _extended(self.all, at, self._depth)
         else:
-            matches = (
-                _prefix(value)
-                if kind == "prefix"
-                else _path_glob(value)
-                if kind == "path"
-                else glob(value)
-            )
-            # Copied, not changed in place: `newest` may be walking the old one in another thread.
-            patterns = {k: p for k, p in self.patterns.items() if k != (kind, value)}
-            patterns[kind, value] = _Pattern(at, matches)
+            # Copied, not changed in place: `since` may be walking the old one in another thread.
+            patterns = dict(self.patterns)
+            before = patterns.pop((kind, value), None)
+            history = _extended(() if before is None else before.history, at, self._depth)
+            patterns[kind, value] = _Pattern(history, matches)
             if len(patterns) > self._max_patterns:
-                oldest = next(iter(patterns))
-                self.all = max(self.all, patterns.pop(oldest).at)
+                sunk = patterns.pop(next(iter(patterns))).history
+                # Behind the marks for everything that came later, so in the order of positions.
+                merged = sorted((*self.all, *sunk))
+                everything: _History = ()
+                for one in merged:
+                    everything = _extended(everything, one, self._depth)
+                self.all = everything
             self.patterns = patterns
 
-    def newest(self, since: int, tags: Iterable[str], label: str) -> _At:
-        """The newest mark after ``since`` that matches, or _NEVER."""
-        newest = self.all if self.all.position > since else _NEVER
-        at = self.keys.newest(label)
-        if at.position > since and at.position > newest.position:
-            newest = at
-        for tag in tags:
-            at = self.tags.newest(tag)
-            if at.position > since and at.position > newest.position:
-                newest = at
-        # Newest last, so walk backwards and stop at what was already seen.
-        for pattern in reversed(self.patterns.values()):
-            if pattern.at.position <= max(since, newest.position):
+    def since(self, since: int, tags: Iterable[str], label: str) -> float | None:
+        """The earliest time of the marks after ``since`` that match; None if none does."""
+        # Read before `all`: a pattern that sinks meanwhile is then seen here or there.
+        patterns = self.patterns
+        times = [_after(self.all, since), self.keys.since(label, since)]
+        times += [self.tags.since(tag, since) for tag in tags]
+        # The newest pattern is the last: walk backwards and stop at what was already seen.
+        for pattern in reversed(patterns.values()):
+            if pattern.history[-1].position <= since:
                 break
             if pattern.matches(label):
-                newest = pattern.at
-                break
-        return newest
+                times.append(_after(pattern.history, since))
+        return min((time for time in times if time is not None), default=None)
+
+
+def _matcher(mark: Mark) -> Glob | None:
+    """What a pattern mark matches; None for the other kinds. Raises KeyRefused."""
+    match mark.kind:
+        case "tag" | "key" | "all":
+            return None
+        case "prefix":
+            return _prefix(mark.value)
+        case "glob":
+            return glob(mark.value)
+        case "path":
+            return _path_glob(mark.value)
+    raise KeyRefused(f"mark kind must be tag, key, prefix, glob, path or all, got {mark.kind!r}")
 
 
 class Marks:
@@ -219,20 +266,31 @@ class Marks:
 
     def __init__(self, *, max_marks: int = 100_000, max_patterns: int = 512) -> None:
         self.position = 0
-        self._hard = _Severity(max_marks, max_patterns)
-        self._soft = _Severity(max_marks, max_patterns)
+        self._hard = _Severity(max_marks, max_patterns, 1)
+        self._soft = _Severity(max_marks, max_patterns, _SOFT_DEPTH)
 
     def apply(self, position: int, marks: Iterable[Mark], time: float) -> None:
-        """Take in the log record at ``position``, made at ``time`` (seconds since the epoch)."""
+        """Take in the log record at ``position``, made at ``time`` (seconds since the epoch).
+
+        Raises KeyRefused, with nothing taken in, for a pattern that `glob` refuses.
+        """
         at = _At(position, time)
-        for mark in marks:
-            (self._soft if mark.soft else self._hard).add(mark, at)
+        for mark, matches in [(mark, _matcher(mark)) for mark in marks]:
+            (self._soft if mark.soft else self._hard).add(mark, matches, at)
         # Last: a reader that sees the new position finds its marks.
         self.position = position
 
-    def purged_since(self, since: int, tags: Iterable[str], label: str) -> bool:
-        """Is something with these tags and this label gone by a hard purge after ``since``?"""
-        return self._hard.newest(since, tags, label).position > 0
+    def purged_since(
+        self, since: int, tags: Iterable[str], label: str, *, soft: bool = False
+    ) -> bool:
+        """Is something with these tags and this label gone by a hard purge after ``since``?
+
+        With ``soft`` a soft purge counts too.
+        """
+        tags = tuple(tags)
+        return self._hard.since(since, tags, label) is not None or (
+            soft and self._soft.since(since, tags, label) is not None
+        )
 
     def admit(self, entry: Entry, label: str) -> bool:
         """Look closer at an entry whose ``checked`` is behind. False if it was purged.
@@ -241,11 +299,11 @@ class Marks:
         """
         position = self.position  # before looking, so that a mark that comes meanwhile is not lost
         since = entry.checked
-        if self._hard.newest(since, entry.tags, label).position:
+        if self._hard.since(since, entry.tags, label) is not None:
             return False
-        soft = self._soft.newest(since, entry.tags, label)
-        if soft.position and soft.time < entry.fresh_until:
-            entry.fresh_until = soft.time
+        time = self._soft.since(since, entry.tags, label)
+        if time is not None and time < entry.fresh_until:
+            entry.fresh_until = time
         entry.checked = position
         return True
 
@@ -269,7 +327,10 @@ class LocalLog:
         self._lock = lock
 
     async def append(self, marks: tuple[Mark, ...], time: float) -> tuple[int, int]:
-        """Append and apply. Returns (instances that applied it, instances alive): (1, 1)."""
+        """Append and apply. Returns (instances that applied it, instances alive): (1, 1).
+
+        Raises KeyRefused, with nothing applied, for a pattern that `glob` refuses.
+        """
         with self._lock:
             self._marks.apply(self._marks.position + 1, marks, time)
         return 1, 1

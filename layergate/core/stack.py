@@ -63,8 +63,11 @@ class Stack:
         max_patterns: int = 512,
         hooks: Iterable[Hook] = (),
     ) -> None:
-        if not layers:
-            raise ConfigError("layers must name at least one layer, e.g. [MemoryLayer('64MB')]")
+        if not isinstance(layers, (list, tuple)) or not layers:
+            raise ConfigError(
+                f"layers must be a list with at least one layer, e.g. [MemoryLayer('64MB')],"
+                f" got {layers!r}"
+            )
         for layer in layers:
             if not isinstance(layer, Layer):
                 raise ConfigError(
@@ -76,6 +79,12 @@ class Stack:
             raise ConfigError(f"layers must have different names, got {names}; pass name=...")
         if write_policy not in _POLICIES:
             raise ConfigError(f"write_policy must be one of {_POLICIES}, got {write_policy!r}")
+        for option, number in (("max_marks", max_marks), ("max_patterns", max_patterns)):
+            if type(number) is not int or number < 1:
+                raise ConfigError(
+                    f"{option} must be a whole number from 1, got {number!r}; leave it out"
+                    f" for the default"
+                )
         self.layers = tuple(layers)
         self.runtime = runtime
         self.write_policy = write_policy
@@ -95,9 +104,14 @@ class Stack:
     def peek(self, key: Key) -> Entry | None:
         """The entry in the top layer, fresh or stale but not purged; no I/O, no await.
 
-        The caller looks at the times. None if the top layer cannot be peeked.
+        The caller looks at the times. None if the top layer cannot be peeked, or fails.
         """
-        entry = self._peek(key)
+        try:
+            entry = self._peek(key)
+        except Exception as error:
+            top = self.layers[0].name
+            self.counters.on("layer_error", layer=top, operation="peek", error=error)
+            return None
         if (
             entry is not None
             and entry.checked != self.marks.position
@@ -106,52 +120,72 @@ class Stack:
             return None
         return entry
 
-    async def lookup(self, key: Key) -> Found | None:
-        """The first entry that is neither expired nor purged, from the top down, copied into the
-        layers above it. A layer that fails counts as a miss."""
+    async def lookup(self, key: Key, *, ttl: Mapping[str, float] | None = None) -> Found | None:
+        """The first fresh entry from the top down; or else, of the stale ones, the freshest (the
+        top layer's copy may have a shorter TTL than the one below). Never an expired or purged one.
+
+        It is copied into the layers above, where ``ttl`` (layer name -> seconds from now) caps its
+        freshness, or the layer's own ``ttl`` does. A layer that fails counts as a miss.
+        """
+        best: tuple[Entry, int] | None = None
         for depth, layer in enumerate(self.layers):
             try:
                 got = layer.get(key)
                 entry: Entry | None = await got if inspect.isawaitable(got) else got
+                if entry is None or not self._usable(key, entry):
+                    continue
             except Exception as error:
                 self.counters.on("layer_error", layer=layer.name, operation="get", error=error)
                 continue
-            if entry is not None and self._usable(key, entry):
-                if depth:
-                    await self._backfill(key, entry, depth)
-                return Found(entry, layer.name)
-        return None
+            if best is None or entry.fresh_until > best[0].fresh_until:
+                best = entry, depth
+            if entry.fresh_until > self.runtime.now():
+                break
+        if best is None:
+            return None
+        await self._backfill(key, *best, ttl)
+        return Found(best[0], self.layers[best[1]].name)
 
-    async def lookup_many(self, keys: Sequence[Key]) -> dict[Key, Found]:
-        """As `lookup`, for many keys, with one `get_many` per layer for what is still missing."""
-        found: dict[Key, Found] = {}
-        missing = list(dict.fromkeys(keys))
+    async def lookup_many(
+        self, keys: Sequence[Key], *, ttl: Mapping[str, float] | None = None
+    ) -> dict[Key, Found]:
+        """As `lookup`, for many keys, with one `get_many` per layer for what is not fresh yet."""
+        best: dict[Key, tuple[Entry, int]] = {}
+        wanted = list(dict.fromkeys(keys))
         for depth, layer in enumerate(self.layers):
-            if not missing:
+            if not wanted:
                 break
             try:
-                got = layer.get_many(missing)
+                got = layer.get_many(wanted)
                 entries: Mapping[Key, Entry] = await got if inspect.isawaitable(got) else got
+                now = self.runtime.now()
+                still: list[Key] = []
+                for key in wanted:
+                    entry = entries.get(key)
+                    if entry is not None and self._usable(key, entry):
+                        if key not in best or entry.fresh_until > best[key][0].fresh_until:
+                            best[key] = entry, depth
+                        if entry.fresh_until > now:
+                            continue
+                    still.append(key)
+                wanted = still
             except Exception as error:
                 self.counters.on("layer_error", layer=layer.name, operation="get_many", error=error)
-                continue
-            for key, entry in entries.items():
-                if self._usable(key, entry):
-                    found[key] = Found(entry, layer.name)
-                    if depth:
-                        await self._backfill(key, entry, depth)
-            missing = [key for key in missing if key not in found]
-        return found
+        for key, (entry, depth) in best.items():
+            await self._backfill(key, entry, depth, ttl)
+        return {key: Found(entry, self.layers[depth].name) for key, (entry, depth) in best.items()}
 
     def _usable(self, key: Key, entry: Entry) -> bool:
         if entry.expires <= self.runtime.now():
             return False
         return entry.checked == self.marks.position or self.marks.admit(entry, self._label(key))
 
-    async def _backfill(self, key: Key, entry: Entry, depth: int) -> None:
+    async def _backfill(
+        self, key: Key, entry: Entry, depth: int, ttl: Mapping[str, float] | None
+    ) -> None:
         source = self.layers[depth].name
         for layer in self.layers[:depth]:
-            if await self._write(layer, key, entry, None) is None:
+            if await self._write(layer, key, entry, ttl) is None:
                 self.counters.on("backfill", source=source, layer=layer.name)
 
     # -- writing -------------------------------------------------------------------------------
@@ -162,7 +196,8 @@ class Stack:
         """Write to every layer. False, and nothing written, if the entry was purged while it was
         being fetched (a mark newer than its stamp).
 
-        ``ttl`` caps the freshness per layer: layer name -> seconds from now.
+        ``ttl`` caps the freshness per layer: layer name -> seconds from now. A layer that it does
+        not name is capped by its own ``ttl`` attribute, if it has one.
         Under the strict policy raises PartialWriteError when a layer fails.
         """
         if entry.stamp != self.marks.position:
@@ -178,7 +213,8 @@ class Stack:
                 written.append(layer.name)
             else:
                 failed[layer.name] = error
-        self.counters.on("store", layers=tuple(written))
+        if written:
+            self.counters.on("store", layers=tuple(written))
         if failed and self.write_policy == "strict":
             raise PartialWriteError(failed, tuple(written))
         return True
@@ -203,9 +239,7 @@ class Stack:
                 if inspect.isawaitable(gone):
                     await gone
             except Exception as second:
-                self.counters.on(
-                    "layer_error", layer=layer.name, operation="delete", error=second
-                )
+                self.counters.on("layer_error", layer=layer.name, operation="delete", error=second)
             return error
         return None
 
@@ -244,23 +278,41 @@ class Stack:
             raise PartialWriteError(failed, ())
 
     async def invalidate(self, marks: tuple[Mark, ...]) -> PurgeReceipt:
-        """Append to the invalidation log. When this returns, the purge is final (G3)."""
+        """Append to the invalidation log. When this returns, the purge is final (G3).
+
+        Raises KeyRefused, with nothing purged, for a pattern that `glob` refuses.
+        """
         applied, instances = await self._log.append(marks, self.runtime.now())
         self.counters.on("purge", marks=marks)
         return PurgeReceipt(applied, instances)
 
-    def purged_since(self, stamp: int, tags: Iterable[str], key: Key) -> bool:
-        """Was something with these tags or this key purged after log position ``stamp``?"""
+    def purged_since(
+        self, stamp: int, tags: Iterable[str], key: Key, *, soft: bool = False
+    ) -> bool:
+        """Was something with these tags or this key purged after log position ``stamp``?
+
+        With ``soft`` a soft purge counts too.
+        """
         return stamp != self.marks.position and self.marks.purged_since(
-            stamp, tags, self._label(key)
+            stamp, tags, self._label(key), soft=soft
         )
 
     # -- looking -------------------------------------------------------------------------------
 
     def metrics(self) -> dict[str, Any]:
-        """Counters since the process began, and per layer what it says of itself."""
+        """Counters since this stack was made, and per layer what it says of itself.
+
+        A layer whose ``stats`` fail shows as empty, with a ``layer_error`` event.
+        """
+        layers: dict[str, dict[str, int | float]] = {}
+        for layer in self.layers:
+            try:
+                layers[layer.name] = dict(layer.stats())
+            except Exception as error:
+                layers[layer.name] = {}
+                self.counters.on("layer_error", layer=layer.name, operation="stats", error=error)
         return {
             "events": self.counters.snapshot(),
-            "layers": {layer.name: dict(layer.stats()) for layer in self.layers},
+            "layers": layers,
             "invalidation": {"position": self.marks.position, **self.marks.counts()},
         }

@@ -13,13 +13,15 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["LoopRuntime"]
 
 _logger = logging.getLogger("layergate")
+
+T = TypeVar("T")
 
 
 class _LoopEvent:
@@ -27,8 +29,8 @@ class _LoopEvent:
 
     __slots__ = ("_future", "_loop", "_set")
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._future: asyncio.Future[bool] | None = None
         self._set = False
 
@@ -79,7 +81,11 @@ class LoopRuntime:
     random = staticmethod(random.random)
 
     def event(self) -> _LoopEvent:
-        return _LoopEvent()
+        """An event for the running loop. Raises RuntimeError when none is running."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._tasks:
+            self._adopt(loop)
+        return _LoopEvent(loop)
 
     def lock(self) -> AbstractContextManager[Any]:
         return threading.Lock()
@@ -91,32 +97,96 @@ class LoopRuntime:
         name: str,
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[Any]:
-        """Run in the background; in an empty context unless one is given."""
-        loop = asyncio.get_running_loop()
+        """Run in the background; in an empty context unless one is given.
+
+        Raises RuntimeError, with ``work`` closed, when no loop is running.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            work.close()
+            raise
+        tasks = self._tasks.get(loop)
+        if tasks is None:
+            tasks = self._adopt(loop)
         task = loop.create_task(
             work, name=name, context=contextvars.Context() if context is None else context
         )
-        tasks = self._tasks.setdefault(loop, set())
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         task.add_done_callback(_log_failure)
         return task
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run a function that may block, in one of the loop's worker threads, in a copy of this
+        context. Cancelling the call does not stop the function.
+        """
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, context.run, _without_stop_iteration, function)
+
+    def _adopt(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+        """Take on a loop not seen before, and let go of those that were closed meanwhile.
+
+        A loop that was closed over pending tasks never runs them again. Their coroutines are closed
+        here, so that their ``finally`` clauses run and whoever waits for them, on another loop, is
+        released.
+        """
+        for other in list(self._tasks):
+            if other.is_closed():
+                for task in self._tasks.pop(other, set()):
+                    if not task.done():
+                        _close(task)
+        return self._tasks.setdefault(loop, set())
 
     def background(self) -> int:
         """How many background tasks the running loop has."""
         return len(self._tasks.get(asyncio.get_running_loop(), ()))
 
     async def aclose(self, timeout: float) -> None:
-        """Wait at most ``timeout`` seconds for this loop's background tasks, then cancel them."""
-        tasks = {t for t in self._tasks.get(asyncio.get_running_loop(), ()) if not t.done()}
-        tasks.discard(asyncio.current_task())
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=timeout)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=timeout)
+        """Wait at most ``timeout`` seconds for this loop's background tasks, then cancel them.
+
+        Work that they start meanwhile is included.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while tasks := self._pending(loop):
+            left = deadline - loop.time()
+            if left <= 0:
+                break
+            await asyncio.wait(tasks, timeout=left)
+        # Work that ends by cancellation may make a waiter start it anew; that gets cancelled too.
+        deadline = loop.time() + timeout
+        while tasks := self._pending(loop):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=max(0.0, deadline - loop.time()))
+            if loop.time() >= deadline:
+                break
+
+    def _pending(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+        tasks = {task for task in self._tasks.get(loop, ()) if not task.done()}
+        current = asyncio.current_task()
+        if current is not None:
+            tasks.discard(current)
+        return tasks
+
+
+def _without_stop_iteration(function: Callable[[], T]) -> T:
+    # A future cannot carry a StopIteration: whoever awaits it would wait for ever.
+    try:
+        return function()
+    except StopIteration as error:
+        raise RuntimeError(f"{function!r} raised StopIteration") from error
+
+
+def _close(task: asyncio.Task[Any]) -> None:
+    try:
+        coroutine = task.get_coro()
+        if coroutine is not None:
+            coroutine.close()
+    except Exception:
+        _logger.exception("background work %r failed when its loop was closed", task.get_name())
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:
