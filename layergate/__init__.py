@@ -1,0 +1,40 @@
+"""LayerGate: an HTTP response cache for Python web applications.
+
+    app.add_middleware(LayerGate)
+
+See the README for the options, `docs/architecture.md` for how it works.
+"""
+
+from layergate.asgi import LayerGate
+from layergate.assembly import HttpCache
+from layergate.config import Admin, Rule
+from layergate.errors import (
+    ConfigError,
+    KeyRefused,
+    LayerError,
+    LayerGateError,
+    OriginAborted,
+    PartialWriteError,
+    PurgeRefused,
+)
+from layergate.layers.memory import MemoryLayer
+from layergate.routes import cached
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Admin",
+    "ConfigError",
+    "HttpCache",
+    "KeyRefused",
+    "LayerError",
+    "LayerGate",
+    "LayerGateError",
+    "MemoryLayer",
+    "OriginAborted",
+    "PartialWriteError",
+    "PurgeRefused",
+    "Rule",
+    "__version__",
+    "cached",
+]

@@ -192,7 +192,9 @@ class Rule:
         ):  # fmt: skip
             _flag(getattr(self, option), option, where)
         if self.override and self.ttl is None:
-            raise ConfigError(f"override needs a ttl{where}; write Rule(..., ttl=60, override=True)")
+            raise ConfigError(
+                f"override needs a ttl{where}; write Rule(..., ttl=60, override=True)"
+            )
         if self.bypass and (self.ttl is not None or self.tags):
             raise ConfigError(f"bypass excludes ttl and tags{where}; drop one of them")
 
@@ -261,6 +263,7 @@ class Options:
       ``hit_for_miss_ttl``  how long a target that turned out not to be shareable is not collapsed. s.
       ``background_refreshes``  refreshes at a time; more are put off to a later request.
       ``slow_reader_timeout``   a client that blocks others from an oversized stream is cut. s.
+      ``abandoned_timeout`` how long a fetch goes on that no client waits for (any more). s.
       ``shutdown_timeout``  how long background work may go on after the lifespan's shutdown. s.
 
     Trouble
@@ -295,6 +298,7 @@ class Options:
     hit_for_miss_ttl: Seconds = 120.0
     background_refreshes: int = 64
     slow_reader_timeout: Seconds = 30.0
+    abandoned_timeout: Seconds = 60.0
     shutdown_timeout: Seconds = 5.0
     origin_timeout: Seconds | None = None
     request_directives: bool = True
@@ -345,7 +349,7 @@ class Options:
             _count(getattr(self, option), option, low=low)
         for option in (
             "keep", "coalesce_timeout", "hit_for_miss_ttl", "slow_reader_timeout",
-            "shutdown_timeout",
+            "abandoned_timeout", "shutdown_timeout",
         ):  # fmt: skip
             put(self, option, seconds(getattr(self, option), option, "", optional=False))
         put(self, "origin_timeout", seconds(self.origin_timeout, "origin_timeout", ""))

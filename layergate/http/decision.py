@@ -57,7 +57,7 @@ def passes(request: Request, *, max_key_length: int) -> Refused | None:
         return Refused.UPGRADE
     # Preconditions that only an origin can evaluate (RFC 9111 4.3.2).
     if b"if-match" in fields or b"if-unmodified-since" in fields:
-        return Refused.RANGE if b"if-range" in fields else Refused.METHOD
+        return Refused.PRECONDITION
     if request.target_length > max_key_length:
         return Refused.KEY_TOO_LONG
     # A key holds the Host as it came. Spelled unusually it would be a second copy that a purge of
@@ -83,13 +83,11 @@ def decide(request: Request, entry: Entry | None, now: float) -> Verdict:
     return verdict
 
 
-def _decide(
-    request: Request, directives: CacheControl, entry: Entry | None, now: float
-) -> Verdict:
+def _decide(request: Request, directives: CacheControl, entry: Entry | None, now: float) -> Verdict:
     if entry is None or not isinstance(stored := entry.value, StoredResponse):
         return Verdict(Decision.MISS, "uri-miss")
-    # A response the app never meant for someone who says who they are.
-    if stored.anonymous and (request.cookie or request.authorization):
+    # A response that was not meant for a client that says who it is.
+    if stored.anonymous and request.cookie:
         return Verdict(Decision.MISS, "request")
     if request.authorization and not stored.authorized:
         return Verdict(Decision.MISS, "request")
@@ -97,22 +95,23 @@ def _decide(
         return Verdict(Decision.REVALIDATE, "stale")
     if directives.no_cache:
         return Verdict(Decision.REVALIDATE, "request")
-    age = now - stored.generated
     staleness = now - entry.fresh_until  # 4.2: fresh while freshness_lifetime > current_age
-    accepts_stale = directives.max_stale is not None
-    if directives.max_age is not None and age > directives.max_age and not accepts_stale:
-        return Verdict(Decision.REVALIDATE, "request")
+    refused = "stale" if staleness >= 0 else "request"
     if directives.min_fresh is not None and -staleness < directives.min_fresh:
-        return Verdict(Decision.REVALIDATE, "request" if staleness < 0 else "stale")
-    if staleness < 0:
+        return Verdict(Decision.REVALIDATE, refused)
+    # A client that names a max-age makes a response stale for itself earlier than the origin does,
+    # and wants nothing stale unless it also says how stale (5.2.1.1, 5.2.1.2).
+    excess = staleness
+    if directives.max_age is not None:
+        excess = max(excess, now - stored.generated - directives.max_age)
+    if excess < 0:
         return _HIT
-    if staleness < entry.stale_while_revalidate:
-        return _STALE
-    if directives.max_stale is not None and not stored.no_stale:
-        over_age = 0.0 if directives.max_age is None else age - directives.max_age
-        if max(staleness, over_age) <= directives.max_stale:
+    if directives.max_stale is not None:
+        if excess <= directives.max_stale and (staleness < 0 or not stored.no_stale):
             return _HIT
-    return Verdict(Decision.REVALIDATE, "stale")
+    elif directives.max_age is None and staleness < entry.stale_while_revalidate:
+        return _STALE
+    return Verdict(Decision.REVALIDATE, refused)
 
 
 def stale_if_error(request: Request, entry: Entry, now: float) -> bool:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from layergate.http.cache_control import EMPTY, CacheControl, parse_cache_control
 from layergate.http.fields import Fields
+from layergate.http.validation import CONDITIONAL_FIELDS
 
 __all__ = ["Request"]
+
+_OF_ONE_ANSWER: Final = CONDITIONAL_FIELDS | {b"cache-control", b"pragma", b"range"}
 
 
 class Request:
@@ -53,3 +58,21 @@ class Request:
             elif b"no-cache" in (fields.get(b"pragma") or b"").lower():
                 directives = parse_cache_control(b"no-cache")
         self.directives = directives
+
+    def for_refresh(self) -> Request:
+        """This request as the cache makes it on its own (RFC 9111 4.3.1): a GET, without what the
+        client asked of this one answer (preconditions, directives)."""
+        lines = [line for line in self.fields.lines if line[0] not in _OF_ONE_ANSWER]
+        copy = Request.__new__(Request)
+        copy.method = "GET"
+        copy.scheme = self.scheme
+        copy.host = self.host
+        copy.path = self.path
+        copy.key = self.key
+        copy.fields = Fields(lines)
+        copy.has_body = False
+        copy.target_length = self.target_length
+        copy.authorization = self.authorization
+        copy.cookie = self.cookie
+        copy.directives = EMPTY
+        return copy

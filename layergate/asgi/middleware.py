@@ -1,0 +1,608 @@
+"""The ASGI middleware: from scopes and messages to the engine, and back.
+
+A fetch that others may share runs in a task of its own, with a copy of the request's context. The
+request that caused it reads along like every follower, so it may be slow, or go away, and nobody
+else notices. As soon as the head shows that the response is not to be shared, the app is connected
+with its own client, message by message. What cannot be shared from the start (see `Cache.open`)
+runs in the request's task, as if LayerGate were not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, TypeAlias
+
+from layergate.asgi.scope import Scope, forward_scope, read_request, refresh_scope
+from layergate.assembly import HttpCache
+from layergate.config import Rule
+from layergate.core.entry import Entry
+from layergate.core.stack import PurgeReceipt
+from layergate.errors import ConfigError, OriginAborted
+from layergate.http.admin import MAX_BODY, AdminEndpoint
+from layergate.http.cache import Follow, Pass, Serve
+from layergate.http.exchange import Exchange, Reader, Relay, State
+from layergate.http.fields import Fields, Lines
+from layergate.http.key import primary_key
+from layergate.http.request import Request
+from layergate.http.rules import Match
+from layergate.http.stored import Served
+from layergate.http.storing import Refused
+
+__all__ = ["LayerGate"]
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_logger = logging.getLogger("layergate")
+
+_START: Final = "http.response.start"
+_BODY: Final = "http.response.body"
+_POLICY: Final = "layergate"  # scope key of the place where a route leaves its policy
+_MAX_TRIES: Final = 3
+
+
+class _Next(enum.Enum):
+    """How a request goes on that has waited for, or led, an exchange."""
+
+    DONE = enum.auto()
+    AGAIN = enum.auto()  # decide anew
+    ALONE = enum.auto()  # decide anew, and wait for nobody
+    FRESH = enum.auto()  # decide anew, without what is stored
+
+
+class LayerGate:
+    """Response cache for an ASGI application.
+
+    ``app``: the application. ``cache``: an `HttpCache` to use (and to purge from elsewhere);
+    otherwise one is made from ``options``, which are those of `HttpCache`.
+
+    Raises ConfigError, when it is added, for an option that cannot work.
+    """
+
+    def __init__(self, app: App, cache: HttpCache | None = None, **options: Any) -> None:
+        if cache is not None and options:
+            raise ConfigError(
+                f"cache excludes other options, got {', '.join(sorted(options))} beside it;"
+                " give them to HttpCache(...)"
+            )
+        if cache is not None and not isinstance(cache, HttpCache):
+            raise ConfigError(f"cache must be an HttpCache, got {cache!r}")
+        self.app = app
+        self.cache = HttpCache(**options) if cache is None else cache
+        admin = self.cache.options.admin
+        self._admin = None if admin is None else AdminEndpoint(self.cache, admin)
+        self._obey = self.cache.options.request_directives
+        self._peek = self.cache.peek
+        self._method_lines = self.cache.pass_lines(Refused.METHOD, "method")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                receive = self._closing(receive)
+            await self.app(scope, receive, send)
+            return
+        method = scope["method"]
+        if self._admin is not None and (
+            self._admin.serves(scope["path"]) or (method == "PURGE" and self._admin.purge_method)
+        ):
+            await self._administer(self._admin, scope, receive, send)
+            return
+        if method != "GET" and method != "HEAD":
+            await self.app(scope, receive, self._after_method(scope, send))
+            return
+        headers = scope["headers"]
+        if headers.__class__ is not list:
+            headers = scope["headers"] = list(headers)
+        fields = dict(headers)
+        if len(fields) == len(headers):  # no field twice: the plain case
+            hit = self._peek(
+                primary_key(
+                    scope["scheme"],
+                    fields.get(b"host", b""),
+                    scope["path"],
+                    scope.get("raw_path"),
+                    scope["query_string"],
+                ),
+                fields,
+            )
+            if hit is not None:
+                stored, lines = hit
+                await send({"type": _START, "status": stored.status, "headers": lines})
+                body = stored.body if method == "GET" else b""
+                await send({"type": _BODY, "body": body})
+                return
+        await self._answer(scope, receive, send)
+
+    async def purge(self, **what: Any) -> PurgeReceipt:
+        """As `HttpCache.purge`."""
+        return await self.cache.purge(**what)
+
+    # -- deciding ------------------------------------------------------------------------------
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = read_request(scope, obey_directives=self._obey)
+        if not request.has_body and scope.get("http_version", "1.1")[:1] not in ("1", "0"):
+            # HTTP/2 and 3 can carry content that no field announces.
+            first = await receive()
+            receive = _replay(first, receive)
+            request.has_body = bool(first.get("body")) or bool(first.get("more_body"))
+        alone = fresh = False
+        tries = 0
+        while True:
+            answer = await self.cache.open(request, alone=alone, fresh=fresh)
+            if isinstance(answer, Serve):
+                if answer.refresh is not None:
+                    self._spawn_refresh(scope, answer.refresh)
+                await _send(send, answer.response)
+                return
+            if isinstance(answer, Pass):
+                if answer.lines:
+                    send = _adding(send, answer.lines)
+                await self.app(scope, receive, send)
+                return
+            if isinstance(answer, Follow):
+                then = await self._follow(answer.exchange, request, send)
+            elif answer.exchange.solo:
+                then = await self._alone(scope, receive, send, answer.exchange)
+            else:
+                then = await self._lead(scope, receive, send, answer.exchange)
+            if then is _Next.DONE:
+                return
+            tries += 1
+            fresh = then is _Next.FRESH
+            # Each turn waited for somebody else's fetch; enough of that.
+            alone = then is _Next.ALONE or tries >= _MAX_TRIES
+
+    # -- following -----------------------------------------------------------------------------
+
+    async def _follow(self, exchange: Exchange, request: Request, send: Send) -> _Next:
+        cache = self.cache
+        counters = cache.stack.counters
+        with exchange.reader(request) as reader:
+            cache.waiting(1)
+            try:
+                state = await reader.state(float(cache.options.coalesce_timeout))  # type: ignore[arg-type]
+            finally:
+                cache.waiting(-1)
+            if state is State.PENDING:
+                counters.on("wait_timeout", request=request)
+                return _Next.ALONE
+            if state is State.RELEASED:
+                return _Next.ALONE
+            if state is State.FAILED or not reader.usable():
+                return _Next.AGAIN
+            if state is State.ANSWERED:
+                served = cache.answer(exchange, request, follower=True)
+                if served is None:
+                    return _Next.ALONE
+                counters.on("collapsed", request=request)
+                await _send(send, served)
+                return _Next.DONE
+            counters.on("collapsed", request=request)
+            head = cache.streamed(exchange, request)
+            if head.status == 304 or request.method == "HEAD":
+                await _send(send, head)
+            else:
+                await send({"type": _START, "status": head.status, "headers": head.lines})
+                await _read(reader, send)
+            return _Next.DONE
+
+    # -- leading -------------------------------------------------------------------------------
+
+    async def _lead(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> _Next:
+        """Make a fetch that others may share, and be its first reader."""
+        cache = self.cache
+        client = _Client(receive, send)
+        limit: float | None = None
+        stale: Entry | None = exchange.entry
+        if (
+            cache.options.origin_timeout is not None
+            and stale is not None
+            and cache.stale_if_error(exchange.request, stale)
+        ):
+            limit = float(cache.options.origin_timeout)  # type: ignore[arg-type]
+        tap = _Tap(self, exchange, forward_scope(scope, exchange.request_lines()), client)
+        with exchange.reader(exchange.request) as reader:
+            task = self._spawn(tap, exchange, contextvars.copy_context())
+            try:
+                then = await self._first_reader(exchange, reader, send, limit, stale, task)
+                if exchange.ended or exchange.state in (State.RELEASED, State.FAILED):
+                    # The response is out. What the app still does (background tasks) is part of
+                    # this request, and so is what goes wrong there.
+                    await asyncio.wait([task])
+                else:
+                    client.gone = True
+            except BaseException:
+                # Cancelled, or the client went away. A response for this client alone goes with it;
+                # any other fetch goes on, for those who follow and for the store (G2).
+                client.gone = True
+                if exchange.state is State.RELEASED:
+                    task.cancel()
+                    await asyncio.wait([task])
+                raise
+        if tap.error is not None and then is _Next.DONE:
+            raise tap.error
+        return then
+
+    async def _first_reader(
+        self,
+        exchange: Exchange,
+        reader: Reader,
+        send: Send,
+        limit: float | None,
+        stale: Entry | None,
+        task: asyncio.Task[Any],
+    ) -> _Next:
+        cache = self.cache
+        state = await reader.state(limit)
+        if state is State.PENDING:
+            assert stale is not None
+            cache.stack.counters.on("stale", request=exchange.request, reason="origin-timeout")
+            await _send(send, cache.stale(exchange.request, stale))
+        elif state is State.FAILED:
+            if exchange.mismatched:
+                return _Next.FRESH
+        elif state is State.ANSWERED:
+            served = cache.answer(exchange, exchange.request, follower=False)
+            assert served is not None
+            await _send(send, served)
+        elif state is State.RELEASED:
+            await asyncio.wait([task])  # the app speaks with our client itself
+        else:
+            assert exchange.response is not None
+            not_modified = cache.precondition(exchange)
+            if not_modified is not None:
+                await _send(send, not_modified)
+                return _Next.DONE
+            head = exchange.response
+            await send({"type": _START, "status": head.status, "headers": exchange.client_lines})
+            try:
+                await _read(reader, send)
+            except OriginAborted:
+                if exchange.error is not None:
+                    raise exchange.error from None
+                raise
+        return _Next.DONE
+
+    def _spawn(
+        self, tap: _Tap, exchange: Exchange, context: contextvars.Context | None
+    ) -> asyncio.Task[Any]:
+        loop = asyncio.get_running_loop()
+        task = self.cache.spawn(tap.run(), context)
+        limit = float(self.cache.options.abandoned_timeout)  # type: ignore[arg-type]
+
+        def check() -> None:
+            """A fetch that nobody waits for may end by itself, but not go on for ever."""
+            if task.done() or exchange.ended:
+                return
+            if exchange.abandoned and (exchange.state is not State.RELEASED or tap.deserted):
+                task.cancel()
+            else:
+                timer[0] = loop.call_later(limit, check)
+
+        timer = [loop.call_later(limit, check)]
+        task.add_done_callback(lambda _: timer[0].cancel())
+        return task
+
+    def _spawn_refresh(self, scope: Scope, exchange: Exchange) -> None:
+        self.cache.refreshing(1)
+        tap = _Tap(self, exchange, refresh_scope(scope, exchange.request_lines()), None)
+        task = self._spawn(tap, exchange, None)
+        task.add_done_callback(lambda _: self.cache.refreshing(-1))
+
+    async def _alone(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> _Next:
+        """Fetch for this request only, inside of it; keep a copy if that may be stored."""
+        if exchange.conditional:
+            scope = {**scope, "headers": exchange.request_lines()}
+        tap = _Tap(self, exchange, scope, _Client(receive, send))
+        scope[_POLICY] = tap.policy
+        try:
+            await self.app(scope, receive, tap.send)
+        except Exception as error:
+            if not exchange.answer_error(error):
+                exchange.abort(error)
+                raise
+            _logger.warning("the app failed; a stale response was served", exc_info=error)
+        except BaseException as error:
+            exchange.abort(error)
+            raise
+        if exchange.state is State.ANSWERED:
+            if not exchange.ended:
+                await exchange.finish()
+            served = self.cache.answer(exchange, exchange.request, follower=False)
+            assert served is not None
+            await _send(send, served)
+        elif exchange.mismatched:
+            return _Next.FRESH
+        else:
+            exchange.abort()
+        return _Next.DONE
+
+    # -- other methods, other scopes -----------------------------------------------------------
+
+    def _after_method(self, scope: Scope, send: Send) -> Send:
+        """Watch the response to a method that is not answered from the store (RFC 9111 4.4)."""
+        cache, lines = self.cache, self._method_lines
+
+        async def after(message: Message) -> None:
+            if message["type"] == _START:
+                headers = message.get("headers", ())
+                if 200 <= message["status"] < 400:
+                    # Before the client hears of its success: what it reads next is the new state.
+                    await cache.after_unsafe(
+                        _uri(scope), scope["method"], message["status"], list(headers)
+                    )
+                if lines:
+                    message = {**message, "headers": [*headers, *lines]}
+            await send(message)
+
+        return after
+
+    def _closing(self, receive: Receive) -> Receive:
+        """End background work before the application hears of the shutdown: refreshes may still
+        need what it is about to close."""
+
+        async def closing() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await self.cache.aclose()
+            return message
+
+        return closing
+
+    async def _administer(
+        self, admin: AdminEndpoint, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        fields = Fields(scope["headers"])
+        client = scope.get("client")
+        served = admin.refuse(fields, client[0] if client else None)
+        if served is None and scope["method"] == "PURGE":
+            served = await admin.purge_url(_uri(scope), fields)
+        elif served is None:
+            body = await _content(receive)
+            if body is None:
+                served = Served(413, [(b"content-length", b"0"), (b"connection", b"close")], b"")
+            else:
+                served = await admin.handle(scope["method"], scope["path"], body, fields)
+        await _send(send, served)
+
+
+class _Client:
+    """The client of the request that leads: the app speaks with it directly once it may."""
+
+    __slots__ = ("gone", "receive", "send")
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self.receive = receive
+        self.send = send
+        self.gone = False
+
+
+class _Tap:
+    """What the app sees as its server while an exchange is fed."""
+
+    __slots__ = (
+        "_asked",
+        "_cache",
+        "_client",
+        "_connected",
+        "_exchange",
+        "_gate",
+        "_relay",
+        "_scope",
+        "error",
+        "policy",
+    )
+
+    def __init__(
+        self, gate: LayerGate, exchange: Exchange, scope: Scope, client: _Client | None
+    ) -> None:
+        self._gate = gate
+        self._cache = gate.cache
+        self._exchange = exchange
+        self._scope = scope
+        self._client = client
+        self._relay: Relay | None = None
+        self._asked = False
+        self._connected: asyncio.Event | None = None
+        self.policy: dict[str, Any] = {}
+        self.error: Exception | None = None
+
+    @property
+    def deserted(self) -> bool:
+        return self._client is None or self._client.gone
+
+    async def run(self) -> None:
+        """Call the app; never raises, but for cancellation."""
+        exchange = self._exchange
+        self._scope[_POLICY] = self.policy
+        try:
+            await self._gate.app(self._scope, self.receive, self.send)
+        except Exception as error:
+            await self._failed(error)
+        except BaseException:
+            exchange.abort()
+            raise
+        else:
+            if exchange.state is State.ANSWERED and not exchange.ended:
+                await exchange.finish()
+            else:
+                exchange.abort()
+
+    async def _failed(self, error: Exception) -> None:
+        exchange = self._exchange
+        if isinstance(error, _Deserted):
+            exchange.abort(error)
+            return
+        self._cache.stack.counters.on("fetch_error", request=exchange.request, error=error)
+        if exchange.answer_error(error):
+            await exchange.finish()
+            _logger.warning("the app failed; a stale response was served", exc_info=error)
+            return
+        self.error = error
+        exchange.abort(error)
+        if self.deserted:
+            _logger.error("the app failed; no client was waiting", exc_info=error)
+
+    async def receive(self) -> Message:
+        """The request's (empty) content, then silence, since the fetch is not one client's: until
+        it is, because the response turned out to be for that client alone."""
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        if self._relay not in (Relay.PASS, Relay.TEE):
+            self._connected = asyncio.Event()
+            await self._connected.wait()
+        if self._client is None or self._client.gone:
+            return {"type": "http.disconnect"}
+        message = await self._client.receive()
+        while message["type"] == "http.request":
+            message = await self._client.receive()
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        exchange = self._exchange
+        if kind == _BODY:
+            relay = self._relay
+            if relay is Relay.PASS:
+                await self._to_client(message)
+                return
+            chunk = message.get("body", b"")
+            more = message.get("more_body", False)
+            if relay is not Relay.SWALLOW and chunk:
+                exchange.body(bytes(chunk))
+            if not more and not exchange.ended:
+                await exchange.finish()
+            if relay is Relay.TEE:
+                await self._to_client(message)
+            elif relay is Relay.SHARE and more and exchange.oversized:
+                await exchange.room()
+                if exchange.abandoned:
+                    raise _Deserted("every client is gone")
+        elif kind == _START:
+            await self._head(message)
+        elif self._relay is Relay.TEE:
+            # The rest of the body takes another way (pathsend, zerocopysend, trailers): what was
+            # seen of it is not the whole.
+            exchange.abort()
+            self._relay = Relay.PASS
+            await self._to_client(message)
+        elif self._relay in (None, Relay.PASS):
+            # Early hints, debug information: for the client whose request this is.
+            if not self.deserted:
+                await self._to_client(message)
+
+    async def _head(self, message: Message) -> None:
+        exchange = self._exchange
+        relay = exchange.head(
+            message["status"],
+            list(message.get("headers", ())),
+            route=_route(self._scope, self.policy),
+            trailers=bool(message.get("trailers")),
+        )
+        self._relay = relay
+        await self._cache.settle(exchange)
+        if relay is Relay.PASS or relay is Relay.TEE:
+            if exchange.request.method == "HEAD":
+                await self._cache.after_head(
+                    exchange.request, message["status"], list(message.get("headers", ()))
+                )
+            if self._connected is not None:
+                self._connected.set()
+            await self._to_client({**message, "headers": exchange.client_lines})
+
+    async def _to_client(self, message: Message) -> None:
+        client = self._client
+        if client is None:
+            return  # a background refresh: nobody listens
+        if client.gone:
+            if self._relay is Relay.TEE:
+                return  # worth finishing, for the store
+            raise _Deserted("the client is gone")
+        await client.send(message)
+
+
+class _Deserted(OSError):
+    """Nobody is left to send to; ASGI has servers raise an OSError then."""
+
+
+async def _read(reader: Reader, send: Send) -> None:
+    """Pass a shared body on as it comes."""
+    while True:
+        data = reader.take()
+        if reader.at_end:
+            await send({"type": _BODY, "body": data})
+            return
+        if data:
+            await send({"type": _BODY, "body": data, "more_body": True})
+        await reader.more()
+
+
+async def _send(send: Send, served: Served) -> None:
+    await send({"type": _START, "status": served.status, "headers": served.lines})
+    await send({"type": _BODY, "body": served.body})
+
+
+def _adding(send: Send, lines: Lines) -> Send:
+    """A ``send`` that adds lines to the head and touches nothing else."""
+
+    async def adding(message: Message) -> None:
+        if message["type"] == _START:
+            message = {**message, "headers": [*message.get("headers", ()), *lines]}
+        await send(message)
+
+    return adding
+
+
+def _replay(first: Message, receive: Receive) -> Receive:
+    """A ``receive`` that gives ``first`` again."""
+    waiting = [first]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+async def _content(receive: Receive) -> bytes | None:
+    """The request's content; None if it is too large or the client left."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        part = message.get("body", b"")
+        size += len(part)
+        if size > MAX_BODY:
+            return None
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _route(scope: Scope, policy: dict[str, Any]) -> Match | None:
+    """The policy set next to the route: by the dependency, or by the decorator."""
+    rule = policy.get("rule")
+    if rule is None:
+        rule = getattr(scope.get("endpoint"), "__layergate__", None)
+    if not isinstance(rule, Rule):
+        return None
+    return Match(rule, scope.get("path_params") or {})
+
+
+def _uri(scope: Scope) -> str:
+    """The target URI, as keys are labelled."""
+    raw = scope.get("raw_path")
+    path = scope["path"].encode("utf-8", "surrogatepass") if raw is None else raw
+    host = b",".join(value for name, value in scope["headers"] if name == b"host")
+    query = scope.get("query_string", b"")
+    uri = b"%b://%b%b" % (scope.get("scheme", "http").encode(), host, path or b"/")
+    return (uri + b"?" + query if query else uri).decode("latin-1")

@@ -1,0 +1,31 @@
+"""FastAPI and Starlette: a route's policy as a dependency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import Request
+
+from layergate.config import Seconds
+from layergate.routes import route_policy
+
+__all__ = ["cache_policy"]
+
+
+def cache_policy(ttl: Seconds | None = None, **policy: Any) -> Callable[..., Any]:
+    """A dependency that sets the caching policy of the route (or router) it is used on.
+
+        @app.get("/products/{id}", dependencies=[Depends(cache_policy(ttl=60, tags=["product:{id}"]))])
+
+    Takes the options of `layergate.routes.route_policy`; seconds. Raises ConfigError.
+    """
+    rule = route_policy(ttl, **policy)
+
+    def set_policy(request: Request) -> None:
+        # There is no such place when no LayerGate is in front, or when it passed the request.
+        place = request.scope.get("layergate")
+        if place is not None:
+            place["rule"] = rule
+
+    return set_policy

@@ -1,0 +1,169 @@
+"""The purge and stats endpoint, and the ``PURGE`` method: pure but for the purge itself.
+
+``POST {path}/purge`` speaks Cloudflare's purge_cache API, so that its clients work unchanged;
+``PURGE`` on a URL is what Varnish and Squid users type, with Fastly's soft purge.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+from typing import Any, Final
+
+from layergate.config import Admin
+from layergate.errors import PurgeRefused
+from layergate.http.cache import Cache
+from layergate.http.fields import Fields, Lines, split_list
+from layergate.http.stored import Served
+
+__all__ = ["MAX_BODY", "AdminEndpoint"]
+
+MAX_BODY: Final = 1024 * 1024  # bytes; Cloudflare's own limit on names is far below
+_LISTS: Final = ("tags", "files", "prefixes", "hosts", "patterns")
+_FLAGS: Final = ("purge_everything", "soft")
+
+
+class AdminEndpoint:
+    """Answers what is addressed to it. One per cache that has an `Admin`."""
+
+    def __init__(self, cache: Cache, admin: Admin) -> None:
+        self._cache = cache
+        self._admin = admin
+        self._token = admin.token.encode("ascii")
+
+    def serves(self, path: str) -> bool:
+        """Is this path (decoded, as the app would route it) ours?"""
+        own = self._admin.path
+        return path.startswith(own) and (len(path) == len(own) or path[len(own)] == "/")
+
+    @property
+    def purge_method(self) -> bool:
+        return self._admin.purge_method
+
+    def refuse(self, fields: Fields, client: str | None) -> Served | None:
+        """None if this client may go on; else the 403 or 401."""
+        networks: Any = self._admin.networks
+        if networks is not None and not _within(client, networks):
+            return _answer(403, errors=["this address may not use this endpoint"])
+        given = fields.all(b"authorization")
+        if not given:
+            return _answer(
+                401, errors=["a bearer token is needed"], extra=[(b"www-authenticate", b"Bearer")]
+            )
+        scheme, _, token = given[0].partition(b" ")
+        # Compared in constant time, so that the time taken says nothing about the token.
+        right = hmac.compare_digest(token.strip(), self._token)
+        if len(given) != 1 or scheme.lower() != b"bearer" or not right:
+            return _answer(403, errors=["wrong token"])
+        return None
+
+    async def handle(self, method: str, path: str, body: bytes, fields: Fields) -> Served:
+        """Answer an authorised request to the endpoint."""
+        action = path[len(self._admin.path) :].strip("/")
+        if action == "purge":
+            if method != "POST":
+                return _answer(405, errors=["use POST"], extra=[(b"allow", b"POST")])
+            return await self._purge(body)
+        if action == "stats":
+            if method not in ("GET", "HEAD"):
+                return _answer(405, errors=["use GET"], extra=[(b"allow", b"GET, HEAD")])
+            return _json(200, self._cache.stats(), head=method == "HEAD")
+        return _answer(404, errors=[f"no such endpoint: {action!r}; there are purge and stats"])
+
+    async def _purge(self, body: bytes) -> Served:
+        try:
+            wanted = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            return _answer(400, errors=[f"the body is not JSON: {error}"])
+        if not isinstance(wanted, dict):
+            return _answer(400, errors=['the body must be a JSON object such as {"tags": ["a"]}'])
+        unknown = sorted(set(wanted) - {*_LISTS, *_FLAGS})
+        if unknown:
+            known = ", ".join((*_LISTS, *_FLAGS))
+            return _answer(400, errors=[f"unknown field {unknown[0]!r}; known fields: {known}"])
+        for name in _FLAGS:
+            if not isinstance(wanted.get(name, False), bool):
+                return _answer(400, errors=[f"{name} must be true or false"])
+        for name in _LISTS:
+            if not isinstance(wanted.get(name, []), list):
+                return _answer(400, errors=[f"{name} must be a list of strings"])
+        files = []
+        for file in wanted.get("files", []):
+            # Cloudflare also takes {"url": …, "headers": {…}}; a purge here drops every variant.
+            if isinstance(file, dict) and isinstance(file.get("url"), str):
+                if set(file) - {"url", "headers"}:
+                    return _answer(400, errors=["files may have url and headers only"])
+                files.append(file["url"])
+            else:
+                files.append(file)
+        try:
+            receipt = await self._cache.purge(
+                tags=wanted.get("tags", []),
+                urls=files,
+                prefixes=wanted.get("prefixes", []),
+                hosts=wanted.get("hosts", []),
+                patterns=wanted.get("patterns", []),
+                everything=wanted.get("purge_everything", False),
+                soft=wanted.get("soft", False),
+            )
+        except PurgeRefused as error:
+            return _answer(400, errors=[str(error).replace("urls must", "files must")])
+        return _answer(200, result=receipt._asdict())
+
+    async def purge_url(self, uri: str, fields: Fields) -> Served:
+        """The ``PURGE`` method on ``uri``, authorised.
+
+        ``Surrogate-Key`` or ``Cache-Tag`` request fields name tags instead of the URL;
+        ``Fastly-Soft-Purge: 1`` makes it a soft purge.
+        """
+        tags = [tag for line in fields.all(b"surrogate-key") for tag in line.split()]
+        tags += [tag for line in fields.all(b"cache-tag") for tag in split_list(line)]
+        soft = (fields.first(b"fastly-soft-purge") or b"").strip() == b"1"
+        try:
+            if tags:
+                names = [tag.decode("utf-8", "surrogateescape") for tag in tags]
+                receipt = await self._cache.purge(tags=names, soft=soft)
+            else:
+                receipt = await self._cache.purge(urls=[uri], soft=soft)
+        except PurgeRefused as error:
+            return _answer(400, errors=[str(error)])
+        return _answer(200, result=receipt._asdict())
+
+
+def _within(client: str | None, networks: Any) -> bool:
+    if client is None:
+        return False
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any(address in network or (mapped and mapped in network) for network in networks)
+
+
+def _answer(
+    status: int,
+    *,
+    errors: list[str] | None = None,
+    result: dict[str, Any] | None = None,
+    extra: Lines | None = None,
+) -> Served:
+    document = {
+        "success": not errors,
+        "errors": [{"code": status, "message": message} for message in errors or []],
+        "messages": [],
+        "result": result,
+    }
+    return _json(status, document, extra=extra)
+
+
+def _json(status: int, document: Any, *, extra: Lines | None = None, head: bool = False) -> Served:
+    body = json.dumps(document).encode()
+    lines: Lines = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        *(extra or []),
+    ]
+    return Served(status, lines, b"" if head else body)

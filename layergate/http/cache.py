@@ -1,0 +1,837 @@
+"""The HTTP cache: from a request to an answer, over a stack of layers.
+
+`peek` answers the plain hit, as a plain function. `open` decides everything else and returns one of
+
+    Serve   a response from the store (and perhaps an exchange that refreshes it in the background)
+    Follow  wait for, and read along with, a fetch that is under way
+    Lead    make this fetch: an `Exchange` to feed
+    Pass    none of the cache's business: forward, touch nothing
+
+The cache never calls the app; the adapter does.
+"""
+
+# Purges name what users wrote: a check that the declared types call redundant is the check that
+# turns a mistake into a readable error.
+# mypy: disable-error-code="redundant-expr"
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from layergate.config import MAX_TAG_LENGTH, Options
+from layergate.core.entry import Entry
+from layergate.core.flight import Flights
+from layergate.core.invalidation import Mark, glob
+from layergate.core.layer import Key
+from layergate.core.stack import PurgeReceipt, Stack
+from layergate.errors import KeyRefused, PurgeRefused
+from layergate.http import cache_status
+from layergate.http.cache_control import EMPTY, CacheControl, parse_cache_control
+from layergate.http.decision import Decision, decide, passes, stale_if_error
+from layergate.http.exchange import Exchange
+from layergate.http.fields import Fields, Line, Lines
+from layergate.http.invalidation import invalidated_uris, invalidates
+from layergate.http.key import variant_key
+from layergate.http.policy import TAG_FIELDS, Plan, plan_storage
+from layergate.http.request import Request
+from layergate.http.rules import Match, RuleSet
+from layergate.http.selecting import secondary_key
+from layergate.http.storing import Refused
+from layergate.http.stored import HitForMiss, Served, StoredResponse, VariantIndex
+from layergate.http.uri import canonical_uri
+from layergate.http.validation import head_matches, not_modified, not_modified_lines, updated_fields
+
+__all__ = ["Answer", "Cache", "Follow", "Lead", "Pass", "Serve", "purge_marks"]
+
+_AGES: Final[tuple[Line, ...]] = tuple((b"age", b"%d" % age) for age in range(3600))
+_MEMO: Final = 8192
+# Refusals that say something about this request, not about its target.
+_REQUEST_ONLY: Final = frozenset({
+    Refused.REQUEST_NO_STORE, Refused.AUTHORIZATION, Refused.COOKIE, Refused.METHOD,
+    Refused.REQUEST_BODY, Refused.RANGE, Refused.BUDGET, Refused.PURGED, Refused.NOT_MODIFIED,
+    Refused.INCOMPLETE, Refused.LENGTH_MISMATCH,
+})  # fmt: skip
+# A marker after an error is short: what comes back may well be shareable.
+_ERROR_MARKER: Final = 1.0
+_MAX_NAME_SETS: Final = 4
+_INDEX_LIFETIME: Final = 60.0  # at least; as long as its longest-lived variant
+# Appended to a key: the flights and markers of requests that carry cookies, where a rule's lifetime
+# will not do for them. A key's lengths are in its head, so this is never another target's key.
+_WITH_COOKIE: Final = b"\x00cookie"
+
+
+class Serve(NamedTuple):
+    """Answer with this; run ``refresh`` in the background if there is one."""
+
+    response: Served
+    refresh: Exchange | None = None
+
+
+class Lead(NamedTuple):
+    """Fetch, feeding the exchange."""
+
+    exchange: Exchange
+
+
+class Follow(NamedTuple):
+    """Wait for an exchange that another request leads."""
+
+    exchange: Exchange
+
+
+class Pass(NamedTuple):
+    """Forward untouched. ``lines``: what to add to the response's head."""
+
+    reason: Refused
+    lines: Lines
+
+
+Answer: TypeAlias = Serve | Lead | Follow | Pass
+
+
+class _Selected(NamedTuple):
+    """What is stored for a request: the entry if any, and where its like is or would be stored."""
+
+    entry: Entry | None
+    storage_key: bytes
+    marker: HitForMiss | None
+    vary_miss: bool
+
+
+class Cache:
+    """RFC 9111 on a `Stack` whose keys are `key.primary_key` and `key.variant_key`."""
+
+    def __init__(self, stack: Stack, options: Options) -> None:
+        self.stack = stack
+        self.options = options
+        self.rules = RuleSet(options.rules)
+        self.flights: Flights[Exchange] = Flights(stack.runtime)
+        self.identifier = cache_status.identifier(options.name)
+        self._inflight = 0
+        self._waiters = 0
+        self._refreshing = 0
+        self._hit_lines: dict[int, Line] = {}
+        self._pass_lines: dict[tuple[Refused, str], Lines] = {}
+        self._secondaries: dict[Any, bytes] = {}
+        self._line_pool: dict[Line, Line] = {}
+        # Bound once: each saves an attribute walk per hit.
+        self._peek = stack.peek
+        self._now = stack.runtime.now
+        self._counters = stack.counters
+
+    # -- the hit path --------------------------------------------------------------------------
+
+    def peek(
+        self, key: bytes, fields: Mapping[bytes, bytes]
+    ) -> tuple[StoredResponse, Lines] | None:
+        """The stored response and the lines to send, if this is a plain fresh hit in the top layer.
+
+        ``fields``: the request's fields, none of which occurred twice. None means only "not this
+        easily"; the caller goes on to `open`. Agrees with `decision.decide`.
+        """
+        entry = self._peek(key)
+        if entry is None:
+            return None
+        stored = entry.value
+        if stored.__class__ is VariantIndex:
+            entry = self._peek_variant(key, stored, fields)
+            if entry is None:
+                return None
+            stored = entry.value
+        if stored.__class__ is not StoredResponse:
+            return None
+        now = self._now()
+        ttl = entry.fresh_until - now
+        if ttl <= 0 or stored.revalidate:
+            return None
+        if not stored.careful.isdisjoint(fields) and not self._allows(stored, fields, now, ttl):
+            return None
+        self._counters.hits += 1
+        age = int(now - stored.generated)
+        lines = [*stored.lines, _AGES[age] if 0 <= age < 3600 else _age_line(age)]
+        if self.options.cache_status:
+            left = int(ttl)
+            line = self._hit_lines.get(left)
+            lines.append(self._hit_line(left) if line is None else line)
+        return stored, lines
+
+    def _peek_variant(
+        self, key: bytes, index: VariantIndex, fields: Mapping[bytes, bytes]
+    ) -> Entry | None:
+        for names in index.names:
+            values = (names, *[fields.get(name) for name in names])
+            digest = self._secondaries.get(values)
+            if digest is None:
+                digest = self._secondary(names, fields, values)
+            entry = self._peek(key + digest)
+            if entry is not None and entry.value.__class__ is StoredResponse:
+                return entry
+        return None
+
+    def _secondary(
+        self, names: tuple[bytes, ...], fields: Mapping[bytes, bytes], memo: object
+    ) -> bytes:
+        present = [(name, fields[name]) for name in names if name in fields]
+        digest = variant_key(b"", secondary_key(names, Fields(present)))
+        # Long values are a client's choice; what they may fill is bounded by count and by length.
+        if sum(len(value) for _, value in present) <= 256:
+            if len(self._secondaries) >= _MEMO:
+                self._secondaries.clear()
+            self._secondaries[memo] = digest
+        return digest
+
+    def _allows(
+        self, stored: StoredResponse, fields: Mapping[bytes, bytes], now: float, ttl: float
+    ) -> bool:
+        """A fresh response and a request with fields that matter: the commonest of these, answered
+        without leaving the hit path."""
+        if not stored.careful.isdisjoint(fields.keys() - {b"cache-control"}):
+            return False
+        if not self.options.request_directives:
+            return True
+        directives = parse_cache_control(fields[b"cache-control"])
+        if directives.no_cache or directives.max_stale is not None:
+            return False
+        if directives.max_age is not None and now - stored.generated > directives.max_age:
+            return False
+        return directives.min_fresh is None or ttl >= directives.min_fresh
+
+    def _hit_line(self, left: int) -> Line:
+        if len(self._hit_lines) >= _MEMO:
+            self._hit_lines.clear()
+        line = (b"cache-status", cache_status.hit_value(self.identifier, left))
+        self._hit_lines[left] = line
+        return line
+
+    # -- everything else -----------------------------------------------------------------------
+
+    async def open(self, request: Request, *, alone: bool = False, fresh: bool = False) -> Answer:
+        """Decide what to do with a request.
+
+        ``alone``: it has waited in vain (for something not shareable, or for too long) and is not
+        to wait again. ``fresh``: what is stored failed validation; fetch without validators.
+        """
+        reason = passes(request, max_key_length=self.options.max_key_length)
+        if reason is not None:
+            return self._pass(reason, "method" if reason is Refused.METHOD else "bypass")
+        match = self.rules.match(request.path, request.host) if len(self.rules) else None
+        if match is not None and match.rule.bypass:
+            return self._pass(Refused.RULE, "bypass")
+
+        selected = await self._select(request)
+        entry = None if fresh else selected.entry
+        now = self.stack.runtime.now()
+        decision, fwd = decide(request, entry, now)
+        if decision is Decision.HIT or decision is Decision.STALE:
+            assert entry is not None
+            return self._serve(request, entry, match, selected, now, decision)
+        if decision is Decision.GATEWAY_TIMEOUT:
+            return Serve(Served(504, [(b"content-length", b"0")], b""))
+        if fwd == "uri-miss" and selected.vary_miss:
+            fwd = "vary-miss"
+        if decision is Decision.MISS:
+            entry = None
+            self.stack.counters.on("miss", request=request, reason=fwd)
+        return await self._forward(request, entry, fwd, match, selected, alone)
+
+    def _serve(
+        self,
+        request: Request,
+        entry: Entry,
+        match: Match | None,
+        selected: _Selected,
+        now: float,
+        decision: Decision,
+    ) -> Serve:
+        ttl = _floor(entry.fresh_until - now)
+        if decision is Decision.HIT:
+            self._counters.hits += 1
+            return Serve(self.respond(request, entry, self._status(ttl)))
+        self.stack.counters.on("stale", request=request, reason="stale-while-revalidate")
+        response = self.respond(request, entry, self._status(ttl, "stale-while-revalidate"))
+        return Serve(response, self._refresh(request, entry, match, selected))
+
+    def _refresh(
+        self, request: Request, entry: Entry, match: Match | None, selected: _Selected
+    ) -> Exchange | None:
+        """A background refresh, unless one is under way or there are too many."""
+        key = selected.storage_key
+        present = self.flights.get(key)
+        if present is not None and present.joinable(request):
+            return None
+        if self._refreshing >= self.options.background_refreshes:
+            self.stack.counters.on("refresh_skipped", request=request, reason="too many")
+            return None
+        sanitised = request.for_refresh()
+        exchange = Exchange(
+            self, sanitised, storage_key=key, flight_key=key, entry=entry, fwd="stale", match=match
+        )
+        if self.flights.lead(key, exchange, instead_of=present) is not exchange:
+            return None
+        self.stack.counters.on("refresh", request=request)
+        return exchange
+
+    async def _forward(
+        self,
+        request: Request,
+        entry: Entry | None,
+        fwd: str,
+        match: Match | None,
+        selected: _Selected,
+        alone: bool,
+    ) -> Answer:
+        key: bytes | None = selected.storage_key
+        # A rule's lifetime that is not for requests with cookies: these would only wait to hear no.
+        apart = request.cookie and (
+            match is not None and match.rule.ttl is not None and not match.rule.allow_cookie
+        )
+        marker = selected.marker
+        if request.cookie and marker is None:
+            marker = self._marker(selected.storage_key + _WITH_COOKIE)
+        if (
+            alone
+            or marker is not None
+            or not self.options.collapse
+            or request.method != "GET"
+            or request.authorization
+            or request.directives.no_store
+            # Not to be reused without validation, so not by those who wait either.
+            or (entry is not None and not _reusable(entry))
+        ):
+            key = None
+        elif apart:
+            key = selected.storage_key + _WITH_COOKIE
+        if key is not None:
+            present = self.flights.get(key)
+            if present is not None and present.joinable(request):
+                if self._waiters < self.options.max_waiters:
+                    return Follow(present)
+                self.stack.counters.on("bypass", request=request, reason="too many waiters")
+                return Lead(self._exchange(request, selected, None, entry, fwd, match))
+            exchange = self._exchange(request, selected, key, entry, fwd, match)
+            winner = self.flights.lead(key, exchange, instead_of=present)
+            if winner is not exchange:
+                return Follow(winner)
+            self.stack.counters.on("fetch", request=request, reason=fwd)
+            return Lead(exchange)
+        self.stack.counters.on("fetch", request=request, reason=fwd)
+        exchange = self._exchange(request, selected, None, entry, fwd, match)
+        return Lead(exchange)
+
+    def _exchange(
+        self,
+        request: Request,
+        selected: _Selected,
+        flight_key: bytes | None,
+        entry: Entry | None,
+        fwd: str,
+        match: Match | None,
+    ) -> Exchange:
+        return Exchange(
+            self,
+            request,
+            storage_key=selected.storage_key,
+            flight_key=flight_key,
+            entry=entry,
+            fwd=fwd,
+            match=match,
+        )
+
+    async def _select(self, request: Request) -> _Selected:
+        """Find what is stored for this request, through the variants of its target (4.1)."""
+        key = request.key
+        entry = await self._lookup(key)
+        if entry is None:
+            return _Selected(None, key, None, False)
+        value = entry.value
+        if isinstance(value, StoredResponse):
+            return _Selected(entry, key, None, False)
+        if isinstance(value, HitForMiss):
+            marker = value if entry.fresh_until > self.stack.runtime.now() else None
+            return _Selected(None, key, marker, False)
+        if not isinstance(value, VariantIndex):
+            return _Selected(None, key, None, False)
+        first: bytes | None = None
+        marker = None
+        for names in value.names:
+            variant = variant_key(key, secondary_key(names, request.fields))
+            first = variant if first is None else first
+            found = await self._lookup(variant)
+            if found is None:
+                continue
+            if isinstance(found.value, StoredResponse):
+                return _Selected(found, variant, None, False)
+            if isinstance(found.value, HitForMiss) and found.fresh_until > self.stack.runtime.now():
+                marker = found.value
+        return _Selected(None, first or key, marker, True)
+
+    async def _lookup(self, key: bytes) -> Entry | None:
+        if self.stack.peek_is_enough:
+            entry = self.stack.peek(key)
+            if entry is not None and entry.expires <= self.stack.runtime.now():
+                return None
+            return entry
+        found = await self.stack.lookup(key)
+        return None if found is None else found.entry
+
+    def _marker(self, key: bytes) -> HitForMiss | None:
+        entry = self.stack.peek(key)
+        if entry is None or entry.fresh_until <= self.stack.runtime.now():
+            return None
+        return entry.value if isinstance(entry.value, HitForMiss) else None
+
+    # -- answers -------------------------------------------------------------------------------
+
+    def respond(self, request: Request, entry: Entry, status_line: Lines) -> Served:
+        """A stored response as this request's answer: 304 if its preconditions say so (4.3.2),
+        without content for HEAD, with Age (section 4)."""
+        stored: StoredResponse = entry.value
+        age = _age_line(max(0, int(self.stack.runtime.now() - stored.generated)))
+        if stored.status == 200 and not_modified(
+            request.fields, stored.fields, received=stored.received
+        ):
+            return Served(304, [*not_modified_lines(stored.lines), age, *status_line], b"")
+        lines = [*stored.lines, age, *status_line]
+        return Served(stored.status, lines, b"" if request.method == "HEAD" else stored.body)
+
+    def answer(self, exchange: Exchange, request: Request, *, follower: bool) -> Served | None:
+        """The answer to a request whose exchange became ANSWERED; None if a follower may not have
+        it."""
+        entry = exchange.entry
+        assert entry is not None
+        if exchange.plan is None and exchange.refused is None:  # stale-if-error
+            if follower and not self.stale_if_error(request, entry):
+                return None
+            return self.stale(request, entry)
+        return self.respond(request, entry, self.forward_line(exchange, follower=follower))
+
+    def stale(self, request: Request, entry: Entry) -> Served:
+        """A stale response in place of an error."""
+        ttl = _floor(entry.fresh_until - self.stack.runtime.now())
+        return self.respond(request, entry, self._status(ttl, "stale-if-error"))
+
+    def streamed(self, exchange: Exchange, request: Request) -> Served:
+        """The head a follower gets of a shared stream; a 304 without a body if that is what its
+        preconditions ask for (then it need not read on)."""
+        assert exchange.response is not None and exchange.plan is not None
+        head = exchange.response
+        now = self.stack.runtime.now()
+        age = _age_line(max(0, int(now - exchange.plan.generated)))
+        extra = [age, *self.forward_line(exchange, follower=True)]
+        if head.status == 200:
+            fields = Fields(head.shared_lines)
+            if not_modified(request.fields, fields, received=exchange.plan.received):
+                return Served(304, [*not_modified_lines(head.shared_lines), *extra], b"")
+        return Served(head.status, [*head.shared_lines, *extra], b"")
+
+    def precondition(self, exchange: Exchange) -> Served | None:
+        """A 304 for the leader of a shared stream whose own preconditions (left out of the fetch)
+        say that it has this response already; else None."""
+        assert exchange.response is not None and exchange.plan is not None
+        head, request = exchange.response, exchange.request
+        if head.status != 200:
+            return None
+        if not not_modified(request.fields, Fields(head.lines), received=exchange.plan.received):
+            return None
+        lines = [*not_modified_lines(head.lines), *self.forward_line(exchange)]
+        return Served(304, lines, b"")
+
+    def stale_if_error(self, request: Request, entry: Entry) -> bool:
+        return stale_if_error(request, entry, self.stack.runtime.now())
+
+    def _status(self, ttl: int, detail: str | None = None) -> Lines:
+        if not self.options.cache_status:
+            return []
+        if detail is None:
+            return [self._hit_lines.get(ttl) or self._hit_line(ttl)]
+        return [(b"cache-status", cache_status.hit_value(self.identifier, ttl, detail))]
+
+    def forward_line(self, exchange: Exchange, *, follower: bool = False) -> Lines:
+        """Cache-Status for a response that came from the origin."""
+        if not self.options.cache_status:
+            return []
+        conditional = exchange.conditional and exchange.origin_status == 304
+        value = cache_status.forward_value(
+            self.identifier,
+            exchange.fwd,
+            fwd_status=304 if conditional else None,
+            stored=True if exchange.plan is not None and not follower else None,
+            collapsed=True if follower else None,
+            detail=None if exchange.refused is None else exchange.refused.token,
+        )
+        return [(b"cache-status", value)]
+
+    def _pass(self, reason: Refused, fwd: str) -> Pass:
+        self.stack.counters.on("bypass", reason=reason.token)
+        return Pass(reason, self.pass_lines(reason, fwd))
+
+    def pass_lines(self, reason: Refused, fwd: str) -> Lines:
+        """The Cache-Status of a response to a request that is none of the cache's business."""
+        lines = self._pass_lines.get((reason, fwd))
+        if lines is None:
+            lines = []
+            if self.options.cache_status:
+                detail = None if fwd == "method" else reason.token
+                value = cache_status.forward_value(self.identifier, fwd, detail=detail)
+                lines = [(b"cache-status", value)]
+            self._pass_lines[reason, fwd] = lines
+        return lines
+
+    def without_tags(self, lines: Lines) -> Lines:
+        if not self.options.strip_tags:
+            return lines
+        return [line for line in lines if line[0] not in TAG_FIELDS]
+
+    # -- storing -------------------------------------------------------------------------------
+
+    async def commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
+        """Store a response. False if it was purged while it was fetched."""
+        key = await self._place(exchange.primary, plan.names, exchange.request.fields, entry)
+        stored = await self.stack.store(key, entry)
+        if not stored:
+            self.stack.counters.on("refused", request=exchange.request, reason=Refused.PURGED.token)
+        return stored
+
+    async def _place(
+        self, primary: bytes, names: tuple[bytes, ...], fields: Fields, entry: Entry
+    ) -> bytes:
+        """The key to store under. A target that varied once keeps its index: a response without
+        Vary then is one more variant, looked at last, since "the cache SHOULD choose the most
+        recent stored response with a valid Vary field value" (4.1)."""
+        if not names:
+            present = await self._lookup(primary)
+            if present is None or not isinstance(present.value, VariantIndex):
+                return primary
+        key = variant_key(primary, secondary_key(names, fields))
+        await self._index(primary, names, fields, key, entry.expires)
+        return key
+
+    async def _index(
+        self,
+        primary: bytes,
+        names: tuple[bytes, ...],
+        fields: Fields,
+        variant: bytes | None = None,
+        expires: float = 0.0,
+    ) -> None:
+        """Note in the index of a target that it varies by ``names``, and the new ``variant``."""
+        present = await self._lookup(primary)
+        value = None if present is None else present.value
+        now = self.stack.runtime.now()
+        if isinstance(value, VariantIndex):
+            if variant is None and names in value.names:
+                return
+        else:
+            value = VariantIndex((), ())
+            if present is not None and isinstance(present.value, StoredResponse):
+                default = variant_key(primary, secondary_key((), fields))
+                await self.stack.store(default, present)
+                value = VariantIndex(((),), (default,))
+        sets = [names, *(other for other in value.names if other != names)]
+        sets.sort(key=lambda item: item == ())  # stable: most recent first, () last
+        while len(sets) > _MAX_NAME_SETS:
+            del sets[-2 if sets[-1] == () else -1]
+        variants = list(value.variants)
+        if variant is not None:
+            variants = [*(other for other in variants if other != variant), variant]
+        while len(variants) > self.options.max_variants:
+            await self._discard(variants.pop(0))
+        expires = max(expires, now + _INDEX_LIFETIME, 0.0 if present is None else present.expires)
+        index = Entry(
+            VariantIndex(tuple(sets), tuple(variants)),
+            created=now,
+            fresh_until=expires,
+            stamp=self.stack.marks.position,
+            size=64 + sum(len(other) for other in variants),
+        )
+        await self.stack.store(primary, index)
+
+    def not_stored(self, exchange: Exchange, reason: Refused, status: int) -> None:
+        """A response was refused: say so, and remember that its target is not shareable."""
+        self.stack.counters.on("refused", request=exchange.request, reason=reason.token)
+
+    async def settle(self, exchange: Exchange) -> None:
+        """What the head of a response tells those who come after it.
+
+        Of a shareable response that varies, by what. Of a refused one, a hit-for-miss marker where
+        it would have been stored, in place of what is there, which the origin has just replaced
+        with something not to be kept.
+        """
+        reason = exchange.refused
+        if exchange.plan is not None and exchange.plan.names and reason is None:
+            await self._index(exchange.primary, exchange.plan.names, exchange.request.fields)
+            return
+        if reason is None or exchange.request.method != "GET":
+            return
+        if reason in _REQUEST_ONLY and reason is not Refused.COOKIE:
+            return
+        ttl = float(self.options.hit_for_miss_ttl)  # type: ignore[arg-type]
+        if (exchange.origin_status or 0) >= 500:
+            if exchange.entry is not None:
+                return  # an error does not replace what may be validated later
+            ttl = min(ttl, _ERROR_MARKER)
+        if not ttl:
+            return
+        now = self.stack.runtime.now()
+        key = exchange.storage_key
+        if reason is Refused.COOKIE:
+            key += _WITH_COOKIE
+        marker = Entry(
+            HitForMiss(reason),
+            created=now,
+            fresh_until=now + ttl,
+            stamp=self.stack.marks.position,
+            size=64,
+        )
+        await self.stack.store(key, marker)
+
+    async def _discard(self, key: Key) -> None:
+        for layer in self.stack.layers:
+            try:
+                gone = layer.delete(key)
+                if inspect.isawaitable(gone):
+                    await gone
+            except Exception as error:
+                self.stack.counters.on(
+                    "layer_error", layer=layer.name, operation="delete", error=error
+                )
+
+    def interned(self, lines: Lines) -> Lines:
+        """The same lines, equal ones shared between responses: most fields of most responses are
+        the same, and a tuple of two byte strings costs more than it holds."""
+        pool = self._line_pool
+        if len(pool) >= _MEMO:
+            pool.clear()
+        return [pool.setdefault(line, line) if len(line[1]) <= 128 else line for line in lines]
+
+    def directives_of(self, fields: Fields) -> CacheControl:
+        control = fields.get(b"cache-control")
+        return EMPTY if control is None else parse_cache_control(control)
+
+    def take_inflight(self, size: int) -> bool:
+        """Reserve bytes for a body under way; False if that would be too many."""
+        if self._inflight + size > self.options.max_inflight:  # type: ignore[operator]
+            return False
+        self._inflight += size
+        return True
+
+    def give_inflight(self, size: int) -> None:
+        self._inflight -= size
+
+    # -- unsafe methods and HEAD ---------------------------------------------------------------
+
+    async def after_unsafe(self, request_uri: str, method: str, status: int, lines: Lines) -> None:
+        """Invalidate what an unsafe request has changed (4.4)."""
+        if not invalidates(method, status):
+            return
+        uris = invalidated_uris(request_uri, Fields(lines))
+        marks = tuple(
+            Mark("key", canonical) for uri in uris if (canonical := canonical_uri(uri)) is not None
+        )
+        if marks:
+            await self.stack.invalidate(marks)
+
+    async def after_head(self, request: Request, status: int, lines: Lines) -> None:
+        """Freshen or outdate the stored response with what a HEAD brought (4.3.5)."""
+        if status != 200:
+            return
+        selected = await self._select(request)
+        entry = selected.entry
+        if entry is None or entry.value.status != 200:
+            return
+        stored: StoredResponse = entry.value
+        fields = Fields(lines)
+        now = self.stack.runtime.now()
+        if not head_matches(stored.fields, fields):
+            entry.fresh_until = min(entry.fresh_until, now)
+            return
+        merged = updated_fields(stored.lines, fields, self.directives_of(fields))
+        match = self.rules.match(request.path, request.host) if len(self.rules) else None
+        planned = plan_storage(
+            request,
+            200,
+            Fields(merged),
+            match,
+            self.options,
+            request_time=now,
+            response_time=now,
+        )
+        if isinstance(planned, Refused):
+            entry.fresh_until = min(entry.fresh_until, now)
+            return
+        fresh = StoredResponse(
+            200,
+            self.interned(planned.lines),
+            stored.body,
+            generated=planned.generated,
+            received=now,
+            revalidate=planned.revalidate,
+            no_stale=planned.no_stale,
+            anonymous=planned.anonymous,
+            authorized=planned.authorized,
+        )
+        await self.stack.store(
+            selected.storage_key,
+            Entry(
+                fresh,
+                created=now,
+                fresh_until=planned.fresh_until,
+                stale_while_revalidate=planned.stale_while_revalidate,
+                stale_if_error=planned.stale_if_error,
+                expires=planned.expires,
+                tags=planned.tags or entry.tags,
+                stamp=entry.stamp,
+                size=fresh.size,
+            ),
+        )
+
+    # -- purging -------------------------------------------------------------------------------
+
+    async def purge(
+        self,
+        *,
+        tags: Collection[str] = (),
+        urls: Collection[str] = (),
+        prefixes: Collection[str] = (),
+        hosts: Collection[str] = (),
+        patterns: Collection[str] = (),
+        everything: bool = False,
+        soft: bool = False,
+    ) -> PurgeReceipt:
+        """Purge. When it returns, no response whose fetch began before the call is served (G3).
+
+        ``tags``      surrogate keys.
+        ``urls``      absolute URLs, with all their variants.
+        ``prefixes``  ``host/path…`` without a scheme, as Cloudflare has them; or with one.
+        ``hosts``     host names, any scheme and port; or ``host:port``.
+        ``patterns``  URLs in which ``*`` stands for anything; one that begins with ``/`` is matched
+                      against path and query on any host.
+        ``everything`` all of it.
+        ``soft``      make stale instead of gone: still good for stale-while-revalidate,
+                      stale-if-error and revalidation.
+
+        Raises PurgeRefused when nothing is named, or something that cannot be purged.
+        """
+        marks = purge_marks(
+            tags=tags,
+            urls=urls,
+            prefixes=prefixes,
+            hosts=hosts,
+            patterns=patterns,
+            everything=everything,
+            soft=soft,
+        )
+        return await self.stack.invalidate(marks)
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and sizes, as ``GET {admin}/stats`` shows them."""
+        return {
+            **self.stack.metrics(),
+            "flights": len(self.flights),
+            "waiters": self._waiters,
+            "refreshing": self._refreshing,
+            "inflight_bytes": self._inflight,
+        }
+
+    # -- what adapters report ------------------------------------------------------------------
+
+    def waiting(self, change: int) -> None:
+        """One follower more (1) or less (-1)."""
+        self._waiters += change
+
+    def refreshing(self, change: int) -> None:
+        """One background refresh more (1) or less (-1)."""
+        self._refreshing += change
+
+
+def purge_marks(
+    *,
+    tags: Iterable[str] = (),
+    urls: Iterable[str] = (),
+    prefixes: Iterable[str] = (),
+    hosts: Iterable[str] = (),
+    patterns: Iterable[str] = (),
+    everything: bool = False,
+    soft: bool = False,
+) -> tuple[Mark, ...]:
+    """The marks of a purge. Raises PurgeRefused."""
+    marks: list[Mark] = []
+    for tag in _texts(tags, "tags"):
+        if len(tag) > MAX_TAG_LENGTH:
+            raise PurgeRefused(f"tags must be at most {MAX_TAG_LENGTH} characters, got {len(tag)}")
+        marks.append(Mark("tag", tag, soft))
+    for url in _texts(urls, "urls"):
+        canonical = canonical_uri(_escaped(url))
+        if canonical is None:
+            raise PurgeRefused(f"urls must be absolute http(s) URLs, got {url!r}")
+        marks.append(Mark("key", canonical, soft))
+    for prefix in _texts(prefixes, "prefixes"):
+        schemes = [""] if "://" in prefix else ["http://", "https://"]
+        for scheme in schemes:
+            start, slash, rest = (scheme + prefix).partition("://")
+            authority, path_slash, path = rest.partition("/")
+            if not authority:
+                raise PurgeRefused(f"prefixes must look like 'host/path', got {prefix!r}")
+            text = f"{start.lower()}{slash}{authority.lower()}{path_slash or '/'}{path}"
+            marks.append(Mark("prefix", _escaped(text), soft))
+    for host in _texts(hosts, "hosts"):
+        if "/" in host:
+            raise PurgeRefused(f"hosts must be host names, got {host!r}; use prefixes for paths")
+        for scheme in ("http", "https"):
+            marks.append(Mark("prefix", f"{scheme}://{host.lower()}/", soft))
+            if ":" not in host.rpartition("]")[2]:
+                marks.append(Mark("prefix", f"{scheme}://{host.lower()}:", soft))
+    for pattern in _texts(patterns, "patterns"):
+        escaped = _escaped(pattern)
+        try:
+            glob(escaped)
+        except KeyRefused as error:
+            raise PurgeRefused(f"patterns: {error}") from None
+        marks.append(Mark("path" if escaped.startswith("/") else "glob", escaped, soft))
+    if not isinstance(everything, bool) or not isinstance(soft, bool):
+        raise PurgeRefused("everything and soft must be True or False")
+    if everything:
+        marks.append(Mark("all", "", soft))
+    if not marks:
+        raise PurgeRefused(
+            "a purge must name something: tags, urls, prefixes, hosts, patterns or everything"
+        )
+    return tuple(marks)
+
+
+def _texts(values: Iterable[str], name: str) -> list[str]:
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise PurgeRefused(f"{name} must be a list of strings, got {values!r}")
+    texts = list(values)
+    for text in texts:
+        if not isinstance(text, str) or not text:
+            raise PurgeRefused(f"{name} must hold non-empty strings, got {text!r}")
+    return texts
+
+
+def _escaped(text: str) -> str:
+    """Characters that cannot be in a URI as the bytes they are sent as."""
+    if text.isascii():
+        return text
+    return "".join(
+        char if char.isascii() else "".join(f"%{byte:02X}" for byte in char.encode())
+        for char in text
+    )
+
+
+def _reusable(entry: Entry) -> bool:
+    """Would this response, once validated, have any lifetime for those who wait?"""
+    stored: StoredResponse = entry.value
+    return not stored.revalidate and (
+        entry.fresh_until + entry.stale_while_revalidate > stored.received
+    )
+
+
+def _age_line(age: int) -> Line:
+    return _AGES[age] if 0 <= age < len(_AGES) else (b"age", b"%d" % max(age, 0))
+
+
+def _floor(ttl: float) -> int:
+    return int(ttl) if ttl >= 0 else -int(-ttl)

@@ -1,0 +1,616 @@
+"""One fetch from the origin and everyone who waits for it.
+
+The adapter calls the app and feeds what it says into an `Exchange`; the exchange says what to do
+with it (`Relay`), keeps the body that is to be stored, and wakes the requests that follow.
+
+    PENDING ──head──▶ STREAMING   shareable: followers stream along from the first byte
+                      ANSWERED    a stored response is the answer (304, or stale-if-error)
+                      RELEASED    not shareable: every follower is let go at once (G4)
+            ──abort─▶ FAILED      no head came: a follower leads next
+    then `ended`: the body is complete, or `broken`: the origin stopped in the middle (G6)
+
+A shared exchange runs in a task of its own. The request that caused it is its first reader, no more:
+it may be slow, or go away, without anyone else noticing. A solo exchange runs inside its request
+and only copies what passes.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from layergate.core.entry import Entry
+from layergate.core.flight import Pulse
+from layergate.errors import OriginAborted
+from layergate.http.fields import Fields, Lines
+from layergate.http.key import variant_key
+from layergate.http.policy import Plan, plan_storage, with_vary
+from layergate.http.request import Request
+from layergate.http.rules import Match
+from layergate.http.selecting import secondary_key
+from layergate.http.storing import Refused
+from layergate.http.stored import StoredResponse
+from layergate.http.validation import (
+    CONDITIONAL_FIELDS,
+    conditional_lines,
+    freshens,
+    updated_fields,
+)
+
+if TYPE_CHECKING:
+    from layergate.http.cache import Cache
+
+__all__ = ["Exchange", "Reader", "Relay", "State"]
+
+# What a reader may lag behind in a stream that is over the cap, bytes.
+WINDOW: Final = 256 * 1024
+_ORIGIN_ERRORS: Final = frozenset({500, 502, 503, 504})  # RFC 5861 section 4
+_NO_BODY: Final = frozenset({204, 205, 304})
+
+
+class State(enum.Enum):
+    """See the module's picture."""
+
+    PENDING = enum.auto()
+    STREAMING = enum.auto()
+    ANSWERED = enum.auto()
+    RELEASED = enum.auto()
+    FAILED = enum.auto()
+
+
+class Relay(enum.Enum):
+    """What the adapter does with the response it is handing in."""
+
+    SHARE = enum.auto()  # give every chunk to `body`; readers deliver it
+    TEE = enum.auto()  # send it to this request's client, and give a copy to `body`
+    PASS = enum.auto()  # send it to this request's client, if there is one; nothing is kept
+    SWALLOW = enum.auto()  # drop it: a stored response answers
+
+
+class Head(NamedTuple):
+    """The beginning of the origin's response, as it goes to a client."""
+
+    status: int
+    lines: Lines  # without Cache-Status; tags stripped if so configured
+    shared_lines: Lines  # what a follower gets
+
+
+class Exchange:
+    """See the module. Made by `Cache.open`; an adapter calls, in this order,
+
+    `request_lines`, `head`, then `body` for each chunk, and `finish` or `abort` once.
+    """
+
+    __slots__ = (
+        "_alias",
+        "_buffered",
+        "_cache",
+        "_chunks",
+        "_content_length",
+        "_length",
+        "_readers",
+        "_storing",
+        "_trimmed",
+        "broken",
+        "client_lines",
+        "conditional",
+        "ended",
+        "entry",
+        "error",
+        "flight_key",
+        "fwd",
+        "match",
+        "mismatched",
+        "origin_status",
+        "plan",
+        "position",
+        "primary",
+        "pulse",
+        "refused",
+        "request",
+        "request_time",
+        "response",
+        "secondary",
+        "solo",
+        "stamp",
+        "state",
+        "storage_key",
+    )
+
+    def __init__(
+        self,
+        cache: Cache,
+        request: Request,
+        *,
+        storage_key: bytes,
+        flight_key: bytes | None,
+        entry: Entry | None,
+        fwd: str,
+        match: Match | None,
+    ) -> None:
+        self._cache = cache
+        self.request = request
+        self.primary = request.key
+        self.storage_key = storage_key
+        self.flight_key = flight_key
+        self.solo = flight_key is None
+        self.entry = entry
+        self.fwd = fwd
+        self.match = match
+        self.stamp = cache.stack.marks.position
+        self.request_time = cache.stack.runtime.now()
+        self.state = State.PENDING
+        self.pulse = Pulse(cache.stack.runtime)
+        self.plan: Plan | None = None
+        self.response: Head | None = None
+        self.client_lines: Lines = []
+        self.refused: Refused | None = None
+        self.secondary = b""
+        self.origin_status: int | None = None
+        self.ended = False
+        self.broken = False
+        self.mismatched = False
+        self.error: BaseException | None = None
+        self._chunks: list[bytes] = []
+        self._trimmed = 0  # chunks dropped from the front, once over the cap
+        self._length = 0
+        self._buffered = 0
+        self._content_length: int | None = None
+        self._storing = False
+        self._readers: set[Reader] = set()
+        self._alias: bytes | None = None
+        self.conditional = False
+        if entry is not None and isinstance(entry.value, StoredResponse):
+            self.conditional = bool(conditional_lines(entry.value.fields))
+
+    # -- towards the origin --------------------------------------------------------------------
+
+    def request_lines(self) -> Lines:
+        """The request's header lines as they go to the origin.
+
+        With validators of ours, the client's own preconditions are replaced (4.3.1); in a shared
+        fetch they are left out, since a 304 to one client would be of no use to the others, and are
+        evaluated against what comes back.
+        """
+        lines = self.request.fields.lines
+        if self.solo and not self.conditional:
+            return lines
+        kept = [line for line in lines if line[0] not in CONDITIONAL_FIELDS]
+        if self.conditional:
+            assert self.entry is not None
+            kept += conditional_lines(self.entry.value.fields)
+        return kept
+
+    # -- from the origin -----------------------------------------------------------------------
+
+    def head(
+        self, status: int, lines: Lines, *, route: Match | None = None, trailers: bool = False
+    ) -> Relay:
+        """The head of the origin's response.
+
+        ``route``: policy set next to the route, which takes the place of a rule. ``trailers``:
+        trailer fields were announced; they cannot be stored with the rest, so nothing is.
+        """
+        cache = self._cache
+        now = cache.stack.runtime.now()
+        fields = Fields(lines)
+        self.origin_status = status
+        if route is not None:
+            self.match = route
+        if self.conditional and status == 304:
+            return self._not_modified(fields, now)
+        if status in _ORIGIN_ERRORS and self.answer_error(f"status {status}"):
+            return Relay.SWALLOW
+
+        cleaned = cache.without_tags(fields.lines)
+        if self.request.method != "GET":
+            self.client_lines = [*cleaned, *cache.forward_line(self)]
+            self._become(State.RELEASED)
+            return Relay.PASS
+        planned = plan_storage(
+            self.request,
+            status,
+            fields,
+            self.match,
+            cache.options,
+            request_time=self.request_time,
+            response_time=now,
+        )
+        if isinstance(planned, Plan):
+            planned = Refused.TRAILERS if trailers else self._check_length(status, fields, planned)
+        if isinstance(planned, Refused):
+            self.refused = planned
+            self.client_lines = [*cleaned, *cache.forward_line(self)]
+            cache.not_stored(self, planned, status)
+            self._become(State.RELEASED)
+            return Relay.PASS
+
+        if planned.names:
+            planned = planned._replace(lines=with_vary(planned.lines, planned.names))
+            cleaned = with_vary(cleaned, planned.names)
+        self.plan = planned
+        self.secondary = secondary_key(planned.names, self.request.fields)
+        self.response = Head(status, cleaned, planned.lines)
+        self.client_lines = [*cleaned, *cache.forward_line(self)]
+        self._storing = True
+        if self.solo:
+            return Relay.TEE
+        if planned.shareable:
+            if planned.names:
+                # Now it is known which variant this is: requests for it that find the index of
+                # variants, and no longer the bare target, shall find this flight as well.
+                self._alias = variant_key(self.primary, self.secondary)
+                cache.flights.lead(self._alias, self)
+            self._become(State.STREAMING)
+            return Relay.SHARE
+        # To be stored, but for validation only (no-cache, max-age=0): nobody else may have it now.
+        self._become(State.RELEASED)
+        return Relay.TEE
+
+    def _check_length(self, status: int, fields: Fields, plan: Plan) -> Plan | Refused:
+        lengths = set(fields.all(b"content-length"))
+        if not lengths or status in _NO_BODY:
+            return plan
+        value = lengths.pop()
+        if lengths or not value.isdigit() or len(value) > 18:
+            return Refused.LENGTH_MISMATCH
+        self._content_length = int(value)
+        if self._content_length > self._cache.options.max_body:  # type: ignore[operator]
+            return Refused.TOO_LARGE
+        return plan
+
+    def _not_modified(self, fields: Fields, now: float) -> Relay:
+        """4.3.3, 4.3.4: update the stored response and use it."""
+        assert self.entry is not None
+        stored: StoredResponse = self.entry.value
+        cache = self._cache
+        if not freshens(stored.fields, fields):
+            # A 304 for something else than we asked about: what we hold must not be used. Ask
+            # again, without validators.
+            cache.stack.counters.on(
+                "refused", request=self.request, reason=Refused.NOT_MODIFIED.token
+            )
+            self.mismatched = True
+            self._become(State.FAILED)
+            return Relay.SWALLOW
+        lines = updated_fields(stored.lines, fields, cache.directives_of(fields))
+        if b"date" not in fields:
+            # RFC 9110 6.6.1: then the time of receipt is its date, not that of the older response.
+            lines = [line for line in lines if line[0] != b"date"]
+        merged = Fields(lines)
+        age = fields.all(b"age")
+        planned = plan_storage(
+            self.request,
+            stored.status,
+            Fields([*lines, *((b"age", value) for value in age)]) if age else merged,
+            self.match,
+            cache.options,
+            request_time=self.request_time,
+            response_time=now,
+        )
+        if isinstance(planned, Plan):
+            tags = planned.tags or self.entry.tags
+            plan = planned._replace(tags=tags)
+            self.plan = plan
+            self.secondary = secondary_key(plan.names, self.request.fields)
+            self.entry = self._entry(plan, stored.status, plan.lines, stored.body)
+            self._storing = True
+        else:
+            # Valid for this request, not to be kept any longer.
+            self.refused = planned
+            self.entry = Entry(
+                StoredResponse(
+                    stored.status, lines, stored.body, generated=now, received=now, revalidate=True
+                ),
+                created=now,
+                fresh_until=now,
+                stamp=self.stamp,
+            )
+            cache.not_stored(self, planned, 304)
+        cache.stack.counters.on("revalidated", request=self.request)
+        self._become(State.ANSWERED)
+        return Relay.SWALLOW
+
+    def answer_error(self, error: object) -> bool:
+        """The origin failed. True if a stored response may stand in for it (RFC 5861 section 4)."""
+        if self.entry is None or self.state is not State.PENDING:
+            return False
+        if not self._cache.stale_if_error(self.request, self.entry):
+            return False
+        self._cache.stack.counters.on(
+            "stale", request=self.request, reason="stale-if-error", error=error
+        )
+        self._become(State.ANSWERED)
+        return True
+
+    def body(self, chunk: bytes) -> None:
+        """The next part of the body, in SHARE and TEE."""
+        if not chunk:
+            return
+        self._length += len(chunk)
+        cache = self._cache
+        if self._storing:
+            if self._length > cache.options.max_body:  # type: ignore[operator]
+                self._refuse(Refused.TOO_LARGE)
+            elif not cache.take_inflight(len(chunk)):
+                self._refuse(Refused.BUDGET)
+            else:
+                self._buffered += len(chunk)
+        if self._storing or self.state is State.STREAMING:
+            self._chunks.append(chunk)
+        if self.state is State.STREAMING:
+            self._trim()
+            self.pulse.beat()
+
+    def _refuse(self, reason: Refused) -> None:
+        """Give up storing, in the middle of the body. Those who stream along still get all of it."""
+        self._storing = False
+        self.refused = reason
+        self._give_back()
+        self._cache.not_stored(self, reason, self.origin_status or 0)
+        self._land()  # nobody may join: the beginning is about to be dropped
+        if self.state is not State.STREAMING:
+            self._chunks = []
+
+    @property
+    def oversized(self) -> bool:
+        """Streaming without storing: the adapter awaits `room` after each chunk."""
+        return self.state is State.STREAMING and not self._storing and not self.ended
+
+    async def room(self) -> None:
+        """Backpressure of a stream that is over the cap: wait until its slowest reader is close.
+
+        A reader that does not move for ``slow_reader_timeout`` while others wait is cut off; alone
+        it may take the time it wants, like any client without a cache.
+        """
+        while self._readers and self._backlog() > WINDOW:
+            seen = self.pulse.version
+            slowest = min(self._readers, key=lambda reader: reader.index)
+            limit = self._cache.options.slow_reader_timeout if len(self._readers) > 1 else None
+            before = slowest.index
+            moved = await self.pulse.wait(seen, limit)  # type: ignore[arg-type]
+            if not moved and slowest.index == before and slowest in self._readers:
+                self._cache.stack.counters.on("stream_cut", request=slowest.request)
+                slowest.cut = True
+                self._readers.discard(slowest)
+                self.pulse.beat()
+            self._trim()
+
+    def _backlog(self) -> int:
+        first = min(reader.index for reader in self._readers) - self._trimmed
+        return sum(len(chunk) for chunk in self._chunks[max(first, 0) :])
+
+    def _trim(self) -> None:
+        """Over the cap, drop the chunks that every reader has had."""
+        if self._storing or self.ended:
+            return
+        if not self._readers:
+            done = len(self._chunks)
+        else:
+            done = min(reader.index for reader in self._readers) - self._trimmed
+        if done > 0:
+            del self._chunks[:done]
+            self._trimmed += done
+
+    async def finish(self) -> None:
+        """The body is complete: verify it, store it, tell the readers."""
+        try:
+            if self._storing:
+                if self.state is not State.ANSWERED:
+                    self._verify()
+                if self._storing:
+                    await self._commit()
+        finally:
+            self.ended = True
+            self._give_back()
+            self._land()
+            self.pulse.beat()
+
+    def _verify(self) -> None:
+        if self._content_length is not None and self._content_length != self._length:
+            self._storing = False
+            self.refused = Refused.LENGTH_MISMATCH
+            self._cache.not_stored(self, Refused.LENGTH_MISMATCH, self.origin_status or 0)
+
+    async def _commit(self) -> None:
+        plan = self.plan
+        assert plan is not None
+        if self.state is State.ANSWERED:
+            assert self.entry is not None
+            entry = self.entry
+        else:
+            assert self.response is not None
+            body = b"".join(self._chunks)
+            lines = plan.lines
+            if self._content_length is None and self.response.status not in _NO_BODY:
+                # We know it now, and a HEAD answered from the store has no other way to tell.
+                lines = [*lines, (b"content-length", b"%d" % len(body))]
+            entry = self._entry(plan, self.response.status, lines, body)
+        if not await self._cache.commit(self, plan, entry):
+            self.refused = Refused.PURGED
+
+    def _entry(self, plan: Plan, status: int, lines: Lines, body: bytes) -> Entry:
+        stored = StoredResponse(
+            status,
+            self._cache.interned(lines),
+            body,
+            generated=plan.generated,
+            received=plan.received,
+            revalidate=plan.revalidate,
+            no_stale=plan.no_stale,
+            anonymous=plan.anonymous,
+            authorized=plan.authorized,
+        )
+        return Entry(
+            stored,
+            created=plan.received,
+            fresh_until=plan.fresh_until,
+            stale_while_revalidate=plan.stale_while_revalidate,
+            stale_if_error=plan.stale_if_error,
+            expires=plan.expires,
+            tags=plan.tags,
+            stamp=self.stamp,
+            size=stored.size,
+        )
+
+    def abort(self, error: BaseException | None = None) -> None:
+        """The origin broke off: nothing is stored; readers in the middle see it break off too.
+
+        ``error``: what it raised; None if it just ended too early.
+        """
+        if self.ended or self.broken:
+            return
+        self._storing = False
+        self.error = error
+        self._chunks = self._chunks if self.state is State.STREAMING else []
+        self._give_back()
+        if self.state is State.PENDING:
+            self._become(State.FAILED)
+        else:
+            self.broken = True
+            self._land()
+            self.pulse.beat()
+
+    def _give_back(self) -> None:
+        self._cache.give_inflight(self._buffered)
+        self._buffered = 0
+
+    def _become(self, state: State) -> None:
+        self.state = state
+        if state in (State.RELEASED, State.FAILED):
+            self._land()
+        self.pulse.beat()
+
+    def _land(self) -> None:
+        for key in (self.flight_key, self._alias):
+            if key is not None:
+                self._cache.flights.land(key, self)
+
+    # -- towards those who wait ----------------------------------------------------------------
+
+    def joinable(self, request: Request) -> bool:
+        """May a request that comes now wait for this fetch?
+
+        Not when something it is known to match was purged since it began (G3). What is learnt only
+        from its head, `Reader.usable` looks at.
+        """
+        if self.state in (State.RELEASED, State.FAILED) or self.broken:
+            return False
+        if self.oversized or self.ended:
+            return False
+        tags: tuple[str, ...] = ()
+        if self.plan is not None:
+            if not self.fits(request):
+                return False
+            tags = self.plan.tags
+        return not self._cache.stack.purged_since(self.stamp, tags, self.primary)
+
+    def fits(self, request: Request) -> bool:
+        """Is the response, its head known, one that this request may be answered with?"""
+        plan = self.plan
+        assert plan is not None
+        if plan.anonymous and request.cookie:
+            return False
+        if request.authorization and not plan.authorized:
+            return False
+        return plan.shareable and secondary_key(plan.names, request.fields) == self.secondary
+
+    @property
+    def abandoned(self) -> bool:
+        """Nobody waits any more."""
+        return not self._readers
+
+    def reader(self, request: Request) -> Reader:
+        """A place among those who wait."""
+        reader = Reader(self, request, self._cache.stack.marks.position)
+        self._readers.add(reader)
+        return reader
+
+
+class Reader:
+    """One request that waits for an exchange and then reads along.
+
+    Use it as a context manager: leaving takes it off the exchange, whatever happened.
+    """
+
+    __slots__ = ("_exchange", "cut", "index", "joined_at", "request")
+
+    def __init__(self, exchange: Exchange, request: Request, joined_at: int) -> None:
+        self._exchange = exchange
+        self.request = request
+        self.joined_at = joined_at
+        self.index = 0
+        self.cut = False
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        exchange = self._exchange
+        exchange._readers.discard(self)
+        if exchange.oversized:
+            exchange.pulse.beat()  # the producer may be waiting for us
+
+    async def state(self, timeout: float | None) -> State:
+        """Wait for the head; PENDING if it did not come within ``timeout`` seconds."""
+        exchange = self._exchange
+        while exchange.state is State.PENDING:
+            seen = exchange.pulse.version
+            if exchange.state is not State.PENDING:
+                break
+            if not await exchange.pulse.wait(seen, timeout):
+                break
+        return exchange.state
+
+    def usable(self) -> bool:
+        """May this follower have the response that others are getting?
+
+        It must be the variant it asked for, it must not be one that only anonymous clients may
+        have, and nothing may have purged it between the start of the fetch and this request.
+        """
+        exchange, request = self._exchange, self.request
+        plan = exchange.plan
+        if plan is None:
+            entry = exchange.entry
+            return entry is not None and exchange.refused is None and self._still(entry.tags)
+        return exchange.fits(request) and self._still(plan.tags)
+
+    def _still(self, tags: tuple[str, ...]) -> bool:
+        exchange = self._exchange
+        return self.joined_at == exchange.stamp or not exchange._cache.stack.purged_since(
+            exchange.stamp, tags, exchange.primary
+        )
+
+    def take(self) -> bytes:
+        """What has come since the last call; b"" if nothing has."""
+        exchange = self._exchange
+        chunks = exchange._chunks[self.index - exchange._trimmed :]
+        self.index += len(chunks)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    @property
+    def at_end(self) -> bool:
+        """Everything has been taken, and nothing more will come."""
+        exchange = self._exchange
+        return exchange.ended and self.index == exchange._trimmed + len(exchange._chunks)
+
+    async def more(self) -> None:
+        """Wait until there is something to take, or the end.
+
+        Raises OriginAborted when the origin broke off, or this reader was cut off.
+        """
+        exchange = self._exchange
+        if exchange.oversized:
+            exchange.pulse.beat()  # what we took makes room
+        while True:
+            seen = exchange.pulse.version
+            more = self.index < exchange._trimmed + len(exchange._chunks) or exchange.ended
+            if more and not self.cut:
+                return
+            if exchange.broken or self.cut:
+                raise OriginAborted(
+                    "the origin ended its response before its end"
+                    if exchange.broken
+                    else "the client was too slow for a response that is not stored"
+                ) from exchange.error
+            await exchange.pulse.wait(seen)

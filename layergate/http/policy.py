@@ -1,0 +1,192 @@
+"""From a response's head to how it may be kept: storing, freshness, rules and tags put together."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from layergate.config import DEFAULT_STATUSES, MAX_TAG_LENGTH, Options
+from layergate.http.cache_control import EMPTY, parse_cache_control
+from layergate.http.fields import Fields, Lines, split_list
+from layergate.http.freshness import Lifetime, freshness_lifetime, initial_age
+from layergate.http.request import Request
+from layergate.http.rules import Match, fill_tags
+from layergate.http.selecting import vary_names
+from layergate.http.storing import Refused, authorization_allows, may_store, storable_fields
+from layergate.http.validation import has_validator
+
+__all__ = ["TAG_FIELDS", "Plan", "plan_storage", "response_tags", "with_vary"]
+
+TAG_FIELDS: Final = frozenset({b"cache-tag", b"surrogate-key"})
+_SET_COOKIE: Final = frozenset({b"set-cookie"})
+
+
+class Plan(NamedTuple):
+    """How a response is to be stored. Times: seconds since the epoch; windows: seconds."""
+
+    lines: Lines  # the fields to store
+    generated: float
+    received: float
+    fresh_until: float
+    stale_while_revalidate: float
+    stale_if_error: float
+    expires: float
+    tags: tuple[str, ...]
+    names: tuple[bytes, ...]  # request fields that select it (Vary)
+    revalidate: bool
+    no_stale: bool
+    anonymous: bool
+    authorized: bool
+    lifetime: Lifetime
+
+    @property
+    def shareable(self) -> bool:
+        """May requests that wait for it now be answered with it, as with a stored response?"""
+        return not self.revalidate and (
+            self.fresh_until + self.stale_while_revalidate > self.received
+        )
+
+
+def response_tags(fields: Fields) -> tuple[str, ...] | None:
+    """The tags of ``Cache-Tag`` (comma list) and ``Surrogate-Key`` (space list), in order, without
+    duplicates; None if one is too long to be purged by."""
+    tags: dict[str, None] = {}
+    for line in fields.all(b"cache-tag"):
+        for tag in split_list(line):
+            tags[tag.decode("utf-8", "surrogateescape")] = None
+    for line in fields.all(b"surrogate-key"):
+        for tag in line.split():
+            tags[tag.decode("utf-8", "surrogateescape")] = None
+    if any(len(tag) > MAX_TAG_LENGTH for tag in tags):
+        return None
+    return tuple(tags)
+
+
+def plan_storage(
+    request: Request,
+    status: int,
+    fields: Fields,
+    match: Match | None,
+    options: Options,
+    *,
+    request_time: float,
+    response_time: float,
+) -> Plan | Refused:
+    """Everything section 3 and 4.2 say about this response, and the rule where the response leaves
+    room for one."""
+    rule = match.rule if match is not None else None
+    if rule is not None and rule.bypass:
+        return Refused.RULE
+    control = fields.get(b"cache-control")
+    directives = EMPTY if control is None else parse_cache_control(control)
+    if rule is None and control is None and options.heuristic is None and b"expires" not in fields:
+        return Refused.NO_FRESHNESS  # the commonest answer of an app that does not speak of caching
+
+    lifetime: Lifetime | None = None
+    excuse: Refused | None = None
+    if (
+        rule is not None
+        and rule.ttl is not None
+        and status in (DEFAULT_STATUSES if rule.statuses is None else rule.statuses)
+    ):
+        explicit = directives.has_explicit or b"expires" in fields
+        if explicit and rule.override and not (directives.no_store or directives.private):
+            directives, explicit = EMPTY, False
+        if not explicit:
+            if request.cookie and not rule.allow_cookie:
+                excuse = Refused.COOKIE
+            elif request.authorization and not rule.allow_authorization:
+                excuse = Refused.AUTHORIZATION
+            else:
+                lifetime = Lifetime(float(rule.ttl), "rule")  # type: ignore[arg-type]
+    by_rule = lifetime is not None
+    if lifetime is None:
+        lifetime = freshness_lifetime(
+            fields,
+            directives,
+            status,
+            response_time=response_time,
+            heuristic_fraction=options.heuristic,
+        )
+
+    allow_set_cookie = rule is not None and rule.allow_set_cookie
+    refused = may_store(
+        method="GET" if request.method == "HEAD" else request.method,
+        request_fields=request.fields,
+        request_cc=request.directives,
+        status=status,
+        fields=fields,
+        cc=directives,
+        explicit_lifetime=lifetime.source in ("rule", "heuristic"),
+        allow_set_cookie=allow_set_cookie,
+        allow_authorization=by_rule,
+    )
+    if refused is not None:
+        return excuse if excuse is not None and refused is Refused.NO_FRESHNESS else refused
+
+    names = vary_names(fields)
+    if names is None:
+        return Refused.VARY_STAR
+    tags = response_tags(fields)
+    if match is not None and rule is not None:
+        if rule.vary:
+            names = tuple(sorted({*names, *(name.encode("ascii") for name in rule.vary)}))
+        filled = fill_tags(rule.tags, match.params)
+        tags = None if filled is None or tags is None else tuple(dict.fromkeys(tags + filled))
+    if tags is None or len(tags) > options.max_tags:
+        return Refused.TAGS
+
+    age = initial_age(fields, request_time=request_time, response_time=response_time)
+    generated = response_time - age
+    # A rule's lifetime is ours to count: it runs from when the response came.
+    fresh_until = (response_time if by_rule else generated) + lifetime.seconds
+    must = directives.must_revalidate or directives.proxy_revalidate or directives.no_cache
+    no_stale = must or directives.s_maxage is not None
+    windows: list[float] = []
+    for own, granted in (
+        (directives.stale_while_revalidate, rule and rule.stale_while_revalidate),
+        (directives.stale_if_error, rule and rule.stale_if_error),
+    ):
+        # s-maxage implies proxy-revalidate (5.2.2.10), but a response that names a stale window
+        # beside it is "a cache extension that can override" (section 4), and origins do write
+        # "s-maxage=60, stale-while-revalidate=30". A rule's window is no such thing.
+        if own is not None:
+            windows.append(0.0 if must else float(own))
+        else:
+            windows.append(0.0 if no_stale or granted is None else float(granted))  # type: ignore[arg-type]
+    swr, sie = windows
+    keep = float(options.keep) if has_validator(fields) else 0.0  # type: ignore[arg-type]
+    expires = fresh_until + max(swr, sie, keep)
+    if expires <= response_time:
+        return Refused.EXPIRED
+    drop = TAG_FIELDS if options.strip_tags else frozenset()
+    return Plan(
+        lines=storable_fields(
+            fields, directives, drop=drop | _SET_COOKIE if allow_set_cookie else drop
+        ),
+        generated=generated,
+        received=response_time,
+        fresh_until=fresh_until,
+        stale_while_revalidate=swr,
+        stale_if_error=sie,
+        expires=expires,
+        tags=tags,
+        names=names,
+        revalidate=directives.no_cache,
+        no_stale=no_stale,
+        anonymous=by_rule and rule is not None and not rule.allow_cookie,
+        authorized=authorization_allows(directives)
+        or (by_rule and rule is not None and rule.allow_authorization),
+        lifetime=lifetime,
+    )
+
+
+def with_vary(lines: Lines, names: tuple[bytes, ...]) -> Lines:
+    """The lines with a Vary that names ``names`` too: what a rule's ``vary`` says is as true for the
+    caches downstream."""
+    present = {
+        member.lower() for name, value in lines if name == b"vary" for member in split_list(value)
+    }
+    missing = [name for name in names if name not in present]
+    if not missing or b"*" in present:
+        return lines
+    return [*lines, (b"vary", b", ".join(missing))]
