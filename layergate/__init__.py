@@ -6,7 +6,7 @@ See the README for the options, `docs/architecture.md` for how it works.
 """
 
 from layergate.asgi import LayerGate
-from layergate.assembly import HttpCache
+from layergate.assembly import CacheStack, HttpCache
 from layergate.config import Admin, Rule
 from layergate.errors import (
     ConfigError,
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Admin",
+    "CacheStack",
     "ConfigError",
     "HttpCache",
     "KeyRefused",

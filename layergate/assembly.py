@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import contextvars
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
 
+from layergate.config import Options
 from layergate.core.events import Hook
 from layergate.core.layer import Layer
 from layergate.core.loader import Loader, LoadRuntime
-from layergate.core.stack import WritePolicy
+from layergate.core.stack import Stack, WritePolicy
+from layergate.http.cache import Cache
+from layergate.http.key import label_of
+from layergate.layers.memory import MemoryLayer
 from layergate.runtime.loop import LoopRuntime
 
-__all__ = ["CacheStack"]
+__all__ = ["CacheStack", "HttpCache"]
 
 
 class CacheStack(Loader):
@@ -48,3 +55,31 @@ class CacheStack(Loader):
             max_marks=max_marks,
             max_patterns=max_patterns,
         )
+
+
+class HttpCache(Cache):
+    """The HTTP cache, ready to be given to one or more `LayerGate` middlewares.
+
+    Takes every option of `layergate.config.Options` by keyword; ``runtime``: None for asyncio.
+
+    Raises ConfigError.
+    """
+
+    def __init__(self, *, runtime: LoopRuntime | None = None, **options: Any) -> None:
+        checked = Options.of(options)
+        layers = checked.layers
+        if layers is None:
+            layers = (MemoryLayer(checked.memory),)
+        self._runtime = LoopRuntime() if runtime is None else runtime
+        stack = Stack(tuple(layers), runtime=self._runtime, label=label_of, hooks=checked.hooks)
+        super().__init__(stack, checked)
+
+    def spawn(
+        self, work: Coroutine[Any, Any, Any], context: contextvars.Context | None
+    ) -> asyncio.Task[Any]:
+        """Run a fetch in the background of this loop; in an empty context if None is given."""
+        return self._runtime.spawn(work, name="layergate fetch", context=context)
+
+    async def aclose(self) -> None:
+        """Wait for background work (at most ``shutdown_timeout`` seconds), then cancel it."""
+        await self._runtime.aclose(float(self.options.shutdown_timeout))  # type: ignore[arg-type]

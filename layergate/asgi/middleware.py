@@ -44,6 +44,7 @@ _logger = logging.getLogger("layergate")
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
 _POLICY: Final = "layergate"  # scope key of the place where a route leaves its policy
+_READS: Final = frozenset({"GET", "HEAD"})
 _MAX_TRIES: Final = 3
 
 
@@ -93,7 +94,7 @@ class LayerGate:
         ):
             await self._administer(self._admin, scope, receive, send)
             return
-        if method != "GET" and method != "HEAD":
+        if method not in _READS:
             await self.app(scope, receive, self._after_method(scope, send))
             return
         headers = scope["headers"]
@@ -369,7 +370,7 @@ class LayerGate:
             if body is None:
                 served = Served(413, [(b"content-length", b"0"), (b"connection", b"close")], b"")
             else:
-                served = await admin.handle(scope["method"], scope["path"], body, fields)
+                served = await admin.handle(scope["method"], scope["path"], body)
         await _send(send, served)
 
 

@@ -613,23 +613,19 @@ class Loader(Stack):
         checked_key(key)
         if not callable(fetch):
             raise ConfigError(f"fetch must be a callable without arguments, got {fetch!r}")
-
-        async def load(_keys: list[Key]) -> Mapping[Key, Any]:
-            return {key: await self._call(fetch)}
-
-        if not policy.force:
-            entry = self.peek(key)
-            if entry is not None:
-                now = self._now()
-                if now < entry.fresh_until:
-                    self.counters.hits += 1
-                    if self._is_late(entry, policy):
-                        self._refresh([key], load, policy, "ahead")
-                    return entry.value
-                if now < entry.fresh_until + entry.stale_while_revalidate:
-                    self.counters.on("stale", key=key, reason="stale-while-revalidate")
-                    self._refresh([key], load, policy, "stale")
-                    return entry.value
+        entry = None if policy.force else self.peek(key)
+        if entry is not None:
+            now = self._now()
+            if now < entry.fresh_until:
+                self.counters.hits += 1
+                if self._is_late(entry, policy):
+                    self._refresh([key], self._load_one(fetch), policy, "ahead")
+                return entry.value
+            if now < entry.fresh_until + entry.stale_while_revalidate:
+                self.counters.on("stale", key=key, reason="stale-while-revalidate")
+                self._refresh([key], self._load_one(fetch), policy, "stale")
+                return entry.value
+        load = self._load_one(fetch)
         return (await self._fly_and_wait([key], load, policy, bulk=False))[key]
 
     async def _call(self, fetch: Callable[..., Any], *args: Any) -> Any:
@@ -639,6 +635,12 @@ class Loader(Stack):
             return await fetch(*args)
         got = await self.runtime.call(lambda: fetch(*args))
         return await got if inspect.isawaitable(got) else got
+
+    def _load_one(self, fetch: Callable[[], Any]) -> _Load:
+        async def load(keys: list[Key]) -> Mapping[Key, Any]:
+            return {keys[0]: await self._call(fetch)}
+
+        return load
 
     def _load_many(self, fetch_many: Callable[[list[Key]], Any], policy: Policy) -> _Load:
         if not callable(fetch_many):

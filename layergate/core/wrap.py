@@ -64,6 +64,12 @@ class Wrapped(Generic[P]):
         self._loader = loader
         self._function = function
         self._signature = inspect.signature(function)
+        parameters = self._signature.parameters.values()
+        # Names and defaults, if there are no other than plain parameters: most calls can then be
+        # bound without the generality of `Signature.bind`, which costs more than the hit.
+        self._plain: tuple[tuple[str, Any], ...] | None = None
+        if all(each.kind is each.POSITIONAL_OR_KEYWORD for each in parameters):
+            self._plain = tuple((each.name, each.default) for each in parameters)
         self._options = options
         self._bound: tuple[Any, ...] = ()
         self._policy: Policy | None = None
@@ -127,6 +133,16 @@ class Wrapped(Generic[P]):
         return bound
 
     def _arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        plain = self._plain
+        if plain is not None and not kwargs and len(self._bound) + len(args) <= len(plain):
+            values = (*self._bound, *args)
+            arguments = {name: value for (name, _), value in zip(plain, values, strict=False)}
+            for name, default in plain[len(values) :]:
+                if default is inspect.Parameter.empty:
+                    break  # let `bind` say so
+                arguments[name] = default
+            else:
+                return arguments
         bound = self._signature.bind(*self._bound, *args, **kwargs)
         bound.apply_defaults()
         return bound.arguments

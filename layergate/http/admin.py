@@ -58,7 +58,7 @@ class AdminEndpoint:
             return _answer(403, errors=["wrong token"])
         return None
 
-    async def handle(self, method: str, path: str, body: bytes, fields: Fields) -> Served:
+    async def handle(self, method: str, path: str, body: bytes) -> Served:
         """Answer an authorised request to the endpoint."""
         action = path[len(self._admin.path) :].strip("/")
         if action == "purge":

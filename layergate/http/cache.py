@@ -38,8 +38,8 @@ from layergate.http.policy import TAG_FIELDS, Plan, plan_storage
 from layergate.http.request import Request
 from layergate.http.rules import Match, RuleSet
 from layergate.http.selecting import secondary_key
-from layergate.http.storing import Refused
 from layergate.http.stored import HitForMiss, Served, StoredResponse, VariantIndex
+from layergate.http.storing import Refused
 from layergate.http.uri import canonical_uri
 from layergate.http.validation import head_matches, not_modified, not_modified_lines, updated_fields
 
@@ -415,7 +415,8 @@ class Cache:
     def streamed(self, exchange: Exchange, request: Request) -> Served:
         """The head a follower gets of a shared stream; a 304 without a body if that is what its
         preconditions ask for (then it need not read on)."""
-        assert exchange.response is not None and exchange.plan is not None
+        assert exchange.response is not None
+        assert exchange.plan is not None
         head = exchange.response
         now = self.stack.runtime.now()
         age = _age_line(max(0, int(now - exchange.plan.generated)))
@@ -429,7 +430,8 @@ class Cache:
     def precondition(self, exchange: Exchange) -> Served | None:
         """A 304 for the leader of a shared stream whose own preconditions (left out of the fetch)
         say that it has this response already; else None."""
-        assert exchange.response is not None and exchange.plan is not None
+        assert exchange.response is not None
+        assert exchange.plan is not None
         head, request = exchange.response, exchange.request
         if head.status != 200:
             return None
@@ -548,8 +550,8 @@ class Cache:
         )
         await self.stack.store(primary, index)
 
-    def not_stored(self, exchange: Exchange, reason: Refused, status: int) -> None:
-        """A response was refused: say so, and remember that its target is not shareable."""
+    def not_stored(self, exchange: Exchange, reason: Refused) -> None:
+        """A response was refused."""
         self.stack.counters.on("refused", request=exchange.request, reason=reason.token)
 
     async def settle(self, exchange: Exchange) -> None:

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 from layergate.core.entry import Entry
 from layergate.http.cache_control import CacheControl
 from layergate.http.request import Request
-from layergate.http.storing import Refused
 from layergate.http.stored import StoredResponse
+from layergate.http.storing import Refused
 
 __all__ = ["Decision", "Verdict", "decide", "passes", "stale_if_error"]
 

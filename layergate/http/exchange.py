@@ -17,7 +17,7 @@ and only copies what passes.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from layergate.core.entry import Entry
 from layergate.core.flight import Pulse
@@ -28,8 +28,8 @@ from layergate.http.policy import Plan, plan_storage, with_vary
 from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.selecting import secondary_key
-from layergate.http.storing import Refused
 from layergate.http.stored import StoredResponse
+from layergate.http.storing import Refused
 from layergate.http.validation import (
     CONDITIONAL_FIELDS,
     conditional_lines,
@@ -221,7 +221,7 @@ class Exchange:
         if isinstance(planned, Refused):
             self.refused = planned
             self.client_lines = [*cleaned, *cache.forward_line(self)]
-            cache.not_stored(self, planned, status)
+            cache.not_stored(self, planned)
             self._become(State.RELEASED)
             return Relay.PASS
 
@@ -306,7 +306,7 @@ class Exchange:
                 fresh_until=now,
                 stamp=self.stamp,
             )
-            cache.not_stored(self, planned, 304)
+            cache.not_stored(self, planned)
         cache.stack.counters.on("revalidated", request=self.request)
         self._become(State.ANSWERED)
         return Relay.SWALLOW
@@ -347,7 +347,7 @@ class Exchange:
         self._storing = False
         self.refused = reason
         self._give_back()
-        self._cache.not_stored(self, reason, self.origin_status or 0)
+        self._cache.not_stored(self, reason)
         self._land()  # nobody may join: the beginning is about to be dropped
         if self.state is not State.STREAMING:
             self._chunks = []
@@ -410,7 +410,7 @@ class Exchange:
         if self._content_length is not None and self._content_length != self._length:
             self._storing = False
             self.refused = Refused.LENGTH_MISMATCH
-            self._cache.not_stored(self, Refused.LENGTH_MISMATCH, self.origin_status or 0)
+            self._cache.not_stored(self, Refused.LENGTH_MISMATCH)
 
     async def _commit(self) -> None:
         plan = self.plan
@@ -542,7 +542,7 @@ class Reader:
         self.index = 0
         self.cut = False
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
