@@ -1,15 +1,15 @@
 """The error tree. Every exception LayerGate raises on purpose is one of these.
 
-    LayerGateError
-    ├── ConfigError(ValueError)      an option is wrong; raised at start-up
-    ├── LayerError                   a layer could not be read or written
-    │   └── PartialWriteError        strict write policy: some layers took the entry, some did not
-    ├── KeyRefused(ValueError)       a key, tag or pattern over its size cap or of the wrong type
-    ├── PurgeRefused(ValueError)     a purge request that names nothing, or something unusable
-    ├── OriginAborted                the origin broke off a response that was being streamed along
-    ├── FetchTimeout(TimeoutError)   a caller's `timeout` passed before the fetch it waits for ended
-    ├── FetchAborted                 the fetch was cancelled before it gave a value
-    └── FetchRecursion(RuntimeError) a fetch waits, directly or in a circle, for itself
+LayerGateError
+├── ConfigError(ValueError)      an option is wrong; raised at start-up
+├── LayerError                   a layer could not be read or written
+│   └── PartialWriteError        strict write policy: some layers took the entry, some did not
+├── KeyRefused(ValueError)       a key, tag or pattern over its size cap or of the wrong type
+├── PurgeRefused(ValueError)     a purge request that names nothing, or something unusable
+├── OriginAborted                the origin broke off a response that was being streamed along
+├── FetchTimeout(TimeoutError)   a caller's `timeout` passed before the fetch it waits for ended
+├── FetchAborted                 the fetch was cancelled before it gave a value
+└── FetchRecursion(RuntimeError) a fetch waits, directly or in a circle, for itself
 """
 
 from __future__ import annotations

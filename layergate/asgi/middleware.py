@@ -13,10 +13,16 @@ import asyncio
 import contextvars
 import enum
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, TypeAlias
 
-from layergate.asgi.scope import Scope, forward_scope, read_request, refresh_scope
+from layergate.asgi.scope import (
+    Scope,
+    forward_scope,
+    read_request,
+    refresh_scope,
+    route_path,
+)
 from layergate.assembly import HttpCache
 from layergate.config import Rule
 from layergate.core.entry import Entry
@@ -26,6 +32,7 @@ from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
 from layergate.http.fields import Fields, Lines
+from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import primary_key
 from layergate.http.request import Request
 from layergate.http.rules import Match
@@ -78,9 +85,11 @@ class LayerGate:
         self.cache = HttpCache(**options) if cache is None else cache
         admin = self.cache.options.admin
         self._admin = None if admin is None else AdminEndpoint(self.cache, admin)
-        self._obey = self.cache.options.request_directives
+        self.obey_directives = self.cache.options.request_directives
         self._peek = self.cache.peek
         self._method_lines = self.cache.pass_lines(Refused.METHOD, "method")
+        self._rule_lines = self.cache.pass_lines(Refused.RULE, "bypass")
+        self._has_rules = len(self.cache.rules) > 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -95,39 +104,63 @@ class LayerGate:
             await self._administer(self._admin, scope, receive, send)
             return
         if method not in _READS:
-            await self.app(scope, receive, self._after_method(scope, send))
+            if method in SAFE_METHODS:
+                if self._method_lines:
+                    send = _adding(send, self._method_lines)
+                await self.app(scope, receive, send)
+            else:
+                await self.app(scope, receive, self._after_unsafe(scope, send))
             return
         headers = scope["headers"]
         if headers.__class__ is not list:
             headers = scope["headers"] = list(headers)
         fields = dict(headers)
-        if len(fields) == len(headers):  # no field twice: the plain case
-            hit = self._peek(
-                primary_key(
-                    scope["scheme"],
-                    fields.get(b"host", b""),
-                    scope["path"],
-                    scope.get("raw_path"),
-                    scope["query_string"],
-                ),
-                fields,
-            )
-            if hit is not None:
-                stored, lines = hit
-                await send({"type": _START, "status": stored.status, "headers": lines})
-                body = stored.body if method == "GET" else b""
-                await send({"type": _BODY, "body": body})
+        if len(fields) != len(headers):  # some field twice: not the plain case
+            await self._answer(scope, receive, send)
+            return
+        key = primary_key(
+            scope["scheme"],
+            fields.get(b"host", b""),
+            scope["path"],
+            scope.get("raw_path"),
+            scope["query_string"],
+        )
+        hit = self._peek(key, fields)
+        if hit.__class__ is tuple:
+            stored, lines = hit  # type: ignore[misc]
+            await send({"type": _START, "status": stored.status, "headers": lines})
+            await send({"type": _BODY, "body": stored.body if method == "GET" else b""})
+            return
+        if self._has_rules:
+            match = self.cache.rules.match(route_path(scope), fields.get(b"host", b""))
+            if match is not None and match.rule.bypass:
+                self.cache.stack.counters.on("bypass", reason=Refused.RULE.token)
+                if self._rule_lines:
+                    send = _adding(send, self._rule_lines)
+                await self.app(scope, receive, send)
                 return
+        else:
+            match = None
+        if hit is None and b"cookie" in fields:
+            hit = self.cache.cookie_marker(key, fields)
+        if hit is not None and method == "GET" and scope.get("http_version", "1.1")[:1] == "1":
+            await _Unshared(self, scope, match, fields).run(receive, send)
+            return
         await self._answer(scope, receive, send)
 
     async def purge(self, **what: Any) -> PurgeReceipt:
         """As `HttpCache.purge`."""
         return await self.cache.purge(**what)
 
+    def unshared_lines(self, reason: Refused, headers: Iterable[Any]) -> Lines:
+        """The head of a response that is known not to be stored."""
+        lines = self.cache.without_tags(list(headers))
+        return [*lines, *self.cache.pass_lines(reason, "miss")]
+
     # -- deciding ------------------------------------------------------------------------------
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = read_request(scope, obey_directives=self._obey)
+        request = read_request(scope, obey_directives=self.obey_directives)
         if not request.has_body and scope.get("http_version", "1.1")[:1] not in ("1", "0"):
             # HTTP/2 and 3 can carry content that no field announces.
             first = await receive()
@@ -327,8 +360,8 @@ class LayerGate:
 
     # -- other methods, other scopes -----------------------------------------------------------
 
-    def _after_method(self, scope: Scope, send: Send) -> Send:
-        """Watch the response to a method that is not answered from the store (RFC 9111 4.4)."""
+    def _after_unsafe(self, scope: Scope, send: Send) -> Send:
+        """Watch the response to an unsafe method (RFC 9111 4.4)."""
         cache, lines = self.cache, self._method_lines
 
         async def after(message: Message) -> None:
@@ -393,11 +426,11 @@ class _Tap:
         "_cache",
         "_client",
         "_connected",
-        "_exchange",
         "_gate",
         "_relay",
         "_scope",
         "error",
+        "exchange",
         "policy",
     )
 
@@ -406,7 +439,7 @@ class _Tap:
     ) -> None:
         self._gate = gate
         self._cache = gate.cache
-        self._exchange = exchange
+        self.exchange = exchange
         self._scope = scope
         self._client = client
         self._relay: Relay | None = None
@@ -421,7 +454,7 @@ class _Tap:
 
     async def run(self) -> None:
         """Call the app; never raises, but for cancellation."""
-        exchange = self._exchange
+        exchange = self.exchange
         self._scope[_POLICY] = self.policy
         try:
             await self._gate.app(self._scope, self.receive, self.send)
@@ -437,7 +470,7 @@ class _Tap:
                 exchange.abort()
 
     async def _failed(self, error: Exception) -> None:
-        exchange = self._exchange
+        exchange = self.exchange
         if isinstance(error, _Deserted):
             exchange.abort(error)
             return
@@ -469,7 +502,7 @@ class _Tap:
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
-        exchange = self._exchange
+        exchange = self.exchange
         if kind == _BODY:
             relay = self._relay
             if relay is Relay.PASS:
@@ -501,7 +534,7 @@ class _Tap:
                 await self._to_client(message)
 
     async def _head(self, message: Message) -> None:
-        exchange = self._exchange
+        exchange = self.exchange
         relay = exchange.head(
             message["status"],
             list(message.get("headers", ())),
@@ -528,6 +561,73 @@ class _Tap:
                 return  # worth finishing, for the store
             raise _Deserted("the client is gone")
         await client.send(message)
+
+
+class _Unshared:
+    """A request for what is known not to be shareable: forwarded at once, in its own task.
+
+    Only if the response looks as if that has changed, an exchange is made after all.
+    """
+
+    __slots__ = ("_began", "_fields", "_gate", "_match", "_scope", "_send", "_stamp", "_tap")
+
+    def __init__(
+        self, gate: LayerGate, scope: Scope, match: Match | None, fields: dict[bytes, bytes]
+    ) -> None:
+        self._gate = gate
+        self._scope = scope
+        self._match = match
+        self._fields = fields
+        self._tap: _Tap | None = None
+        stack = gate.cache.stack
+        self._stamp = stack.marks.position
+        self._began = stack.runtime.now()
+
+    async def run(self, receive: Receive, send: Send) -> None:
+        self._send = send
+        policy: dict[str, Any] = {}
+        self._scope[_POLICY] = policy
+        try:
+            await self._gate.app(self._scope, receive, self.send)
+        except BaseException as error:
+            if self._tap is not None:
+                self._tap.exchange.abort(error)
+            raise
+        if self._tap is not None:
+            self._tap.exchange.abort()
+
+    async def send(self, message: Message) -> None:
+        if self._tap is not None:
+            await self._tap.send(message)
+            return
+        if message["type"] == _START:
+            gate, scope = self._gate, self._scope
+            headers = message.get("headers", ())
+            policy = scope[_POLICY]
+            refused = None
+            if not policy and not hasattr(scope.get("endpoint"), "__layergate__"):
+                refused = gate.cache.unshared(
+                    self._match, dict(headers), cookie=b"cookie" in self._fields
+                )
+            if refused is None:
+                await self._look_closer(message, policy)
+                return
+            message = {**message, "headers": gate.unshared_lines(refused, headers)}
+        await self._send(message)
+
+    async def _look_closer(self, message: Message, policy: dict[str, Any]) -> None:
+        gate, scope = self._gate, self._scope
+        request = read_request(scope, obey_directives=gate.obey_directives)
+        exchange = await gate.cache.late(
+            request, self._match, stamp=self._stamp, request_time=self._began
+        )
+        tap = self._tap = _Tap(gate, exchange, scope, _Client(_no_receive, self._send))
+        tap.policy = policy
+        await tap.send(message)
+
+
+async def _no_receive() -> Message:  # pragma: no cover - the app has its own receive here
+    raise AssertionError("an app that is not tapped does not receive through the tap")
 
 
 class _Deserted(OSError):

@@ -241,7 +241,7 @@ class Loader(Stack):
         if ttl is not None:
             ttl = Policy(self.layers, None, ttl=ttl).ttl
         self._now = runtime.now
-        self._default_ttl = ttl
+        self.default_ttl = ttl
         self._max_waiters = max_waiters
         self._max_refreshes = max_refreshes
         self._fetch_term = float(fetch_term)
@@ -356,7 +356,7 @@ class Loader(Stack):
             timeout=timeout,
             force=force,
         )
-        return await self._read(key, fetch, policy)
+        return await self.read(key, fetch, policy)
 
     async def set(
         self,
@@ -550,7 +550,7 @@ class Loader(Stack):
     # -- inside: options and entries -----------------------------------------------------------
 
     def _policy(self, **options: Any) -> Policy:
-        return Policy(self.layers, self._default_ttl, **options)
+        return Policy(self.layers, self.default_ttl, **options)
 
     def _entry(
         self, value: Any, tags: tuple[str, ...], policy: Policy, stamp: int
@@ -609,7 +609,16 @@ class Loader(Stack):
         self.counters.on("miss", key=key)
         return False
 
-    async def _read(self, key: Key, fetch: Callable[[], Any], policy: Policy) -> Any:
+    def fresh(self, key: Key) -> Entry | None:
+        """The entry in the top layer if it is fresh, counted as a hit; no I/O, no await."""
+        entry = self.peek(key)
+        if entry is None or self._now() >= entry.fresh_until:
+            return None
+        self.counters.hits += 1
+        return entry
+
+    async def read(self, key: Key, fetch: Callable[[], Any], policy: Policy) -> Any:
+        """As `get`, with options that were checked before."""
         checked_key(key)
         if not callable(fetch):
             raise ConfigError(f"fetch must be a callable without arguments, got {fetch!r}")

@@ -72,7 +72,6 @@ class Wrapped(Generic[P]):
             self._plain = tuple((each.name, each.default) for each in parameters)
         self._options = options
         self._bound: tuple[Any, ...] = ()
-        self._policy: Policy | None = None
         self._tag_formats: tuple[str, ...] = ()
         tags = options.get("tags", ())
         if not callable(tags) and not isinstance(tags, (str, bytes)):
@@ -82,7 +81,7 @@ class Wrapped(Generic[P]):
                     self._check_format("tags", tag)
                 self._tag_formats = listed
                 options = {**options, "tags": ()}
-        self._policy = loader._policy(**options)
+        self._policy = Policy(loader.layers, loader.default_ttl, **options)
         self._key: KeyOf | None = key
         self._prefix = ""
         if isinstance(key, str):
@@ -115,14 +114,18 @@ class Wrapped(Generic[P]):
         arguments = self._arguments(args, kwargs)
         key = self._key_of(arguments, args, kwargs)
         policy = self._policy
-        assert policy is not None
+        if not force and policy.refresh_ahead is None:
+            # The usual hit, before anything is made that only a miss needs.
+            entry = self._loader.fresh(key)
+            if entry is not None:
+                return entry.value
         if self._tag_formats or force:
             tags = policy.tags
             if self._tag_formats:
                 tags = tuple(dict.fromkeys(tag.format_map(arguments) for tag in self._tag_formats))
             policy = policy.copy(tags=tags, force=force)
         fetch = functools.partial(self._function, *self._bound, *args, **kwargs)
-        return await self._loader._read(key, fetch, policy)
+        return await self._loader.read(key, fetch, policy)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Wrapped[...]:
         if instance is None:

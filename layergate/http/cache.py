@@ -38,7 +38,7 @@ from layergate.http.policy import TAG_FIELDS, Plan, plan_storage
 from layergate.http.request import Request
 from layergate.http.rules import Match, RuleSet
 from layergate.http.selecting import secondary_key
-from layergate.http.stored import HitForMiss, Served, StoredResponse, VariantIndex
+from layergate.http.stored import CAREFUL, HitForMiss, Served, StoredResponse, VariantIndex
 from layergate.http.storing import Refused
 from layergate.http.uri import canonical_uri
 from layergate.http.validation import head_matches, not_modified, not_modified_lines, updated_fields
@@ -125,8 +125,11 @@ class Cache:
 
     def peek(
         self, key: bytes, fields: Mapping[bytes, bytes]
-    ) -> tuple[StoredResponse, Lines] | None:
+    ) -> tuple[StoredResponse, Lines] | HitForMiss | None:
         """The stored response and the lines to send, if this is a plain fresh hit in the top layer.
+
+        Or the marker, if the target is known not to be shareable, and the request has nothing that
+        calls for a closer look: then the caller may forward at once (see `unshared`).
 
         ``fields``: the request's fields, none of which occurred twice. None means only "not this
         easily"; the caller goes on to `open`. Agrees with `decision.decide`.
@@ -141,6 +144,8 @@ class Cache:
                 return None
             stored = entry.value
         if stored.__class__ is not StoredResponse:
+            if stored.__class__ is HitForMiss and CAREFUL.isdisjoint(fields):
+                return stored if entry.fresh_until > self._now() else None
             return None
         now = self._now()
         ttl = entry.fresh_until - now
@@ -204,6 +209,22 @@ class Cache:
         line = (b"cache-status", cache_status.hit_value(self.identifier, left))
         self._hit_lines[left] = line
         return line
+
+    def unshared(
+        self, match: Match | None, lines: Mapping[bytes, bytes], *, cookie: bool
+    ) -> Refused | None:
+        """Why a response with these fields is certainly not stored, or None for "look closer".
+
+        The quick answer for what most responses to a marked target are: they do not speak of
+        caching, and no rule speaks for them.
+        """
+        if b"cache-control" in lines or b"expires" in lines or self.options.heuristic is not None:
+            return None
+        if match is None or match.rule.ttl is None:
+            return Refused.NO_FRESHNESS
+        if cookie and not match.rule.allow_cookie:
+            return Refused.COOKIE
+        return None
 
     # -- everything else -----------------------------------------------------------------------
 
@@ -338,6 +359,26 @@ class Cache:
             fwd=fwd,
             match=match,
         )
+
+    def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
+        """The marker for requests with cookies to a target whose lifetime is a rule's, if the
+        request has nothing that calls for a closer look."""
+        if not CAREFUL.isdisjoint(fields):
+            return None
+        return self._marker(key + _WITH_COOKIE)
+
+    async def late(
+        self, request: Request, match: Match | None, *, stamp: int, request_time: float
+    ) -> Exchange:
+        """An exchange for a fetch that began, unwatched, at log position ``stamp`` and time
+        ``request_time``, and whose response now looks as if it may be stored."""
+        selected = await self._select(request)
+        reason = passes(request, max_key_length=self.options.max_key_length)
+        exchange = self._exchange(request, selected, None, None, "miss", match)
+        exchange.stamp = stamp
+        exchange.request_time = request_time
+        exchange.refused = reason
+        return exchange
 
     async def _select(self, request: Request) -> _Selected:
         """Find what is stored for this request, through the variants of its target (4.1)."""

@@ -207,7 +207,7 @@ class Exchange:
             self.client_lines = [*cleaned, *cache.forward_line(self)]
             self._become(State.RELEASED)
             return Relay.PASS
-        planned = plan_storage(
+        planned = self.refused or plan_storage(
             self.request,
             status,
             fields,

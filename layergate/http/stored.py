@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from layergate.http.fields import Fields, Lines
 from layergate.http.storing import Refused
 
-__all__ = ["HitForMiss", "Served", "StoredResponse", "VariantIndex"]
+__all__ = ["CAREFUL", "HitForMiss", "Served", "StoredResponse", "VariantIndex"]
 
 # With one of these in the request the answer needs more than "is it fresh": see `decision`.
 CAREFUL: Final = frozenset({
