@@ -67,6 +67,18 @@ async def harness(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": BODY, "more_body": False})
 
 
+class BareDict:
+    """The least that any cache in a dict does on a hit: look the path up, send what is there."""
+
+    def __init__(self, entries: int) -> None:
+        self.kept = {f"/item/{number}": [b"x", [(b"age", b"0")]] for number in range(entries)}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        _, headers = self.kept[scope["path"]]
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers]})
+        await send({"type": "http.response.body", "body": BODY, "more_body": False})
+
+
 async def fill(gate: Callable[..., Awaitable[None]], numbers: Iterable[int]) -> None:
     messages: list[Any] = []
     forever = asyncio.get_running_loop().create_future()
@@ -116,6 +128,7 @@ async def latency(entries: int, repeats: int) -> dict[str, Any]:
             answer = await ask(gate, scope)
             if "; hit" not in answer.cache_status or app.calls != calls:
                 raise SystemExit(f"no hit on {scope['path']}: {answer.cache_status!r}")
+    few_dict, many_dict = BareDict(SMALL), BareDict(entries)
     # What was filled is for keeps: without this every full collection walks a million entries,
     # which is the price of a heap that size, in any program, and not of a hit.
     gc.collect()
@@ -124,6 +137,8 @@ async def latency(entries: int, repeats: int) -> dict[str, Any]:
         "floor hot": Case("", harness, scopes["hot"]),
         "floor uniform": Case("", harness, scopes["uniform"]),
         "floor uniform, few": Case("", harness, scopes["uniform, few"]),
+        "dict small uniform": Case("", few_dict, scopes["uniform, few"]),
+        "dict large uniform": Case("", many_dict, scopes["uniform"]),
         "small hot": Case("", small, scopes["hot"]),
         "small uniform": Case("", small, scopes["uniform, few"]),
         "large hot": Case("", large, scopes["hot"]),
@@ -181,6 +196,18 @@ def report(entries: int, repeats: int) -> None:
                 verdict(large / small, 1.2),
             ]
         )
+    few, many = times["dict small uniform"], times["dict large uniform"]
+    few_net, many_net = few - times["floor uniform, few"], many - times["floor uniform"]
+    rows.append(
+        [
+            "all, at random, of a bare dict",
+            f"{few_net * 1e6:.2f}",
+            f"{many_net * 1e6:.2f}",
+            f"{many_net / few_net:.2f}",
+            f"{many / few:.2f}",
+            "",
+        ]
+    )
     print_table(
         f"A hit among {SMALL:,} entries and among {entries:,}, the harness taken off "
         f"(filled in {times['filled']:.0f} s, {times['filled'] / entries * 1e6:.0f} us an entry)",

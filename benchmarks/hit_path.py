@@ -78,6 +78,7 @@ async def peer_cases() -> tuple[list[Case], list[tuple[str, str]]]:
 async def bypass_cases() -> list[tuple[str, Case, Case]]:
     """What it is, with LayerGate, and the same app without."""
     pairs = []
+    options: dict[str, Any]
     for what, scope, headers, options in (
         ("POST", scope_for(method="POST"), (), {}),
         ("GET, known as uncacheable (no-store)", scope_for(), ((b"cache-control", b"no-store"),), {}),

@@ -176,6 +176,15 @@ def run(rounds: int, seconds: int, connections: int) -> None:
             ]
         )
 
+    def ratio_by_work(server: Server) -> float:
+        """The same by what the server's processor time is good for: also true on a busy machine."""
+        return median(
+            [
+                (mine["rate"] / mine["server"]) / (floors["rate"] / floors["server"])
+                for mine, floors in zip(server.rounds, floor.rounds, strict=True)
+            ]
+        )
+
     rows = []
     for server in servers:
 
@@ -191,6 +200,7 @@ def run(rounds: int, seconds: int, connections: int) -> None:
                 of("server", lambda value: f"{value * 100:.0f}%"),
                 of("busy", lambda value: f"{value * 100:.0f}%"),
                 f"{ratio(server):.2f}",
+                f"{ratio_by_work(server):.2f}" if server.of("server") else "",
                 verdict(ratio(server), 0.85, at_least=True) if server.name == "layergate" else "",
             ]
         )
@@ -200,7 +210,17 @@ def run(rounds: int, seconds: int, connections: int) -> None:
     print_table(
         f"Through uvicorn ({engine}), {connections} connections, {generator}, {cores}, "
         f"{rounds} interleaved rounds of {seconds:g} s",
-        ["", "requests/s", "p50 ms", "p99 ms", "server", "generator", "x floor", "target"],
+        [
+            "",
+            "requests/s",
+            "p50 ms",
+            "p99 ms",
+            "server",
+            "generator",
+            "x floor",
+            "x by CPU",
+            "target",
+        ],
         rows,
     )
     if not wrk and max(server.of("busy") for server in servers) > 0.95:

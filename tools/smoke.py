@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import layergate
 from layergate import LayerGate
 
-Message = dict[str, Any]
+Message = MutableMapping[str, Any]
 calls = 0
 
 
@@ -32,7 +32,7 @@ async def origin(
 
 async def ask(app: Callable[..., Awaitable[None]]) -> tuple[int, str, bytes]:
     """Status, Cache-Status and body of one GET."""
-    scope = {
+    scope: Message = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
