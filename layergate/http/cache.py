@@ -210,21 +210,24 @@ class Cache:
         self._hit_lines[left] = line
         return line
 
-    def unshared(
-        self, match: Match | None, lines: Mapping[bytes, bytes], *, cookie: bool
-    ) -> Refused | None:
-        """Why a response with these fields is certainly not stored, or None for "look closer".
+    def unshared(self, match: Match | None, lines: Iterable[Any], *, cookie: bool) -> Lines | None:
+        """The head of a response that is certainly not stored, or None for "look closer".
 
         The quick answer for what most responses to a marked target are: they do not speak of
         caching, and no rule speaks for them.
         """
-        if b"cache-control" in lines or b"expires" in lines or self.options.heuristic is not None:
+        fields = dict(lines)
+        if b"cache-control" in fields or b"expires" in fields or self.options.heuristic is not None:
             return None
         if match is None or match.rule.ttl is None:
-            return Refused.NO_FRESHNESS
-        if cookie and not match.rule.allow_cookie:
-            return Refused.COOKIE
-        return None
+            reason = Refused.NO_FRESHNESS
+        elif cookie and not match.rule.allow_cookie:
+            reason = Refused.COOKIE
+        else:
+            return None
+        if b"cache-tag" in fields or b"surrogate-key" in fields:
+            lines = self.without_tags(list(lines))
+        return [*lines, *self.pass_lines(reason, "miss")]
 
     # -- everything else -----------------------------------------------------------------------
 

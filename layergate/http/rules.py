@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from typing import Final, NamedTuple
 
 from layergate.config import MAX_TAG_LENGTH, Rule
@@ -38,10 +39,14 @@ def _compile(path: str) -> re.Pattern[str]:
 class RuleSet:
     """Rules in order, compiled."""
 
-    __slots__ = ("_rules",)
+    __slots__ = ("_rules", "bypassed")
 
     def __init__(self, rules: Iterable[Rule]) -> None:
+        rules = tuple(rules)
         self._rules = tuple((_compile(rule.path).fullmatch, rule) for rule in rules)
+        self.bypassed = _first_bypasses(rules)
+        """Is this path certainly bypassed? One pattern for the rules at the head of the list that
+        say so for every host; None if there are none. The others `match` finds."""
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -53,6 +58,15 @@ class RuleSet:
             if found is not None and (rule.hosts is None or _hostname(host) in rule.hosts):
                 return Match(rule, found.groupdict())
         return None
+
+
+def _first_bypasses(rules: tuple[Rule, ...]) -> Callable[[str], object] | None:
+    first = list(takewhile(lambda rule: rule.bypass and rule.hosts is None, rules))
+    if not first:
+        return None
+    # The names of placeholders play no part here, and may occur in several rules.
+    patterns = (re.sub(r"\(\?P<\w+>", "(?:", _compile(rule.path).pattern) for rule in first)
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.DOTALL).fullmatch
 
 
 def _hostname(host: bytes) -> str:
