@@ -67,10 +67,10 @@ class HttpCache(Cache):
 
     def __init__(self, *, runtime: LoopRuntime | None = None, **options: Any) -> None:
         checked = Options.of(options)
+        self._runtime = LoopRuntime() if runtime is None else runtime
         layers = checked.layers
         if layers is None:
-            layers = (MemoryLayer(checked.memory),)
-        self._runtime = LoopRuntime() if runtime is None else runtime
+            layers = (MemoryLayer(checked.memory, clock=self._runtime.now),)
         stack = Stack(tuple(layers), runtime=self._runtime, label=label_of, hooks=checked.hooks)
         super().__init__(stack, checked)
 

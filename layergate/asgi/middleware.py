@@ -193,13 +193,20 @@ class LayerGate:
     async def _follow(self, exchange: Exchange, request: Request, send: Send) -> _Next:
         cache = self.cache
         counters = cache.stack.counters
+        stale = exchange.entry
+        limit = float(cache.options.coalesce_timeout)  # type: ignore[arg-type]
+        patience = self._patience(request, stale)
         with exchange.reader(request) as reader:
             cache.waiting(1)
             try:
-                state = await reader.state(float(cache.options.coalesce_timeout))  # type: ignore[arg-type]
+                state = await reader.state(limit if patience is None else min(limit, patience))
             finally:
                 cache.waiting(-1)
             if state is State.PENDING:
+                if stale is not None and patience is not None:
+                    counters.on("stale", request=request, reason="origin-timeout")
+                    await _send(send, cache.stale(request, stale))
+                    return _Next.DONE
                 counters.on("wait_timeout", request=request)
                 return _Next.ALONE
             if state is State.RELEASED:
@@ -222,20 +229,21 @@ class LayerGate:
                 await _read(reader, send)
             return _Next.DONE
 
+    def _patience(self, request: Request, stale: Entry | None) -> float | None:
+        """How long to wait for the origin when a stale response may be sent instead, seconds."""
+        limit = self.cache.options.origin_timeout
+        if limit is None or stale is None or not self.cache.stale_if_error(request, stale):
+            return None
+        return float(limit)  # type: ignore[arg-type]
+
     # -- leading -------------------------------------------------------------------------------
 
     async def _lead(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> _Next:
         """Make a fetch that others may share, and be its first reader."""
         cache = self.cache
         client = _Client(receive, send)
-        limit: float | None = None
-        stale: Entry | None = exchange.entry
-        if (
-            cache.options.origin_timeout is not None
-            and stale is not None
-            and cache.stale_if_error(exchange.request, stale)
-        ):
-            limit = float(cache.options.origin_timeout)  # type: ignore[arg-type]
+        stale = exchange.entry
+        limit = self._patience(exchange.request, stale)
         tap = _Tap(self, exchange, forward_scope(scope, exchange.request_lines()), client)
         with exchange.reader(exchange.request) as reader:
             task = self._spawn(tap, exchange, contextvars.copy_context())

@@ -485,7 +485,11 @@ class Cache:
         return Served(304, lines, b"")
 
     def stale_if_error(self, request: Request, entry: Entry) -> bool:
-        return stale_if_error(request, entry, self.stack.runtime.now())
+        """May ``entry``, selected for ``request``, stand in for an error? Not if it has been purged
+        since it was selected: whoever purges it wants it gone, error or no error."""
+        return stale_if_error(request, entry, self.stack.runtime.now()) and self.stack.admits(
+            request.key, entry
+        )
 
     def _status(self, ttl: int, detail: str | None = None) -> Lines:
         if not self.options.cache_status:
