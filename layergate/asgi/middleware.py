@@ -240,7 +240,6 @@ class LayerGate:
 
     async def _lead(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> _Next:
         """Make a fetch that others may share, and be its first reader."""
-        cache = self.cache
         client = _Client(receive, send)
         stale = exchange.entry
         limit = self._patience(exchange.request, stale)

@@ -297,6 +297,10 @@ class Stack:
             stamp, tags, self._label(key), soft=soft
         )
 
+    def admits(self, key: Key, entry: Entry) -> bool:
+        """Is an entry that was found under ``key`` earlier on still not purged?"""
+        return entry.checked == self.marks.position or self.marks.admit(entry, self._label(key))
+
     # -- looking -------------------------------------------------------------------------------
 
     def metrics(self) -> dict[str, Any]:
