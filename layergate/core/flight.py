@@ -35,10 +35,13 @@ class Pulse:
 
     async def wait(self, seen: int, timeout: float | None = None) -> bool:
         """Return True when ``version`` differs from ``seen``; False after ``timeout`` seconds."""
+        if self.version != seen:
+            return True
+        # Made outside the lock: a runtime may use the occasion to end dead work, which may beat us.
+        event = self._runtime.event()
         with self._lock:
             if self.version != seen:
                 return True
-            event = self._runtime.event()
             self._waiters.add(event)
         try:
             return await event.wait(timeout)

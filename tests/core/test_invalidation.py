@@ -1,0 +1,190 @@
+"""Marks never under-invalidate, whatever overflows; globs mean what a regex would."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layergate.core.entry import Entry
+from layergate.core.invalidation import (
+    MAX_PATTERN_LENGTH,
+    LocalLog,
+    Mark,
+    Marks,
+    glob,
+)
+from layergate.errors import KeyRefused
+from layergate.runtime.loop import LoopRuntime
+
+pieces = st.text(alphabet="ab.*", max_size=12)
+subjects = st.text(alphabet="ab.", max_size=14)
+
+
+@given(pattern=pieces.filter(bool), subject=subjects)
+@settings(max_examples=600)
+def test_a_glob_is_the_regex_with_dot_star(pattern: str, subject: str) -> None:
+    regex = ".*".join(re.escape(part) for part in pattern.split("*"))
+    assert glob(pattern)(subject) == (re.fullmatch(regex, subject, re.DOTALL) is not None)
+
+
+@pytest.mark.parametrize("pattern", ["", "x" * (MAX_PATTERN_LENGTH + 1), "*a" * 17])
+def test_a_glob_that_cannot_be_is_refused(pattern: str) -> None:
+    with pytest.raises(KeyRefused):
+        glob(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "label", "matches"),
+    [
+        ("/a/*", "https://h/a/b", True),
+        ("/a/*", "https://h:8080/a/", True),
+        ("/a/*", "https://h/b/a/b", False),
+        ("/", "https://h", True),
+        ("/a?u=http://x/y", "https://h/a?u=http://x/y", True),
+        ("plain*", "plain-key", True),
+    ],
+)
+def test_a_path_mark_sees_what_follows_the_authority(
+    pattern: str, label: str, matches: bool
+) -> None:
+    marks = Marks()
+    marks.apply(1, [Mark("path", pattern)], 0.0)
+    assert marks.purged_since(0, (), label) is matches
+
+
+def entry(stamp: int = 0, tags: tuple[str, ...] = (), fresh_until: float = 1e6) -> Entry:
+    return Entry("v", created=0.0, fresh_until=fresh_until, stamp=stamp, tags=tags)
+
+
+TAGS = ["t0", "t1", "t2", "t3"]
+LABELS = ["a", "ab", "b", "bb"]
+any_mark = st.one_of(
+    st.builds(Mark, st.just("tag"), st.sampled_from(TAGS), st.booleans()),
+    st.builds(Mark, st.just("key"), st.sampled_from(LABELS), st.booleans()),
+    st.builds(Mark, st.just("prefix"), st.sampled_from(["a", "ab", "b"]), st.booleans()),
+    st.builds(Mark, st.just("glob"), st.sampled_from(["*b", "a*", "b", "*"]), st.booleans()),
+    st.builds(Mark, st.just("all"), st.just(""), st.booleans()),
+)
+
+
+def matches(mark: Mark, tags: tuple[str, ...], label: str) -> bool:
+    match mark.kind:
+        case "tag":
+            return mark.value in tags
+        case "key":
+            return mark.value == label
+        case "prefix":
+            return label.startswith(mark.value)
+        case "glob":
+            return re.fullmatch(mark.value.replace("*", ".*"), label) is not None
+    return True
+
+
+@given(
+    log=st.lists(any_mark, max_size=30),
+    stamp=st.integers(0, 10),
+    tags=st.sets(st.sampled_from(TAGS), max_size=2).map(tuple),
+    label=st.sampled_from(LABELS),
+    caps=st.sampled_from([(1, 1), (2, 1), (3, 2), (100, 100)]),
+    looked_at=st.sets(st.integers(1, 30), max_size=3),
+)
+@settings(max_examples=600)
+def test_marks_never_invalidate_too_little(log, stamp, tags, label, caps, looked_at) -> None:
+    exact = caps == (100, 100)
+    marks = Marks(max_marks=caps[0], max_patterns=caps[1])
+    subject = entry(stamp, tags)
+    admitted = True
+    for position, mark in enumerate(log, 1):
+        marks.apply(position, [mark], float(position))
+        if position in looked_at and position >= stamp:
+            admitted = admitted and marks.admit(subject, label)
+    hits = [
+        (position, mark)
+        for position, mark in enumerate(log, 1)
+        if position > stamp and matches(mark, tags, label)
+    ]
+    hard = any(not mark.soft for _, mark in hits)
+    soft = [float(position) for position, mark in hits if mark.soft]
+    admitted = admitted and marks.admit(subject, label)
+    if hard:
+        assert not admitted
+    if admitted and soft:
+        assert subject.fresh_until <= soft[0]  # stale from the first, not from the last
+    if exact:
+        assert admitted is not hard
+        assert marks.purged_since(stamp, tags, label) is hard
+        assert marks.purged_since(stamp, tags, label, soft=True) is bool(hits)
+        if admitted and not soft:
+            assert subject.fresh_until == 1e6
+        if admitted and 0 < len(soft) <= 4:
+            assert subject.fresh_until == soft[0]
+
+
+def test_what_sinks_into_a_floor_stays_purged_and_later_entries_live() -> None:
+    marks = Marks(max_marks=10)
+    for number in range(1, 1001):
+        marks.apply(number, [Mark("tag", f"t{number}")], 0.0)
+    assert marks.counts()["tags"] == 10
+    for number in range(1, 1001):
+        assert marks.purged_since(number - 1, (f"t{number}",), "k")
+        assert not marks.purged_since(1000, (f"t{number}",), "k")
+
+
+def test_a_mark_is_in_sight_while_it_is_moved() -> None:
+    """A reader without a lock must not find a gap between taking out and putting back."""
+    marks = Marks(max_marks=2)
+    marks.apply(1, [Mark("tag", "t")], 0.0)
+    seen: list[bool] = []
+
+    class Spy(type(marks._hard.tags._exact)):  # type: ignore[misc]
+        def move_to_end(self, key: str, last: bool = True) -> None:
+            seen.append(marks.purged_since(0, ("t",), "k"))
+            super().move_to_end(key, last)
+            seen.append(marks.purged_since(0, ("t",), "k"))
+
+        def __delitem__(self, key: str) -> None:
+            seen.append(marks.purged_since(0, ("t",), "k"))
+            super().__delitem__(key)
+            seen.append(marks.purged_since(0, ("t",), "k"))
+
+    marks._hard.tags._exact = Spy(marks._hard.tags._exact)
+    for position, tag in enumerate(["t", "u", "v", "w"], 2):
+        marks.apply(position, [Mark("tag", tag)], 0.0)
+    assert len(seen) >= 8
+    assert all(seen)
+
+
+async def test_a_refused_pattern_changes_nothing() -> None:
+    marks = Marks()
+    log = LocalLog(marks, LoopRuntime().lock())
+    with pytest.raises(KeyRefused):
+        await log.append((Mark("tag", "t"), Mark("glob", "")), 0.0)
+    assert marks.position == 0
+    assert not marks.purged_since(0, ("t",), "k")
+    with pytest.raises(KeyRefused, match="kind"):
+        await log.append((Mark("tags", "t"),), 0.0)  # type: ignore[arg-type]
+    assert await log.append((Mark("tag", "t"),), 0.0) == (1, 1)
+    assert marks.position == 1
+
+
+def test_an_entry_is_looked_at_once_per_purge() -> None:
+    marks = Marks()
+    subject = entry(tags=("t",))
+    marks.apply(1, [Mark("tag", "other")], 0.0)
+    assert marks.admit(subject, "k")
+    assert subject.checked == 1
+
+
+def test_a_soft_purge_makes_stale_and_never_fresh_again() -> None:
+    marks = Marks()
+    subject = entry(tags=("t",), fresh_until=100.0)
+    marks.apply(1, [Mark("tag", "t", soft=True)], 40.0)
+    marks.apply(2, [Mark("tag", "t", soft=True)], 60.0)
+    assert marks.admit(subject, "k")
+    assert subject.fresh_until == 40.0
+    marks.apply(3, [Mark("all", soft=True)], 80.0)
+    assert marks.admit(subject, "k")
+    assert subject.fresh_until == 40.0
