@@ -78,18 +78,17 @@ async def peer_cases() -> tuple[list[Case], list[tuple[str, str]]]:
 async def bypass_cases() -> list[tuple[str, Case, Case]]:
     """What it is, with LayerGate, and the same app without."""
     pairs = []
-    options: dict[str, Any]
-    for what, scope, headers, options in (
-        ("POST", scope_for(method="POST"), (), {}),
-        ("GET, known as uncacheable (no-store)", scope_for(), ((b"cache-control", b"no-store"),), {}),
+    for what, scope, headers, rules in (
+        ("POST", scope_for(method="POST"), (), ()),
+        ("GET, known as uncacheable (no-store)", scope_for(), ((b"cache-control", b"no-store"),), ()),
         ("GET, known as uncacheable, as a browser asks", scope_for(headers=BROWSER),
-         ((b"cache-control", b"private, max-age=60"),), {}),
+         ((b"cache-control", b"private, max-age=60"),), ()),
         ("GET with Authorization, nothing said", scope_for(
-            headers=((b"host", b"bench.example"), (b"authorization", b"Bearer x"))), (), {}),
-        ("a rule with bypass=True", scope_for(), (), {"rules": [Rule("/item", bypass=True)]}),
+            headers=((b"host", b"bench.example"), (b"authorization", b"Bearer x"))), (), ()),
+        ("a rule with bypass=True", scope_for(), (), [Rule("/item", bypass=True)]),
     ):  # fmt: skip
         origin = Origin(*headers)
-        gate = LayerGate(origin, **options)
+        gate = LayerGate(origin, rules=rules)
         for _ in range(3):
             calls = origin.calls
             answer = await ask(gate, scope)
