@@ -70,7 +70,7 @@ class HttpCache(Cache):
         self._runtime = LoopRuntime() if runtime is None else runtime
         layers = checked.layers
         if layers is None:
-            layers = (MemoryLayer(checked.memory, clock=self._runtime.now),)
+            layers = (MemoryLayer(checked.memory or "64MB", clock=self._runtime.now),)
         stack = Stack(tuple(layers), runtime=self._runtime, label=label_of, hooks=checked.hooks)
         super().__init__(stack, checked)
 

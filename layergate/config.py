@@ -37,6 +37,7 @@ Seconds: TypeAlias = float | datetime.timedelta
 # form are no one else's business, and parts are not whole responses.
 DEFAULT_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
 MAX_TAG_LENGTH: Final = 256
+_LEAST_MEMORY: Final = 4096  # bytes; what a MemoryLayer needs
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::path)?\}")
 
@@ -171,7 +172,7 @@ class Rule:
             if name == "*" or not _TOKEN.fullmatch(name):
                 raise ConfigError(f"vary must name header fields, got {name!r}{where}")
         if self.statuses is not None:
-            if isinstance(self.statuses, int | str):
+            if isinstance(self.statuses, str) or not isinstance(self.statuses, Iterable):
                 raise ConfigError(
                     f"statuses must be a list of status codes, got {self.statuses!r}{where}"
                 )
@@ -244,7 +245,8 @@ class Options:
     """Everything an `HttpCache` can be told; `LayerGate(app, **options)` takes the same names.
 
     What is stored
-      ``memory``            budget of the memory layer: body + headers + key + overhead. Bytes.
+      ``memory``            budget of the memory layer: body + headers + key + overhead. Bytes; None:
+                            64 MB.
       ``layers``            layers of your own instead, top first; excludes ``memory``.
       ``rules``             policies by path, first match wins.
       ``heuristic``         fraction of the time since Last-Modified that a response without explicit
@@ -281,7 +283,7 @@ class Options:
     Raises ConfigError.
     """
 
-    memory: int | str = "64MB"
+    memory: int | str | None = None
     layers: Collection[Any] | None = None
     rules: Collection[Rule] = ()
     admin: Admin | None = None
@@ -309,7 +311,15 @@ class Options:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "memory", parse_size(self.memory, option="memory"))
+        if self.memory is not None and self.layers is not None:
+            raise ConfigError("memory excludes layers; write layers=[MemoryLayer(...), ...] alone")
+        memory = parse_size("64MB" if self.memory is None else self.memory, option="memory")
+        if memory < _LEAST_MEMORY:
+            raise ConfigError(
+                f"memory must be at least {_LEAST_MEMORY} bytes, got {self.memory!r};"
+                " give a size such as '64MB'"
+            )
+        put(self, "memory", memory)
         put(self, "max_body", parse_size(self.max_body, option="max_body"))
         put(self, "max_inflight", parse_size(self.max_inflight, option="max_inflight"))
         if self.layers is not None:

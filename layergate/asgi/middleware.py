@@ -33,7 +33,7 @@ from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
 from layergate.http.fields import Fields, Lines
 from layergate.http.invalidation import SAFE_METHODS
-from layergate.http.key import primary_key
+from layergate.http.key import primary_key, quoted
 from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.stored import Served
@@ -100,7 +100,8 @@ class LayerGate:
             return
         method = scope["method"]
         if self._admin is not None and (
-            self._admin.serves(scope["path"]) or (method == "PURGE" and self._admin.purge_method)
+            self._admin.serves(route_path(scope))
+            or (method == "PURGE" and self._admin.purge_method)
         ):
             await self._administer(self._admin, scope, receive, send)
             return
@@ -126,11 +127,11 @@ class LayerGate:
             await self._answer(scope, receive, send)
             return
         key = primary_key(
-            scope["scheme"],
+            scope.get("scheme", "http"),
             fields.get(b"host", b""),
             scope["path"],
             scope.get("raw_path"),
-            scope["query_string"],
+            scope.get("query_string", b""),
         )
         hit = self._peek(key, fields)
         if hit.__class__ is tuple:
@@ -177,7 +178,7 @@ class LayerGate:
                 return
             if isinstance(answer, Follow):
                 then = await self._follow(answer.exchange, request, send)
-            elif answer.exchange.solo:
+            elif answer.exchange.solo and self._patience(request, answer.exchange.entry) is None:
                 then = await self._alone(scope, receive, send, answer.exchange)
             else:
                 then = await self._lead(scope, receive, send, answer.exchange)
@@ -203,7 +204,7 @@ class LayerGate:
             finally:
                 cache.waiting(-1)
             if state is State.PENDING:
-                if stale is not None and patience is not None:
+                if stale is not None and self._patience(request, stale) is not None:
                     counters.on("stale", request=request, reason="origin-timeout")
                     await _send(send, cache.stale(request, stale))
                     return _Next.DONE
@@ -278,7 +279,9 @@ class LayerGate:
         cache = self.cache
         state = await reader.state(limit)
         if state is State.PENDING:
-            assert stale is not None
+            if stale is None or not cache.stale_if_error(exchange.request, stale):
+                # Purged, or past its window, while we waited: then the origin it is.
+                return await self._first_reader(exchange, reader, send, None, None, task)
             cache.stack.counters.on("stale", request=exchange.request, reason="origin-timeout")
             await _send(send, cache.stale(exchange.request, stale))
         elif state is State.FAILED:
@@ -449,7 +452,7 @@ class LayerGate:
             if body is None:
                 served = Served(413, [(b"content-length", b"0"), (b"connection", b"close")], b"")
             else:
-                served = await admin.handle(scope["method"], scope["path"], body)
+                served = await admin.handle(scope["method"], route_path(scope), body)
         await _send(send, served)
 
 
@@ -471,7 +474,6 @@ class _Tap:
         "_asked",
         "_cache",
         "_client",
-        "_connected",
         "_gate",
         "_relay",
         "_scope",
@@ -490,7 +492,6 @@ class _Tap:
         self._client = client
         self._relay: Relay | None = None
         self._asked = False
-        self._connected: asyncio.Event | None = None
         self.policy: dict[str, Any] = {}
         self.error: Exception | None = None
 
@@ -531,19 +532,23 @@ class _Tap:
             _logger.error("the app failed; no client was waiting", exc_info=error)
 
     async def receive(self) -> Message:
-        """The request's (empty) content, then silence, since the fetch is not one client's: until
-        it is, because the response turned out to be for that client alone."""
+        """The request's (empty) content; then a disconnect, if the app listens for one and it is of
+        any consequence: if nobody else has a part in this fetch."""
         if not self._asked:
             self._asked = True
             return {"type": "http.request", "body": b"", "more_body": False}
-        if self._relay not in (Relay.PASS, Relay.TEE):
-            self._connected = asyncio.Event()
-            await self._connected.wait()
-        if self._client is None or self._client.gone:
+        client, exchange = self._client, self.exchange
+        if client is None:
+            await exchange.over()
             return {"type": "http.disconnect"}
-        message = await self._client.receive()
-        while message["type"] == "http.request":
-            message = await self._client.receive()
+        message: Message = {"type": "http.disconnect"}
+        while not client.gone:
+            message = await client.receive()
+            if message["type"] != "http.request":
+                break
+        if self._relay not in (Relay.PASS, Relay.TEE) and not exchange.private:
+            # This client is gone, but others wait for, or read, what is being fetched.
+            await exchange.over()
         return message
 
     async def send(self, message: Message) -> None:
@@ -594,8 +599,6 @@ class _Tap:
                 await self._cache.after_head(
                     exchange.request, message["status"], list(message.get("headers", ()))
                 )
-            if self._connected is not None:
-                self._connected.set()
             await self._to_client({**message, "headers": exchange.client_lines})
 
     async def _to_client(self, message: Message) -> None:
@@ -685,7 +688,7 @@ def _route(scope: Scope, policy: dict[str, Any]) -> Match | None:
 def _uri(scope: Scope) -> str:
     """The target URI, as keys are labelled."""
     raw = scope.get("raw_path")
-    path = scope["path"].encode("utf-8", "surrogatepass") if raw is None else raw
+    path = quoted(scope["path"].encode("utf-8", "surrogatepass")) if raw is None else raw
     host = b",".join(value for name, value in scope["headers"] if name == b"host")
     query = scope.get("query_string", b"")
     uri = b"%b://%b%b" % (scope.get("scheme", "http").encode(), host, path or b"/")

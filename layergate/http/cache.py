@@ -120,6 +120,7 @@ class Cache:
         self._peek = stack.peek
         self._now = stack.runtime.now
         self._counters = stack.counters
+        self._says_status = options.cache_status
 
     # -- the hit path --------------------------------------------------------------------------
 
@@ -144,19 +145,23 @@ class Cache:
                 return None
             stored = entry.value
         if stored.__class__ is not StoredResponse:
-            if stored.__class__ is HitForMiss and CAREFUL.isdisjoint(fields):
+            if (
+                stored.__class__ is HitForMiss
+                and CAREFUL.isdisjoint(fields)
+                and b"cache-control" not in fields
+            ):
                 return stored if entry.fresh_until > self._now() else None
             return None
         now = self._now()
         ttl = entry.fresh_until - now
-        if ttl <= 0 or stored.revalidate:
+        if ttl <= 0 or stored.revalidate or not stored.careful.isdisjoint(fields):
             return None
-        if not stored.careful.isdisjoint(fields) and not self._allows(stored, fields, now, ttl):
+        if b"cache-control" in fields and not self._allows(stored, fields, now, ttl):
             return None
         self._counters.hits += 1
         age = int(now - stored.generated)
         lines = [*stored.lines, _AGES[age] if 0 <= age < 3600 else _age_line(age)]
-        if self.options.cache_status:
+        if self._says_status:
             left = int(ttl)
             line = self._hit_lines.get(left)
             lines.append(self._hit_line(left) if line is None else line)
@@ -166,10 +171,14 @@ class Cache:
         self, key: bytes, index: VariantIndex, fields: Mapping[bytes, bytes]
     ) -> Entry | None:
         for names in index.names:
-            values = (names, *[fields.get(name) for name in names])
-            digest = self._secondaries.get(values)
+            memo: tuple[Any, ...]
+            if len(names) == 1:  # by far the most common: Accept-Encoding, or Accept
+                memo = names, fields.get(names[0])
+            else:
+                memo = names, *[fields.get(name) for name in names]
+            digest = self._secondaries.get(memo)
             if digest is None:
-                digest = self._secondary(names, fields, values)
+                digest = self._secondary(names, fields, memo)
             entry = self._peek(key + digest)
             if entry is not None and entry.value.__class__ is StoredResponse:
                 return entry
@@ -190,10 +199,8 @@ class Cache:
     def _allows(
         self, stored: StoredResponse, fields: Mapping[bytes, bytes], now: float, ttl: float
     ) -> bool:
-        """A fresh response and a request with fields that matter: the commonest of these, answered
-        without leaving the hit path."""
-        if not stored.careful.isdisjoint(fields.keys() - {b"cache-control"}):
-            return False
+        """Do the request's directives allow this fresh response? False may also mean that it takes
+        more than the hit path to say."""
         if not self.options.request_directives:
             return True
         directives = parse_cache_control(fields[b"cache-control"])
@@ -366,7 +373,7 @@ class Cache:
     def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
         """The marker for requests with cookies to a target whose lifetime is a rule's, if the
         request has nothing that calls for a closer look."""
-        if not CAREFUL.isdisjoint(fields):
+        if not CAREFUL.isdisjoint(fields) or b"cache-control" in fields:
             return None
         return self._marker(key + _WITH_COOKIE)
 
@@ -865,6 +872,10 @@ def _escaped(text: str) -> str:
     """Characters that cannot be in a URI as the bytes they are sent as."""
     if text.isascii():
         return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PurgeRefused(f"a URL cannot hold a lone surrogate, got {text!r}") from None
     return "".join(
         char if char.isascii() else "".join(f"%{byte:02X}" for byte in char.encode())
         for char in text

@@ -7,6 +7,7 @@ holds the two together.
 from __future__ import annotations
 
 import enum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from layergate.core.entry import Entry
@@ -14,6 +15,7 @@ from layergate.http.cache_control import CacheControl
 from layergate.http.request import Request
 from layergate.http.stored import StoredResponse
 from layergate.http.storing import Refused
+from layergate.http.uri import canonical_uri
 
 __all__ = ["Decision", "Verdict", "decide", "passes", "stale_if_error"]
 
@@ -60,15 +62,17 @@ def passes(request: Request, *, max_key_length: int) -> Refused | None:
         return Refused.PRECONDITION
     if request.target_length > max_key_length:
         return Refused.KEY_TOO_LONG
-    # A key holds the Host as it came. Spelled unusually it would be a second copy that a purge of
-    # the canonical URI has to find; several Host lines are an attack.
-    host = request.host
-    if not host.islower() and host != host.lower():
-        return Refused.HOST
-    default_port = b":443" if request.scheme == "https" else b":80"
-    if host.endswith(default_port) or b"," in host or b"/" in host or b"@" in host:
+    if not _canonical_host(request.scheme, request.host):
         return Refused.HOST
     return None
+
+
+@lru_cache(maxsize=1024)
+def _canonical_host(scheme: str, host: bytes) -> bool:
+    """A key holds the Host as it came. Spelled unusually (in capitals, with the default port), or
+    missing, what is stored would be a second copy that no purge of the canonical URI finds."""
+    root = f"{scheme}://{host.decode('latin-1')}/"
+    return canonical_uri(root) == root
 
 
 def decide(request: Request, entry: Entry | None, now: float) -> Verdict:

@@ -234,6 +234,7 @@ class Exchange:
         self.client_lines = [*cleaned, *cache.forward_line(self)]
         self._storing = True
         if self.solo:
+            self._become(State.RELEASED)
             return Relay.TEE
         if planned.shareable:
             if planned.names:
@@ -264,9 +265,10 @@ class Exchange:
         assert self.entry is not None
         stored: StoredResponse = self.entry.value
         cache = self._cache
-        if not freshens(stored.fields, fields):
-            # A 304 for something else than we asked about: what we hold must not be used. Ask
-            # again, without validators.
+        gone = not cache.stack.admits(self.storage_key, self.entry)
+        if gone or not freshens(stored.fields, fields):
+            # A 304 for something else than we asked about, or for what has been purged since: what
+            # we hold must not be used. Ask again, without validators.
             cache.stack.counters.on(
                 "refused", request=self.request, reason=Refused.NOT_MODIFIED.token
             )
@@ -503,7 +505,7 @@ class Exchange:
             if not self.fits(request):
                 return False
             tags = self.plan.tags
-        return not self._cache.stack.purged_since(self.stamp, tags, self.primary)
+        return not self._cache.stack.purged_since(self.stamp, tags, self.primary, soft=True)
 
     def fits(self, request: Request) -> bool:
         """Is the response, its head known, one that this request may be answered with?"""
@@ -514,6 +516,16 @@ class Exchange:
         if request.authorization and not plan.authorized:
             return False
         return plan.shareable and secondary_key(plan.names, request.fields) == self.secondary
+
+    @property
+    def private(self) -> bool:
+        """Does nobody but the request that leads have a part in this, so far?"""
+        return self.state is State.PENDING and len(self._readers) <= 1
+
+    async def over(self) -> None:
+        """Wait until nobody has a part in this any more."""
+        while not (self.ended or self.broken or self.state in (State.RELEASED, State.FAILED)):
+            await self.pulse.wait(self.pulse.version)
 
     @property
     def abandoned(self) -> bool:
@@ -578,7 +590,7 @@ class Reader:
     def _still(self, tags: tuple[str, ...]) -> bool:
         exchange = self._exchange
         return self.joined_at == exchange.stamp or not exchange._cache.stack.purged_since(
-            exchange.stamp, tags, exchange.primary
+            exchange.stamp, tags, exchange.primary, soft=True
         )
 
     def take(self) -> bytes:

@@ -9,13 +9,16 @@ it. A variant's key is its primary key plus a digest of the secondary key (RFC 9
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote_from_bytes
 
-__all__ = ["key_for_uri", "label_of", "primary_key", "variant_key"]
+__all__ = ["label_of", "primary_key", "quoted", "variant_key"]
 
 VARIANT_DIGEST: Final = 16  # bytes
+_SAFE: Final = "/!$&'()*+,;=:@-._~"  # RFC 3986 3.3: pchar and the slash
+_PLAIN: Final = re.compile(rb"[A-Za-z0-9/!$&'()*+,;=:@\-._~]*").fullmatch
 
 
 def primary_key(scheme: str, host: bytes, path: str, raw_path: bytes | None, query: bytes) -> bytes:
@@ -26,7 +29,9 @@ def primary_key(scheme: str, host: bytes, path: str, raw_path: bytes | None, que
     one of them), both are in the key, since the app may look at either.
     """
     decoded = path.encode("utf-8", "surrogatepass")
-    if raw_path is None or raw_path == decoded:
+    if raw_path is None:
+        raw_path = quoted(decoded)
+    if raw_path == decoded:
         raw, rewritten, length = decoded, b"", -1
     else:
         raw, rewritten, length = raw_path, decoded, len(decoded)
@@ -35,6 +40,11 @@ def primary_key(scheme: str, host: bytes, path: str, raw_path: bytes | None, que
         len(named), len(host), len(raw), len(query), length,
         named, host, raw, query, rewritten,
     )  # fmt: skip
+
+
+def quoted(path: bytes) -> bytes:
+    """A decoded path as it must have come, where the server does not tell."""
+    return path if _PLAIN(path) else quote_from_bytes(path, safe=_SAFE).encode("ascii")
 
 
 def variant_key(primary: bytes, secondary: bytes) -> bytes:
@@ -53,13 +63,3 @@ def label_of(key: bytes) -> str:
     if query:
         uri += b"?" + parts[at : at + query]
     return uri.decode("latin-1")
-
-
-def key_for_uri(uri: str) -> bytes:
-    """The key under which a canonical URI (see `uri.canonical_uri`) is stored."""
-    scheme, _, rest = uri.partition("://")
-    host, slash, tail = rest.partition("/")
-    path, _, query = (slash + tail).partition("?")
-    raw = path.encode("latin-1")
-    decoded = unquote_to_bytes(raw).decode("utf-8", "replace")
-    return primary_key(scheme, host.encode("latin-1"), decoded, raw, query.encode("latin-1"))

@@ -89,15 +89,19 @@ def plan_storage(
         and status in (DEFAULT_STATUSES if rule.statuses is None else rule.statuses)
     ):
         explicit = directives.has_explicit or b"expires" in fields
-        if explicit and rule.override and not (directives.no_store or directives.private):
-            directives, explicit = EMPTY, False
-        if not explicit:
+        overridden = rule.override and not (directives.no_store or directives.private)
+        if not explicit or overridden:
             if request.cookie and not rule.allow_cookie:
                 excuse = Refused.COOKIE
             elif request.authorization and not rule.allow_authorization:
                 excuse = Refused.AUTHORIZATION
             else:
                 lifetime = Lifetime(float(rule.ttl), "rule")  # type: ignore[arg-type]
+                # An override is about how long, never about fields that are someone's own.
+                directives = EMPTY._replace(
+                    private_fields=directives.private_fields,
+                    no_cache_fields=directives.no_cache_fields,
+                )
     by_rule = lifetime is not None
     if lifetime is None:
         lifetime = freshness_lifetime(

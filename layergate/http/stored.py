@@ -10,9 +10,9 @@ from layergate.http.storing import Refused
 __all__ = ["CAREFUL", "HitForMiss", "Served", "StoredResponse", "VariantIndex"]
 
 # With one of these in the request the answer needs more than "is it fresh": see `decision`.
+# (Cache-Control does too, but is common enough to be looked at on the hit path.)
 CAREFUL: Final = frozenset({
     b"authorization",
-    b"cache-control",
     b"content-length",
     b"if-match",
     b"if-modified-since",
