@@ -396,8 +396,8 @@ The catalogue is up at {base}/ until Ctrl-C. For example:
 
 
 def main() -> int:
-    # `kill` ends the server too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # `kill` ends it as Ctrl-C does, and so ends the server too.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with (
             tempfile.TemporaryDirectory(prefix="layergate-demo-") as folder,
