@@ -1,0 +1,1074 @@
+"""The scenarios: one row per behaviour, each with the section it is from.
+
+Data, for every adapter's runner (`test_asgi`). Sections without a name are of RFC 9111; G1 to G10
+are guarantees of our own, where we refuse what the RFC would allow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.scenarios.model import Lines, Reply, Scenario, Step, at
+
+SCENARIOS: list[Scenario] = []
+
+
+def ok(cc: str | None = None, *lines: tuple[str, str], **kw: Any) -> Reply:
+    """A reply, with this Cache-Control."""
+    return Reply(lines=(*(() if cc is None else (("Cache-Control", cc),)), *lines), **kw)
+
+
+def unchanged(cc: str | None = None, *lines: tuple[str, str], **kw: Any) -> Reply:
+    """A 304."""
+    return ok(cc, *lines, status=304, body=b"", **kw)
+
+
+def fetch(reply: Reply, *headers: tuple[str, str], **kw: Any) -> Step:
+    """The origin is called once, and the client gets what it says."""
+    kw.setdefault("content", b"" if kw.get("method") == "HEAD" else reply.body)
+    kw.setdefault("status", None if reply.raises else reply.status)
+    kw["cs"] = {"hit": None, **(kw.get("cs") or {})}
+    return Step(headers=headers, origin=(reply,), **kw)
+
+
+def hit(content: bytes | None = b"one", *headers: tuple[str, str], **kw: Any) -> Step:
+    """The origin is not called."""
+    kw["cs"] = {"hit": True, "fwd": None, **(kw.get("cs") or {})}
+    return Step(headers=headers, content=content, **kw)
+
+
+def validated(reply: Reply, content: bytes = b"one", *headers: tuple[str, str], **kw: Any) -> Step:
+    """The origin says 304, and the client gets what is stored."""
+    kw["cs"] = {"hit": None, "fwd-status": 304, **(kw.get("cs") or {})}
+    return Step(headers=headers, origin=(reply,), content=content, **kw)
+
+
+def stale(content: bytes, refresh: Reply | None, *headers: tuple[str, str], **kw: Any) -> Step:
+    """Served stale, while ``refresh`` comes in the background."""
+    detail = "stale-while-revalidate"
+    kw["cs"] = {"hit": True, "fwd": None, "detail": detail, **(kw.get("cs") or {})}
+    return Step(headers=headers, content=content, refresh=refresh, **kw)
+
+
+def instead(content: bytes, failure: Reply, *headers: tuple[str, str], **kw: Any) -> Step:
+    """Served stale in place of the origin's ``failure``. RFC 9211 2.1: a hit "was not forwarded"."""
+    kw["cs"] = {"hit": None, "fwd": "stale", "detail": "stale-if-error", **(kw.get("cs") or {})}
+    return Step(headers=headers, content=content, origin=(failure,), **kw)
+
+
+def row(id_: str, rfc: str, *steps: Step, rules: tuple = (), **options: Any) -> None:
+    SCENARIOS.append(Scenario(id_, rfc, steps, rules, options))
+
+
+def reused(id_: str, rfc: str, reply: Reply, *, after: float = 1, **options: Any) -> None:
+    """Stored, and used ``after`` so many seconds."""
+    row(id_, rfc, fetch(reply), hit(reply.body, advance=after, status=reply.status), **options)
+
+
+def not_reused(
+    id_: str, rfc: str, reply: Reply, *, after: float = 1, detail: str | None = None, **options: Any
+) -> None:
+    """Not used without asking the origin."""
+    cs = {} if detail is None else {"detail": detail, "stored": None}
+    row(id_, rfc, fetch(reply, cs=cs), fetch(ok("max-age=9", body=b"two"), advance=after), **options)
+
+
+TWO = ok("max-age=60", body=b"two")
+ETAG = ("ETag", '"abc"')
+LM = ("Last-Modified", at(-1000))
+INM = ("If-None-Match", '"abc"')
+FAIL = ok("no-store", status=503, body=b"down")
+RAISES = Reply(raises=True)
+OLD = ok("max-age=10", ETAG)
+DAY = ("Date", at(0))
+
+
+# -- 4.2.1: freshness lifetime ---------------------------------------------------------------------
+
+F = "4.2.1"
+reused("fresh-max-age", F, ok("max-age=60"), after=59.5)
+not_reused("fresh-max-age-over", F, ok("max-age=60"), after=60)  # lifetime > current_age
+not_reused("fresh-max-age-0", F, ok("max-age=0"))
+not_reused("fresh-none", F, ok(), detail="no-freshness")
+not_reused("fresh-none-lm", "4.2.2", ok(None, LM, DAY), detail="no-freshness")
+reused("fresh-s-maxage", "5.2.2.10", ok("s-maxage=60"), after=59)
+reused("fresh-s-maxage-longer", "5.2.2.10", ok("max-age=1, s-maxage=60"), after=59)
+not_reused("fresh-s-maxage-shorter", "5.2.2.10", ok("max-age=60, s-maxage=1"), after=2)
+not_reused("fresh-s-maxage-0", "5.2.2.10", ok("max-age=60, s-maxage=0"))
+reused("fresh-s-maxage-expires", "5.2.2.10", ok("s-maxage=60", ("Expires", at(-60)), DAY))
+reused("fresh-expires", "5.3", ok(None, ("Expires", at(60)), DAY), after=59)
+not_reused("fresh-expires-over", "5.3", ok(None, ("Expires", at(60)), DAY), after=60)
+not_reused("fresh-expires-past", "5.3", ok(None, ("Expires", at(-60)), DAY))
+not_reused("fresh-expires-equal", "5.3", ok(None, ("Expires", at(0)), DAY))
+not_reused("fresh-expires-0", "5.3", ok(None, ("Expires", "0"), DAY))
+reused("fresh-expires-no-date", F, ok(None, ("Expires", at(60))), after=59)
+# "max-age ... overrides Expires"
+reused("fresh-max-age-expires-past", "5.3", ok("max-age=60", ("Expires", at(-9)), DAY), after=59)
+not_reused("fresh-max-age-0-expires", "5.3", ok("max-age=0", ("Expires", at(99)), DAY))
+# Expires minus Date is a lifetime: what the origin's clock says does not matter,
+reused("fresh-expires-slow-clock", F, ok(None, ("Expires", at(9060)), ("Date", at(9000))), after=59)
+not_reused("fresh-expires-slow-clock-over", F,
+           ok(None, ("Expires", at(9060)), ("Date", at(9000))), after=60)
+# but apparent_age does.
+not_reused("fresh-expires-fast-clock", "4.2.3",
+           ok(None, ("Expires", at(-8940)), ("Date", at(-9000))))
+not_reused("fresh-old-date", "4.2.3", ok("max-age=60", ("Date", at(-61))))
+reused("fresh-older-date", "4.2.3", ok("max-age=60", ("Date", at(-50))), after=9)
+for name, value in (
+    ("rfc850", "Tuesday, 14-Nov-23 22:14:20 GMT"),
+    ("asctime", "Tue Nov 14 22:14:20 2023"),
+    ("lower-case", "tue, 14 nov 2023 22:14:20 gmt"),
+):
+    reused(f"expires-{name}", "RFC 9110 5.6.7", ok(None, ("Expires", value), DAY), after=59)
+for name, value in (
+    ("text", "soon"), ("empty", ""), ("number", "60"), ("no-time", "Tue, 14 Nov 2023"),
+    ("bad-month", "Tue, 14 Nob 2033 22:14:20 GMT"), ("utc-offset", "Tue, 14 Nov 2033 22:14:20 +0"),
+):  # fmt: skip
+    not_reused(f"expires-invalid-{name}", "5.3", ok(None, ("Expires", value), DAY))
+not_reused("expires-two-different", F, ok(None, ("Expires", at(60)), ("Expires", at(-9)), DAY))
+reused("expires-two-equal", F, ok(None, ("Expires", at(60)), ("Expires", at(60)), DAY))
+
+# Overflow: 1.2.2, "the cache MUST consider the value to be 2147483648" or the largest it can do.
+for name, value in (
+    ("max", "2147483647"), ("max-1", "2147483648"), ("more", "99999999999"),
+    ("huge", "9" * 400), ("zeros", "0" * 30 + "60"),
+):  # fmt: skip
+    reused(f"max-age-{name}", "1.2.2", ok(f"max-age={value}"), after=59)
+    reused(f"s-maxage-{name}", "1.2.2", ok(f"s-maxage={value}"), after=59)
+# "Caches are encouraged to consider responses that have invalid freshness information to be stale"
+for name, value in (
+    ("negative", "max-age=-60"), ("float", "max-age=60.0"), ("text", "max-age=a60"),
+    ("trailing", "max-age=60a"), ("empty", "max-age="), ("bare", "max-age"),
+    ("space-before", "max-age =60"), ("space-after", "max-age= 60"), ("single", "max-age='60'"),
+    ("hex", "max-age=0x60"), ("plus", "max-age=+60"), ("s-maxage", "max-age=60, s-maxage=x"),
+):  # fmt: skip
+    not_reused(f"cc-invalid-{name}", F, ok(value, ETAG))
+for name, value in (
+    ("quoted", 'max-age="60"'), ("case", "MaX-aGe=60"), ("list", "a, b=c,,max-age=60, d"),
+    ("quoted-comma", 'x="a,b", max-age=60'), ("before-unknown", "max-age=60, x=\"no-store\""),
+    ("first-wins", "max-age=60, max-age=1"), ("tabs", "max-age=60\t,\tpublic"),
+    ("unknown", "max-age=60, immutable, foo=bar, ext"), ("semicolon-other", "max-age=60, a;b"),
+    ("no-transform", "no-transform, max-age=60"),
+):  # fmt: skip
+    reused(f"cc-{name}", "5.2", ok(value), after=59)
+not_reused("cc-first-wins-low", F, ok("max-age=1, max-age=60"), after=2)
+not_reused("cc-other-name", "5.2", ok("x-max-age=60"))
+not_reused("cc-inside-quotes", "5.2", ok('x="max-age=60"'))
+reused("cc-two-lines", "RFC 9110 5.3", ok("public", ("Cache-Control", "max-age=60")), after=59)
+not_reused("cc-two-lines-no-store", "RFC 9110 5.3", ok("max-age=60", ("Cache-Control", "no-store")),
+           detail="no-store")
+not_reused("cdn-pragma-response", "5.4", ok(None, ("Pragma", "max-age=60")))
+reused("pragma-in-response-ignored", "5.4", ok("max-age=60", ("Pragma", "no-cache")))
+
+# -- 4.2.2: heuristic freshness, behind an option --------------------------------------------------
+
+H = "4.2.2"
+WEEK = ("Last-Modified", at(-1000))
+for status in (200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501):
+    body = b"" if status == 204 else b"one"
+    reused(f"heuristic-{status}", H, ok(None, WEEK, DAY, status=status, body=body), after=99,
+           heuristic=0.1)
+for status in (201, 202, 302, 303, 307, 400, 403, 500, 502, 503, 504, 599):
+    not_reused(f"heuristic-not-{status}", H, ok(None, WEEK, DAY, status=status), heuristic=0.1)
+for status in (201, 302, 403, 502, 599):
+    reused(f"heuristic-public-{status}", H, ok("public", WEEK, DAY, status=status), after=99,
+           heuristic=0.1)
+not_reused("heuristic-over", H, ok(None, WEEK, DAY), after=100, heuristic=0.1)
+not_reused("heuristic-off", H, ok("public", WEEK, DAY), after=1)
+not_reused("heuristic-future", H, ok(None, ("Last-Modified", at(99)), DAY), heuristic=0.1)
+not_reused("heuristic-explicit-first", H, ok("max-age=1", WEEK, DAY), after=2, heuristic=0.1)
+not_reused("heuristic-expires-first", H, ok(None, WEEK, DAY, ("Expires", "0")), heuristic=0.1)
+reused("heuristic-query", H, ok(None, WEEK, DAY), heuristic=0.1)
+
+# -- 4.2.3, 5.1: Age -------------------------------------------------------------------------------
+
+A = "4.2.3"
+row("age-grows", "5.1", fetch(ok("max-age=60"), has={"age": None}),
+    hit(advance=0.5, has={"age": "0"}), hit(advance=1, has={"age": "1"}),
+    hit(advance=40, has={"age": "41"}))
+row("age-upstream", A, fetch(ok("max-age=600", ("Age", "30")), has={"age": "30"}),
+    hit(advance=5, has={"age": "35"}, cs={"ttl": 565}))
+row("age-upstream-expires", A, fetch(ok(None, ("Expires", at(600)), DAY, ("Age", "30"))),
+    hit(advance=5, has={"age": "35"}, cs={"ttl": 565}))
+not_reused("age-uses-up-lifetime", A, ok("max-age=60", ("Age", "60")))
+not_reused("age-over-lifetime", A, ok("max-age=60", ("Age", "7200")))
+not_reused("age-over-expires", A, ok(None, ("Expires", at(60)), DAY, ("Age", "60")))
+row("age-apparent", A, fetch(ok("max-age=600", ("Date", at(-40)))), hit(has={"age": "40"}))
+row("age-greater-of-two", A, fetch(ok("max-age=600", ("Date", at(-40)), ("Age", "70"))),
+    hit(has={"age": "70"}))
+row("age-clock-ahead", A, fetch(ok("max-age=600", ("Date", at(400)))), hit(has={"age": "0"}))
+row("age-response-delay", A, fetch(ok("max-age=600", ("Age", "5"), takes=10)),
+    hit(has={"age": "15"}, cs={"ttl": 585}))
+row("age-list", "5.1", fetch(ok("max-age=60", ("Age", "30, 9999"))), hit(has={"age": "30"}))
+row("age-two-lines", "5.1", fetch(ok("max-age=60", ("Age", "30"), ("Age", "9999"))),
+    hit(has={"age": "30"}))
+for name, value in (
+    ("float", "30.5"), ("negative", "-7200"), ("text", "abc"), ("empty", ""), ("quoted", '"99"'),
+    ("parameter", "7200;a=b"),
+):  # fmt: skip
+    row(f"age-invalid-{name}", "5.1", fetch(ok("max-age=60", ("Age", value))), hit(has={"age": "0"}))
+not_reused("age-huge", "1.2.2", ok("max-age=60", ("Age", "9" * 60)))
+row("age-one-line", "4", fetch(ok("max-age=600", ("Age", "3"), ("age", "4"))), hit(has={"age": "3"}))
+row("date-unchanged", "RFC 9110 6.6.1", fetch(ok("max-age=60", DAY)),
+    hit(advance=20, has={"date": at(0)}))
+
+# -- 3: storing ------------------------------------------------------------------------------------
+
+for status in (200, 203, 204, 299, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 409, 410,
+               414, 418, 451, 499, 500, 501, 502, 503, 504, 599):  # fmt: skip
+    body = b"" if status == 204 else b"one"
+    reused(f"status-{status}", "3", ok("max-age=60", status=status, body=body))
+for status in (201, 202, 302, 303, 307, 403, 500, 503, 599):
+    not_reused(f"status-{status}-none", "3", ok(status=status))
+for status in (408, 412, 416, 417, 425, 426, 428, 429, 431, 511):
+    not_reused(f"status-{status}-one-request", "RFC 6585, 9110", ok("max-age=60", status=status),
+               detail="status")
+not_reused("status-206", "3.3", ok("max-age=60", ("Content-Range", "bytes 0-2/9"), status=206),
+           detail="partial")
+not_reused("status-304-unasked", "3", unchanged("max-age=60"), detail="not-modified")
+
+not_reused("no-store", "5.2.2.5", ok("no-store"), detail="no-store")
+not_reused("no-store-case", "5.2.2.5", ok("No-StOrE, max-age=60"), detail="no-store")
+not_reused("no-store-fresh", "5.2.2.5", ok("max-age=60, no-store", ("Expires", at(99)), DAY))
+not_reused("no-store-argument", "5.2.2.5", ok('max-age=60, no-store="x"'))
+not_reused("no-store-unclosed", "5.2.2.5", ok('max-age=60, x="a, no-store'))
+not_reused("private", "5.2.2.7", ok("private, max-age=60"), detail="private")
+not_reused("private-s-maxage", "5.2.2.7", ok("private, s-maxage=60"), detail="private")
+not_reused("private-public", "5.2.2.7", ok("public, private, max-age=60"), detail="private")
+not_reused("private-semicolon", "5.2.2.7", ok("private; max-age=60"))
+row("private-field", "5.2.2.7",
+    fetch(ok('private="x-user", max-age=60', ("X-User", "7"), ("X-All", "8")),
+          has={"x-user": "7", "x-all": "8"}),
+    hit(has={"x-user": None, "x-all": "8"}))
+row("private-fields", "5.2.2.7",
+    fetch(ok('private="x-user , x-more", max-age=60', ("X-User", "7"), ("X-More", "8"))),
+    hit(has={"x-user": None, "x-more": None}))
+row("private-field-token", "5.2.2.7", fetch(ok("private=x-user, max-age=60", ("X-User", "7"))),
+    hit(has={"x-user": None}))
+not_reused("private-field-content-type", "5.2.2.7", ok('private="content-type", max-age=60'))
+row("no-cache-field", "5.2.2.4",
+    fetch(ok('no-cache="x-user", max-age=60', ("X-User", "7"), ("X-All", "8"))),
+    hit(has={"x-user": None, "x-all": "8"}))
+row("no-cache-field-two-lines", "5.2.2.4",
+    fetch(ok('no-cache="a, b"', ("Cache-Control", "max-age=60"), ("A", "1"), ("B", "2"), ("C", "3"))),
+    hit(has={"a": None, "b": None, "c": "3"}))
+row("no-cache-validates", "5.2.2.4", fetch(ok("no-cache, max-age=60", ETAG)),
+    validated(unchanged("no-cache, max-age=60"), saw={"if-none-match": '"abc"'}),
+    validated(unchanged()), fetch(ok("no-store", body=b"two")))
+row("no-cache-alone-validates", "5.2.2.4", fetch(ok("no-cache", ETAG)), validated(unchanged()))
+row("no-cache-case", "5.2.2.4", fetch(ok("max-age=60, No-CaChE", ETAG)), validated(unchanged()))
+not_reused("no-cache-no-validator", "5.2.2.4", ok("max-age=60, no-cache"))
+row("must-revalidate-fresh", "5.2.2.2", fetch(ok("max-age=60, must-revalidate")), hit(advance=59))
+row("must-revalidate-stale", "5.2.2.2", fetch(ok("max-age=60, must-revalidate", ETAG)),
+    validated(unchanged(), advance=60))
+row("immutable-stale", "RFC 8246 2", fetch(ok("max-age=60, immutable", ETAG)),
+    hit(advance=59), validated(unchanged(), advance=1))
+
+M = "5.2.2.3"
+reused("must-understand", M, ok("must-understand, no-store, max-age=60"))
+not_reused("must-understand-unknown-status", M,
+           ok("must-understand, max-age=60", status=599), detail="must-understand")
+not_reused("must-understand-no-store-unknown", M,
+           ok("must-understand, no-store, max-age=60", status=299), detail="must-understand")
+
+# 3.5 and G1
+AUTH = ("Authorization", "Basic eDp5")
+for name, cc in (("public", "public, max-age=60"), ("s-maxage", "s-maxage=60"),
+                 ("must-revalidate", "must-revalidate, max-age=60")):
+    row(f"authorization-{name}", "3.5", fetch(ok(cc), AUTH), hit(), hit(b"one", AUTH))
+for name, cc in (("max-age", "max-age=60"), ("proxy-revalidate", "proxy-revalidate, max-age=60"),
+                 ("private", "private, max-age=60")):
+    row(f"authorization-{name}", "3.5", fetch(ok(cc), AUTH, cs={"stored": None}), fetch(TWO))
+row("authorization-not-from-anonymous", "3.5, G1", fetch(ok("max-age=60")),
+    fetch(ok("max-age=60", body=b"mine"), AUTH, cs={"fwd": "request"}), hit())
+row("authorization-expires", "3.5", fetch(ok(None, ("Expires", at(60)), DAY), AUTH), fetch(TWO))
+row("cookie-request", "RFC 6265", fetch(ok("max-age=60")), hit(b"one", ("Cookie", "a=b")))
+row("cookie-request-stores", "RFC 6265", fetch(ok("max-age=60"), ("Cookie", "a=b")), hit())
+row("set-cookie", "7.3, G1",
+    fetch(ok("max-age=60", ("Set-Cookie", "a=b")), cs={"detail": "set-cookie"},
+          has={"set-cookie": "a=b"}),
+    fetch(TWO, has={"set-cookie": None}))
+row("set-cookie-public", "7.3, G1", fetch(ok("public, max-age=60", ("Set-Cookie", "a=b"))), fetch(TWO))
+for cc in ('no-cache="set-cookie"', 'private="Set-Cookie"'):
+    row(f"set-cookie-{cc[:8].rstrip('=')}", "7.3",
+        fetch(ok(f"max-age=60, {cc}", ("Set-Cookie", "a=b")), has={"set-cookie": "a=b"}),
+        hit(has={"set-cookie": None}))
+
+# 3.1: which fields
+row("fields-kept", "3.1",
+    fetch(ok("max-age=60", ("X-A", "1"), ("X-A", "2"), ("X-B", ""), ("X-C", "\xfc"), DAY,
+             ("Content-Type", "text/x"), ("Content-Length", "3"), ("Link", "</a>, </b>"),
+             ("WWW-Authenticate", "Basic"), ("Clear-Site-Data", "cookies"))),
+    hit(lines=(("cache-control", "max-age=60"), ("x-a", "1"), ("x-a", "2"), ("x-b", ""),
+               ("x-c", "\xfc"), ("date", at(0)), ("content-type", "text/x"), ("content-length", "3"),
+               ("link", "</a>, </b>"), ("www-authenticate", "Basic"),
+               ("clear-site-data", "cookies"))))
+row("fields-connection", "3.1",
+    fetch(ok("max-age=60", ("Connection", "A, b"), ("A", "1"), ("B", "2"), ("C", "3"))),
+    hit(has={"a": None, "b": None, "c": "3", "connection": None}))
+row("fields-connection-lines", "3.1",
+    fetch(ok("max-age=60", ("Connection", "close"), ("Connection", "a"), ("A", "1"))),
+    hit(has={"a": None, "connection": None}))
+for name in ("Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Upgrade", "Proxy-Authenticate",
+             "Proxy-Authentication-Info", "Proxy-Authorization"):  # fmt: skip
+    row(f"fields-{name.lower()}", "3.1", fetch(ok("max-age=60", (name, "x"))),
+        hit(has={name.lower(): None}))
+row("fields-disposition", "3.1",
+    fetch(ok("max-age=60", ("Content-Disposition", "attachment; filename=a"))),
+    hit(has={"content-disposition": "attachment; filename=a"}))
+row("body-empty", "3", fetch(ok("max-age=60", body=b"")), hit(b""))
+row("body-chunks", "3", fetch(ok("max-age=60", body=b"0123456789", chunks=4)), hit(b"0123456789"))
+row("body-short", "3.3, G6", fetch(ok("max-age=60", ("Content-Length", "9"))), fetch(TWO))
+row("body-long", "3.3, G6", fetch(ok("max-age=60", ("Content-Length", "1"))), fetch(TWO))
+row("body-lengths-differ", "3.3, G6",
+    fetch(ok("max-age=60", ("Content-Length", "3"), ("Content-Length", "4"))), fetch(TWO))
+row("body-over-cap", "G7", fetch(ok("max-age=60", body=b"x" * 2000)),
+    fetch(ok("max-age=60", body=b"y" * 2000)), max_body=1000)
+
+# 2: keys
+row("key-query", "2", fetch(ok("max-age=60"), target="/a?x=1"), hit(target="/a?x=1"),
+    fetch(TWO, target="/a?x=2"), fetch(TWO, target="/a"), hit(target="/a?x=1"))
+row("key-query-order", "2", fetch(ok("max-age=60"), target="/a?x=1&y=2"),
+    fetch(TWO, target="/a?y=2&x=1"))
+row("key-path-case", "2", fetch(ok("max-age=60"), target="/a"), fetch(TWO, target="/A"))
+row("key-path-escape", "G9", fetch(ok("max-age=60"), target="/a%2Fb"), fetch(TWO, target="/a/b"))
+row("key-host", "G9", fetch(ok("max-age=60"), ("Host", "a.example")),
+    fetch(TWO, ("Host", "b.example")), hit(b"one", ("Host", "a.example")))
+row("key-port", "G9", fetch(ok("max-age=60"), ("Host", "a.example")),
+    fetch(TWO, ("Host", "a.example:8080")))
+row("key-scheme", "G9", fetch(ok("max-age=60")), fetch(TWO, scheme="https"))
+row("key-slashes", "G9", fetch(ok("max-age=60"), target="/a"), fetch(TWO, target="/a/"),
+    fetch(ok("max-age=9", body=b"three"), target="//a"))
+
+# -- 4.1: Vary -------------------------------------------------------------------------------------
+
+V = "4.1"
+
+
+def varied(id_: str, vary: Lines, first: Lines, second: Lines, *, match: bool) -> None:
+    reply = ok("max-age=60", *vary)
+    follow = hit(b"one", *second) if match else fetch(TWO, *second, cs={"fwd": "vary-miss"})
+    row(f"vary-{id_}", V, fetch(reply, *first), follow)
+
+
+def f(*values: str, name: str = "Foo") -> Lines:
+    return tuple((name, value) for value in values)
+
+
+VARY = f("Foo", name="Vary")
+TWO_WAY = f("Foo, Bar", name="Vary")
+AL = f("Accept-Language", name="Vary")
+AE = f("Accept-Encoding", name="Vary")
+varied("match", VARY, f("1"), f("1"), match=True)
+varied("no-match", VARY, f("1"), f("2"), match=False)
+varied("omitted", VARY, f("1"), (), match=False)
+varied("added", VARY, (), f("1"), match=False)
+varied("both-omitted", VARY, (), (), match=True)
+varied("empty-is-not-absent", VARY, f(""), (), match=False)
+varied("other-field", VARY, f("1") + f("2", name="Other"), f("1") + f("3", name="Other"), match=True)
+varied("case-of-name", f("fOO", name="Vary"), f("1"), f("1", name="foo"), match=True)
+varied("case-of-value", VARY, f("a"), f("A"), match=False)
+varied("two-match", TWO_WAY, f("1") + f("2", name="Bar"), f("2", name="Bar") + f("1"), match=True)
+varied("two-no-match", TWO_WAY, f("1") + f("2", name="Bar"), f("1") + f("3", name="Bar"), match=False)
+varied("two-swapped", TWO_WAY, f("1") + f("2", name="Bar"), f("2") + f("1", name="Bar"), match=False)
+varied("two-one-omitted", TWO_WAY, f("1"), f("1"), match=True)
+varied("two-lines", f("Foo", "Bar", name="Vary"), f("1", name="Bar"), f("2", name="Bar"), match=False)
+varied("two-lines-match", f("Foo", "Bar", name="Vary"), f("1", name="Bar"), f("1", name="Bar"),
+       match=True)
+varied("space", VARY, f("1,2"), f(" 1 , 2 "), match=True)
+varied("combined", VARY, f("1, 2"), f("1", "2"), match=True)
+varied("order-of-lines", VARY, f("1", "2"), f("2", "1"), match=False)
+varied("language-order", AL, f("en, de", name="Accept-Language"),
+       f("de, en", name="Accept-Language"), match=True)
+varied("language-case", AL, f("en, de", name="Accept-Language"),
+       f("eN, De", name="Accept-Language"), match=True)
+varied("language-weights", AL, f("en;q=0.5", name="Accept-Language"),
+       f("en;q=0.50", name="Accept-Language"), match=True)
+varied("language-other-weight", AL, f("en;q=0.5, de", name="Accept-Language"),
+       f("en, de;q=0.5", name="Accept-Language"), match=False)
+varied("encoding-space", AE, f("gzip,br", name="Accept-Encoding"),
+       f("br,  gzip", name="Accept-Encoding"), match=True)
+varied("user-agent-comma", f("User-Agent", name="Vary"), f("a,b", name="User-Agent"),
+       f("a, b", name="User-Agent"), match=False)
+varied("cookie", f("Cookie", name="Vary"), f("a=1", name="Cookie"), f("a=2", name="Cookie"),
+       match=False)
+varied("empty", f("", name="Vary"), f("1"), f("2"), match=True)
+varied("empty-members", f(" ,Foo,, ", name="Vary"), f("1"), f("2"), match=False)
+for name, values in (("star", ("*",)), ("star-list", ("Foo, *",)), ("star-line", ("Foo", "*")),
+                     ("star-first", ("*, Foo",)), ("unreadable", ("Foo Bar",))):  # fmt: skip
+    not_reused(f"vary-{name}", V, ok("max-age=60", *f(*values, name="Vary")), detail="vary-star")
+row("vary-several", V,
+    fetch(ok("max-age=60", *VARY), *f("1")),
+    fetch(ok("max-age=60", *VARY, body=b"two"), *f("2")),
+    fetch(ok("max-age=60", *VARY, body=b"three")),
+    hit(b"one", *f("1")), hit(b"two", *f("2")), hit(b"three"))
+row("vary-changes", V,
+    fetch(ok("max-age=60", *VARY), *f("1")),
+    fetch(ok("max-age=60", *f("Bar", name="Vary"), body=b"two"), *f("2"), ("Bar", "x")),
+    hit(b"one", *f("1")), hit(b"two", *f("3"), ("Bar", "x")),
+    fetch(ok("max-age=60", body=b"three"), *f("4"), ("Bar", "y"), cs={"fwd": "vary-miss"}))
+# "When a cache has multiple stored responses for a target URI and one or more omits the Vary header
+# field, the cache SHOULD choose the most recent stored response with a valid Vary field value."
+row("vary-default-first", V,
+    fetch(ok("max-age=10", body=b"default")),
+    fetch(ok("max-age=60", *VARY), *f("1"), advance=10), hit(b"one", *f("1")))
+row("vary-default-later", V,
+    fetch(ok("max-age=60", *VARY), *f("1")),
+    fetch(ok("max-age=60", body=b"default"), *f("2")),
+    hit(b"one", *f("1")), hit(b"default", *f("3")), hit(b"default"))
+row("vary-replaced", V,
+    fetch(ok("max-age=10", *VARY), *f("1")),
+    fetch(ok("max-age=60", *VARY, body=b"new"), *f("1"), advance=10), hit(b"new", *f("1")))
+row("vary-each-its-validator", "4.3.1",
+    fetch(ok("max-age=10", *VARY, ("ETag", '"1"')), *f("1")),
+    fetch(ok("max-age=10", *VARY, ("ETag", '"2"'), body=b"two"), *f("2")),
+    validated(unchanged("max-age=10"), b"one", *f("1"), advance=10,
+              saw={"if-none-match": '"1"', "foo": "1"}),
+    validated(unchanged("max-age=10"), b"two", *f("2"), saw={"if-none-match": '"2"'}),
+    fetch(ok("no-store"), *f("3"), saw={"if-none-match": None}))
+row("vary-in-304", V,
+    fetch(ok("max-age=60", *VARY, ETAG), *f("1")),
+    Step(headers=(*f("1"), INM), status=304, content=b"", cs={"hit": True}, has={"vary": "Foo"}))
+row("vary-invalidates-all", "4.4",
+    fetch(ok("max-age=60", *VARY), *f("1")), fetch(ok("max-age=60", *VARY, body=b"two"), *f("2")),
+    fetch(ok(status=204, body=b""), method="DELETE"),
+    fetch(TWO, *f("1")), fetch(ok("max-age=60", *VARY), *f("2")))
+row("vary-cap", "G7", *(fetch(ok("max-age=60", *VARY, body=b"%d" % n), *f(str(n))) for n in range(4)),
+    hit(b"3", *f("3")), hit(b"2", *f("2")), fetch(ok("max-age=60", *VARY), *f("0")), max_variants=3)
+row("vary-long-values", "G7", fetch(ok("max-age=60", *VARY), *f("x" * 5000)), hit(b"one", *f("x" * 5000)),
+    fetch(TWO, *f("x" * 4999 + "y")))
+
+# -- 4.3.1, 4.3.3: validation, sent ----------------------------------------------------------------
+
+S = "4.3.1"
+row("sends-etag", S, fetch(OLD),
+    validated(unchanged(), advance=10, saw={"if-none-match": '"abc"', "if-modified-since": None},
+              cs={"fwd": "stale", "stored": True}))
+row("sends-last-modified", S, fetch(ok("max-age=10", LM)),
+    validated(unchanged(), advance=10, saw={"if-modified-since": at(-1000), "if-none-match": None}))
+row("sends-both", S, fetch(ok("max-age=10", LM, ETAG)),
+    validated(unchanged(), advance=10,
+              saw={"if-modified-since": at(-1000), "if-none-match": '"abc"'}))
+row("sends-nothing", S, fetch(ok("max-age=10")),
+    fetch(TWO, advance=10, saw={"if-modified-since": None, "if-none-match": None}))
+for name, value in (("weak", 'W/"abc"'), ("unquoted", "abc"), ("obs-text", '"abc\xfc"'),
+                    ("comma", '"a,b"')):  # fmt: skip
+    row(f"sends-etag-{name}", S, fetch(ok("max-age=10", ("ETag", value))),
+        validated(unchanged(), advance=10, saw={"if-none-match": value}))
+row("sends-instead-of-clients", S, fetch(OLD),
+    validated(unchanged(), b"one", ("If-None-Match", '"mine"'), ("If-Modified-Since", at(0)),
+              advance=10, saw={"if-none-match": '"abc"', "if-modified-since": None}))
+row("200-replaces", "4.3.3", fetch(OLD),
+    fetch(ok("max-age=60", ("ETag", '"new"'), body=b"new"), advance=10, cs={"fwd": "stale"}),
+    hit(b"new"))
+row("404-replaces", "4.3.3", fetch(OLD),
+    fetch(ok("max-age=60", status=404, body=b"gone"), advance=10), hit(b"gone", status=404))
+row("no-store-replaces", "4.3.3", fetch(OLD), fetch(ok("no-store", body=b"two"), advance=10),
+    fetch(ok("no-store", body=b"three"), saw={"if-none-match": None}))
+row("5xx-forwarded", "4.3.3", fetch(OLD), fetch(FAIL, advance=10))
+row("5xx-keeps-stored", "4.3.3", fetch(OLD), fetch(ok(status=500, body=b"oops"), advance=10),
+    validated(unchanged("max-age=60"), saw={"if-none-match": '"abc"'}), hit())
+# What is said of one request says nothing of what is stored.
+for status in (429, 408, 428, 431):
+    row(f"{status}-keeps-stored", "3, RFC 6585", fetch(OLD),
+        fetch(ok(status=status, body=b"wait"), advance=10),
+        validated(unchanged(), saw={"if-none-match": '"abc"'}))
+row("exception-keeps-stored", "4.3.3", fetch(OLD), fetch(RAISES, advance=10),
+    validated(unchanged(), saw={"if-none-match": '"abc"'}))
+row("kept-for-validation", "4.3", fetch(OLD), fetch(TWO, advance=70, saw={"if-none-match": None}),
+    keep=60)
+
+# -- 4.3.2: validation, received -------------------------------------------------------------------
+
+
+def asked(id_: str, stored: Lines, request: Lines, *, match: bool, rfc: str = "4.3.2") -> None:
+    status, content = (304, b"") if match else (200, b"one")
+    row(f"asked-{id_}", rfc, fetch(ok("max-age=60", *stored)),
+        hit(content, *request, status=status, advance=1, has={"age": "1"}))
+
+
+TAG = (ETAG,)
+asked("etag", TAG, (INM,), match=True)
+asked("etag-other", TAG, f('"x"', name="If-None-Match"), match=False)
+asked("etag-list", TAG, f('"x", "abc"', name="If-None-Match"), match=True)
+asked("etag-lines", TAG, f('"x"', '"abc"', name="If-None-Match"), match=True)
+asked("etag-star", TAG, f("*", name="If-None-Match"), match=True)
+asked("etag-star-no-etag", (), f("*", name="If-None-Match"), match=True)
+asked("etag-none-stored", (), (INM,), match=False)
+asked("etag-weak-request", TAG, f('W/"abc"', name="If-None-Match"), match=True)
+asked("etag-weak-stored", f('W/"abc"', name="ETag"), (INM,), match=True)
+asked("etag-weak-both", f('W/"abc"', name="ETag"), f('W/"abc"', name="If-None-Match"), match=True)
+asked("etag-obs-text", f('"\xfc"', name="ETag"), f('"\xfc"', name="If-None-Match"), match=True)
+asked("etag-unquoted", TAG, f("abc", name="If-None-Match"), match=False)
+asked("etag-precedes-lm", (ETAG, LM), (INM, ("If-Modified-Since", at(-2000))), match=True)
+asked("etag-precedes-lm-other", (ETAG, LM),
+      (("If-None-Match", '"x"'), ("If-Modified-Since", at(0))), match=False)
+asked("lm-equal", (LM,), (("If-Modified-Since", at(-1000)),), match=True)
+asked("lm-later", (LM,), (("If-Modified-Since", at(-999)),), match=True)
+asked("lm-earlier", (LM,), (("If-Modified-Since", at(-1001)),), match=False)
+asked("lm-date", (DAY,), (("If-Modified-Since", at(0)),), match=True)
+asked("lm-date-earlier", (DAY,), (("If-Modified-Since", at(-1)),), match=False)
+asked("lm-received", (), (("If-Modified-Since", at(0)),), match=True)
+asked("lm-received-earlier", (), (("If-Modified-Since", at(-1)),), match=False)
+asked("lm-invalid", (LM,), (("If-Modified-Since", "yesterday"),), match=False)
+asked("lm-two", (LM,), f(at(0), at(0), name="If-Modified-Since"), match=False)
+asked("if-range-alone", TAG, (("If-Range", '"abc"'),), match=False, rfc="RFC 9110 13.1.5")
+row("asked-404", "RFC 9110 13.2.1", fetch(ok("max-age=60", ETAG, status=404)), hit(b"one", INM, status=404))
+row("asked-head", "4.3.2", fetch(ok("max-age=60", ETAG)), hit(b"", INM, method="HEAD", status=304))
+row("304-fields", "RFC 9110 15.4.5",
+    fetch(ok("max-age=60", ETAG, DAY, LM, ("Content-Location", "/x"), ("Expires", at(9)),
+             ("Content-Type", "text/x"), ("Content-Length", "3"), ("X-A", "1"))),
+    hit(b"", INM, status=304, advance=2, has={
+        "etag": '"abc"', "date": at(0), "content-location": "/x", "expires": at(9), "age": "2",
+        "cache-control": "max-age=60", "content-type": None, "content-length": None, "x-a": "1"}))
+row("asked-miss", "4.3.2", fetch(ok("max-age=60", ("ETag", '"new"')), INM), hit())
+row("asked-miss-match", "4.3.2",
+    Step(headers=(INM,), origin=(ok("max-age=60", ETAG),), status=304, content=b"",
+         cs={"fwd": "uri-miss", "stored": True}),
+    hit())
+row("asked-validated", "4.3.3", fetch(OLD),
+    Step(headers=(INM,), advance=10, origin=(unchanged("max-age=60"),), status=304, content=b"",
+         cs={"fwd": "stale", "fwd-status": 304}),
+    hit())
+row("asked-validated-other", "4.3.3", fetch(OLD),
+    validated(unchanged("max-age=60"), b"one", ("If-None-Match", '"x"'), advance=10))
+row("asked-not-shareable", "4.3.1, G5", fetch(ok("no-store"), saw={"if-none-match": None}),
+    Step(headers=(INM,), origin=(unchanged("no-store"),), status=304, content=b"",
+         saw={"if-none-match": '"abc"'}, cs={"hit": None}))
+for name in ("If-Match", "If-Unmodified-Since"):
+    row(f"passes-{name.lower()}", "4.3.2", fetch(ok("max-age=60")),
+        fetch(TWO, (name, at(0)), saw={name.lower(): at(0)},
+              cs={"fwd": "bypass", "detail": "precondition"}), hit())
+
+# -- 3.2, 4.3.4: a 304 updates ---------------------------------------------------------------------
+
+U = "4.3.4"
+
+
+def updates(id_: str, old: Lines, new: Lines, **has: str | None) -> None:
+    expected = {name.replace("_", "-"): value for name, value in has.items()}
+    row(f"304-{id_}", U, fetch(ok("max-age=10", ETAG, *old)),
+        validated(unchanged("max-age=60", ETAG, *new), advance=10, has=expected),
+        hit(has=expected, advance=20))
+
+
+updates("field", f("a"), f("b"), foo="b")
+updates("field-added", (), f("b"), foo="b")
+updates("field-kept", f("a"), (), foo="a")
+updates("field-lines", f("a", "b"), f("c", "d"), foo="c, d")
+updates("field-fewer-lines", f("a", "b"), f("c"), foo="c")
+updates("field-empty", f("a"), f(""), foo="")
+updates("content-type", f("text/a", name="Content-Type"), f("text/b", name="Content-Type"),
+        content_type="text/b")
+updates("content-length", f("3", name="Content-Length"), f("99", name="Content-Length"),
+        content_length="3")
+updates("content-length-0", f("3", name="Content-Length"), f("0", name="Content-Length"),
+        content_length="3")
+updates("content-length-none", (), f("0", name="Content-Length"), content_length="3")
+updates("content-location", f("/a", name="Content-Location"), f("/b", name="Content-Location"),
+        content_location="/b")
+updates("csp", f("a", name="Content-Security-Policy"), f("b", name="Content-Security-Policy"),
+        content_security_policy="b")
+updates("frame-options", f("deny", name="X-Frame-Options"), f("sameorigin", name="X-Frame-Options"),
+        x_frame_options="sameorigin")
+updates("date", (DAY,), (("Date", at(10)),), date=at(10))
+updates("connection", f("1", name="A"), (("Connection", "a, b"), ("A", "2"), ("B", "3")),
+        connection=None, b=None)
+updates("set-cookie", (), f("a=b", name="Set-Cookie"), set_cookie=None)
+row("304-freshens", U, fetch(OLD), validated(unchanged("max-age=60"), advance=10, has={"age": "0"}),
+    hit(advance=59, has={"age": "59"}), validated(unchanged("max-age=60"), advance=1))
+row("304-says-nothing", U, fetch(OLD), validated(unchanged(), advance=10), hit(advance=9),
+    validated(unchanged(), advance=1))
+row("304-age", "4.2.3", fetch(OLD),
+    validated(unchanged("max-age=60", ("Age", "30")), advance=10, has={"age": "30"}),
+    hit(advance=29, has={"age": "59"}), validated(unchanged(), advance=1))
+row("304-date-age", "4.2.3", fetch(OLD),
+    validated(unchanged("max-age=60", ("Date", at(-30))), advance=10, has={"age": "40"}))
+row("304-expires", U, fetch(ok(None, ETAG, DAY, ("Expires", at(10)))),
+    validated(unchanged(None, ("Date", at(10)), ("Expires", at(70))), advance=10,
+              has={"expires": at(70)}),
+    hit(advance=59), validated(unchanged(), advance=1))
+row("304-private", U, fetch(OLD), validated(unchanged("private"), advance=10, cs={"stored": None}),
+    fetch(TWO, saw={"if-none-match": None}))
+row("304-no-store", U, fetch(OLD), validated(unchanged("no-store"), advance=10), fetch(TWO))
+row("304-no-cache-field", "5.2.2.4", fetch(ok("max-age=10", ETAG, ("X-User", "7"))),
+    validated(unchanged('max-age=60, no-cache="x-user"'), advance=10), hit(has={"x-user": None}))
+row("304-vary-added", V, fetch(OLD, *f("1")),
+    validated(unchanged("max-age=60", *VARY), b"one", *f("1"), advance=10), hit(b"one", *f("1")))
+row("304-vary-kept", V, fetch(ok("max-age=10", ETAG, *VARY), *f("1")),
+    validated(unchanged("max-age=60"), b"one", *f("1"), advance=10), hit(b"one", *f("1")),
+    fetch(TWO, *f("2")))
+row("304-same-lm", U, fetch(ok("max-age=10", LM)),
+    validated(unchanged("max-age=60", LM), advance=10), hit())
+row("304-weak-same", U, fetch(ok("max-age=10", ("ETag", 'W/"abc"'))),
+    validated(unchanged("max-age=60", ("ETag", 'W/"abc"')), advance=10), hit())
+# "the cache MUST NOT use the new response to update any stored responses"
+for name, line in (("etag", ("ETag", '"other"')), ("lm", ("Last-Modified", at(-5)))):
+    row(f"304-other-{name}", U, fetch(ok("max-age=10", ETAG if name == "etag" else LM)),
+        Step(advance=10, origin=(unchanged("max-age=60", line, ("Foo", "bad")),
+                                 ok("max-age=60", body=b"new")),
+             content=b"new", has={"foo": None}, cs={"hit": None, "fwd-status": None},
+             saw={"if-none-match": None, "if-modified-since": None}),
+        hit(b"new"))
+row("304-to-client-only", U, fetch(TWO), Step(
+    target="/x", headers=(INM, AUTH), origin=(unchanged("max-age=60", ETAG),), status=304,
+    content=b"", cs={"hit": None, "stored": None}, saw={"if-none-match": '"abc"'}),
+    fetch(TWO, target="/x"))
+
+# -- HEAD: 3, 4, 4.3.5 -----------------------------------------------------------------------------
+
+E = "4.3.5"
+row("head-from-get", "4", fetch(ok("max-age=60", ("Content-Length", "3"))),
+    hit(b"", method="HEAD", has={"content-length": "3"}))
+row("head-from-get-length", "4", fetch(ok("max-age=60")),
+    hit(b"", method="HEAD", has={"content-length": "3"}))
+row("head-miss", "3", fetch(ok("max-age=60"), method="HEAD", cs={"stored": None}), fetch(TWO),
+    hit(b"two"), hit(b"", method="HEAD"))
+row("head-not-stored", "3", fetch(ok("max-age=60"), method="HEAD"),
+    fetch(ok("max-age=60"), method="HEAD"))
+row("head-stale-validates", "4.3.1", fetch(OLD),
+    validated(unchanged("max-age=60"), b"", method="HEAD", advance=10,
+              saw={"if-none-match": '"abc"'}), hit())
+row("head-freshens", E, fetch(ok("max-age=10", LM, ("Foo", "a"))),
+    fetch(ok("max-age=60", LM, ("Foo", "b"), ("Content-Length", "3")), method="HEAD", advance=10),
+    hit(advance=59, has={"foo": "b", "content-length": "3"}))
+row("head-freshens-no-validator", E,
+    fetch(ok("max-age=10, stale-if-error=99", ("Foo", "a"))),
+    fetch(ok("max-age=60", ("Foo", "b")), method="HEAD", advance=10), hit(has={"foo": "b"}))
+row("head-age", "4.2.3", fetch(ok("max-age=10", LM)),
+    fetch(ok("max-age=60", LM, ("Age", "50")), method="HEAD", advance=10),
+    hit(has={"age": "50"}, advance=0), fetch(TWO, advance=10))
+for name, lines in (("etag", (("ETag", '"x"'),)), ("lm", (("Last-Modified", at(-5)),)),
+                    ("length", (("Content-Length", "4"),))):  # fmt: skip
+    row(f"head-other-{name}", E, fetch(ok("max-age=60", ETAG, LM)),
+        fetch(ok("max-age=60", *lines), ("Cache-Control", "no-cache"), method="HEAD"),
+        fetch(TWO, cs={"fwd": "stale"}))
+row("head-error-ignored", E, fetch(ok("max-age=60")),
+    fetch(ok("max-age=60", status=500), ("Cache-Control", "no-cache"), method="HEAD"), hit())
+row("head-swr", "RFC 5861 3", fetch(ok("max-age=10, stale-while-revalidate=30")),
+    stale(b"", TWO, method="HEAD", advance=20), hit(b"two"))
+row("head-not-unsafe", "4.4", fetch(ok("max-age=60")),
+    fetch(TWO, method="HEAD", target="/other"), hit())
+
+# -- 4.4: invalidation -----------------------------------------------------------------------------
+
+I = "4.4"  # noqa: E741 - the section's letter
+DONE = ok(status=204, body=b"")
+for method in ("POST", "PUT", "DELETE", "PATCH", "M-SEARCH", "FOO", "MKCOL", "get"):
+    row(f"invalidates-{method}", I, fetch(ok("max-age=60")),
+        fetch(DONE, method=method, cs={"fwd": "method"}), fetch(TWO))
+for method in ("OPTIONS", "TRACE", "PROPFIND", "SEARCH", "REPORT", "QUERY"):
+    row(f"safe-{method}", I, fetch(ok("max-age=60")), fetch(DONE, method=method), hit())
+for status in (200, 201, 202, 204, 205, 301, 302, 303, 307, 308):
+    row(f"invalidates-status-{status}", I, fetch(ok("max-age=60")),
+        fetch(ok(status=status, body=b""), method="POST"), fetch(TWO))
+for status in (400, 401, 403, 404, 409, 422, 500, 502, 503):
+    row(f"keeps-status-{status}", I, fetch(ok("max-age=60")),
+        fetch(ok(status=status, body=b"no"), method="POST"), hit())
+row("keeps-after-exception", I, fetch(ok("max-age=60")),
+    Step(method="POST", origin=(RAISES,), status=None), hit())
+for name in ("Location", "Content-Location"):
+    for kind, value in (
+        ("absolute", "http://example.org/other"), ("path", "/other"), ("relative", "other"),
+        ("authority", "//example.org/other"), ("port", "http://example.org:80/other"),
+        ("host-case", "HTTP://EXAMPLE.org/other"), ("dots", "/a/../other"),
+    ):  # fmt: skip
+        row(f"invalidates-{name.lower()}-{kind}", I, fetch(ok("max-age=60"), target="/other"),
+            fetch(ok(None, (name, value), status=201), method="POST", target="/a"),
+            fetch(TWO, target="/other"))
+    for kind, value in (
+        ("host", "http://example.com/other"), ("port", "http://example.org:81/other"),
+        ("scheme", "https://example.org/other"), ("other-path", "/OTHER"), ("bad", "http://[/other"),
+        ("query", "/other?x"),
+    ):  # fmt: skip
+        row(f"keeps-{name.lower()}-{kind}", I, fetch(ok("max-age=60"), target="/other"),
+            fetch(ok(None, (name, value), status=201), method="POST", target="/a"),
+            hit(target="/other"))
+    row(f"keeps-{name.lower()}-error", I, fetch(ok("max-age=60"), target="/other"),
+        fetch(ok(None, (name, "/other"), status=400), method="POST", target="/a"),
+        hit(target="/other"))
+    row(f"keeps-{name.lower()}-safe", I, fetch(ok("max-age=60"), target="/other"),
+        fetch(ok(None, (name, "/other"), status=201), target="/a"), hit(target="/other"))
+row("keeps-other-query", I, fetch(ok("max-age=60"), target="/a?x=1"),
+    fetch(DONE, method="POST", target="/a"), hit(target="/a?x=1"))
+row("invalidates-query", I, fetch(ok("max-age=60"), target="/a?x=1"),
+    fetch(DONE, method="POST", target="/a?x=1"), fetch(TWO, target="/a?x=1"))
+row("invalidates-escaped", I, fetch(ok("max-age=60"), target="/a%20b"),
+    fetch(DONE, method="POST", target="/a%20b"), fetch(TWO, target="/a%20b"))
+row("keeps-other-host", I, fetch(ok("max-age=60"), ("Host", "a.example")),
+    fetch(DONE, method="POST"), hit(b"one", ("Host", "a.example")))
+row("invalidates-port", I, fetch(ok("max-age=60"), ("Host", "a.example:8080")),
+    fetch(DONE, ("Host", "a.example:8080"), method="POST"), fetch(TWO, ("Host", "a.example:8080")))
+for host in ("example.org:080", "example.org:"):
+    # However a target is spelled, what was stored for it goes.
+    row(f"invalidates-host-{host}", I,
+        Step(headers=(("Host", host),), origin=(ok("max-age=60"),), cs={"hit": None}),
+        Step(headers=(("Host", host),), method="POST", origin=(DONE,), status=204, cs={}),
+        Step(headers=(("Host", host),), origin=(TWO,), content=b"two", cs={"hit": None}))
+row("unsafe-not-stored", "3", fetch(ok("max-age=60"), method="POST"), fetch(TWO))
+row("unsafe-not-answered", "4", fetch(ok("max-age=60")),
+    fetch(ok("max-age=60", body=b"posted"), method="POST"))
+row("invalidates-stale-too", I, fetch(ok("max-age=10, stale-while-revalidate=60")),
+    fetch(DONE, method="POST", advance=20), fetch(TWO))
+row("invalidates-sie-too", I, fetch(ok("max-age=10, stale-if-error=60")),
+    fetch(DONE, method="POST"), fetch(FAIL))
+
+# -- 5.2.1: request directives ---------------------------------------------------------------------
+
+
+def cc(value: str) -> tuple[str, str]:
+    return ("Cache-Control", value)
+
+
+FRESH = ok("max-age=600", ETAG)
+AGED = ok("max-age=600", ("Age", "300"))
+row("req-no-cache", "5.2.1.4", fetch(ok("max-age=60")), fetch(TWO, cc("no-cache"), cs={"fwd": "request"}),
+    hit(b"two"))
+row("req-no-cache-etag", "5.2.1.4", fetch(FRESH),
+    validated(unchanged(), b"one", cc("no-cache"), saw={"if-none-match": '"abc"'},
+              cs={"fwd": "request"}), hit())
+row("req-no-cache-lm", "5.2.1.4", fetch(ok("max-age=600", LM, DAY)),
+    validated(unchanged(), b"one", cc("no-cache"), saw={"if-modified-since": at(-1000)}))
+row("req-no-cache-case", "5.2", fetch(ok("max-age=60")), fetch(TWO, cc("No-Cache")))
+row("req-max-age-0", "5.2.1.1", fetch(FRESH), validated(unchanged(), b"one", cc("max-age=0"), advance=1))
+row("req-max-age-0-at-once", "5.2.1.1", fetch(FRESH), validated(unchanged(), b"one", cc("max-age=0")))
+row("req-max-age", "5.2.1.1", fetch(FRESH), hit(b"one", cc("max-age=10"), advance=9),
+    validated(unchanged(), b"one", cc("max-age=10"), advance=2, cs={"fwd": "request"}))
+# "a response whose age is less than or equal to the specified number of seconds"
+row("req-max-age-equal", "5.2.1.1", fetch(FRESH), hit(b"one", cc("max-age=10"), advance=10))
+row("req-max-age-aged", "5.2.1.1", fetch(AGED), hit(b"one", cc("max-age=301")),
+    fetch(TWO, cc("max-age=299")))
+row("req-max-age-larger", "5.2.1.1", fetch(OLD), hit(b"one", cc("max-age=999"), advance=9),
+    validated(unchanged(), b"one", cc("max-age=999"), advance=1, cs={"fwd": "stale"}))
+row("req-max-age-invalid", "5.2.1.1", fetch(FRESH), hit(b"one", cc("max-age=x")))
+row("req-min-fresh", "5.2.1.3", fetch(FRESH), hit(b"one", cc("min-fresh=600")),
+    hit(b"one", cc("min-fresh=590"), advance=10),
+    validated(unchanged(), b"one", cc("min-fresh=591"), cs={"fwd": "request"}))
+row("req-min-fresh-aged", "5.2.1.3", fetch(AGED), hit(b"one", cc("min-fresh=300")),
+    fetch(TWO, cc("min-fresh=301")))
+row("req-max-stale", "5.2.1.2", fetch(OLD),
+    hit(b"one", cc("max-stale=20"), advance=30, cs={"ttl": -20}, has={"age": "30"}),
+    validated(unchanged(), b"one", cc("max-stale=20"), advance=1))
+row("req-max-stale-any", "5.2.1.2", fetch(OLD),
+    hit(b"one", cc("max-stale"), advance=1000, cs={"ttl": -990}))
+row("req-max-stale-aged", "5.2.1.2", fetch(ok("max-age=1500", ("Age", "2000"), ETAG)),
+    hit(b"one", cc("max-stale=1000"), cs={"ttl": -500}))
+row("req-max-stale-invalid", "5.2.1.2", fetch(OLD),
+    validated(unchanged(), b"one", cc("max-stale=x"), advance=30))
+for name in ("must-revalidate", "proxy-revalidate", "s-maxage=10"):
+    row(f"req-max-stale-{name}", "4.2.4", fetch(ok(f"max-age=10, {name}", ETAG)),
+        validated(unchanged(), b"one", cc("max-stale"), advance=11))
+row("req-max-stale-no-cache", "4.2.4", fetch(ok("max-age=10, no-cache", ETAG)),
+    validated(unchanged(), b"one", cc("max-stale"), advance=11))
+row("req-max-age-max-stale", "5.2.1.2", fetch(OLD),
+    hit(b"one", cc("max-age=5, max-stale=10"), advance=9),
+    hit(b"one", cc("max-age=99, max-stale=10"), advance=10),
+    validated(unchanged(), b"one", cc("max-age=5, max-stale=10")))
+row("req-max-stale-beats-window", "5.2.1.2",
+    fetch(ok("max-age=10, stale-while-revalidate=60", ETAG)),
+    validated(unchanged(), b"one", cc("max-stale=1"), advance=20))
+row("req-max-age-beats-window", "5.2.1.1",
+    fetch(ok("max-age=10, stale-while-revalidate=60", ETAG)),
+    validated(unchanged(), b"one", cc("max-age=100"), advance=20))
+row("req-no-store", "5.2.1.5", fetch(ok("max-age=60"), cc("no-store"), cs={"stored": None}), fetch(TWO),
+    hit(b"two"))
+row("req-no-store-must-understand", "5.2.1.5",
+    fetch(ok("must-understand, max-age=60"), cc("no-store")), fetch(TWO))
+row("req-no-store-keeps-stored", "5.2.1.5", fetch(OLD),
+    validated(unchanged("max-age=60"), b"one", cc("no-store"), advance=10, cs={"stored": None}),
+    validated(unchanged("max-age=60")))
+row("req-only-if-cached", "5.2.1.7",
+    Step(headers=(cc("only-if-cached"),), status=504, cs={"hit": None, "fwd": None}),
+    fetch(ok("max-age=60")), hit(b"one", cc("only-if-cached")),
+    Step(headers=(cc("only-if-cached"),), status=504, advance=60, cs={}))
+row("req-only-if-cached-max-stale", "5.2.1.7", fetch(OLD),
+    hit(b"one", cc("only-if-cached, max-stale=99"), advance=30))
+row("req-only-if-cached-window", "5.2.1.7", fetch(ok("max-age=10, stale-while-revalidate=60")),
+    Step(headers=(cc("only-if-cached"),), advance=20, refresh=TWO, content=b"one", cs={"hit": True}))
+row("req-only-if-cached-no-cache", "5.2.1.7", fetch(FRESH),
+    Step(headers=(cc("only-if-cached, no-cache"),), status=504, cs={}))
+row("req-only-if-cached-head", "5.2.1.7",
+    Step(method="HEAD", headers=(cc("only-if-cached"),), status=504, content=b"", cs={}))
+row("req-only-if-cached-range", "5.2.1.7",
+    Step(headers=(cc("only-if-cached"), ("Range", "bytes=0-1")), status=504, cs={}))
+row("req-pragma", "5.4", fetch(ok("max-age=60")), fetch(TWO, ("Pragma", "no-cache")))
+row("req-pragma-with-cc", "5.4", fetch(ok("max-age=60")),
+    hit(b"one", ("Pragma", "no-cache"), cc("max-age=60")))
+row("req-pragma-other", "5.4", fetch(ok("max-age=60")), hit(b"one", ("Pragma", "foo")))
+row("req-unknown", "5.2.3", fetch(ok("max-age=60")), hit(b"one", cc("foo, bar=1")))
+row("req-ignored", "5.2.1", fetch(ok("max-age=60")), hit(b"one", cc("no-cache, max-age=0")),
+    hit(b"one", ("Pragma", "no-cache")), request_directives=False)
+row("req-two-lines", "RFC 9110 5.3", fetch(ok("max-age=60")),
+    fetch(TWO, cc("max-age=60"), cc("no-cache")))
+
+# -- RFC 5861 section 3: stale-while-revalidate ----------------------------------------------------
+
+W = "RFC 5861 3"
+SWR = "max-age=10, stale-while-revalidate=30"
+row("swr", W, fetch(ok(SWR)), stale(b"one", TWO, advance=10, has={"age": "10"}, cs={"ttl": 0}),
+    hit(b"two"))
+row("swr-last", W, fetch(ok(SWR)), stale(b"one", TWO, advance=39, cs={"ttl": -29}), hit(b"two"))
+row("swr-over", W, fetch(ok(SWR)), fetch(TWO, advance=40))
+row("swr-over-validates", W, fetch(ok(SWR, ETAG)), validated(unchanged(), advance=40))
+row("swr-refresh-validates", W, fetch(ok(SWR, ETAG)),
+    stale(b"one", unchanged("max-age=60"), advance=20,
+          saw={"if-none-match": '"abc"', "cookie": None}),
+    hit(has={"age": "0"}))
+row("swr-refresh-clean", W, fetch(ok(SWR, ETAG)),
+    Step(headers=(("If-None-Match", '"x"'), ("If-Modified-Since", at(0)), ("X-A", "1")), advance=20,
+         refresh=TWO, content=b"one", cs={"hit": True},
+         saw={"if-none-match": '"abc"', "if-modified-since": None, "x-a": "1"}),
+    hit(b"two"))
+row("swr-304-to-client", W, fetch(ok(SWR, ETAG)),
+    Step(headers=(INM,), advance=20, refresh=TWO, status=304, content=b"", cs={"hit": True}))
+row("swr-refresh-fails", W, fetch(ok(SWR)), stale(b"one", FAIL, advance=20),
+    stale(b"one", RAISES, advance=1), stale(b"one", TWO, advance=1), hit(b"two"))
+row("swr-refresh-private", W, fetch(ok(SWR)), stale(b"one", ok("private", body=b"me"), advance=20),
+    fetch(TWO))
+row("swr-refresh-304-mismatch", W, fetch(ok(SWR, ETAG)),
+    stale(b"one", unchanged("max-age=60", ("ETag", '"x"')), advance=20), fetch(TWO, advance=20))
+row("swr-own-age", W, fetch(ok(SWR, ("Age", "5"))), stale(b"one", TWO, advance=5))
+row("swr-vary", W, fetch(ok(SWR, *VARY), *f("1")),
+    stale(b"one", ok("max-age=60", *VARY, body=b"two"), *f("1"), advance=20, saw={"foo": "1"}),
+    hit(b"two", *f("1")), fetch(ok("max-age=60", *VARY, body=b"three"), *f("2")))
+for name in ("must-revalidate", "proxy-revalidate"):
+    row(f"swr-{name}", "4.2.4", fetch(ok(f"{SWR}, {name}")), fetch(TWO, advance=20))
+row("swr-no-cache", "4.2.4", fetch(ok(f"{SWR}, no-cache", ETAG)), validated(unchanged(), advance=20))
+# "a cache extension can override any of the requirements listed" (section 4): the origin that says
+# both means both; our reading of a case in which 4.2.4 would forbid it.
+row("swr-s-maxage", "4, 5.2.2.10", fetch(ok("s-maxage=10, stale-while-revalidate=30")),
+    stale(b"one", TWO, advance=20))
+row("swr-s-maxage-must-revalidate", "4.2.4",
+    fetch(ok("s-maxage=10, must-revalidate, stale-while-revalidate=30")), fetch(TWO, advance=20))
+for name, value in (("invalid", "x"), ("negative", "-1"), ("zero", "0")):
+    row(f"swr-{name}", W, fetch(ok(f"max-age=10, stale-while-revalidate={value}")),
+        fetch(TWO, advance=11))
+row("swr-request-no-cache", "5.2.1.4", fetch(ok(SWR)), fetch(TWO, cc("no-cache"), advance=20))
+row("swr-request-min-fresh", "5.2.1.3", fetch(ok(SWR)), fetch(TWO, cc("min-fresh=1"), advance=20))
+row("swr-max-age-0", W, fetch(ok("max-age=0, stale-while-revalidate=30")),
+    stale(b"one", TWO, advance=1))
+row("swr-alone", W, fetch(ok("stale-while-revalidate=30")), fetch(TWO, advance=1))
+row("swr-no-refreshes", "G7", fetch(ok(SWR)), stale(b"one", None, advance=20),
+    stale(b"one", None, advance=1), background_refreshes=0)
+
+# -- RFC 5861 section 4: stale-if-error ------------------------------------------------------------
+
+X = "RFC 5861 4"
+SIE = "max-age=10, stale-if-error=30"
+for status in (500, 502, 503, 504):
+    row(f"sie-{status}", X, fetch(ok(SIE)),
+        instead(b"one", ok("no-store", status=status), advance=20, has={"age": "20"},
+                cs={"ttl": -10, "fwd-status": status}))
+row("sie-exception", X, fetch(ok(SIE)), instead(b"one", RAISES, advance=20, cs={"ttl": -10}))
+row("sie-again", X, fetch(ok(SIE)), instead(b"one", FAIL, advance=20),
+    instead(b"one", FAIL, advance=1), fetch(TWO), hit(b"two"))
+row("sie-validates", X, fetch(ok(SIE, ETAG)),
+    instead(b"one", FAIL, advance=20, saw={"if-none-match": '"abc"'}))
+row("sie-over", X, fetch(ok(SIE)), fetch(FAIL, advance=40))
+row("sie-over-exception", X, fetch(ok(SIE)), fetch(RAISES, advance=40))
+for status in (404, 400, 429, 501, 505):
+    row(f"sie-not-{status}", X, fetch(ok(SIE)), fetch(ok(status=status), advance=20))
+for name in ("must-revalidate", "proxy-revalidate"):
+    row(f"sie-{name}", "4.2.4", fetch(ok(f"{SIE}, {name}")), fetch(FAIL, advance=20))
+    row(f"sie-request-{name}", "4.2.4", fetch(ok(f"max-age=10, {name}", ETAG)),
+        fetch(FAIL, cc("stale-if-error=99"), advance=20))
+row("sie-no-cache", "4.2.4", fetch(ok(f"{SIE}, no-cache", ETAG)), fetch(FAIL, advance=1))
+row("sie-s-maxage", "4, 5.2.2.10", fetch(ok("s-maxage=10, stale-if-error=30")),
+    instead(b"one", FAIL, advance=20))
+row("sie-none", "4.2.4", fetch(OLD), fetch(FAIL, advance=20))
+row("sie-request", X, fetch(OLD), instead(b"one", FAIL, cc("stale-if-error=30"), advance=20))
+row("sie-request-over", X, fetch(OLD), fetch(FAIL, cc("stale-if-error=5"), advance=20))
+row("sie-request-s-maxage", "4.2.4", fetch(ok("s-maxage=10", ETAG)),
+    fetch(FAIL, cc("stale-if-error=30"), advance=20))
+row("sie-head", X, fetch(ok(SIE)), instead(b"", FAIL, method="HEAD", advance=20))
+row("sie-304-to-client", X, fetch(ok(SIE, ETAG)),
+    instead(b"", FAIL, INM, advance=20, status=304))
+row("sie-swr-then-error", X,
+    fetch(ok("max-age=10, stale-while-revalidate=10, stale-if-error=60")),
+    stale(b"one", FAIL, advance=15), instead(b"one", FAIL, advance=10))
+row("sie-cacheable-error", X, fetch(ok(SIE)),
+    instead(b"one", ok("max-age=60", status=503), advance=20), instead(b"one", FAIL))
+row("sie-no-stored", X, fetch(FAIL), fetch(RAISES))
+
+# -- RFC 9211: Cache-Status ------------------------------------------------------------------------
+
+C = "RFC 9211 2"
+row("cs-hit", "RFC 9211 2.1, 2.4", fetch(ok("max-age=60")),
+    hit(advance=10, cs={"ttl": 50, "stored": None, "detail": None, "key": None}))
+row("cs-uri-miss", "RFC 9211 2.2", fetch(ok("max-age=60"), cs={"fwd": "uri-miss", "stored": True}))
+row("cs-vary-miss", "RFC 9211 2.2", fetch(ok("max-age=60", *VARY), *f("1")),
+    fetch(ok("max-age=60", *VARY), *f("2"), cs={"fwd": "vary-miss", "stored": True}))
+row("cs-stale", "RFC 9211 2.2", fetch(OLD),
+    fetch(TWO, advance=10, cs={"fwd": "stale", "fwd-status": None, "stored": True}))
+row("cs-request", "RFC 9211 2.2", fetch(FRESH), fetch(TWO, cc("no-cache"), cs={"fwd": "request"}))
+row("cs-request-on-stale", "RFC 9211 2.2", fetch(OLD),
+    fetch(TWO, cc("min-fresh=1"), advance=10, cs={"fwd": "stale"}))
+row("cs-method", "RFC 9211 2.2", fetch(DONE, method="POST", cs={"fwd": "method", "stored": None}))
+row("cs-bypass", "RFC 9211 2.2", fetch(ok(), ("Range", "bytes=0-1"), cs={"fwd": "bypass"}))
+row("cs-refused", "RFC 9211 2.8", fetch(ok("no-store"),
+    cs={"fwd": "uri-miss", "detail": "no-store", "stored": None}))
+row("cs-validated", "RFC 9211 2.3", fetch(OLD),
+    validated(unchanged(), advance=10, cs={"fwd": "stale", "stored": True}))
+ORIGIN = ("Cache-Status", "Origin; fwd=miss")
+row("cs-appended", C,
+    fetch(ok("max-age=60", ORIGIN), members=2, cs={"fwd": "uri-miss"}), hit(members=2))
+row("cs-appended-lines", C,
+    fetch(ok("max-age=60", ORIGIN, ("Cache-Status", "Inner; hit")), members=3), hit(members=3))
+row("cs-appended-pass", C, fetch(ok(None, ORIGIN), ("Range", "bytes=0-1"), members=2),
+    fetch(ok(None, ORIGIN), method="POST", members=2))
+row("cs-appended-refused", C, fetch(ok("no-store", ORIGIN), members=2))
+row("cs-appended-304", C, fetch(ok("max-age=60", ORIGIN, ETAG), members=2),
+    Step(headers=(INM,), status=304, content=b"", cs={"hit": True}, members=2))
+row("cs-off", C, *(Step(origin=(ok("max-age=60"),) if n == 0 else (), content=b"one")
+                   for n in range(2)), cache_status=False)
+
+# -- collapsed forwarding --------------------------------------------------------------------------
+
+G = "4, G2"
+row("collapse", G, Step(concurrent=5, origin=(ok("max-age=60"),), content=b"one", cs={}), hit())
+row("collapse-chunks", "G8",
+    Step(concurrent=5, origin=(ok("max-age=60", body=b"0123456789", chunks=4),),
+         content=b"0123456789", cs={}))
+row("collapse-not-shareable", "G4",
+    Step(concurrent=3, origin=(ok("no-store"),) * 3, content=b"one", cs={}))
+row("collapse-vary", "4.1", Step(concurrent=3, headers=f("1"), origin=(ok("max-age=60", *VARY),),
+                                 content=b"one", cs={}), fetch(TWO, *f("2")))
+row("collapse-validation", "4.3", fetch(OLD),
+    Step(concurrent=4, advance=10, origin=(unchanged("max-age=60"),), content=b"one", cs={}), hit())
+row("collapse-set-cookie", "G1",
+    Step(concurrent=3, origin=(ok("max-age=60", ("Set-Cookie", "a=b")),) * 3, content=b"one", cs={}))
+row("collapse-sie", X, fetch(ok(SIE)),
+    Step(concurrent=3, advance=20, origin=(FAIL,), content=b"one", cs={}))
+row("collapse-authorization", "3.5",
+    Step(concurrent=2, headers=(AUTH,), origin=(ok("public, max-age=60"),) * 2, content=b"one", cs={}))
+row("collapse-off", G, Step(concurrent=3, origin=(ok("max-age=60"),) * 3, content=b"one", cs={}),
+    collapse=False)
+
+# -- what passes -----------------------------------------------------------------------------------
+
+row("range-passes", "3.3", fetch(ok("max-age=60")),
+    fetch(ok("max-age=60", ("Content-Range", "bytes 0-1/3"), status=206, body=b"on"),
+          ("Range", "bytes=0-1"), saw={"range": "bytes=0-1"}, cs={"fwd": "bypass", "detail": "range"}),
+    hit())
+row("range-200-not-stored", "3.3", fetch(ok("max-age=60"), ("Range", "bytes=0-1")), fetch(TWO))
+row("get-with-body", "G9", fetch(ok("max-age=60")),
+    fetch(ok("max-age=60", body=b"search"), body=b"q=1", cs={"fwd": "bypass", "detail": "request-body"}),
+    hit())
+row("get-with-body-not-stored", "G9", fetch(ok("max-age=60"), body=b"q=1"), fetch(TWO))
+row("get-empty-body", "G9", fetch(ok("max-age=60"), ("Content-Length", "0")),
+    hit(b"one", ("Content-Length", "0")))
+row("get-chunked", "G9", fetch(ok("max-age=60")),
+    fetch(TWO, ("Transfer-Encoding", "chunked"), cs={"fwd": "bypass"}))
+row("upgrade-passes", "G8", fetch(ok("max-age=60")),
+    fetch(TWO, ("Upgrade", "foo"), ("Connection", "upgrade"), cs={"fwd": "bypass", "detail": "upgrade"}))
+row("key-too-long", "G7", *(fetch(ok("max-age=60"), target="/" + "x" * 300,
+                                  cs={"detail": "key-too-long"}) for _ in range(2)), max_key_length=200)
+row("host-case-passes", "G9", *(fetch(ok("max-age=60"), ("Host", "Example.org"), cs={"fwd": "bypass"})
+                                for _ in range(2)))
+
+# -- tags ------------------------------------------------------------------------------------------
+
+TAGS = (("Cache-Tag", "a, b"), ("Surrogate-Key", "c d"))
+NO_TAGS = {"cache-tag": None, "surrogate-key": None}
+row("tags-stripped", "G1", fetch(ok("max-age=60", ETAG, *TAGS), has=NO_TAGS), hit(has=NO_TAGS),
+    Step(headers=(INM,), status=304, content=b"", cs={"hit": True}, has=NO_TAGS))
+row("tags-stripped-uncacheable", "G1", fetch(ok("no-store", *TAGS), has=NO_TAGS),
+    fetch(ok("no-store", *TAGS), method="HEAD", has=NO_TAGS))
+row("tags-stripped-304", "G1", fetch(ok("max-age=10", ETAG, *TAGS)),
+    validated(unchanged("max-age=60", *TAGS), advance=10, has=NO_TAGS), hit(has=NO_TAGS))
+row("tags-stripped-304-refused", "G1", fetch(ok("max-age=10", ETAG)),
+    validated(unchanged("no-store", *TAGS), advance=10, has=NO_TAGS))
+row("tags-stripped-other-methods", "G1", fetch(ok(None, *TAGS), method="POST", has=NO_TAGS))
+row("tags-stripped-passed", "G1", fetch(ok(None, *TAGS), ("Range", "bytes=0-1"), has=NO_TAGS))
+row("tags-shown", "G1", fetch(ok("max-age=60", *TAGS), has={"cache-tag": "a, b"}),
+    hit(has={"cache-tag": "a, b", "surrogate-key": "c d"}), strip_tags=False)
+row("tags-too-many", "G7", fetch(ok("max-age=60", ("Cache-Tag", "a,b,c")), cs={"detail": "tags"}),
+    fetch(TWO), max_tags=2)
+
+# -- rules -----------------------------------------------------------------------------------------
+
+R = "issue 2, 8"
+
+
+def rule(path: str = "*", **kw: Any) -> tuple[dict[str, Any], ...]:
+    return ({"path": path, **kw},)
+
+
+reused("rule-ttl", R, ok(), after=59, rules=rule(ttl=60))
+not_reused("rule-ttl-over", R, ok(), after=60, rules=rule(ttl=60))
+row("rule-other-path", R, fetch(ok(), target="/b"), fetch(ok(), target="/b"),
+    rules=rule("/a", ttl=60))
+row("rule-placeholder", R, fetch(ok(), target="/p/7"), hit(target="/p/7"),
+    fetch(ok(), target="/p/7/x"), fetch(ok(), target="/p/7/x"), rules=rule("/p/{id}", ttl=60))
+row("rule-first-wins", R, fetch(ok(), target="/a"), fetch(TWO, target="/a", advance=2),
+    rules=rule("/a", ttl=1) + rule(ttl=60))
+for status in (200, 203, 204, 300, 301, 308, 404, 410):
+    body = b"" if status == 204 else b"one"
+    reused(f"rule-status-{status}", R, ok(status=status, body=body), rules=rule(ttl=60))
+for status in (201, 302, 307, 400, 401, 403, 405, 414, 500, 501, 503):
+    not_reused(f"rule-not-status-{status}", R, ok(status=status), rules=rule(ttl=60))
+reused("rule-statuses", R, ok(status=302), rules=rule(ttl=60, statuses=[302]))
+not_reused("rule-statuses-only", R, ok(status=200), rules=rule(ttl=60, statuses=[302]))
+not_reused("rule-explicit-wins", R, ok("max-age=1"), after=2, rules=rule(ttl=60))
+reused("rule-explicit-longer", R, ok("max-age=100"), after=99, rules=rule(ttl=60))
+not_reused("rule-expires-wins", R, ok(None, ("Expires", at(1)), DAY), after=2, rules=rule(ttl=60))
+not_reused("rule-expires-0-wins", R, ok(None, ("Expires", "0")), rules=rule(ttl=60))
+for name in ("no-store", "private", "no-cache", "max-age=0", "s-maxage=0"):
+    not_reused(f"rule-{name}-wins", R, ok(name), rules=rule(ttl=60))
+for name in ("max-age=1", "no-cache", "max-age=0", "s-maxage=1", "must-revalidate, max-age=1"):
+    reused(f"rule-override-{name}", R, ok(name), after=59, rules=rule(ttl=60, override=True))
+for name in ("no-store", "private", "private, max-age=60"):
+    not_reused(f"rule-override-not-{name}", "G1", ok(name), rules=rule(ttl=60, override=True))
+row("rule-override-private-field", "5.2.2.7, G1",
+    fetch(ok('max-age=1, private="x-user"', ("X-User", "7"))),
+    hit(advance=30, has={"x-user": None}), rules=rule(ttl=60, override=True))
+row("rule-override-vary-star", "4.1", fetch(ok("max-age=60", ("Vary", "*"))), fetch(TWO),
+    rules=rule(ttl=60, override=True))
+COOKIE = ("Cookie", "sid=1")
+row("rule-cookie", "G1", fetch(ok(), COOKIE, cs={"detail": "cookie"}), fetch(ok()), hit(),
+    fetch(ok(body=b"mine"), COOKIE, cs={"fwd": "request"}), hit(), rules=rule(ttl=60))
+row("rule-allow-cookie", "G1", fetch(ok(), COOKIE), hit(), hit(b"one", ("Cookie", "sid=2")),
+    rules=rule(ttl=60, allow_cookie=True))
+row("rule-authorization", "G1", fetch(ok(), AUTH), fetch(ok()), hit(), fetch(ok(body=b"mine"), AUTH),
+    hit(), rules=rule(ttl=60))
+row("rule-allow-authorization", "G1", fetch(ok(), AUTH), hit(), hit(b"one", AUTH),
+    rules=rule(ttl=60, allow_authorization=True))
+row("rule-set-cookie", "G1", fetch(ok(None, ("Set-Cookie", "a=b"))), fetch(ok()), hit(),
+    rules=rule(ttl=60))
+row("rule-allow-set-cookie", "G1", fetch(ok(None, ("Set-Cookie", "a=b")), has={"set-cookie": "a=b"}),
+    hit(has={"set-cookie": None}), rules=rule(ttl=60, allow_set_cookie=True))
+row("rule-vary", V, fetch(ok(), *f("1"), has={"vary": "foo"}), hit(b"one", *f("1"), has={"vary": "foo"}),
+    fetch(ok(body=b"two"), *f("2")), hit(b"two", *f("2")), rules=rule(ttl=60, vary=["Foo"]))
+row("rule-vary-and-own", V, fetch(ok(None, ("Vary", "Bar")), *f("1"), has={"vary": "Bar, foo"}),
+    fetch(ok(None, ("Vary", "Bar")), *f("1"), ("Bar", "1")), rules=rule(ttl=60, vary=["Foo"]))
+row("rule-vary-304", V, fetch(ok(None, ETAG, ("Vary", "Bar")), *f("1")),
+    validated(unchanged(None, ("Vary", "Bar")), b"one", *f("1"), advance=60, has={"vary": "Bar, foo"}),
+    hit(b"one", *f("1"), has={"vary": "Bar, foo"}), rules=rule(ttl=60, vary=["Foo"]))
+row("rule-swr", W, fetch(ok()), stale(b"one", ok(body=b"two"), advance=70), hit(b"two"),
+    rules=rule(ttl=60, stale_while_revalidate=30))
+row("rule-sie", X, fetch(ok()), instead(b"one", FAIL, advance=70),
+    rules=rule(ttl=60, stale_if_error=30))
+row("rule-swr-own-lifetime", W, fetch(ok("max-age=10")), stale(b"one", TWO, advance=20),
+    rules=rule(ttl=60, stale_while_revalidate=30))
+for name in ("must-revalidate", "proxy-revalidate", "s-maxage=10", "no-cache"):
+    row(f"rule-swr-{name}", "4.2.4", fetch(ok(f"max-age=10, {name}", ETAG)),
+        validated(unchanged(), advance=20), rules=rule(stale_while_revalidate=30))
+    row(f"rule-sie-{name}", "4.2.4", fetch(ok(f"max-age=10, {name}", ETAG)), fetch(FAIL, advance=20),
+        rules=rule(stale_if_error=30))
+row("rule-304", U, fetch(ok(None, ETAG)), validated(unchanged(), advance=60), hit(advance=59),
+    rules=rule(ttl=60))
+row("rule-head-freshens", E, fetch(ok(None, LM)),
+    fetch(ok(None, LM, ("Foo", "b")), cc("no-cache"), method="HEAD"), hit(has={"foo": "b"}),
+    rules=rule(ttl=60))
+row("rule-bypass", R, fetch(ok("max-age=60"), cs={"fwd": "bypass", "detail": "rule"}), fetch(TWO),
+    rules=rule(bypass=True))
+row("rule-hosts", R, fetch(ok(), ("Host", "a.example")), hit(b"one", ("Host", "a.example")),
+    fetch(ok()), fetch(ok()), rules=rule(ttl=60, hosts=["a.example"]))
+row("rule-age", A, fetch(ok(None, ("Age", "500"))), hit(advance=59, has={"age": "559"}),
+    rules=rule(ttl=60))
+row("rule-head", R, fetch(ok(), method="HEAD"), fetch(ok()), hit(b"", method="HEAD"),
+    rules=rule(ttl=60))
+row("rule-post", R, fetch(ok(), method="POST"), fetch(ok()), fetch(ok(), method="POST"), fetch(ok()),
+    rules=rule(ttl=60))
+row("rule-heuristic", H, fetch(ok(None, WEEK, DAY)), fetch(TWO, advance=6), rules=rule(ttl=5),
+    heuristic=0.1)
