@@ -110,7 +110,7 @@ class _Flight:
     ``stamp``   log position when the fetch began (until then: when the flight began).
     ``began``   seconds since the epoch.
     ``stale``   what the layers had that is no longer fresh, if anything.
-    ``entry``   the outcome; None with ``done`` set: see ``error`` and ``aborted``, and if neither
+    ``entry``   the outcome, from a layer or, if ``fetched``, from the source; None with ``done`` set: see ``error`` and ``aborted``, and if neither
                 is there, a bulk fetch left this key out.
     """
 
@@ -121,6 +121,7 @@ class _Flight:
         "done",
         "entry",
         "error",
+        "fetched",
         "key",
         "previous",
         "pulse",
@@ -144,6 +145,7 @@ class _Flight:
         self.error: Exception | None = None
         self.traceback: TracebackType | None = None
         self.aborted = False
+        self.fetched = False
         self.storing = False
         self.done = False
 
@@ -579,7 +581,7 @@ class Loader(Stack):
         return entry, caps
 
     def _is_late(self, entry: Entry, policy: Policy) -> bool:
-        if policy.refresh_ahead is None:
+        if policy.refresh_ahead is None or self._now() >= entry.fresh_until:
             return False
         # A copy whose freshness was cut for its layer is late by the lifetime of the whole.
         lifetime = entry.fresh_until - entry.created
@@ -703,17 +705,23 @@ class Loader(Stack):
             if mine:
                 self._take_off(mine, load, policy, reason="forced" if policy.force else "miss")
             keys = []
+            late: list[Key] = []
             for flight in waits:
                 try:
                     led = flight.crew is crew
                     values[flight.key] = await self._outcome(
                         flight, led, started, soft, limit, policy
                     )
+                    found = None if flight.fetched else flight.entry
+                    if found is not None and self._is_late(found, policy):
+                        late.append(flight.key)
                 except _Retry:
                     keys.append(flight.key)
                 except _LeftOut:
                     if not bulk:
                         keys.append(flight.key)  # by someone else's bulk fetch
+            if late:
+                self._refresh(late, load, policy, "ahead")
             turn += 1
         if bypassing:
             values.update(await load(bypassing))
@@ -873,6 +881,7 @@ class Loader(Stack):
                 _logger.debug("fetched value of %r is not in every layer", key)
         if refused is not None:
             self.counters.on("refused", key=key, reason=refused)
+        flight.fetched = True
         flight.entry = entry
 
     def _failed(self, flight: _Flight, error: Exception) -> None:
@@ -912,11 +921,14 @@ class Loader(Stack):
         pulse = flight.pulse
         while True:
             seen = pulse.version  # before looking: what changes meanwhile ends the wait at once
+            if not policy.force and flight.entry is None:
+                # Also when it has failed meanwhile: the window does not depend on who woke first.
+                entry = self._stand_in(flight, "stale_while_revalidate")
+                if entry is not None:
+                    self.counters.on("stale", key=key, reason="stale-while-revalidate")
+                    return entry.value
             if flight.done:
                 break
-            if not policy.force and (entry := self._stand_in(flight, "stale_while_revalidate")):
-                self.counters.on("stale", key=key, reason="stale-while-revalidate")
-                return entry.value
             nearest = limit if soft is None else soft if limit is None else min(soft, limit)
             if nearest is None:
                 await self._wait(flight, seen, None)
@@ -950,10 +962,15 @@ class Loader(Stack):
             flight.raise_error()
         if flight.entry is None:
             raise _LeftOut
-        tags = flight.entry.tags
-        if flight.stamp < started and self.purged_since(flight.stamp, tags, key, soft=True):
+        entry = flight.entry
+        if flight.stamp < started and self.purged_since(flight.stamp, entry.tags, key, soft=True):
             raise _Retry
-        return flight.entry.value
+        if not flight.fetched:
+            if self._now() < entry.fresh_until:
+                self.counters.hits += 1
+            else:
+                self.counters.on("stale", key=key, reason="stale-while-revalidate")
+        return entry.value
 
     def _stand_in(self, flight: _Flight, *windows: str) -> Entry | None:
         """The flight's stale entry, if it is not purged and within one of these windows."""

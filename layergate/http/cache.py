@@ -546,10 +546,16 @@ class Cache:
     async def commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
         """Store a response. False if it was purged while it was fetched."""
         key = await self._place(exchange.primary, plan.names, exchange.request.fields, entry)
-        stored = await self.stack.store(key, entry)
+        stored = not await self._overtaken(key, entry.stamp) and await self.stack.store(key, entry)
         if not stored:
             self.stack.counters.on("refused", request=exchange.request, reason=Refused.PURGED.token)
         return stored
+
+    async def _overtaken(self, key: bytes, stamp: int) -> bool:
+        """Is what is stored from a fetch that began after a purge which this one, of log position
+        ``stamp``, did not see? The older must not replace the newer, were it but softly purged."""
+        present = await self._lookup(key)
+        return present is not None and present.stamp > stamp
 
     async def _place(
         self, primary: bytes, names: tuple[bytes, ...], fields: Fields, entry: Entry
@@ -635,6 +641,8 @@ class Cache:
         key = exchange.storage_key
         if reason is Refused.COOKIE:
             key += _WITH_COOKIE
+        if await self._overtaken(key, exchange.stamp):
+            return
         marker = Entry(
             HitForMiss(reason),
             created=now,
