@@ -118,6 +118,7 @@ class Call:
         self._raise = raise_when_gone
         self.blocked = 0  # sends that wait
         if pause_after == 0:
+            self._pause_after = None
             self._flow.clear()
         self.task: asyncio.Task[None] = asyncio.create_task(
             app(scope, self._receive, self._send), name=f"client of {scope['path']}"
