@@ -13,6 +13,8 @@ from typing import Any
 START = 1_700_000_000
 """When every scenario's clock begins, seconds since the epoch."""
 
+TOKEN = "s3cret"
+
 Lines = tuple[tuple[str, str], ...]
 
 
@@ -65,7 +67,7 @@ class Step:
     """Parameters of our member of Cache-Status, which is the last: True for a bare one, an int, or
     text. None: absent. Parameters not named are not looked at. ``cs=None``: there is no member."""
     members: int = 1
-    """How many members Cache-Status has."""
+    """How many members Cache-Status has. 0: not looked at."""
     # What the origin saw of the request, in its last call of this step; None: absent.
     saw: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -73,7 +75,7 @@ class Step:
 @dataclass(frozen=True)
 class Scenario:
     """Steps on one fresh cache. ``options`` and ``rules`` are keyword arguments of `HttpCache` and
-    of `Rule`."""
+    of `Rule`; there is an `Admin` whose token is `TOKEN`."""
 
     id: str
     rfc: str

@@ -1,0 +1,244 @@
+"""`decide` and `stale_if_error`: what holds for every request, every stored response, every time."""
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from layergate.core.entry import Entry
+from layergate.http.cache_control import MAX_STALE_ANY
+from layergate.http.decision import Decision, decide, passes, stale_if_error
+from layergate.http.fields import Fields
+from layergate.http.key import primary_key
+from layergate.http.request import Request
+from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
+from layergate.http.storing import Refused
+
+NOW = 1_700_000_000.0
+FORWARDED = {Decision.REVALIDATE, Decision.MISS}
+
+seconds = st.integers(0, 120) | st.sampled_from([2**31, 2**31 - 1])
+deltas = st.integers(-120, 120).map(float) | st.floats(-120, 120, allow_nan=False)
+
+
+@st.composite
+def directives(draw) -> bytes:
+    parts = []
+    for name in ("max-age", "min-fresh", "max-stale", "stale-if-error"):
+        if draw(st.booleans()):
+            parts.append(f"{name}={draw(seconds)}")
+    for name in ("max-stale", "no-cache", "no-store", "only-if-cached"):
+        if draw(st.sampled_from([False, False, False, True])):
+            parts.append(name)
+    return ", ".join(parts).encode()
+
+
+def request_with(lines, method="GET", obey=True) -> Request:
+    return Request(
+        method=method,
+        scheme="http",
+        host=b"example.org",
+        path="/",
+        key=primary_key("http", b"example.org", "/", b"/", b""),
+        fields=Fields([(b"host", b"example.org"), *lines]),
+        has_body=False,
+        obey_directives=obey,
+    )
+
+
+@st.composite
+def requests(draw) -> Request:
+    lines = []
+    if draw(st.booleans()):
+        lines.append((b"cache-control", draw(directives())))
+    for name, value in (
+        (b"cookie", b"a=b"),
+        (b"authorization", b"Basic eDp5"),
+        (b"pragma", b"no-cache"),
+        (b"if-none-match", b'"x"'),
+    ):
+        if draw(st.sampled_from([False, False, True])):
+            lines.append((name, value))
+    method = draw(st.sampled_from(["GET", "HEAD"]))
+    return request_with(lines, method, obey=draw(st.sampled_from([True, True, True, False])))
+
+
+@st.composite
+def entries(draw) -> Entry:
+    """What `policy.plan_storage` may have made: no windows where no_stale forbids them, but for
+    s-maxage beside windows of its own."""
+    revalidate = draw(st.booleans())
+    windows = 0 if revalidate else 120
+    swr = float(draw(st.integers(0, windows)))
+    sie = float(draw(st.integers(0, windows)))
+    generated = NOW - draw(st.integers(0, 120))
+    stored = StoredResponse(
+        200,
+        [(b"etag", b'"x"')],
+        b"body",
+        generated=generated,
+        received=NOW,
+        revalidate=revalidate,
+        no_stale=revalidate or draw(st.booleans()),
+        anonymous=draw(st.booleans()),
+        authorized=draw(st.booleans()),
+    )
+    return Entry(
+        stored,
+        created=NOW,
+        fresh_until=NOW + draw(deltas),
+        stale_while_revalidate=swr,
+        stale_if_error=sie,
+        expires=NOW + 10_000,
+    )
+
+
+later = st.integers(0, 300).map(float) | st.floats(0, 300, allow_nan=False)
+anything = (requests(), entries(), later)
+
+
+def verdict_at(request, entry, after):
+    return decide(request, entry, NOW + after)
+
+
+@given(*anything)
+def test_no_cache_is_never_used_unvalidated(request, entry, after):
+    decision, _ = verdict_at(request, entry, after)
+    if entry.value.revalidate or request.directives.no_cache:
+        assert decision not in (Decision.HIT, Decision.STALE)
+
+
+@given(*anything)
+def test_stale_is_a_hit_only_if_the_client_said_so_and_the_origin_lets_it(request, entry, after):
+    decision, _ = verdict_at(request, entry, after)
+    staleness = NOW + after - entry.fresh_until
+    if decision is Decision.HIT and staleness >= 0:
+        assert not entry.value.no_stale
+        allowed = request.directives.max_stale
+        assert allowed is not None
+        assert allowed == MAX_STALE_ANY or staleness <= allowed
+
+
+@given(*anything)
+def test_the_window_is_used_inside_of_it_only(request, entry, after):
+    decision, _ = verdict_at(request, entry, after)
+    if decision is Decision.STALE:
+        staleness = NOW + after - entry.fresh_until
+        assert 0 <= staleness < entry.stale_while_revalidate
+        # A client that says how old or how fresh has not asked for this.
+        asked = request.directives
+        assert asked.max_age is None and not asked.min_fresh
+
+
+@given(*anything)
+def test_what_the_client_asks_for_is_what_it_gets(request, entry, after):
+    decision, _ = verdict_at(request, entry, after)
+    if decision is not Decision.HIT:
+        return
+    asked, now = request.directives, NOW + after
+    age = now - entry.value.generated
+    slack = asked.max_stale or 0
+    if asked.max_age is not None and asked.max_stale != MAX_STALE_ANY:
+        assert age <= asked.max_age + slack
+    if asked.min_fresh is not None:
+        assert entry.fresh_until - now >= asked.min_fresh
+
+
+@given(*anything, later)
+def test_once_not_fresh_never_fresh_again(request, entry, after, more):
+    """Time only makes it worse: HIT, STALE, REVALIDATE, in this order."""
+    order = [Decision.HIT, Decision.STALE, Decision.REVALIDATE, Decision.GATEWAY_TIMEOUT]
+    first, _ = verdict_at(request, entry, after)
+    then, _ = verdict_at(request, entry, after + more)
+    if first is Decision.MISS:  # not for this client, at any time
+        assert then is Decision.MISS
+        return
+    assert then is not Decision.MISS
+    # max-stale, where there is no window, is a HIT while stale: still one after the other.
+    assert order.index(then) >= order.index(first)
+
+
+@given(requests(), entries() | st.none(), later)
+def test_only_if_cached_never_forwards(request, entry, after):
+    decision, fwd = verdict_at(request, entry, after)
+    if request.directives.only_if_cached:
+        assert decision not in FORWARDED
+    else:
+        assert decision is not Decision.GATEWAY_TIMEOUT
+    assert bool(fwd) == (decision in FORWARDED)
+    assert fwd in ("", "uri-miss", "request", "stale")
+
+
+@given(*anything)
+def test_only_if_cached_changes_nothing_else(request, entry, after):
+    lines = [line for line in request.fields.lines if line[0] not in (b"host", b"cache-control")]
+    control = request.fields.get(b"cache-control") or b""
+    obey = request.directives.only_if_cached
+    assume(obey)
+    rest = b",".join(part for part in control.split(b",") if b"only-if-cached" not in part)
+    without = request_with([*lines, (b"cache-control", rest)], request.method)
+    one, _ = verdict_at(request, entry, after)
+    other, _ = verdict_at(without, entry, after)
+    assert one is (Decision.GATEWAY_TIMEOUT if other in FORWARDED else other)
+
+
+@given(*anything)
+def test_what_is_anonymous_is_never_for_cookies(request, entry, after):
+    decision, _ = verdict_at(request, entry, after)
+    if entry.value.anonymous and request.cookie:
+        assert decision in (Decision.MISS, Decision.GATEWAY_TIMEOUT)
+
+
+@given(*anything)
+def test_authorization_needs_a_response_that_allows_it(request, entry, after):
+    decision, _ = verdict_at(request, entry, after)
+    if request.authorization and not entry.value.authorized:
+        assert decision in (Decision.MISS, Decision.GATEWAY_TIMEOUT)
+
+
+@given(*anything)
+def test_ignored_directives_decide_nothing(request, entry, after):
+    lines = [line for line in request.fields.lines if line[0] != b"host"]
+    deaf = request_with(lines, request.method, obey=False)
+    mute = request_with(
+        [line for line in lines if line[0] not in (b"cache-control", b"pragma")], request.method
+    )
+    assert verdict_at(deaf, entry, after) == verdict_at(mute, entry, after)
+
+
+@given(*anything)
+def test_the_method_makes_no_difference(request, entry, after):
+    lines = [line for line in request.fields.lines if line[0] != b"host"]
+    get, head = (request_with(lines, method) for method in ("GET", "HEAD"))
+    assert verdict_at(get, entry, after) == verdict_at(head, entry, after)
+
+
+@given(requests(), st.sampled_from([HitForMiss(Refused.PRIVATE), VariantIndex((), ())]) | st.none())
+def test_what_is_no_response_is_a_miss(request, value):
+    entry = None if value is None else Entry(value, created=NOW, fresh_until=NOW + 60)
+    decision, _ = decide(request, entry, NOW)
+    expected = Decision.GATEWAY_TIMEOUT if request.directives.only_if_cached else Decision.MISS
+    assert decision is expected
+
+
+@given(*anything)
+def test_stale_if_error_inside_a_window_only(request, entry, after):
+    allowed = stale_if_error(request, entry, NOW + after)
+    staleness = NOW + after - entry.fresh_until
+    if not allowed:
+        return
+    assert not entry.value.revalidate
+    asked = request.directives.stale_if_error
+    by_origin = staleness < entry.stale_if_error
+    by_client = asked is not None and not entry.value.no_stale and staleness < asked
+    assert by_origin or by_client
+
+
+@given(*anything, later)
+def test_stale_if_error_ends_for_good(request, entry, after, more):
+    if not stale_if_error(request, entry, NOW + after):
+        assert not stale_if_error(request, entry, NOW + after + more)
+
+
+@given(st.sampled_from(["POST", "PUT", "DELETE", "OPTIONS", "get", "FOO", ""]), st.booleans())
+def test_other_methods_pass(method, range_):
+    lines = [(b"range", b"bytes=0-1")] if range_ else []
+    assert passes(request_with(lines, method), max_key_length=8192) is Refused.METHOD
