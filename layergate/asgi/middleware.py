@@ -34,6 +34,7 @@ from layergate.http.exchange import Exchange, Reader, Relay, State
 from layergate.http.fields import Fields, Lines
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import primary_key, quoted
+from layergate.http.policy import TAG_FIELDS
 from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.stored import Served
@@ -52,6 +53,7 @@ _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
 _POLICY: Final = "layergate"  # scope key of the place where a route leaves its policy
 _READS: Final = frozenset({"GET", "HEAD"})
+_FRAMED_BY_FIELDS: Final = ("1", "0")  # major versions in which fields announce content
 _MAX_TRIES: Final = 3
 
 
@@ -89,6 +91,7 @@ class LayerGate:
         self._peek = self.cache.peek
         self._method_lines = self.cache.pass_lines(Refused.METHOD, "method")
         self._rule_lines = self.cache.pass_lines(Refused.RULE, "bypass")
+        self._hidden = TAG_FIELDS if self.cache.options.strip_tags else frozenset()
         self._has_rules = len(self.cache.rules) > 0
         self._bypassed = self.cache.rules.bypassed
 
@@ -107,18 +110,25 @@ class LayerGate:
             return
         if method not in _READS:
             if method in SAFE_METHODS:
-                if self._method_lines:
-                    send = _adding(send, self._method_lines)
+                if self._method_lines or self._hidden:
+                    send = _adding(send, self._method_lines, self._hidden)
                 await self.app(scope, receive, send)
             else:
                 await self.app(scope, receive, self._after_unsafe(scope, send))
             return
         if self._bypassed is not None and self._bypassed(route_path(scope)):
             self.cache.stack.counters.on("bypass", reason=Refused.RULE.token)
-            if self._rule_lines:
-                send = _adding(send, self._rule_lines)
+            if self._rule_lines or self._hidden:
+                send = _adding(send, self._rule_lines, self._hidden)
             await self.app(scope, receive, send)
             return
+        if scope.get("http_version", "1.1")[:1] not in _FRAMED_BY_FIELDS:
+            # HTTP/2 and 3 can carry content that no field announces.
+            first = await receive()
+            receive = _replay(first, receive)
+            if first.get("body") or first.get("more_body"):
+                await self._answer(scope, receive, send, content=True)
+                return
         headers = scope["headers"]
         if headers.__class__ is not list:
             headers = scope["headers"] = list(headers)
@@ -141,7 +151,7 @@ class LayerGate:
             return
         if hit is None and b"cookie" in fields:
             hit = self.cache.cookie_marker(key, fields)
-        if hit is not None and method == "GET" and scope.get("http_version", "1.1")[:1] == "1":
+        if hit is not None and method == "GET":
             match = None
             if self._has_rules:
                 match = self.cache.rules.match(route_path(scope), fields.get(b"host", b""))
@@ -155,13 +165,11 @@ class LayerGate:
 
     # -- deciding ------------------------------------------------------------------------------
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, *, content: bool = False
+    ) -> None:
         request = read_request(scope, obey_directives=self.obey_directives)
-        if not request.has_body and scope.get("http_version", "1.1")[:1] not in ("1", "0"):
-            # HTTP/2 and 3 can carry content that no field announces.
-            first = await receive()
-            receive = _replay(first, receive)
-            request.has_body = bool(first.get("body")) or bool(first.get("more_body"))
+        request.has_body |= content
         alone = fresh = False
         tries = 0
         while True:
@@ -172,8 +180,8 @@ class LayerGate:
                 await _send(send, answer.response)
                 return
             if isinstance(answer, Pass):
-                if answer.lines:
-                    send = _adding(send, answer.lines)
+                if answer.lines or self._hidden:
+                    send = _adding(send, answer.lines, self._hidden)
                 await self.app(scope, receive, send)
                 return
             if isinstance(answer, Follow):
@@ -206,7 +214,7 @@ class LayerGate:
             if state is State.PENDING:
                 if stale is not None and self._patience(request, stale) is not None:
                     counters.on("stale", request=request, reason="origin-timeout")
-                    await _send(send, cache.stale(request, stale))
+                    await _send(send, cache.stale(exchange, request, stale, follower=True))
                     return _Next.DONE
                 counters.on("wait_timeout", request=request)
                 return _Next.ALONE
@@ -283,7 +291,7 @@ class LayerGate:
                 # Purged, or past its window, while we waited: then the origin it is.
                 return await self._first_reader(exchange, reader, send, None, None, task)
             cache.stack.counters.on("stale", request=exchange.request, reason="origin-timeout")
-            await _send(send, cache.stale(exchange.request, stale))
+            await _send(send, cache.stale(exchange, exchange.request, stale))
         elif state is State.FAILED:
             if exchange.mismatched:
                 return _Next.FRESH
@@ -421,8 +429,9 @@ class LayerGate:
                     await cache.after_unsafe(
                         _uri(scope), scope["method"], message["status"], list(headers)
                     )
-                if lines:
-                    message = {**message, "headers": [*headers, *lines]}
+                if lines or self._hidden:
+                    headers = [*cache.without_tags(list(headers)), *lines]
+                    message = {**message, "headers": headers}
             await send(message)
 
         return after
@@ -597,7 +606,7 @@ class _Tap:
         if relay is Relay.PASS or relay is Relay.TEE:
             if exchange.request.method == "HEAD":
                 await self._cache.after_head(
-                    exchange.request, message["status"], list(message.get("headers", ()))
+                    exchange, message["status"], list(message.get("headers", ()))
                 )
             await self._to_client({**message, "headers": exchange.client_lines})
 
@@ -633,8 +642,8 @@ async def _send(send: Send, served: Served) -> None:
     await send({"type": _BODY, "body": served.body})
 
 
-def _adding(send: Send, lines: Lines) -> Send:
-    """A ``send`` that adds lines to the head and touches nothing else.
+def _adding(send: Send, lines: Lines, hidden: frozenset[bytes]) -> Send:
+    """A ``send`` that adds lines to the head, hides tags, and touches nothing else.
 
     Not itself a coroutine function: what it returns is ``send``'s own awaitable, which saves a
     frame for every message of every request that is none of our business.
@@ -642,7 +651,8 @@ def _adding(send: Send, lines: Lines) -> Send:
 
     def adding(message: Message) -> Awaitable[None]:
         if message["type"] == _START:
-            message = {**message, "headers": [*message.get("headers", ()), *lines]}
+            headers = [line for line in message.get("headers", ()) if line[0] not in hidden]
+            message = {**message, "headers": headers + lines}
         return send(message)
 
     return adding

@@ -28,20 +28,20 @@ from layergate.core.layer import Key
 from layergate.core.stack import PurgeReceipt, Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
-from layergate.http.cache_control import EMPTY, CacheControl, parse_cache_control
+from layergate.http.cache_control import parse_cache_control
 from layergate.http.decision import Decision, decide, passes, stale_if_error
 from layergate.http.exchange import Exchange
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.invalidation import invalidated_uris, invalidates
 from layergate.http.key import variant_key
-from layergate.http.policy import TAG_FIELDS, Plan, plan_storage
+from layergate.http.policy import TAG_FIELDS, Plan, plan_update
 from layergate.http.request import Request
 from layergate.http.rules import Match, RuleSet
 from layergate.http.selecting import secondary_key
 from layergate.http.stored import CAREFUL, HitForMiss, Served, StoredResponse, VariantIndex
-from layergate.http.storing import Refused
+from layergate.http.storing import ONE_REQUEST_STATUSES, Refused
 from layergate.http.uri import canonical_uri
-from layergate.http.validation import head_matches, not_modified, not_modified_lines, updated_fields
+from layergate.http.validation import head_matches, not_modified, not_modified_lines
 
 __all__ = ["Answer", "Cache", "Follow", "Lead", "Pass", "Serve", "purge_marks"]
 
@@ -67,6 +67,11 @@ class Serve(NamedTuple):
 
     response: Served
     refresh: Exchange | None = None
+
+
+# "respond with either a stored response ... or a 504" (5.2.1.7); no Cache-Status, since "an
+# intermediary SHOULD NOT append" one "to responses that it generates locally" (RFC 9211 2).
+_GATEWAY_TIMEOUT: Final = Serve(Served(504, [(b"content-length", b"0")], b""))
 
 
 class Lead(NamedTuple):
@@ -206,7 +211,9 @@ class Cache:
         directives = parse_cache_control(fields[b"cache-control"])
         if directives.no_cache or directives.max_stale is not None:
             return False
-        if directives.max_age is not None and now - stored.generated > directives.max_age:
+        if directives.max_age is not None and (
+            not directives.max_age or now - stored.generated > directives.max_age
+        ):
             return False
         return directives.min_fresh is None or ttl >= directives.min_fresh
 
@@ -234,7 +241,8 @@ class Cache:
             return None
         if b"cache-tag" in fields or b"surrogate-key" in fields:
             lines = self.without_tags(list(lines))
-        return [*lines, *self.pass_lines(reason, "miss")]
+        fwd = "request" if reason is Refused.COOKIE else "miss"
+        return [*lines, *self.pass_lines(reason, fwd)]
 
     # -- everything else -----------------------------------------------------------------------
 
@@ -246,6 +254,8 @@ class Cache:
         """
         reason = passes(request, max_key_length=self.options.max_key_length)
         if reason is not None:
+            if request.directives.only_if_cached and reason is not Refused.METHOD:
+                return _GATEWAY_TIMEOUT
             return self._pass(reason, "method" if reason is Refused.METHOD else "bypass")
         match = self.rules.match(request.path, request.host) if len(self.rules) else None
         if match is not None and match.rule.bypass:
@@ -259,7 +269,7 @@ class Cache:
             assert entry is not None
             return self._serve(request, entry, match, selected, now, decision)
         if decision is Decision.GATEWAY_TIMEOUT:
-            return Serve(Served(504, [(b"content-length", b"0")], b""))
+            return _GATEWAY_TIMEOUT
         if fwd == "uri-miss" and selected.vary_miss:
             fwd = "vary-miss"
         if decision is Decision.MISS:
@@ -455,13 +465,26 @@ class Cache:
         if exchange.plan is None and exchange.refused is None:  # stale-if-error
             if follower and not self.stale_if_error(request, entry):
                 return None
-            return self.stale(request, entry)
+            return self.stale(exchange, request, entry, follower=follower)
         return self.respond(request, entry, self.forward_line(exchange, follower=follower))
 
-    def stale(self, request: Request, entry: Entry) -> Served:
-        """A stale response in place of an error."""
-        ttl = _floor(entry.fresh_until - self.stack.runtime.now())
-        return self.respond(request, entry, self._status(ttl, "stale-if-error"))
+    def stale(
+        self, exchange: Exchange, request: Request, entry: Entry, *, follower: bool = False
+    ) -> Served:
+        """A stale response in place of an error, or of waiting any longer. The request did go
+        forward, so this is no "hit" (RFC 9211 2.1)."""
+        lines: Lines = []
+        if self.options.cache_status:
+            value = cache_status.forward_value(
+                self.identifier,
+                exchange.fwd,
+                fwd_status=exchange.origin_status,
+                ttl=_floor(entry.fresh_until - self.stack.runtime.now()),
+                collapsed=True if follower else None,
+                detail="stale-if-error",
+            )
+            lines = [(b"cache-status", value)]
+        return self.respond(request, entry, lines)
 
     def streamed(self, exchange: Exchange, request: Request) -> Served:
         """The head a follower gets of a shared stream; a 304 without a body if that is what its
@@ -537,6 +560,7 @@ class Cache:
         return lines
 
     def without_tags(self, lines: Lines) -> Lines:
+        """The lines as clients see them."""
         if not self.options.strip_tags:
             return lines
         return [line for line in lines if line[0] not in TAG_FIELDS]
@@ -628,6 +652,8 @@ class Cache:
             return
         if reason is None or exchange.request.method != "GET":
             return
+        if exchange.origin_status in ONE_REQUEST_STATUSES:
+            return
         if reason in _REQUEST_ONLY and reason is not Refused.COOKIE:
             return
         ttl = float(self.options.hit_for_miss_ttl)  # type: ignore[arg-type]
@@ -671,10 +697,6 @@ class Cache:
             pool.clear()
         return [pool.setdefault(line, line) if len(line[1]) <= 128 else line for line in lines]
 
-    def directives_of(self, fields: Fields) -> CacheControl:
-        control = fields.get(b"cache-control")
-        return EMPTY if control is None else parse_cache_control(control)
-
     def take_inflight(self, size: int) -> bool:
         """Reserve bytes for a body under way; False if that would be too many."""
         if self._inflight + size > self.options.max_inflight:  # type: ignore[operator]
@@ -698,59 +720,34 @@ class Cache:
         if marks:
             await self.stack.invalidate(marks)
 
-    async def after_head(self, request: Request, status: int, lines: Lines) -> None:
+    async def after_head(self, exchange: Exchange, status: int, lines: Lines) -> None:
         """Freshen or outdate the stored response with what a HEAD brought (4.3.5)."""
         if status != 200:
             return
-        selected = await self._select(request)
-        entry = selected.entry
+        request = exchange.request
+        entry = (await self._select(request)).entry
         if entry is None or entry.value.status != 200:
             return
-        stored: StoredResponse = entry.value
         fields = Fields(lines)
         now = self.stack.runtime.now()
-        if not head_matches(stored.fields, fields):
-            entry.fresh_until = min(entry.fresh_until, now)
-            return
-        merged = updated_fields(stored.lines, fields, self.directives_of(fields))
-        match = self.rules.match(request.path, request.host) if len(self.rules) else None
-        planned = plan_storage(
-            request,
-            200,
-            Fields(merged),
-            match,
-            self.options,
-            request_time=now,
-            response_time=now,
-        )
+        planned: Plan | Refused = Refused.NOT_MODIFIED
+        if head_matches(entry.value.fields, fields):
+            planned, _ = plan_update(
+                request,
+                entry,
+                fields,
+                exchange.match,
+                self.options,
+                request_time=exchange.request_time,
+                response_time=now,
+            )
         if isinstance(planned, Refused):
             entry.fresh_until = min(entry.fresh_until, now)
             return
-        fresh = StoredResponse(
-            200,
-            self.interned(planned.lines),
-            stored.body,
-            generated=planned.generated,
-            received=now,
-            revalidate=planned.revalidate,
-            no_stale=planned.no_stale,
-            anonymous=planned.anonymous,
-            authorized=planned.authorized,
-        )
-        await self.stack.store(
-            selected.storage_key,
-            Entry(
-                fresh,
-                created=now,
-                fresh_until=planned.fresh_until,
-                stale_while_revalidate=planned.stale_while_revalidate,
-                stale_if_error=planned.stale_if_error,
-                expires=planned.expires,
-                tags=planned.tags or entry.tags,
-                stamp=entry.stamp,
-                size=fresh.size,
-            ),
-        )
+        fresh = exchange.entry_for(planned, 200, planned.lines, entry.value.body)
+        # The body is as old as it was: what purges it is what would have purged it before.
+        fresh.stamp = fresh.checked = entry.stamp
+        await self.commit(exchange, planned, fresh)
 
     # -- purging -------------------------------------------------------------------------------
 

@@ -105,10 +105,15 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
         return Verdict(Decision.REVALIDATE, refused)
     # A client that names a max-age makes a response stale for itself earlier than the origin does,
     # and wants nothing stale unless it also says how stale (5.2.1.1, 5.2.1.2).
+    # "max-age=0" is what every client says that wants to be sure, so it means always.
     excess = staleness
     if directives.max_age is not None:
-        excess = max(excess, now - stored.generated - directives.max_age)
-    if excess < 0:
+        over = now - stored.generated - directives.max_age
+        if over > 0 or not directives.max_age:
+            excess = max(excess, over)
+        elif staleness < 0:
+            return _HIT
+    elif staleness < 0:
         return _HIT
     if directives.max_stale is not None:
         if excess <= directives.max_stale and (staleness < 0 or not stored.no_stale):

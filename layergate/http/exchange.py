@@ -24,7 +24,7 @@ from layergate.core.flight import Pulse
 from layergate.errors import OriginAborted
 from layergate.http.fields import Fields, Lines
 from layergate.http.key import variant_key
-from layergate.http.policy import Plan, plan_storage, with_vary
+from layergate.http.policy import Plan, plan_storage, plan_update, with_vary
 from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.selecting import secondary_key
@@ -34,7 +34,6 @@ from layergate.http.validation import (
     CONDITIONAL_FIELDS,
     conditional_lines,
     freshens,
-    updated_fields,
 )
 
 if TYPE_CHECKING:
@@ -275,27 +274,19 @@ class Exchange:
             self.mismatched = True
             self._become(State.FAILED)
             return Relay.SWALLOW
-        lines = updated_fields(stored.lines, fields, cache.directives_of(fields))
-        if b"date" not in fields:
-            # RFC 9110 6.6.1: then the time of receipt is its date, not that of the older response.
-            lines = [line for line in lines if line[0] != b"date"]
-        merged = Fields(lines)
-        age = fields.all(b"age")
-        planned = plan_storage(
+        planned, lines = plan_update(
             self.request,
-            stored.status,
-            Fields([*lines, *((b"age", value) for value in age)]) if age else merged,
+            self.entry,
+            fields,
             self.match,
             cache.options,
             request_time=self.request_time,
             response_time=now,
         )
         if isinstance(planned, Plan):
-            tags = planned.tags or self.entry.tags
-            plan = planned._replace(tags=tags)
-            self.plan = plan
+            plan = self.plan = planned
             self.secondary = secondary_key(plan.names, self.request.fields)
-            self.entry = self._entry(plan, stored.status, plan.lines, stored.body)
+            self.entry = self.entry_for(plan, stored.status, plan.lines, stored.body)
             self._storing = True
         else:
             # Valid for this request, not to be kept any longer.
@@ -427,11 +418,12 @@ class Exchange:
             if self._content_length is None and self.response.status not in _NO_BODY:
                 # We know it now, and a HEAD answered from the store has no other way to tell.
                 lines = [*lines, (b"content-length", b"%d" % len(body))]
-            entry = self._entry(plan, self.response.status, lines, body)
+            entry = self.entry_for(plan, self.response.status, lines, body)
         if not await self._cache.commit(self, plan, entry):
             self.refused = Refused.PURGED
 
-    def _entry(self, plan: Plan, status: int, lines: Lines, body: bytes) -> Entry:
+    def entry_for(self, plan: Plan, status: int, lines: Lines, body: bytes) -> Entry:
+        """The entry that ``plan`` makes of this response."""
         stored = StoredResponse(
             status,
             self._cache.interned(lines),

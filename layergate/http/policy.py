@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from layergate.config import DEFAULT_STATUSES, MAX_TAG_LENGTH, Options
+from layergate.core.entry import Entry
 from layergate.http.cache_control import EMPTY, parse_cache_control
 from layergate.http.fields import Fields, Lines, split_list
 from layergate.http.freshness import Lifetime, freshness_lifetime, initial_age
 from layergate.http.request import Request
 from layergate.http.rules import Match, fill_tags
 from layergate.http.selecting import vary_names
+from layergate.http.stored import StoredResponse
 from layergate.http.storing import Refused, authorization_allows, may_store, storable_fields
-from layergate.http.validation import has_validator
+from layergate.http.validation import has_validator, updated_fields
 
-__all__ = ["TAG_FIELDS", "Plan", "plan_storage", "response_tags", "with_vary"]
+__all__ = ["TAG_FIELDS", "Plan", "plan_storage", "plan_update", "response_tags", "with_vary"]
 
 TAG_FIELDS: Final = frozenset({b"cache-tag", b"surrogate-key"})
 _SET_COOKIE: Final = frozenset({b"set-cookie"})
@@ -182,6 +184,50 @@ def plan_storage(
         or (by_rule and rule is not None and rule.allow_authorization),
         lifetime=lifetime,
     )
+
+
+def plan_update(
+    request: Request,
+    entry: Entry,
+    fields: Fields,
+    match: Match | None,
+    options: Options,
+    *,
+    request_time: float,
+    response_time: float,
+) -> tuple[Plan | Refused, Lines]:
+    """How a stored response is to be kept now that a 304 or a HEAD response with these ``fields``
+    has confirmed it (3.2, 4.3.4, 4.3.5); and its updated fields as they are sent."""
+    stored: StoredResponse = entry.value
+    control = fields.get(b"cache-control")
+    directives = EMPTY if control is None else parse_cache_control(control)
+    lines = updated_fields(stored.lines, fields, directives)
+    if b"date" not in fields:
+        # RFC 9110 6.6.1: then the time of receipt is its date, not that of the older response.
+        lines = [line for line in lines if line[0] != b"date"]
+    # Age is of this message, not to be stored, but to be counted.
+    ages = [(b"age", value) for value in fields.all(b"age")]
+    planned = plan_storage(
+        request,
+        stored.status,
+        Fields([*lines, *ages]),
+        match,
+        options,
+        request_time=request_time,
+        response_time=response_time,
+    )
+    if isinstance(planned, Plan):
+        tags = planned.tags
+        if TAG_FIELDS.isdisjoint(fields.names()):
+            # It does not speak of tags: those of the stored response stay.
+            tags = tuple(dict.fromkeys(entry.tags + tags))
+        if len(tags) > options.max_tags:
+            planned = Refused.TAGS
+        else:
+            planned = planned._replace(tags=tags, lines=with_vary(planned.lines, planned.names))
+    if options.strip_tags:
+        lines = [line for line in lines if line[0] not in TAG_FIELDS]
+    return planned, lines
 
 
 def with_vary(lines: Lines, names: tuple[bytes, ...]) -> Lines:

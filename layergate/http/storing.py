@@ -46,6 +46,7 @@ from layergate.http.selecting import vary_names
 
 __all__ = [
     "NEVER_STORED_FIELDS",
+    "ONE_REQUEST_STATUSES",
     "STORABLE_METHODS",
     "Refused",
     "authorization_allows",
@@ -131,7 +132,7 @@ freshen (4.3.5), what GET stored; a HEAD response is not stored itself.
 
 # Neither by status code nor by anything else that is part of a key could these be told from the
 # answer that another client should get. The module's docstring says which is which.
-_ONE_REQUEST: Final = frozenset({407, 408, 412, 416, 417, 425, 426, 428, 429, 431, 511})
+ONE_REQUEST_STATUSES: Final = frozenset({407, 408, 412, 416, 417, 425, 426, 428, 429, 431, 511})
 
 _COOKIES: Final = frozenset({b"set-cookie", b"set-cookie2"})
 
@@ -161,7 +162,7 @@ def may_store(
     if method not in STORABLE_METHODS:
         return Refused.METHOD
     # "the response status code is final": 1xx is not, and what is no status code is nothing.
-    if not 200 <= status <= 599 or status in _ONE_REQUEST:
+    if not 200 <= status <= 599 or status in ONE_REQUEST_STATUSES:
         return Refused.STATUS
     # "if the response status code is 206 or 304 ...: the cache understands the response status
     # code". Ranges are not combined here, so a part is never stored, however it is labelled.
