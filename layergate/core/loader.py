@@ -109,9 +109,9 @@ class _Flight:
 
     ``stamp``   log position when the fetch began (until then: when the flight began).
     ``began``   seconds since the epoch.
-    ``stale``   what the layers had that is no longer fresh, if anything.
-    ``entry``   the outcome, from a layer or, if ``fetched``, from the source; None with ``done`` set: see ``error`` and ``aborted``, and if neither
-                is there, a bulk fetch left this key out.
+    ``held``    what the layers have, if anything: stale, or fresh but late (`refresh_ahead`).
+    ``entry``   the outcome: from a layer or, if ``fetched``, from the source. None with ``done``
+                set: see ``error`` and ``aborted``; if neither is there, a bulk fetch left it out.
     """
 
     __slots__ = (
@@ -122,10 +122,10 @@ class _Flight:
         "entry",
         "error",
         "fetched",
+        "held",
         "key",
         "previous",
         "pulse",
-        "stale",
         "stamp",
         "storing",
         "traceback",
@@ -140,7 +140,7 @@ class _Flight:
         self.stamp = stamp
         self.began = runtime.now()
         self.previous = previous
-        self.stale: Entry | None = None
+        self.held: Entry | None = None
         self.entry: Entry | None = None
         self.error: Exception | None = None
         self.traceback: TracebackType | None = None
@@ -450,8 +450,8 @@ class Loader(Stack):
         )
         load = self._load_many(fetch_many, policy)
         missing: list[Key] = []
-        stale: dict[Key, Any] = {}
-        late: list[Key] = []
+        stale: dict[Key, Entry] = {}
+        late: dict[Key, Entry] = {}
         now = self._now()
         for key in wanted:
             entry = None if force else self.peek(key)
@@ -459,9 +459,9 @@ class Loader(Stack):
                 self.counters.hits += 1
                 values[key] = entry.value
                 if self._is_late(entry, policy):
-                    late.append(key)
+                    late[key] = entry
             elif entry is not None and now < entry.fresh_until + entry.stale_while_revalidate:
-                stale[key] = entry.value
+                stale[key] = entry
             else:
                 missing.append(key)
         if late:
@@ -471,10 +471,10 @@ class Loader(Stack):
             wait_for = [key for key in wanted if key not in values]
             values.update(await self._fly_and_wait(wait_for, load, policy, bulk=True))
         elif stale:
-            for key in stale:
+            for key, entry in stale.items():
                 self.counters.on("stale", key=key, reason="stale-while-revalidate")
-            self._refresh(list(stale), load, policy, "stale")
-            values.update(stale)
+                values[key] = entry.value
+            self._refresh(stale, load, policy, "stale")
         return {key: values[key] for key in wanted if key in values}
 
     # -- decorator -----------------------------------------------------------------------------
@@ -630,11 +630,11 @@ class Loader(Stack):
             if now < entry.fresh_until:
                 self.counters.hits += 1
                 if self._is_late(entry, policy):
-                    self._refresh([key], self._load_one(fetch), policy, "ahead")
+                    self._refresh({key: entry}, self._load_one(fetch), policy, "ahead")
                 return entry.value
             if now < entry.fresh_until + entry.stale_while_revalidate:
                 self.counters.on("stale", key=key, reason="stale-while-revalidate")
-                self._refresh([key], self._load_one(fetch), policy, "stale")
+                self._refresh({key: entry}, self._load_one(fetch), policy, "stale")
                 return entry.value
         load = self._load_one(fetch)
         return (await self._fly_and_wait([key], load, policy, bulk=False))[key]
@@ -705,7 +705,7 @@ class Loader(Stack):
             if mine:
                 self._take_off(mine, load, policy, reason="forced" if policy.force else "miss")
             keys = []
-            late: list[Key] = []
+            late: dict[Key, Entry] = {}
             for flight in waits:
                 try:
                     led = flight.crew is crew
@@ -714,7 +714,7 @@ class Loader(Stack):
                     )
                     found = None if flight.fetched else flight.entry
                     if found is not None and self._is_late(found, policy):
-                        late.append(flight.key)
+                        late[flight.key] = found
                 except _Retry:
                     keys.append(flight.key)
                 except _LeftOut:
@@ -761,11 +761,13 @@ class Loader(Stack):
     def _is_overdue(self, flight: _Flight) -> bool:
         return self._now() - flight.began >= self._fetch_term
 
-    def _refresh(self, keys: list[Key], load: _Load, policy: Policy, reason: str) -> None:
+    def _refresh(
+        self, entries: Mapping[Key, Entry], load: _Load, policy: Policy, reason: str
+    ) -> None:
         """Start one background fetch of those keys that are not being fetched already."""
         crew = _Crew()
         flights: list[_Flight] = []
-        for key in keys:
+        for key, entry in entries.items():
             present = self._flights.get(key)
             if present is not None and not self._is_overdue(present):
                 continue
@@ -774,6 +776,7 @@ class Loader(Stack):
                 continue
             flight = _Flight(key, self.runtime, crew, self.marks.position, present)
             if self._flights.lead(key, flight, instead_of=present) is flight:
+                flight.held = entry  # for callers who cannot see it by a peek
                 self._refreshing.add(flight)
                 self.counters.on("refresh", key=key, reason=reason)
                 flights.append(flight)
@@ -792,9 +795,8 @@ class Loader(Stack):
                 return
             for flight in pending.values():
                 flight.stamp = self.marks.position
-                self.counters.on(
-                    "fetch", key=flight.key, reason="stale" if flight.stale is not None else reason
-                )
+                why = "stale" if reason == "miss" and flight.held is not None else reason
+                self.counters.on("fetch", key=flight.key, reason=why)
             values = await load(list(pending))
             for key, flight in list(pending.items()):
                 if key in values:
@@ -807,9 +809,9 @@ class Loader(Stack):
         except Exception as error:
             for key, flight in list(pending.items()):
                 self._failed(flight, error)
-                if not look:  # nobody has looked yet for what can stand in
+                if flight.held is None and not look:  # nobody has looked for what can stand in
                     found = await self.lookup(key, ttl=policy.per_layer)
-                    flight.stale = None if found is None else found.entry
+                    flight.held = None if found is None else found.entry
                 self._land(flight)
                 del pending[key]
         finally:
@@ -828,7 +830,8 @@ class Loader(Stack):
         now = self._now()
         for key, flight in list(pending.items()):
             entry = found[key].entry if key in found else None
-            flight.stale = entry
+            if entry is not None:
+                flight.held = entry
             if entry is None or now >= entry.fresh_until + entry.stale_while_revalidate:
                 if flight not in self._refreshing:
                     self.counters.on("miss", key=key)
@@ -925,7 +928,7 @@ class Loader(Stack):
                 # Also when it has failed meanwhile: the window does not depend on who woke first.
                 entry = self._stand_in(flight, "stale_while_revalidate")
                 if entry is not None:
-                    self.counters.on("stale", key=key, reason="stale-while-revalidate")
+                    self._count_use(key, entry)
                     return entry.value
             if flight.done:
                 break
@@ -936,9 +939,9 @@ class Loader(Stack):
             left = nearest - self._now()
             if (left > 0 and await self._wait(flight, seen, left)) or flight.done:
                 continue
-            if policy.force and flight.stale is None:
+            if policy.force and flight.held is None:
                 found = await self.lookup(key, ttl=policy.per_layer)
-                flight.stale = None if found is None else found.entry
+                flight.held = None if found is None else found.entry
             if nearest == soft:
                 soft = None
                 entry = self._stand_in(flight, "stale_while_revalidate", "stale_if_error")
@@ -966,15 +969,18 @@ class Loader(Stack):
         if flight.stamp < started and self.purged_since(flight.stamp, entry.tags, key, soft=True):
             raise _Retry
         if not flight.fetched:
-            if self._now() < entry.fresh_until:
-                self.counters.hits += 1
-            else:
-                self.counters.on("stale", key=key, reason="stale-while-revalidate")
+            self._count_use(key, entry)
         return entry.value
 
+    def _count_use(self, key: Key, entry: Entry) -> None:
+        if self._now() < entry.fresh_until:
+            self.counters.hits += 1
+        else:
+            self.counters.on("stale", key=key, reason="stale-while-revalidate")
+
     def _stand_in(self, flight: _Flight, *windows: str) -> Entry | None:
-        """The flight's stale entry, if it is not purged and within one of these windows."""
-        entry = flight.stale
+        """What the flight holds, if it is not purged, and fresh or within one of these windows."""
+        entry = flight.held
         if entry is None or (
             entry.checked != self.marks.position
             and not self.marks.admit(entry, self._label(flight.key))
