@@ -27,7 +27,9 @@ PURGES = [
 ]
 MISSES = [
     pytest.param({"tags": ["blu", "bluer", "BLUE"]}, id="tag"),
-    pytest.param({"urls": ["http://example.com/shop/item?", "http://example.com/shop/Item"]}, id="url"),
+    pytest.param(
+        {"urls": ["http://example.com/shop/item?", "http://example.com/shop/Item"]}, id="url"
+    ),
     pytest.param({"urls": ["https://example.com/shop/item"]}, id="url-of-another-scheme"),
     pytest.param({"prefixes": ["example.com/shopping", "example.co/"]}, id="prefix"),
     pytest.param({"hosts": ["example.co", "www.example.com", "example.com:8080"]}, id="host"),
@@ -386,7 +388,10 @@ async def test_a_hard_purge_after_a_soft_one_is_hard():
 
 async def test_a_purge_reaches_the_lower_layer_too():
     clock = ClockRuntime()
-    top, below = MemoryLayer(name="top", clock=clock.now), MemoryLayer(name="below", clock=clock.now)
+    top, below = (
+        MemoryLayer(name="top", clock=clock.now),
+        MemoryLayer(name="below", clock=clock.now),
+    )
     world = World(layers=[top, below])
     world.clock.time = clock.time
     await world.get("/a")

@@ -20,7 +20,9 @@ UNSHAREABLE = [
     pytest.param(200, {"cache-control": "max-age=60", "vary": "*"}, id="vary-star"),
     pytest.param(500, {}, id="500"),
     pytest.param(404, {}, id="404"),
-    pytest.param(200, {"cache-control": "max-age=60", "content-length": "99999999999"}, id="too-large"),
+    pytest.param(
+        200, {"cache-control": "max-age=60", "content-length": "99999999999"}, id="too-large"
+    ),
 ]
 
 

@@ -11,7 +11,6 @@ import pytest
 from layergate import MemoryLayer
 from tests.support.asgi import FRESH, ClockRuntime, Gate, OriginCall, World
 
-
 HANG = 1.5  # seconds; what a client may lose to a layer that hangs, all its operations together
 
 
@@ -202,7 +201,7 @@ async def test_a_purge_while_a_layer_is_down_is_not_lost(shape):
 @pytest.mark.parametrize("shape", ["alone", "bottom"])
 @pytest.mark.parametrize("operation", ["get", "set"])
 async def test_a_layer_that_hangs_costs_no_more_than_a_time_budget(shape, operation):
-    """"Any fault of a layer costs a miss within a time budget"."""
+    """ "Any fault of a layer costs a miss within a time budget"."""
     world, layer = a_world(shape)
     never = asyncio.Event()
 
@@ -319,7 +318,9 @@ async def test_a_response_with_malformed_fields_reaches_its_client(headers):
 )
 async def test_a_request_with_malformed_fields_is_answered(headers):
     world = World()
-    world.origin.answers("/", {"cache-control": "max-age=10", "vary": "accept-encoding", "etag": '"1"'})
+    world.origin.answers(
+        "/", {"cache-control": "max-age=10", "vary": "accept-encoding", "etag": '"1"'}
+    )
     for _ in range(2):
         assert (await world.get("/", headers=headers)).status in (200, 304)
     world.clock.advance(20)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from layergate import HttpCache, LayerGate, MemoryLayer
 from layergate.runtime.loop import LoopRuntime
@@ -47,7 +47,7 @@ class ClockRuntime(LoopRuntime):
         super().__init__()
         self.time = start
 
-    def now(self) -> float:  # type: ignore[override]
+    def now(self) -> float:
         return self.time
 
     def advance(self, seconds: float) -> None:
@@ -62,7 +62,7 @@ def scope_of(
     host: str | None = "example.com",
     scheme: str = "http",
     query: bytes = b"",
-    raw_path: bytes | None | str = "same",
+    raw_path: bytes | str | None = "same",
     root_path: str = "",
     http_version: str = "1.1",
     extensions: Mapping[str, Any] | None = None,
@@ -161,7 +161,7 @@ class Call:
         with contextlib.suppress(asyncio.CancelledError):
             await self.task
 
-    async def __aenter__(self) -> Call:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -390,7 +390,7 @@ class World:
 
     @property
     def entries(self) -> int:
-        return len(self.cache.stack.layers[0])  # type: ignore[arg-type]
+        return len(self.cache.stack.layers[0])
 
     def assert_nothing_left(self) -> None:
         """No flight, no waiter, no byte in flight: what a finished request leaves behind."""
