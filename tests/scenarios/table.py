@@ -70,7 +70,9 @@ def not_reused(
 ) -> None:
     """Not used without asking the origin."""
     cs = {} if detail is None else {"detail": detail, "stored": None}
-    row(id_, rfc, fetch(reply, cs=cs), fetch(ok("max-age=9", body=b"two"), advance=after), **options)
+    row(
+        id_, rfc, fetch(reply, cs=cs), fetch(ok("max-age=9", body=b"two"), advance=after), **options
+    )
 
 
 TWO = ok("max-age=60", body=b"two")
@@ -94,6 +96,9 @@ def purge(*, tags: str = "", **kw: Any) -> Step:
         headers.append(("Surrogate-Key", tags))
     return Step(method="PURGE", headers=tuple(headers), members=0, **kw)
 
+
+# A row a line, or a few: the formatter would make a page of each.
+# fmt: off
 
 # -- 4.2.1: freshness lifetime ---------------------------------------------------------------------
 
@@ -135,7 +140,7 @@ for name, value in (
 for name, value in (
     ("text", "soon"), ("empty", ""), ("number", "60"), ("no-time", "Tue, 14 Nov 2023"),
     ("bad-month", "Tue, 14 Nob 2033 22:14:20 GMT"), ("utc-offset", "Tue, 14 Nov 2033 22:14:20 +0"),
-):  # fmt: skip
+):
     not_reused(f"expires-invalid-{name}", "5.3", ok(None, ("Expires", value), DAY))
 not_reused("expires-two-different", F, ok(None, ("Expires", at(60)), ("Expires", at(-9)), DAY))
 reused("expires-two-equal", F, ok(None, ("Expires", at(60)), ("Expires", at(60)), DAY))
@@ -144,7 +149,7 @@ reused("expires-two-equal", F, ok(None, ("Expires", at(60)), ("Expires", at(60))
 for name, value in (
     ("max", "2147483647"), ("max-1", "2147483648"), ("more", "99999999999"),
     ("huge", "9" * 400), ("zeros", "0" * 30 + "60"),
-):  # fmt: skip
+):
     reused(f"max-age-{name}", "1.2.2", ok(f"max-age={value}"), after=59)
     reused(f"s-maxage-{name}", "1.2.2", ok(f"s-maxage={value}"), after=59)
 # "Caches are encouraged to consider responses that have invalid freshness information to be stale"
@@ -153,7 +158,7 @@ for name, value in (
     ("trailing", "max-age=60a"), ("empty", "max-age="), ("bare", "max-age"),
     ("space-before", "max-age =60"), ("space-after", "max-age= 60"), ("single", "max-age='60'"),
     ("hex", "max-age=0x60"), ("plus", "max-age=+60"), ("s-maxage", "max-age=60, s-maxage=x"),
-):  # fmt: skip
+):
     not_reused(f"cc-invalid-{name}", F, ok(value, ETAG))
 for name, value in (
     ("quoted", 'max-age="60"'), ("case", "MaX-aGe=60"), ("list", "a, b=c,,max-age=60, d"),
@@ -161,7 +166,7 @@ for name, value in (
     ("first-wins", "max-age=60, max-age=1"), ("tabs", "max-age=60\t,\tpublic"),
     ("unknown", "max-age=60, immutable, foo=bar, ext"), ("semicolon-other", "max-age=60, a;b"),
     ("no-transform", "no-transform, max-age=60"),
-):  # fmt: skip
+):
     reused(f"cc-{name}", "5.2", ok(value), after=59)
 not_reused("cc-first-wins-low", F, ok("max-age=1, max-age=60"), after=2)
 not_reused("cc-other-name", "5.2", ok("x-max-age=60"))
@@ -217,7 +222,7 @@ row("age-two-lines", "5.1", fetch(ok("max-age=60", ("Age", "30"), ("Age", "9999"
 for name, value in (
     ("float", "30.5"), ("negative", "-7200"), ("text", "abc"), ("empty", ""), ("quoted", '"99"'),
     ("parameter", "7200;a=b"),
-):  # fmt: skip
+):
     row(f"age-invalid-{name}", "5.1", fetch(ok("max-age=60", ("Age", value))), hit(has={"age": "0"}))
 not_reused("age-huge", "1.2.2", ok("max-age=60", ("Age", "9" * 60)))
 row("age-one-line", "4", fetch(ok("max-age=600", ("Age", "3"), ("age", "4"))), hit(has={"age": "3"}))
@@ -227,7 +232,7 @@ row("date-unchanged", "RFC 9110 6.6.1", fetch(ok("max-age=60", DAY)),
 # -- 3: storing ------------------------------------------------------------------------------------
 
 for status in (200, 203, 204, 299, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 409, 410,
-               414, 418, 451, 499, 500, 501, 502, 503, 504, 599):  # fmt: skip
+               414, 418, 451, 499, 500, 501, 502, 503, 504, 599):
     body = b"" if status == 204 else b"one"
     reused(f"status-{status}", "3", ok("max-age=60", status=status, body=body))
 for status in (201, 202, 302, 303, 307, 403, 500, 503, 599):
@@ -285,12 +290,12 @@ not_reused("must-understand-no-store-unknown", M,
 
 # 3.5 and G1
 AUTH = ("Authorization", "Basic eDp5")
-for name, cc in (("public", "public, max-age=60"), ("s-maxage", "s-maxage=60"),
+for name, value in (("public", "public, max-age=60"), ("s-maxage", "s-maxage=60"),
                  ("must-revalidate", "must-revalidate, max-age=60")):
-    row(f"authorization-{name}", "3.5", fetch(ok(cc), AUTH), hit(), hit(b"one", AUTH))
-for name, cc in (("max-age", "max-age=60"), ("proxy-revalidate", "proxy-revalidate, max-age=60"),
+    row(f"authorization-{name}", "3.5", fetch(ok(value), AUTH), hit(), hit(b"one", AUTH))
+for name, value in (("max-age", "max-age=60"), ("proxy-revalidate", "proxy-revalidate, max-age=60"),
                  ("private", "private, max-age=60")):
-    row(f"authorization-{name}", "3.5", fetch(ok(cc), AUTH, cs={"stored": None}), fetch(TWO))
+    row(f"authorization-{name}", "3.5", fetch(ok(value), AUTH, cs={"stored": None}), fetch(TWO))
 row("authorization-not-from-anonymous", "3.5, G1", fetch(ok("max-age=60")),
     fetch(ok("max-age=60", body=b"mine"), AUTH, cs={"fwd": "request"}), hit())
 row("authorization-expires", "3.5", fetch(ok(None, ("Expires", at(60)), DAY), AUTH), fetch(TWO))
@@ -301,9 +306,9 @@ row("set-cookie", "7.3, G1",
           has={"set-cookie": "a=b"}),
     fetch(TWO, has={"set-cookie": None}))
 row("set-cookie-public", "7.3, G1", fetch(ok("public, max-age=60", ("Set-Cookie", "a=b"))), fetch(TWO))
-for cc in ('no-cache="set-cookie"', 'private="Set-Cookie"'):
-    row(f"set-cookie-{cc[:8].rstrip('=')}", "7.3",
-        fetch(ok(f"max-age=60, {cc}", ("Set-Cookie", "a=b")), has={"set-cookie": "a=b"}),
+for value in ('no-cache="set-cookie"', 'private="Set-Cookie"'):
+    row(f"set-cookie-{value[:8].rstrip('=')}", "7.3",
+        fetch(ok(f"max-age=60, {value}", ("Set-Cookie", "a=b")), has={"set-cookie": "a=b"}),
         hit(has={"set-cookie": None}))
 
 # 3.1: which fields
@@ -322,7 +327,7 @@ row("fields-connection-lines", "3.1",
     fetch(ok("max-age=60", ("Connection", "close"), ("Connection", "a"), ("A", "1"))),
     hit(has={"a": None, "connection": None}))
 for name in ("Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Upgrade", "Proxy-Authenticate",
-             "Proxy-Authentication-Info", "Proxy-Authorization"):  # fmt: skip
+             "Proxy-Authentication-Info", "Proxy-Authorization"):
     row(f"fields-{name.lower()}", "3.1", fetch(ok("max-age=60", (name, "x"))),
         hit(has={name.lower(): None}))
 row("fields-disposition", "3.1",
@@ -390,8 +395,15 @@ varied("two-lines-match", f("Foo", "Bar", name="Vary"), f("1", name="Bar"), f("1
 varied("space", VARY, f("1,2"), f(" 1 , 2 "), match=True)
 varied("combined", VARY, f("1, 2"), f("1", "2"), match=True)
 varied("order-of-lines", VARY, f("1", "2"), f("2", "1"), match=False)
+# RFC 9110 12.5.4: "some recipients treat the order in which language tags are listed as an
+# indication of descending priority, particularly for tags that are assigned equal quality values".
+# The app may be one: then this order is significant.
 varied("language-order", AL, f("en, de", name="Accept-Language"),
-       f("de, en", name="Accept-Language"), match=True)
+       f("de, en", name="Accept-Language"), match=False)
+varied("accept-order", f("Accept", name="Vary"), f("text/html, application/json", name="Accept"),
+       f("application/json, text/html", name="Accept"), match=False)
+varied("encoding-weights", AE, f("gzip;q=0.5, br", name="Accept-Encoding"),
+       f("br, gzip;q=0.5", name="Accept-Encoding"), match=True)
 varied("language-case", AL, f("en, de", name="Accept-Language"),
        f("eN, De", name="Accept-Language"), match=True)
 varied("language-weights", AL, f("en;q=0.5", name="Accept-Language"),
@@ -407,7 +419,7 @@ varied("cookie", f("Cookie", name="Vary"), f("a=1", name="Cookie"), f("a=2", nam
 varied("empty", f("", name="Vary"), f("1"), f("2"), match=True)
 varied("empty-members", f(" ,Foo,, ", name="Vary"), f("1"), f("2"), match=False)
 for name, values in (("star", ("*",)), ("star-list", ("Foo, *",)), ("star-line", ("Foo", "*")),
-                     ("star-first", ("*, Foo",)), ("unreadable", ("Foo Bar",))):  # fmt: skip
+                     ("star-first", ("*, Foo",)), ("unreadable", ("Foo Bar",))):
     not_reused(f"vary-{name}", V, ok("max-age=60", *f(*values, name="Vary")), detail="vary-star")
 row("vary-several", V,
     fetch(ok("max-age=60", *VARY), *f("1")),
@@ -464,7 +476,7 @@ row("sends-both", S, fetch(ok("max-age=10", LM, ETAG)),
 row("sends-nothing", S, fetch(ok("max-age=10")),
     fetch(TWO, advance=10, saw={"if-modified-since": None, "if-none-match": None}))
 for name, value in (("weak", 'W/"abc"'), ("unquoted", "abc"), ("obs-text", '"abc\xfc"'),
-                    ("comma", '"a,b"')):  # fmt: skip
+                    ("comma", '"a,b"')):
     row(f"sends-etag-{name}", S, fetch(ok("max-age=10", ("ETag", value))),
         validated(unchanged(), advance=10, saw={"if-none-match": value}))
 row("sends-instead-of-clients", S, fetch(OLD),
@@ -651,7 +663,7 @@ row("head-age", "4.2.3", fetch(ok("max-age=10", LM)),
     fetch(ok("max-age=60", LM, ("Age", "50")), method="HEAD", advance=10),
     hit(has={"age": "50"}, advance=0), fetch(TWO, advance=10))
 for name, lines in (("etag", (("ETag", '"x"'),)), ("lm", (("Last-Modified", at(-5)),)),
-                    ("length", (("Content-Length", "4"),))):  # fmt: skip
+                    ("length", (("Content-Length", "4"),))):
     row(f"head-other-{name}", E, fetch(ok("max-age=60", ETAG, LM)),
         fetch(ok("max-age=60", *lines), ("Cache-Control", "no-cache"), method="HEAD"),
         fetch(TWO, cs={"fwd": "stale"}))
@@ -684,7 +696,7 @@ for name in ("Location", "Content-Location"):
         ("absolute", "http://example.org/other"), ("path", "/other"), ("relative", "other"),
         ("authority", "//example.org/other"), ("port", "http://example.org:80/other"),
         ("host-case", "HTTP://EXAMPLE.org/other"), ("dots", "/a/../other"),
-    ):  # fmt: skip
+    ):
         row(f"invalidates-{name.lower()}-{kind}", I, fetch(ok("max-age=60"), target="/other"),
             fetch(ok(None, (name, value), status=201), method="POST", target="/a"),
             fetch(TWO, target="/other"))
@@ -692,7 +704,7 @@ for name in ("Location", "Content-Location"):
         ("host", "http://example.com/other"), ("port", "http://example.org:81/other"),
         ("scheme", "https://example.org/other"), ("other-path", "/OTHER"), ("bad", "http://[/other"),
         ("query", "/other?x"),
-    ):  # fmt: skip
+    ):
         row(f"keeps-{name.lower()}-{kind}", I, fetch(ok("max-age=60"), target="/other"),
             fetch(ok(None, (name, value), status=201), method="POST", target="/a"),
             hit(target="/other"))
