@@ -71,7 +71,13 @@ class HttpCache(Cache):
         layers = checked.layers
         if layers is None:
             layers = (MemoryLayer(checked.memory or "64MB", clock=self._runtime.now),)
-        stack = Stack(tuple(layers), runtime=self._runtime, label=label_of, hooks=checked.hooks)
+        stack = Stack(
+            tuple(layers),
+            runtime=self._runtime,
+            label=label_of,
+            layer_timeout=float(checked.layer_timeout),  # type: ignore[arg-type]
+            hooks=checked.hooks,
+        )
         super().__init__(stack, checked)
 
     def spawn(

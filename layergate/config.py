@@ -269,6 +269,7 @@ class Options:
       ``shutdown_timeout``  how long background work may go on after the lifespan's shutdown. s.
 
     Trouble
+      ``layer_timeout``     a layer's operation that takes longer has failed: a miss. s.
       ``origin_timeout``    with a stale response that ``stale-if-error`` permits at hand, how long
                             the app may take to begin its response. s. None: no limit.
 
@@ -302,6 +303,7 @@ class Options:
     slow_reader_timeout: Seconds = 30.0
     abandoned_timeout: Seconds = 60.0
     shutdown_timeout: Seconds = 5.0
+    layer_timeout: Seconds = 0.25
     origin_timeout: Seconds | None = None
     request_directives: bool = True
     cache_status: bool = True
@@ -362,6 +364,9 @@ class Options:
             "abandoned_timeout", "shutdown_timeout",
         ):  # fmt: skip
             put(self, option, seconds(getattr(self, option), option, "", optional=False))
+        put(self, "layer_timeout", seconds(self.layer_timeout, "layer_timeout", "", optional=False))
+        if not self.layer_timeout:
+            raise ConfigError("layer_timeout must be > 0 seconds, got 0; 0.25 is the default")
         put(self, "origin_timeout", seconds(self.origin_timeout, "origin_timeout", ""))
         for option in ("collapse", "request_directives", "cache_status", "strip_tags"):
             _flag(getattr(self, option), option, "")

@@ -92,6 +92,7 @@ class LayerGate:
         self._method_lines = self.cache.pass_lines(Refused.METHOD, "method")
         self._rule_lines = self.cache.pass_lines(Refused.RULE, "bypass")
         self._hidden = TAG_FIELDS if self.cache.options.strip_tags else frozenset()
+        self._longest = self.cache.options.max_key_length
         self._has_rules = len(self.cache.rules) > 0
         self._bypassed = self.cache.rules.bypassed
 
@@ -116,7 +117,11 @@ class LayerGate:
             else:
                 await self.app(scope, receive, self._after_unsafe(scope, send))
             return
-        if self._bypassed is not None and self._bypassed(route_path(scope)):
+        if (
+            self._bypassed is not None
+            and len(scope["path"]) <= self._longest
+            and self._bypassed(route_path(scope))
+        ):
             self.cache.stack.counters.on("bypass", reason=Refused.RULE.token)
             if self._rule_lines or self._hidden:
                 send = _adding(send, self._rule_lines, self._hidden)
@@ -153,7 +158,7 @@ class LayerGate:
             hit = self.cache.cookie_marker(key, fields)
         if hit is not None and method == "GET":
             match = None
-            if self._has_rules:
+            if self._has_rules:  # (what is marked is stored, so its path is not too long)
                 match = self.cache.rules.match(route_path(scope), fields.get(b"host", b""))
             await self._unshared(scope, receive, send, match, cookie=b"cookie" in fields)
             return
@@ -235,7 +240,7 @@ class LayerGate:
                 await _send(send, head)
             else:
                 await send({"type": _START, "status": head.status, "headers": head.lines})
-                await _read(reader, send)
+                await _read(reader, send, limit)
             return _Next.DONE
 
     def _patience(self, request: Request, stale: Entry | None) -> float | None:
@@ -572,9 +577,12 @@ class _Tap:
             more = message.get("more_body", False)
             if relay is not Relay.SWALLOW and chunk:
                 exchange.body(bytes(chunk))
+            if relay is Relay.TEE and not self._cache.stack.peek_is_enough:
+                # Layers that take time to store into shall not take our client's.
+                await self._to_client(message)
             if not more and not exchange.ended:
                 await exchange.finish()
-            if relay is Relay.TEE:
+            if relay is Relay.TEE and self._cache.stack.peek_is_enough:
                 await self._to_client(message)
             elif relay is Relay.SHARE and more and exchange.oversized:
                 await exchange.room()
@@ -625,7 +633,7 @@ class _Deserted(OSError):
     """Nobody is left to send to; ASGI has servers raise an OSError then."""
 
 
-async def _read(reader: Reader, send: Send) -> None:
+async def _read(reader: Reader, send: Send, timeout: float | None = None) -> None:
     """Pass a shared body on as it comes."""
     while True:
         data = reader.take()
@@ -634,7 +642,7 @@ async def _read(reader: Reader, send: Send) -> None:
             return
         if data:
             await send({"type": _BODY, "body": data, "more_body": True})
-        await reader.more()
+        await reader.more(timeout)
 
 
 async def _send(send: Send, served: Served) -> None:

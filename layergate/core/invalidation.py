@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from hashlib import blake2b
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from layergate.core.entry import Entry
@@ -33,6 +34,7 @@ MarkKind: TypeAlias = Literal["tag", "key", "prefix", "glob", "path", "all"]
 
 MAX_PATTERN_LENGTH: Final = 2048
 MAX_PATTERN_STARS: Final = 16
+_SHORT: Final = 64  # characters
 _FLOORS: Final = 4096  # power of two
 _SOFT_DEPTH: Final = 4
 
@@ -135,6 +137,14 @@ def _after(history: _History, since: int) -> float | None:
     return min(at.time for at in history if at.position > since)
 
 
+def _short(value: str) -> str:
+    """``value``, or a digest of it: marks are bounded by number, and clients choose what long URLs
+    they send unsafe requests to."""
+    if len(value) <= _SHORT:
+        return value
+    return blake2b(value.encode("utf-8", "surrogatepass"), digest_size=_SHORT // 4).hexdigest()
+
+
 class _Exact:
     """value -> marks. Past ``cap`` values the oldest sinks into a floor shared by its hash.
 
@@ -151,6 +161,7 @@ class _Exact:
         self._floors: list[_At | None] | None = None
 
     def add(self, value: str, at: _At) -> None:
+        value = _short(value)
         exact = self._exact
         exact[value] = _extended(exact.get(value, ()), at, self._depth)
         exact.move_to_end(value)  # the order is the order of age
@@ -169,6 +180,7 @@ class _Exact:
 
     def since(self, value: str, since: int) -> float | None:
         """The earliest time of the marks of ``value`` after position ``since``, or None."""
+        value = _short(value)
         time = _after(self._exact.get(value, ()), since)
         if self._floors is not None:
             floor = self._floors[hash(value) & (_FLOORS - 1)]

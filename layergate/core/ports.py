@@ -7,11 +7,13 @@ suspend; under threads their ``async def`` methods block, so that a coroutine ru
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["Event", "Runtime", "Task"]
+
+T = TypeVar("T")
 
 
 class Event(Protocol):
@@ -49,6 +51,13 @@ class Runtime(Protocol):
 
     def lock(self) -> AbstractContextManager[Any]:
         """A new mutex. Never held across an await, never taken on the hit path."""
+        ...
+
+    async def within(self, seconds: float, work: Awaitable[T]) -> T:
+        """The result of ``work``; raises TimeoutError, with ``work`` cancelled, after ``seconds``.
+
+        Where waiting blocks (threads), a layer's client has to keep the budget itself.
+        """
         ...
 
     def spawn(self, work: Coroutine[Any, Any, Any], *, name: str) -> Task:

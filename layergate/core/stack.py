@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from layergate.core.entry import Entry
 from layergate.core.events import Counters, Hook
 from layergate.core.invalidation import LocalLog, Mark, Marks
-from layergate.core.layer import Key, Layer, PeekableLayer
+from layergate.core.layer import Key, Layer, MaybeAwaitable, PeekableLayer
 from layergate.core.ports import Runtime
 from layergate.errors import ConfigError, PartialWriteError
 
 __all__ = ["Found", "PurgeReceipt", "Stack", "WritePolicy"]
 
 WritePolicy: TypeAlias = Literal["best-effort", "strict"]
+T = TypeVar("T")
+
 _POLICIES: Final = ("best-effort", "strict")
 
 
@@ -50,6 +52,7 @@ class Stack:
 
     ``label`` turns a key into the text that key, prefix and pattern purges are matched against;
     by default the key itself. Best-effort writes never raise; strict ones raise PartialWriteError.
+    ``layer_timeout``: a layer's operation that takes longer has failed, seconds.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Stack:
         label: Callable[[Any], str] = _text,
         max_marks: int = 100_000,
         max_patterns: int = 512,
+        layer_timeout: float = 1.0,
         hooks: Iterable[Hook] = (),
     ) -> None:
         if not isinstance(layers, (list, tuple)) or not layers:
@@ -85,6 +89,9 @@ class Stack:
                     f"{option} must be a whole number from 1, got {number!r}; leave it out"
                     f" for the default"
                 )
+        if type(layer_timeout) not in (int, float) or not layer_timeout > 0:
+            raise ConfigError(f"layer_timeout must be > 0 seconds, got {layer_timeout!r}")
+        self._layer_timeout = float(layer_timeout)
         self.layers = tuple(layers)
         self.runtime = runtime
         self.write_policy = write_policy
@@ -108,15 +115,15 @@ class Stack:
         """
         try:
             entry = self._peek(key)
-        except Exception as error:
+            if (
+                entry is not None
+                and entry.checked != self.marks.position
+                and not self.marks.admit(entry, self._label(key))
+            ):
+                return None
+        except Exception as error:  # whatever it gave us may be no entry at all
             top = self.layers[0].name
             self.counters.on("layer_error", layer=top, operation="peek", error=error)
-            return None
-        if (
-            entry is not None
-            and entry.checked != self.marks.position
-            and not self.marks.admit(entry, self._label(key))
-        ):
             return None
         return entry
 
@@ -131,7 +138,7 @@ class Stack:
         for depth, layer in enumerate(self.layers):
             try:
                 got = layer.get(key)
-                entry: Entry | None = await got if inspect.isawaitable(got) else got
+                entry: Entry | None = await self._answer(got)
                 if entry is None or not self._usable(key, entry):
                     continue
             except Exception as error:
@@ -157,7 +164,7 @@ class Stack:
                 break
             try:
                 got = layer.get_many(wanted)
-                entries: Mapping[Key, Entry] = await got if inspect.isawaitable(got) else got
+                entries: Mapping[Key, Entry] = await self._answer(got)
                 now = self.runtime.now()
                 still: list[Key] = []
                 for key in wanted:
@@ -228,20 +235,22 @@ class Stack:
         if cap is not None:
             entry = entry.clipped(self.runtime.now() + cap)
         try:
-            done = layer.set(key, entry)
-            if inspect.isawaitable(done):
-                await done
+            await self._answer(layer.set(key, entry))
         except Exception as error:
             self.counters.on("write_error", layer=layer.name, error=error)
             # What it still holds under this key is older than what the others hold now.
             try:
-                gone = layer.delete(key)
-                if inspect.isawaitable(gone):
-                    await gone
+                await self._answer(layer.delete(key))
             except Exception as second:
                 self.counters.on("layer_error", layer=layer.name, operation="delete", error=second)
             return error
         return None
+
+    async def _answer(self, result: MaybeAwaitable[T]) -> T:
+        """What a layer answers, awaited if it takes time, but no longer than ``layer_timeout``."""
+        if inspect.isawaitable(result):
+            return await self.runtime.within(self._layer_timeout, result)
+        return result
 
     async def delete(self, key: Key) -> bool:
         """Remove one key from every layer; a fill of it that is under way dies on arrival.
@@ -253,8 +262,7 @@ class Stack:
         failed: dict[str, BaseException] = {}
         for layer in self.layers:
             try:
-                gone = layer.delete(key)
-                held |= bool(await gone if inspect.isawaitable(gone) else gone)
+                held |= bool(await self._answer(layer.delete(key)))
             except Exception as error:
                 failed[layer.name] = error
                 self.counters.on("layer_error", layer=layer.name, operation="delete", error=error)
@@ -268,9 +276,7 @@ class Stack:
         failed: dict[str, BaseException] = {}
         for layer in self.layers:
             try:
-                done = layer.clear()
-                if inspect.isawaitable(done):
-                    await done
+                await self._answer(layer.clear())
             except Exception as error:
                 failed[layer.name] = error
                 self.counters.on("layer_error", layer=layer.name, operation="clear", error=error)

@@ -119,11 +119,12 @@ class Wrapped(Generic[P]):
             entry = self._loader.fresh(key)
             if entry is not None:
                 return entry.value
-        if self._tag_formats or force:
-            tags = policy.tags
-            if self._tag_formats:
-                tags = tuple(dict.fromkeys(tag.format_map(arguments) for tag in self._tag_formats))
-            policy = policy.copy(tags=tags, force=force)
+        if self._tag_formats:
+            tags = [tag.format_map(arguments) for tag in self._tag_formats]
+            # As computed ones: what depends on a call's data must not make the call fail.
+            policy = policy.copy(tag_of=lambda _value: tags, force=force)
+        elif force:
+            policy = policy.copy(force=force)
         fetch = functools.partial(self._function, *self._bound, *args, **kwargs)
         return await self._loader.read(key, fetch, policy)
 

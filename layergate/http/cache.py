@@ -466,7 +466,10 @@ class Cache:
             if follower and not self.stale_if_error(request, entry):
                 return None
             return self.stale(exchange, request, entry, follower=follower)
-        return self.respond(request, entry, self.forward_line(exchange, follower=follower))
+        extra = self.forward_line(exchange, follower=follower)
+        if not follower:
+            extra = exchange.cookies + extra
+        return self.respond(request, entry, extra)
 
     def stale(
         self, exchange: Exchange, request: Request, entry: Entry, *, follower: bool = False
@@ -575,6 +578,12 @@ class Cache:
             self.stack.counters.on("refused", request=exchange.request, reason=Refused.PURGED.token)
         return stored
 
+    async def _is_anonymous(self, key: bytes) -> bool:
+        """Is what is stored here for clients without cookies only?"""
+        present = await self._lookup(key)
+        stored = None if present is None else present.value
+        return isinstance(stored, StoredResponse) and stored.anonymous
+
     async def _overtaken(self, key: bytes, stamp: int) -> bool:
         """Is what is stored from a fetch that began after a purge which this one, of log position
         ``stamp``, did not see? The older must not replace the newer, were it but softly purged."""
@@ -654,7 +663,8 @@ class Cache:
             return
         if exchange.origin_status in ONE_REQUEST_STATUSES:
             return
-        if reason in _REQUEST_ONLY and reason is not Refused.COOKIE:
+        request = exchange.request
+        if request.authorization or (reason in _REQUEST_ONLY and reason is not Refused.COOKIE):
             return
         ttl = float(self.options.hit_for_miss_ttl)  # type: ignore[arg-type]
         if (exchange.origin_status or 0) >= 500:
@@ -665,7 +675,8 @@ class Cache:
             return
         now = self.stack.runtime.now()
         key = exchange.storage_key
-        if reason is Refused.COOKIE:
+        if reason is Refused.COOKIE or (request.cookie and await self._is_anonymous(key)):
+            # What a client with cookies gets says nothing about what the others share.
             key += _WITH_COOKIE
         if await self._overtaken(key, exchange.stamp):
             return
@@ -714,11 +725,10 @@ class Cache:
         if not invalidates(method, status):
             return
         uris = invalidated_uris(request_uri, Fields(lines))
-        marks = tuple(
-            Mark("key", canonical) for uri in uris if (canonical := canonical_uri(uri)) is not None
-        )
+        # Nothing is stored under a longer one.
+        marks = [Mark("key", uri) for uri in uris if len(uri) <= self.options.max_key_length]
         if marks:
-            await self.stack.invalidate(marks)
+            await self.stack.invalidate(tuple(marks))
 
     async def after_head(self, exchange: Exchange, status: int, lines: Lines) -> None:
         """Freshen or outdate the stored response with what a HEAD brought (4.3.5)."""
@@ -731,7 +741,7 @@ class Cache:
         fields = Fields(lines)
         now = self.stack.runtime.now()
         planned: Plan | Refused = Refused.NOT_MODIFIED
-        if head_matches(entry.value.fields, fields):
+        if head_matches(entry.value.fields, fields, stored_length=len(entry.value.body)):
             planned, _ = plan_update(
                 request,
                 entry,

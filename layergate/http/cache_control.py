@@ -164,7 +164,7 @@ def parse_cache_control(value: bytes | None) -> CacheControl:
 
 def _parse(value: bytes) -> CacheControl:
     found: dict[str, int | bool | None] = {}
-    fields: dict[str, frozenset[bytes]] = {}
+    fields: dict[str, set[bytes]] = {}
     for member in split_list(value):
         name, equals, argument = member.partition(b"=")
         name = name.lower()
@@ -185,14 +185,15 @@ def _parse(value: bytes) -> CacheControl:
             _take_delta(found, name, argument)
         elif name in _QUALIFIABLE and (names := _field_names(argument)):
             attribute = _QUALIFIABLE[name]
-            fields[attribute] = fields.get(attribute, _NO_FIELDS) | names
+            fields.setdefault(attribute, set()).update(names)
         elif name in _RESTRICTING:
             found[_RESTRICTING[name]] = True
         elif not _TOKEN.fullmatch(name):
             _guess(found, member.lower())
         if equals and not _well_formed(argument):
             _guess(found, member.lower())
-    return CacheControl(**found, **fields)  # type: ignore[arg-type]  # checked by the tables' tests
+    frozen = {attribute: frozenset(names) for attribute, names in fields.items()}
+    return CacheControl(**found, **frozen)  # type: ignore[arg-type]  # checked by the tables' tests
 
 
 _cached = lru_cache(maxsize=1024)(_parse)

@@ -17,7 +17,7 @@ from layergate.http.stored import StoredResponse
 from layergate.http.storing import Refused
 from layergate.http.uri import canonical_uri
 
-__all__ = ["Decision", "Verdict", "decide", "passes", "stale_if_error"]
+__all__ = ["Decision", "Verdict", "answers", "decide", "passes", "stale_if_error"]
 
 _STORABLE_METHODS: Final = ("GET", "HEAD")
 
@@ -90,10 +90,7 @@ def decide(request: Request, entry: Entry | None, now: float) -> Verdict:
 def _decide(request: Request, directives: CacheControl, entry: Entry | None, now: float) -> Verdict:
     if entry is None or not isinstance(stored := entry.value, StoredResponse):
         return Verdict(Decision.MISS, "uri-miss")
-    # A response that was not meant for a client that says who it is.
-    if stored.anonymous and request.cookie:
-        return Verdict(Decision.MISS, "request")
-    if request.authorization and not stored.authorized:
+    if not answers(request, stored):
         return Verdict(Decision.MISS, "request")
     if stored.revalidate:
         return Verdict(Decision.REVALIDATE, "stale")
@@ -123,10 +120,19 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
     return Verdict(Decision.REVALIDATE, refused)
 
 
+def answers(request: Request, stored: StoredResponse) -> bool:
+    """May a client that says who it is, if it does, have this response at all?"""
+    return not (stored.anonymous and request.cookie) and (
+        stored.authorized or not request.authorization
+    )
+
+
 def stale_if_error(request: Request, entry: Entry, now: float) -> bool:
     """May ``entry`` stand in for an error of the origin? RFC 5861 section 4, both forms."""
     stored = entry.value
     if not isinstance(stored, StoredResponse) or stored.revalidate:
+        return False
+    if not answers(request, stored):
         return False
     staleness = now - entry.fresh_until
     if entry.stale_if_error and staleness < entry.stale_if_error:

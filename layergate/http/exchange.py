@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from layergate.core.entry import Entry
 from layergate.core.flight import Pulse
 from layergate.errors import OriginAborted
+from layergate.http.decision import answers
 from layergate.http.fields import Fields, Lines
 from layergate.http.key import variant_key
 from layergate.http.policy import Plan, plan_storage, plan_update, with_vary
@@ -89,10 +90,12 @@ class Exchange:
         "_length",
         "_readers",
         "_storing",
+        "_touched",
         "_trimmed",
         "broken",
         "client_lines",
         "conditional",
+        "cookies",
         "ended",
         "entry",
         "error",
@@ -137,12 +140,13 @@ class Exchange:
         self.fwd = fwd
         self.match = match
         self.stamp = cache.stack.marks.position
-        self.request_time = cache.stack.runtime.now()
+        self.request_time = self._touched = cache.stack.runtime.now()
         self.state = State.PENDING
         self.pulse = Pulse(cache.stack.runtime)
         self.plan: Plan | None = None
         self.response: Head | None = None
         self.client_lines: Lines = []
+        self.cookies: Lines = []
         self.refused: Refused | None = None
         self.secondary = b""
         self.origin_status: int | None = None
@@ -191,7 +195,7 @@ class Exchange:
         trailer fields were announced; they cannot be stored with the rest, so nothing is.
         """
         cache = self._cache
-        now = cache.stack.runtime.now()
+        now = self._touched = cache.stack.runtime.now()
         fields = Fields(lines)
         self.origin_status = status
         if route is not None:
@@ -300,6 +304,8 @@ class Exchange:
                 stamp=self.stamp,
             )
             cache.not_stored(self, planned)
+        # A cookie that came with the 304 is for the client whose request was forwarded.
+        self.cookies = [line for line in fields.lines if line[0] == b"set-cookie"]
         cache.stack.counters.on("revalidated", request=self.request)
         self._become(State.ANSWERED)
         return Relay.SWALLOW
@@ -320,6 +326,7 @@ class Exchange:
         """The next part of the body, in SHARE and TEE."""
         if not chunk:
             return
+        self._touched = self._cache.stack.runtime.now()
         self._length += len(chunk)
         cache = self._cache
         if self._storing:
@@ -387,17 +394,18 @@ class Exchange:
 
     async def finish(self) -> None:
         """The body is complete: verify it, store it, tell the readers."""
+        # Readers first: a layer that takes its time to store is none of their business. The flight
+        # stays on the table until it is stored, so that nobody starts another.
+        self.ended = True
+        self.pulse.beat()
         try:
+            if self._storing and self.state is not State.ANSWERED:
+                self._verify()
             if self._storing:
-                if self.state is not State.ANSWERED:
-                    self._verify()
-                if self._storing:
-                    await self._commit()
+                await self._commit()
         finally:
-            self.ended = True
             self._give_back()
             self._land()
-            self.pulse.beat()
 
     def _verify(self) -> None:
         if self._content_length is not None and self._content_length != self._length:
@@ -490,7 +498,7 @@ class Exchange:
         """
         if self.state in (State.RELEASED, State.FAILED) or self.broken:
             return False
-        if self.oversized or self.ended:
+        if self.oversized or self._stalled():
             return False
         tags: tuple[str, ...] = ()
         if self.plan is not None:
@@ -498,6 +506,11 @@ class Exchange:
                 return False
             tags = self.plan.tags
         return not self._cache.stack.purged_since(self.stamp, tags, self.primary, soft=True)
+
+    def _stalled(self) -> bool:
+        """Has nothing come for so long that a newcomer had better not wait for it?"""
+        quiet = self._cache.stack.runtime.now() - self._touched
+        return quiet > self._cache.options.coalesce_timeout and not self.ended  # type: ignore[operator]
 
     def fits(self, request: Request) -> bool:
         """Is the response, its head known, one that this request may be answered with?"""
@@ -576,7 +589,12 @@ class Reader:
         plan = exchange.plan
         if plan is None:
             entry = exchange.entry
-            return entry is not None and exchange.refused is None and self._still(entry.tags)
+            return (
+                entry is not None
+                and exchange.refused is None
+                and answers(request, entry.value)
+                and self._still(entry.tags)
+            )
         return exchange.fits(request) and self._still(plan.tags)
 
     def _still(self, tags: tuple[str, ...]) -> bool:
@@ -598,10 +616,11 @@ class Reader:
         exchange = self._exchange
         return exchange.ended and self.index == exchange._trimmed + len(exchange._chunks)
 
-    async def more(self) -> None:
+    async def more(self, timeout: float | None = None) -> None:
         """Wait until there is something to take, or the end.
 
-        Raises OriginAborted when the origin broke off, or this reader was cut off.
+        Raises OriginAborted when the origin broke off, or nothing came for ``timeout`` seconds
+        (None: no limit), or this reader was cut off.
         """
         exchange = self._exchange
         if exchange.oversized:
@@ -617,4 +636,5 @@ class Reader:
                     if exchange.broken
                     else "the client was too slow for a response that is not stored"
                 ) from exchange.error
-            await exchange.pulse.wait(seen)
+            if not await exchange.pulse.wait(seen, timeout):
+                raise OriginAborted(f"the origin sent nothing for {timeout} seconds")

@@ -127,7 +127,12 @@ def plan_storage(
         allow_authorization=by_rule,
     )
     if refused is not None:
-        return excuse if excuse is not None and refused is Refused.NO_FRESHNESS else refused
+        # With an excuse: what is wrong with this response says nothing about one to a request that
+        # the rule does cover.
+        return refused if excuse is None else excuse
+    guessed = lifetime.source == "heuristic"
+    if guessed and request.cookie:
+        return Refused.COOKIE
 
     names = vary_names(fields)
     if names is None:
@@ -179,7 +184,7 @@ def plan_storage(
         names=names,
         revalidate=directives.no_cache,
         no_stale=no_stale,
-        anonymous=by_rule and rule is not None and not rule.allow_cookie,
+        anonymous=guessed or (by_rule and rule is not None and not rule.allow_cookie),
         authorized=authorization_allows(directives)
         or (by_rule and rule is not None and rule.allow_authorization),
         lifetime=lifetime,

@@ -8,6 +8,7 @@ from itertools import takewhile
 from typing import Final, NamedTuple
 
 from layergate.config import MAX_TAG_LENGTH, Rule
+from layergate.errors import ConfigError
 
 __all__ = ["Match", "RuleSet", "fill_tags"]
 
@@ -23,26 +24,76 @@ class Match(NamedTuple):
 
 
 def _compile(path: str) -> re.Pattern[str]:
+    """The pattern as a regular expression that a hostile path cannot make slow.
+
+    A wildcard that runs over slashes, followed by nothing but text up to the next such wildcard, is
+    satisfied by the first occurrence of that text: so it is an atomic group, never gone back into.
+    What cannot be decided so locally, `_check` allows once.
+    """
     pattern = ""
+    runs = _split(path)
+    for number, run in enumerate(runs):
+        inner = "".join(
+            re.escape(text) if name is None else f"(?P<{name}>[^/]+)" for text, name in run.parts
+        )
+        if run.wildcard is None:
+            pattern += inner
+            continue
+        last = number == len(runs) - 1
+        wildcard = ".*" if last else ".*?"
+        if run.wildcard:
+            wildcard = f"(?P<{run.wildcard}>{wildcard})"
+        pattern += f"(?>{wildcard}{inner})" if run.literal and not last else wildcard + inner
+    return re.compile(pattern, re.DOTALL)
+
+
+class _Run(NamedTuple):
+    """A wildcard over slashes (its name, "" for ``*``, None at the beginning of the path), and the
+    (text, None) and ("", name of one segment) that follow it."""
+
+    wildcard: str | None
+    parts: list[tuple[str, str | None]]
+
+    @property
+    def literal(self) -> bool:
+        return bool(self.parts) and all(name is None for _, name in self.parts)
+
+
+def _split(path: str) -> list[_Run]:
+    runs = [_Run(None, [])]
     end = 0
     for part in _PART.finditer(path):
-        pattern += re.escape(path[end : part.start()])
+        if part.start() > end:
+            runs[-1].parts.append((path[end : part.start()], None))
         end = part.end()
-        name, greedy = part.group(1), part.group(2)
-        if name is None:
-            pattern += ".*"
+        name, over_slashes = part.group(1), part.group(2)
+        if name is not None and not over_slashes:
+            runs[-1].parts.append(("", name))
         else:
-            pattern += f"(?P<{name}>{'.*' if greedy else '[^/]+'})"
-    return re.compile(pattern + re.escape(path[end:]), re.DOTALL)
+            runs.append(_Run(name or "", []))
+    if end < len(path):
+        runs[-1].parts.append((path[end:], None))
+    return runs
+
+
+def _check(rule: Rule) -> None:
+    runs = [run for run in _split(rule.path)[1:-1] if not run.literal]
+    if len(runs) > 1:
+        raise ConfigError(
+            f"path has too many wildcards that are followed by a placeholder in rule {rule.path!r};"
+            " write it as two rules, or with one '*' less"
+        )
 
 
 class RuleSet:
-    """Rules in order, compiled."""
+    """Rules in order, compiled. Raises ConfigError for a path that could be slow to match."""
 
     __slots__ = ("_rules", "bypassed")
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         rules = tuple(rules)
+        for rule in rules:
+            _check(rule)
         self._rules = tuple((_compile(rule.path).fullmatch, rule) for rule in rules)
         self.bypassed = _first_bypasses(rules)
         """Is this path certainly bypassed? One pattern for the rules at the head of the list that

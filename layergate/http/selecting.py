@@ -27,7 +27,7 @@ _NO_LIST: Final = frozenset({
     b"if-unmodified-since", b"origin", b"proxy-authorization", b"referer", b"user-agent",
 })  # fmt: skip
 
-# Fields whose members are of no particular order, with weights: see `normalise`.
+# Fields whose members are ordered by their weights: see `_weighted`.
 _WEIGHTED: Final = frozenset({b"accept", b"accept-encoding", b"accept-language"})
 
 
@@ -79,9 +79,9 @@ def normalise(name: bytes, values: Sequence[bytes]) -> bytes | None:
 
     ``name`` is the lower-case field name, ``values`` the values of its lines, in order. Lines are
     combined, and whitespace around the commas of lists removed. Of Accept, Accept-Encoding and
-    Accept-Language, which say what is acceptable and how much, not in which order, members are
-    lower-cased and sorted, and weights written the shortest way; unless one is malformed, or
-    carries a quoted string, when nothing but whitespace is touched.
+    Accept-Language members are lower-cased, weights written the shortest way, and all ordered by
+    weight; unless one is malformed, or carries a quoted string, when nothing but whitespace is
+    touched. Among equal weights order is kept but for Accept-Encoding, where it has no meaning.
 
     Values over 1 KB are represented by their hash.
     """
@@ -120,12 +120,13 @@ _cached_normalise = lru_cache(maxsize=2048)(_normalise)
 
 def _weighted(name: bytes, members: list[bytes]) -> list[bytes] | None:
     """The members in canonical order and form, or None if one of them is malformed."""
-    canonical: set[bytes] = set()
+    canonical: dict[bytes, float] = {}
     for member in members:
         choice, *parameters = [part.strip(b" \t") for part in member.split(b";")]
         if not choice:
             return None
         written = [choice.lower()]
+        quality = 1.0
         for position, parameter in enumerate(parameters, 1):
             attribute, equals, argument = parameter.partition(b"=")
             attribute = attribute.lower()
@@ -133,6 +134,7 @@ def _weighted(name: bytes, members: list[bytes]) -> list[bytes] | None:
                 # The weight is the last thing said about a member.
                 if position != len(parameters) or not _QVALUE.fullmatch(argument):
                     return None
+                quality = float(argument)
                 weight = argument.rstrip(b"0").rstrip(b".") if b"." in argument else argument
                 if weight != b"1":
                     written.append(b"q=" + weight)
@@ -141,5 +143,9 @@ def _weighted(name: bytes, members: list[bytes]) -> list[bytes] | None:
                 written.append(attribute + b"=" + argument)
             else:
                 return None
-        canonical.add(b";".join(written))
-    return sorted(canonical)
+        canonical.setdefault(b";".join(written), quality)
+    if name == b"accept-encoding":
+        return sorted(canonical)
+    # By weight; equal ones as they came: RFC 9110 12.5.4, "some recipients treat the order in which
+    # language tags are listed as an indication of descending priority", and those are our apps.
+    return sorted(canonical, key=canonical.__getitem__, reverse=True)

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -116,6 +116,11 @@ class LoopRuntime:
         task.add_done_callback(tasks.discard)
         task.add_done_callback(_log_failure)
         return task
+
+    async def within(self, seconds: float, work: Awaitable[T]) -> T:
+        """The result of ``work``; raises TimeoutError, with ``work`` cancelled, after ``seconds``."""
+        async with asyncio.timeout(seconds):
+            return await work
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run a function that may block, in one of the loop's worker threads, in a copy of this
