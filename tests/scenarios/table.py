@@ -75,10 +75,16 @@ def not_reused(
     )
 
 
+def cc(value: str) -> tuple[str, str]:
+    return ("Cache-Control", value)
+
+
 TWO = ok("max-age=60", body=b"two")
 ETAG = ("ETag", '"abc"')
 LM = ("Last-Modified", at(-1000))
 INM = ("If-None-Match", '"abc"')
+AUTH = ("Authorization", "Basic eDp5")
+COOKIE = ("Cookie", "sid=1")
 FAIL = ok("no-store", status=503, body=b"down")
 RAISES = Reply(raises=True)
 OLD = ok("max-age=10", ETAG)
@@ -195,6 +201,10 @@ not_reused("heuristic-off", H, ok("public", WEEK, DAY), after=1)
 not_reused("heuristic-future", H, ok(None, ("Last-Modified", at(99)), DAY), heuristic=0.1)
 not_reused("heuristic-explicit-first", H, ok("max-age=1", WEEK, DAY), after=2, heuristic=0.1)
 not_reused("heuristic-expires-first", H, ok(None, WEEK, DAY, ("Expires", "0")), heuristic=0.1)
+row("heuristic-cookie", "G1", fetch(ok(None, WEEK, DAY), ("Cookie", "a=b")),
+    fetch(ok(None, WEEK, DAY, body=b"two")), hit(b"two"), heuristic=0.1)
+row("heuristic-authorization", "3.5", fetch(ok(None, WEEK, DAY), ("Authorization", "x")),
+    fetch(ok(None, WEEK, DAY, body=b"two")), hit(b"two"), heuristic=0.1)
 reused("heuristic-query", H, ok(None, WEEK, DAY), heuristic=0.1)
 
 # -- 4.2.3, 5.1: Age -------------------------------------------------------------------------------
@@ -282,6 +292,12 @@ row("immutable-stale", "RFC 8246 2", fetch(ok("max-age=60, immutable", ETAG)),
     hit(advance=59), validated(unchanged(), advance=1))
 
 M = "5.2.2.3"
+not_reused("must-understand-private", M, ok("must-understand, private, max-age=60"), detail="private")
+row("public-validates", "3, 4.3", fetch(ok("public", ETAG)), validated(unchanged(), advance=1))
+not_reused("content-range", "3.3", ok("max-age=60", ("Content-Range", "bytes 0-2/3")), detail="partial")
+row("age-passes", "5.1", fetch(ok("no-store", ("Age", "7")), has={"age": "7"}))
+row("event-stream", "G8", fetch(ok(None, ("Content-Type", "text/event-stream"))),
+    fetch(ok(None, ("Content-Type", "text/event-stream"))), rules=rule(ttl=60))
 reused("must-understand", M, ok("must-understand, no-store, max-age=60"))
 not_reused("must-understand-unknown-status", M,
            ok("must-understand, max-age=60", status=599), detail="must-understand")
@@ -289,7 +305,6 @@ not_reused("must-understand-no-store-unknown", M,
            ok("must-understand, no-store, max-age=60", status=299), detail="must-understand")
 
 # 3.5 and G1
-AUTH = ("Authorization", "Basic eDp5")
 for name, value in (("public", "public, max-age=60"), ("s-maxage", "s-maxage=60"),
                  ("must-revalidate", "must-revalidate, max-age=60")):
     row(f"authorization-{name}", "3.5", fetch(ok(value), AUTH), hit(), hit(b"one", AUTH))
@@ -360,6 +375,7 @@ row("key-slashes", "G9", fetch(ok("max-age=60"), target="/a"), fetch(TWO, target
 # -- 4.1: Vary -------------------------------------------------------------------------------------
 
 V = "4.1"
+W = "RFC 5861 3"
 
 
 def varied(id_: str, vary: Lines, first: Lines, second: Lines, *, match: bool) -> None:
@@ -421,6 +437,22 @@ varied("empty-members", f(" ,Foo,, ", name="Vary"), f("1"), f("2"), match=False)
 for name, values in (("star", ("*",)), ("star-list", ("Foo, *",)), ("star-line", ("Foo", "*")),
                      ("star-first", ("*, Foo",)), ("unreadable", ("Foo Bar",))):
     not_reused(f"vary-{name}", V, ok("max-age=60", *f(*values, name="Vary")), detail="vary-star")
+varied("host", f("Host", name="Vary"), (), (), match=True)
+varied("no-normalisation-of-unknown", VARY, f("b, a"), f("a, b"), match=False)
+varied("quoted", VARY, f('"a,b"'), f('"a, b"'), match=False)
+row("vary-then-none-then-vary", V,
+    fetch(ok("max-age=10", *VARY), *f("1")), fetch(ok("max-age=10", body=b"all"), *f("2")),
+    hit(b"all", *f("3")),
+    fetch(ok("max-age=60", *VARY, body=b"new"), *f("1"), advance=10), hit(b"new", *f("1")),
+    fetch(ok("max-age=60", *VARY, body=b"three"), *f("3")), hit(b"three", *f("3")))
+row("vary-private-variant", V, fetch(ok("max-age=60", *VARY), *f("1")),
+    fetch(ok("private", *VARY, body=b"me"), *f("2")), hit(b"one", *f("1")),
+    fetch(ok("private", *VARY, body=b"me"), *f("2")))
+row("vary-swr-each", W, fetch(ok("max-age=10, stale-while-revalidate=30", *VARY), *f("1")),
+    fetch(ok("max-age=10, stale-while-revalidate=30", *VARY, body=b"two"), *f("2")),
+    stale(b"one", ok("max-age=60", *VARY, body=b"new"), *f("1"), advance=20, saw={"foo": "1"}),
+    stale(b"two", ok("max-age=60", *VARY, body=b"newer"), *f("2"), saw={"foo": "2"}),
+    hit(b"new", *f("1")), hit(b"newer", *f("2")))
 row("vary-several", V,
     fetch(ok("max-age=60", *VARY), *f("1")),
     fetch(ok("max-age=60", *VARY, body=b"two"), *f("2")),
@@ -538,6 +570,12 @@ asked("lm-invalid", (LM,), (("If-Modified-Since", "yesterday"),), match=False)
 asked("lm-two", (LM,), f(at(0), at(0), name="If-Modified-Since"), match=False)
 asked("if-range-alone", TAG, (("If-Range", '"abc"'),), match=False, rfc="RFC 9110 13.1.5")
 row("asked-404", "RFC 9110 13.2.1", fetch(ok("max-age=60", ETAG, status=404)), hit(b"one", INM, status=404))
+row("asked-301", "RFC 9110 13.2.1", fetch(ok("max-age=60", ETAG, status=301)), hit(b"one", INM, status=301))
+row("asked-stale-only-if-cached", "5.2.1.7", fetch(OLD),
+    Step(headers=(INM, cc("only-if-cached")), advance=10, status=504, members=0))
+row("asked-variant", "4.3.2", fetch(ok("max-age=60", *VARY, ETAG), *f("1")),
+    fetch(ok("max-age=60", *VARY, ("ETag", '"2"'), body=b"two"), *f("2")),
+    hit(b"", *f("1"), INM, status=304), hit(b"two", *f("2"), INM))
 row("asked-head", "4.3.2", fetch(ok("max-age=60", ETAG)), hit(b"", INM, method="HEAD", status=304))
 row("304-fields", "RFC 9110 15.4.5",
     fetch(ok("max-age=60", ETAG, DAY, LM, ("Content-Location", "/x"), ("Expires", at(9)),
@@ -598,7 +636,27 @@ updates("frame-options", f("deny", name="X-Frame-Options"), f("sameorigin", name
 updates("date", (DAY,), (("Date", at(10)),), date=at(10))
 updates("connection", f("1", name="A"), (("Connection", "a, b"), ("A", "2"), ("B", "3")),
         connection=None, b=None)
-updates("set-cookie", (), f("a=b", name="Set-Cookie"), set_cookie=None)
+# G1: a cookie that comes with a 304 is for the client whose request was forwarded, and for no other.
+row("304-set-cookie", U, fetch(ok("max-age=10", ETAG)),
+    validated(unchanged("max-age=60", ("Set-Cookie", "a=b")), advance=10, has={"set-cookie": "a=b"}),
+    hit(has={"set-cookie": None}))
+row("304-date-kept-away", "RFC 9110 6.6.1", fetch(ok("max-age=10", ETAG, DAY)),
+    validated(unchanged("max-age=20"), advance=10, has={"age": "0"}), hit(advance=19))
+row("304-vary-star", V, fetch(OLD), validated(unchanged("max-age=60", ("Vary", "*")), advance=10,
+    cs={"stored": None}), fetch(TWO))
+row("304-lifetime-shorter", U, fetch(OLD), validated(unchanged("max-age=1"), advance=10),
+    validated(unchanged(), advance=1))
+row("304-no-cache-from-now-on", U, fetch(OLD), validated(unchanged("no-cache"), advance=10),
+    validated(unchanged()))
+row("304-must-revalidate-from-now-on", "4.2.4", fetch(ok("max-age=10, stale-if-error=60", ETAG)),
+    validated(unchanged("max-age=10, must-revalidate"), advance=10), fetch(FAIL, advance=10))
+row("304-windows-from-now-on", W, fetch(OLD),
+    validated(unchanged("max-age=10, stale-while-revalidate=30"), advance=10),
+    stale(b"one", TWO, advance=20), hit(b"two"))
+row("304-head-unasked", "4.3.1",
+    Step(method="HEAD", headers=(INM,), origin=(unchanged("max-age=60", ETAG),), status=304,
+         content=b"", cs={"hit": None, "stored": None}, saw={"if-none-match": '"abc"'}),
+    fetch(TWO))
 row("304-freshens", U, fetch(OLD), validated(unchanged("max-age=60"), advance=10, has={"age": "0"}),
     hit(advance=59, has={"age": "59"}), validated(unchanged("max-age=60"), advance=1))
 row("304-says-nothing", U, fetch(OLD), validated(unchanged(), advance=10), hit(advance=9),
@@ -659,6 +717,16 @@ row("head-freshens", E, fetch(ok("max-age=10", LM, ("Foo", "a"))),
 row("head-freshens-no-validator", E,
     fetch(ok("max-age=10, stale-if-error=99", ("Foo", "a"))),
     fetch(ok("max-age=60", ("Foo", "b")), method="HEAD", advance=10), hit(has={"foo": "b"}))
+# "the cache SHOULD update the stored response": a HEAD that says nothing new confirms it.
+row("head-freshens-silent", E, fetch(ok("max-age=10", ETAG, ("Foo", "a"))),
+    fetch(ok(None, ETAG), cc("no-cache"), method="HEAD", advance=9), hit(advance=9, has={"foo": "a"}))
+row("head-outdates-window", E, fetch(ok("max-age=60, stale-while-revalidate=30", ETAG)),
+    fetch(ok("max-age=60", ("ETag", '"x"')), cc("no-cache"), method="HEAD"),
+    stale(b"one", TWO, advance=1), hit(b"two"))
+row("head-variant", E, fetch(ok("max-age=10", *VARY, LM), *f("1")),
+    fetch(ok("max-age=10", *VARY, LM, body=b"two"), *f("2")),
+    fetch(ok("max-age=60", *VARY, LM), *f("1"), cc("no-cache"), method="HEAD"),
+    hit(b"one", *f("1"), advance=30), validated(unchanged(), b"two", *f("2")))
 row("head-age", "4.2.3", fetch(ok("max-age=10", LM)),
     fetch(ok("max-age=60", LM, ("Age", "50")), method="HEAD", advance=10),
     hit(has={"age": "50"}, advance=0), fetch(TWO, advance=10))
@@ -671,6 +739,8 @@ row("head-error-ignored", E, fetch(ok("max-age=60")),
     fetch(ok("max-age=60", status=500), ("Cache-Control", "no-cache"), method="HEAD"), hit())
 row("head-swr", "RFC 5861 3", fetch(ok("max-age=10, stale-while-revalidate=30")),
     stale(b"", TWO, method="HEAD", advance=20), hit(b"two"))
+row("head-asked-swr", "4.3.2", fetch(ok("max-age=10, stale-while-revalidate=30", ETAG)),
+    stale(b"", TWO, INM, method="HEAD", advance=20, status=304), hit(b"two"))
 row("head-not-unsafe", "4.4", fetch(ok("max-age=60")),
     fetch(TWO, method="HEAD", target="/other"), hit())
 
@@ -713,6 +783,24 @@ for name in ("Location", "Content-Location"):
         hit(target="/other"))
     row(f"keeps-{name.lower()}-safe", I, fetch(ok("max-age=60"), target="/other"),
         fetch(ok(None, (name, "/other"), status=201), target="/a"), hit(target="/other"))
+row("invalidates-location-fragment", I, fetch(ok("max-age=60"), target="/other"),
+    fetch(ok(None, ("Location", "/other#x"), status=201), method="POST", target="/a"),
+    fetch(TWO, target="/other"))
+row("invalidates-location-blanks", I, fetch(ok("max-age=60"), target="/other"),
+    fetch(ok(None, ("Location", "  /other "), status=201), method="POST", target="/a"),
+    fetch(TWO, target="/other"))
+row("invalidates-location-query", I, fetch(ok("max-age=60"), target="/other?x=1"),
+    fetch(ok(None, ("Location", "/other?x=1"), status=303), method="POST", target="/a"),
+    fetch(TWO, target="/other?x=1"))
+row("invalidates-both-locations", I, fetch(ok("max-age=60"), target="/x"),
+    fetch(ok("max-age=60"), target="/y"), fetch(ok("max-age=60"), target="/a"),
+    fetch(ok(None, ("Location", "/x"), ("Content-Location", "/y"), status=201), method="PUT",
+          target="/a"),
+    fetch(TWO, target="/x"), fetch(TWO, target="/y"), fetch(TWO, target="/a"))
+row("invalidates-only-this", I, fetch(ok("max-age=60"), target="/a"), fetch(DONE, method="POST", target="/a/b"),
+    hit(target="/a"))
+row("invalidates-then-stores", I, fetch(ok("max-age=60")), fetch(DONE, method="POST"), fetch(TWO),
+    hit(b"two"), fetch(DONE, method="POST"), fetch(ok("max-age=60")), hit())
 row("keeps-other-query", I, fetch(ok("max-age=60"), target="/a?x=1"),
     fetch(DONE, method="POST", target="/a"), hit(target="/a?x=1"))
 row("invalidates-query", I, fetch(ok("max-age=60"), target="/a?x=1"),
@@ -738,10 +826,6 @@ row("invalidates-sie-too", I, fetch(ok("max-age=10, stale-if-error=60")),
     fetch(DONE, method="POST"), fetch(FAIL))
 
 # -- 5.2.1: request directives ---------------------------------------------------------------------
-
-
-def cc(value: str) -> tuple[str, str]:
-    return ("Cache-Control", value)
 
 
 FRESH = ok("max-age=600", ETAG)
@@ -791,6 +875,12 @@ row("req-max-age-max-stale", "5.2.1.2", fetch(OLD),
 row("req-max-stale-beats-window", "5.2.1.2",
     fetch(ok("max-age=10, stale-while-revalidate=60", ETAG)),
     validated(unchanged(), b"one", cc("max-stale=1"), advance=20))
+# RFC 5861 3: inside the window "the cache SHOULD attempt to revalidate it while still serving".
+row("req-max-stale-in-window", "RFC 5861 3",
+    fetch(ok("max-age=10, stale-while-revalidate=60")),
+    Step(headers=(cc("max-stale=30"),), advance=20, content=b"one", refresh=TWO,
+         cs={"hit": True, "ttl": -10}),
+    hit(b"two"))
 row("req-max-age-beats-window", "5.2.1.1",
     fetch(ok("max-age=10, stale-while-revalidate=60", ETAG)),
     validated(unchanged(), b"one", cc("max-age=100"), advance=20))
@@ -827,7 +917,6 @@ row("req-two-lines", "RFC 9110 5.3", fetch(ok("max-age=60")),
 
 # -- RFC 5861 section 3: stale-while-revalidate ----------------------------------------------------
 
-W = "RFC 5861 3"
 SWR = "max-age=10, stale-while-revalidate=30"
 row("swr", W, fetch(ok(SWR)), stale(b"one", TWO, advance=10, has={"age": "10"}, cs={"ttl": 0}),
     hit(b"two"))
@@ -871,6 +960,17 @@ row("swr-request-no-cache", "5.2.1.4", fetch(ok(SWR)), fetch(TWO, cc("no-cache")
 row("swr-request-min-fresh", "5.2.1.3", fetch(ok(SWR)), fetch(TWO, cc("min-fresh=1"), advance=20))
 row("swr-max-age-0", W, fetch(ok("max-age=0, stale-while-revalidate=30")),
     stale(b"one", TWO, advance=1))
+row("swr-huge", "1.2.2", fetch(ok("max-age=10, stale-while-revalidate=99999999999")),
+    stale(b"one", TWO, advance=10**8), hit(b"two"))
+row("swr-quoted", W, fetch(ok('max-age=10, stale-while-revalidate="30"')), stale(b"one", TWO, advance=20))
+row("swr-expires", W, fetch(ok("stale-while-revalidate=30", ("Expires", at(10)), DAY)),
+    stale(b"one", TWO, advance=20), hit(b"two"))
+row("swr-refresh-5xx-keeps-validator", W, fetch(ok(SWR, ETAG)), stale(b"one", FAIL, advance=20),
+    validated(unchanged("max-age=60"), advance=30, saw={"if-none-match": '"abc"'}), hit())
+row("swr-authorization", "3.5", fetch(ok(f"public, {SWR}"), AUTH),
+    stale(b"one", ok(f"public, {SWR}", body=b"two"), AUTH, advance=20), hit(b"two", AUTH), hit(b"two"))
+row("swr-only-public", "3.5", fetch(ok(SWR)), fetch(ok(SWR, body=b"mine"), AUTH, advance=20),
+    stale(b"one", TWO))
 row("swr-alone", W, fetch(ok("stale-while-revalidate=30")), fetch(TWO, advance=1))
 row("swr-no-refreshes", "G7", fetch(ok(SWR)), stale(b"one", None, advance=20),
     stale(b"one", None, advance=1), background_refreshes=0)
@@ -912,6 +1012,13 @@ row("sie-swr-then-error", X,
     stale(b"one", FAIL, advance=15), instead(b"one", FAIL, advance=10))
 row("sie-cacheable-error", X, fetch(ok(SIE)),
     instead(b"one", ok("max-age=60", status=503), advance=20), instead(b"one", FAIL))
+row("sie-vary", X, fetch(ok(SIE, *VARY), *f("1")), instead(b"one", FAIL, *f("1"), advance=20),
+    fetch(FAIL, *f("2")))
+row("sie-only-public", "3.5", fetch(ok(SIE)), fetch(FAIL, AUTH, advance=20), instead(b"one", FAIL))
+row("sie-after-mismatch", U, fetch(ok(SIE, ETAG)),
+    Step(advance=20, origin=(unchanged("max-age=60", ("ETag", '"x"')), FAIL), status=503,
+         content=b"down", cs={"hit": None}))
+row("sie-request-max-age", X, fetch(ok(SIE)), instead(b"one", FAIL, cc("max-age=100"), advance=20))
 row("sie-no-stored", X, fetch(FAIL), fetch(RAISES))
 
 # -- RFC 9211: Cache-Status ------------------------------------------------------------------------
@@ -1076,6 +1183,20 @@ not_reused("rule-expires-wins", R, ok(None, ("Expires", at(1)), DAY), after=2, r
 not_reused("rule-expires-0-wins", R, ok(None, ("Expires", "0")), rules=rule(ttl=60))
 for name in ("no-store", "private", "no-cache", "max-age=0", "s-maxage=0"):
     not_reused(f"rule-{name}-wins", R, ok(name), rules=rule(ttl=60))
+reused("rule-override-expires", R, ok(None, ("Expires", "0")), after=59,
+       rules=rule(ttl=60, override=True))
+row("rule-override-cookie", "G1", fetch(ok("no-cache", ("Expires", at(60))), COOKIE), fetch(ok()),
+    rules=rule(ttl=60, override=True))
+row("rule-validates", "4.3", fetch(ok(None, ETAG)), fetch(TWO, advance=60, saw={"if-none-match": '"abc"'}),
+    rules=rule(ttl=60))
+row("rule-request-directives", "5.2.1", fetch(ok()), fetch(ok(body=b"two"), cc("no-cache")), hit(b"two"),
+    rules=rule(ttl=60))
+row("rule-cookie-then-shared", "G2", fetch(ok(), ("Cookie", "a")), fetch(ok(), ("Cookie", "a")),
+    Step(concurrent=3, origin=(ok(),), content=b"one", cs={}), hit(), rules=rule(ttl=60))
+row("rule-session-keeps-page", "G2", fetch(ok()), hit(),
+    fetch(ok(None, ("Set-Cookie", "a=c")), ("Cookie", "a=b")), hit(),
+    fetch(ok("private"), ("Cookie", "a=b")), hit(), fetch(ok("no-store", status=401), AUTH), hit(),
+    rules=rule(ttl=60))
 for name in ("max-age=1", "no-cache", "max-age=0", "s-maxage=1", "must-revalidate, max-age=1"):
     reused(f"rule-override-{name}", R, ok(name), after=59, rules=rule(ttl=60, override=True))
 for name in ("no-store", "private", "private, max-age=60"):
@@ -1085,7 +1206,6 @@ row("rule-override-private-field", "5.2.2.7, G1",
     hit(advance=30, has={"x-user": None}), rules=rule(ttl=60, override=True))
 row("rule-override-vary-star", "4.1", fetch(ok("max-age=60", ("Vary", "*"))), fetch(TWO),
     rules=rule(ttl=60, override=True))
-COOKIE = ("Cookie", "sid=1")
 row("rule-cookie", "G1", fetch(ok(), COOKIE, cs={"detail": "cookie"}), fetch(ok()), hit(),
     fetch(ok(body=b"mine"), COOKIE, cs={"fwd": "request"}), hit(), rules=rule(ttl=60))
 row("rule-allow-cookie", "G1", fetch(ok(), COOKIE), hit(), hit(b"one", ("Cookie", "sid=2")),
