@@ -13,6 +13,7 @@ import asyncio
 import contextvars
 import enum
 import logging
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
@@ -55,6 +56,7 @@ _POLICY: Final = "layergate"  # scope key of the place where a route leaves its 
 _READS: Final = frozenset({"GET", "HEAD"})
 _FRAMED_BY_FIELDS: Final = ("1", "0")  # major versions in which fields announce content
 _MAX_TRIES: Final = 3
+_WATCH_AFTER: Final = 5.0  # seconds after which a reader looks whether its client is still there
 
 
 class _Next(enum.Enum):
@@ -147,6 +149,7 @@ class LayerGate:
             scope["path"],
             scope.get("raw_path"),
             scope.get("query_string", b""),
+            scope.get("root_path", ""),
         )
         hit = self._peek(key, fields)
         if hit.__class__ is tuple:
@@ -175,6 +178,8 @@ class LayerGate:
     ) -> None:
         request = read_request(scope, obey_directives=self.obey_directives)
         request.has_body |= content
+        # An app that reads its (empty) request does so again if it has to be called again.
+        receive = _Rewinding(receive)
         alone = fresh = False
         tries = 0
         while True:
@@ -190,7 +195,7 @@ class LayerGate:
                 await self.app(scope, receive, send)
                 return
             if isinstance(answer, Follow):
-                then = await self._follow(answer.exchange, request, send)
+                then = await self._follow(answer.exchange, request, receive, send)
             elif answer.exchange.solo and self._patience(request, answer.exchange.entry) is None:
                 then = await self._alone(scope, receive, send, answer.exchange)
             else:
@@ -198,13 +203,16 @@ class LayerGate:
             if then is _Next.DONE:
                 return
             tries += 1
+            receive.rewind()
             fresh = then is _Next.FRESH
             # Each turn waited for somebody else's fetch; enough of that.
             alone = then is _Next.ALONE or tries >= _MAX_TRIES
 
     # -- following -----------------------------------------------------------------------------
 
-    async def _follow(self, exchange: Exchange, request: Request, send: Send) -> _Next:
+    async def _follow(
+        self, exchange: Exchange, request: Request, receive: Receive, send: Send
+    ) -> _Next:
         cache = self.cache
         counters = cache.stack.counters
         stale = exchange.entry
@@ -225,7 +233,7 @@ class LayerGate:
                 return _Next.ALONE
             if state is State.RELEASED:
                 return _Next.ALONE
-            if state is State.FAILED or not reader.usable():
+            if state is State.FAILED or reader.late or not reader.usable():
                 return _Next.AGAIN
             if state is State.ANSWERED:
                 served = cache.answer(exchange, request, follower=True)
@@ -240,7 +248,7 @@ class LayerGate:
                 await _send(send, head)
             else:
                 await send({"type": _START, "status": head.status, "headers": head.lines})
-                await _read(reader, send, limit)
+                await _read(reader, receive, send, limit)
             return _Next.DONE
 
     def _patience(self, request: Request, stale: Entry | None) -> float | None:
@@ -261,7 +269,7 @@ class LayerGate:
         with exchange.reader(exchange.request) as reader:
             task = self._spawn(tap, exchange, contextvars.copy_context())
             try:
-                then = await self._first_reader(exchange, reader, send, limit, stale, task)
+                then = await self._first_reader(exchange, reader, client, limit, stale, task)
                 if exchange.ended or exchange.state in (State.RELEASED, State.FAILED):
                     # The response is out. What the app still does (background tasks) is part of
                     # this request, and so is what goes wrong there.
@@ -276,25 +284,28 @@ class LayerGate:
                     task.cancel()
                     await asyncio.wait([task])
                 raise
-        if tap.error is not None and then is _Next.DONE:
-            raise tap.error
+        if then is _Next.DONE:
+            if tap.error is not None:
+                raise tap.error
+            if exchange.state is State.FAILED and task.cancelled():
+                raise OriginAborted("the app was cancelled before it responded")
         return then
 
     async def _first_reader(
         self,
         exchange: Exchange,
         reader: Reader,
-        send: Send,
+        client: _Client,
         limit: float | None,
         stale: Entry | None,
         task: asyncio.Task[Any],
     ) -> _Next:
-        cache = self.cache
+        cache, send = self.cache, client.send
         state = await reader.state(limit)
         if state is State.PENDING:
             if stale is None or not cache.stale_if_error(exchange.request, stale):
                 # Purged, or past its window, while we waited: then the origin it is.
-                return await self._first_reader(exchange, reader, send, None, None, task)
+                return await self._first_reader(exchange, reader, client, None, None, task)
             cache.stack.counters.on("stale", request=exchange.request, reason="origin-timeout")
             await _send(send, cache.stale(exchange, exchange.request, stale))
         elif state is State.FAILED:
@@ -315,7 +326,7 @@ class LayerGate:
             head = exchange.response
             await send({"type": _START, "status": head.status, "headers": exchange.client_lines})
             try:
-                await _read(reader, send)
+                await _read(reader, client.receive, send)
             except OriginAborted:
                 if exchange.error is not None:
                     raise exchange.error from None
@@ -336,10 +347,15 @@ class LayerGate:
             if exchange.abandoned and (exchange.state is not State.RELEASED or tap.deserted):
                 task.cancel()
             else:
-                timer[0] = loop.call_later(limit, check)
+                timer[0] = loop.call_later(max(limit, 0.1), check)
 
         timer = [loop.call_later(limit, check)]
-        task.add_done_callback(lambda _: timer[0].cancel())
+
+        def done(_: object) -> None:
+            timer[0].cancel()
+            exchange.abort()  # does nothing, unless the task ended before it could begin
+
+        task.add_done_callback(done)
         return task
 
     def _spawn_refresh(self, scope: Scope, exchange: Exchange) -> None:
@@ -394,13 +410,14 @@ class LayerGate:
             if tap is not None:
                 return tap.send(message)
             if message["type"] == _START:
-                headers = message.get("headers", ())
+                headers = list(message.get("headers", ()))
+                message = {**message, "headers": headers}
                 if policy or hasattr(scope.get("endpoint"), "__layergate__"):
                     return look_closer(message)
                 lines = cache.unshared(match, headers, cookie=cookie)
                 if lines is None:
                     return look_closer(message)
-                message = {**message, "headers": lines}
+                message["headers"] = lines
             return send(message)
 
         async def look_closer(message: Message) -> None:
@@ -428,15 +445,13 @@ class LayerGate:
 
         async def after(message: Message) -> None:
             if message["type"] == _START:
-                headers = message.get("headers", ())
+                headers = list(message.get("headers", ()))
                 if 200 <= message["status"] < 400:
                     # Before the client hears of its success: what it reads next is the new state.
                     await cache.after_unsafe(
-                        _uri(scope), scope["method"], message["status"], list(headers)
+                        _uri(scope), scope["method"], message["status"], headers
                     )
-                if lines or self._hidden:
-                    headers = [*cache.without_tags(list(headers)), *lines]
-                    message = {**message, "headers": headers}
+                message = {**message, "headers": [*cache.without_tags(headers), *lines]}
             await send(message)
 
         return after
@@ -570,6 +585,8 @@ class _Tap:
         exchange = self.exchange
         if kind == _BODY:
             relay = self._relay
+            if relay is None:
+                raise RuntimeError("the app sent http.response.body before http.response.start")
             if relay is Relay.PASS:
                 await self._to_client(message)
                 return
@@ -603,19 +620,22 @@ class _Tap:
 
     async def _head(self, message: Message) -> None:
         exchange = self.exchange
+        headers = list(message.get("headers", ()))
         relay = exchange.head(
             message["status"],
-            list(message.get("headers", ())),
+            headers,
             route=_route(self._scope, self.policy),
             trailers=bool(message.get("trailers")),
         )
         self._relay = relay
-        await self._cache.settle(exchange)
+        if self._cache.stack.peek_is_enough:
+            await self._cache.settle(exchange)
+        else:
+            work = self._cache.settle(exchange)
+            self._cache.stack.runtime.spawn(work, name="layergate settle")
         if relay is Relay.PASS or relay is Relay.TEE:
             if exchange.request.method == "HEAD":
-                await self._cache.after_head(
-                    exchange, message["status"], list(message.get("headers", ()))
-                )
+                await self._cache.after_head(exchange, message["status"], headers)
             await self._to_client({**message, "headers": exchange.client_lines})
 
     async def _to_client(self, message: Message) -> None:
@@ -633,16 +653,43 @@ class _Deserted(OSError):
     """Nobody is left to send to; ASGI has servers raise an OSError then."""
 
 
-async def _read(reader: Reader, send: Send, timeout: float | None = None) -> None:
-    """Pass a shared body on as it comes."""
-    while True:
-        data = reader.take()
-        if reader.at_end:
-            await send({"type": _BODY, "body": data})
-            return
-        if data:
-            await send({"type": _BODY, "body": data, "more_body": True})
-        await reader.more(timeout)
+async def _read(reader: Reader, receive: Receive, send: Send, timeout: float | None = None) -> None:
+    """Pass a shared body on as it comes, to its end or until the client has left.
+
+    Raises OriginAborted when nothing comes for ``timeout`` seconds (None: no limit).
+    """
+    # A server may take what is sent to a client that has left and say nothing; only ``receive``
+    # tells. Short responses need not ask.
+    watch: asyncio.Task[None] | None = None
+    begun = progress = time.monotonic()
+    try:
+        while True:
+            data = reader.take()
+            if reader.at_end:
+                await send({"type": _BODY, "body": data})
+                return
+            if data:
+                await send({"type": _BODY, "body": data, "more_body": True})
+                progress = time.monotonic()
+            if not await reader.more(_WATCH_AFTER):
+                quiet = time.monotonic() - progress
+                if timeout is not None and quiet >= timeout:
+                    raise OriginAborted(f"the origin sent nothing for {quiet:.0f} seconds")
+            if reader.gone:
+                return
+            if watch is None and time.monotonic() - begun > _WATCH_AFTER:
+                watch = asyncio.create_task(_until_gone(receive))
+                watch.add_done_callback(lambda _: reader.leave())
+    finally:
+        if watch is not None:
+            watch.cancel()
+
+
+async def _until_gone(receive: Receive) -> None:
+    """Return when the client has disconnected."""
+    message = await receive()
+    while message["type"] == "http.request":
+        message = await receive()
 
 
 async def _send(send: Send, served: Served) -> None:
@@ -674,6 +721,31 @@ def _replay(first: Message, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return replay
+
+
+class _Rewinding:
+    """A ``receive`` that gives the content of the request once more after `rewind`."""
+
+    __slots__ = ("_next", "_receive", "_seen")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._seen: list[Message] = []
+        self._next = 0
+
+    async def __call__(self) -> Message:
+        if self._next < len(self._seen):
+            self._next += 1
+            return self._seen[self._next - 1]
+        message = await self._receive()
+        # Kept only while it is the (one, empty) message of a request without content.
+        if message["type"] == "http.request" and not self._seen and not message.get("body"):
+            self._seen.append(message)
+            self._next = 1
+        return message
+
+    def rewind(self) -> None:
+        self._next = 0
 
 
 async def _content(receive: Receive) -> bytes | None:

@@ -29,15 +29,15 @@ from layergate.core.stack import PurgeReceipt, Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
 from layergate.http.cache_control import parse_cache_control
-from layergate.http.decision import Decision, decide, passes, stale_if_error
+from layergate.http.decision import Decision, answers, decide, passes, stale_if_error
 from layergate.http.exchange import Exchange
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.invalidation import invalidated_uris, invalidates
 from layergate.http.key import variant_key
-from layergate.http.policy import TAG_FIELDS, Plan, plan_update
+from layergate.http.policy import TAG_FIELDS, Plan, plan_storage, plan_update
 from layergate.http.request import Request
 from layergate.http.rules import Match, RuleSet
-from layergate.http.selecting import secondary_key
+from layergate.http.selecting import secondary_key, vary_names
 from layergate.http.stored import CAREFUL, HitForMiss, Served, StoredResponse, VariantIndex
 from layergate.http.storing import ONE_REQUEST_STATUSES, Refused
 from layergate.http.uri import canonical_uri
@@ -230,6 +230,7 @@ class Cache:
         The quick answer for what most responses to a marked target are: they do not speak of
         caching, and no rule speaks for them.
         """
+        lines = list(lines)
         fields = dict(lines)
         if b"cache-control" in fields or b"expires" in fields or self.options.heuristic is not None:
             return None
@@ -240,7 +241,7 @@ class Cache:
         else:
             return None
         if b"cache-tag" in fields or b"surrogate-key" in fields:
-            lines = self.without_tags(list(lines))
+            lines = self.without_tags(lines)
         fwd = "request" if reason is Refused.COOKIE else "miss"
         return [*lines, *self.pass_lines(reason, fwd)]
 
@@ -607,25 +608,30 @@ class Cache:
     async def _index(
         self,
         primary: bytes,
-        names: tuple[bytes, ...],
+        names: tuple[bytes, ...] | None,
         fields: Fields,
         variant: bytes | None = None,
         expires: float = 0.0,
     ) -> None:
-        """Note in the index of a target that it varies by ``names``, and the new ``variant``."""
+        """Note in the index of a target that it varies by ``names`` (None: as is known), and the
+        new ``variant``."""
         present = await self._lookup(primary)
         value = None if present is None else present.value
         now = self.stack.runtime.now()
         if isinstance(value, VariantIndex):
             if variant is None and names in value.names:
                 return
+        elif names is None:
+            return
         else:
             value = VariantIndex((), ())
             if present is not None and isinstance(present.value, StoredResponse):
                 default = variant_key(primary, secondary_key((), fields))
                 await self.stack.store(default, present)
                 value = VariantIndex(((),), (default,))
-        sets = [names, *(other for other in value.names if other != names)]
+        sets = list(value.names)
+        if names is not None:
+            sets = [names, *(other for other in sets if other != names)]
         sets.sort(key=lambda item: item == ())  # stable: most recent first, () last
         while len(sets) > _MAX_NAME_SETS:
             del sets[-2 if sets[-1] == () else -1]
@@ -655,6 +661,11 @@ class Cache:
         it would have been stored, in place of what is there, which the origin has just replaced
         with something not to be kept.
         """
+        if exchange.mismatched:
+            # The origin has something else than what is stored. Whoever comes next shall ask
+            # without its validators.
+            await self._discard(exchange.storage_key)
+            return
         reason = exchange.refused
         if exchange.plan is not None and exchange.plan.names and reason is None:
             await self._index(exchange.primary, exchange.plan.names, exchange.request.fields)
@@ -680,6 +691,9 @@ class Cache:
             key += _WITH_COOKIE
         if await self._overtaken(key, exchange.stamp):
             return
+        if exchange.storage_key != exchange.primary:
+            # One of many variants, and as bounded in number as those that are stored.
+            await self._index(exchange.primary, None, request.fields, key, now + ttl)
         marker = Entry(
             HitForMiss(reason),
             created=now,
@@ -726,7 +740,8 @@ class Cache:
             return
         uris = invalidated_uris(request_uri, Fields(lines))
         # Nothing is stored under a longer one.
-        marks = [Mark("key", uri) for uri in uris if len(uri) <= self.options.max_key_length]
+        longest = self.options.max_key_length
+        marks = [Mark("key", uri.removesuffix("?")) for uri in uris if len(uri) <= longest]
         if marks:
             await self.stack.invalidate(tuple(marks))
 
@@ -736,12 +751,28 @@ class Cache:
             return
         request = exchange.request
         entry = (await self._select(request)).entry
-        if entry is None or entry.value.status != 200:
+        if entry is None or entry.value.status != 200 or not answers(request, entry.value):
             return
+        stored: StoredResponse = entry.value
         fields = Fields(lines)
         now = self.stack.runtime.now()
+        own = plan_storage(
+            request,
+            200,
+            fields,
+            exchange.match,
+            self.options,
+            request_time=exchange.request_time,
+            response_time=now,
+        )
+        if isinstance(own, Refused) and (
+            request.cookie or request.authorization or own in _REQUEST_ONLY
+        ):
+            return  # what one client is told says nothing about what is stored for all
         planned: Plan | Refused = Refused.NOT_MODIFIED
-        if head_matches(entry.value.fields, fields, stored_length=len(entry.value.body)):
+        if isinstance(own, Plan) and head_matches(
+            stored.fields, fields, stored_length=len(stored.body)
+        ):
             planned, _ = plan_update(
                 request,
                 entry,
@@ -751,7 +782,7 @@ class Cache:
                 request_time=exchange.request_time,
                 response_time=now,
             )
-        if isinstance(planned, Refused):
+        if isinstance(planned, Refused) or planned.names != vary_names(stored.fields):
             entry.fresh_until = min(entry.fresh_until, now)
             return
         fresh = exchange.entry_for(planned, 200, planned.lines, entry.value.body)
@@ -838,25 +869,29 @@ def purge_marks(
         canonical = canonical_uri(_escaped(url))
         if canonical is None:
             raise PurgeRefused(f"urls must be absolute http(s) URLs, got {url!r}")
-        marks.append(Mark("key", canonical, soft))
+        # "/x?" and "/x" are one to the app: the servers' interfaces do not tell them apart.
+        marks.append(Mark("key", canonical.removesuffix("?"), soft))
     for prefix in _texts(prefixes, "prefixes"):
         schemes = [""] if "://" in prefix else ["http://", "https://"]
         for scheme in schemes:
-            start, slash, rest = (scheme + prefix).partition("://")
-            authority, path_slash, path = rest.partition("/")
-            if not authority:
+            text = _lowered(_escaped(scheme + prefix))
+            if text is None:
                 raise PurgeRefused(f"prefixes must look like 'host/path', got {prefix!r}")
-            text = f"{start.lower()}{slash}{authority.lower()}{path_slash or '/'}{path}"
-            marks.append(Mark("prefix", _escaped(text), soft))
+            marks.append(Mark("prefix", text, soft))
     for host in _texts(hosts, "hosts"):
         if "/" in host:
             raise PurgeRefused(f"hosts must be host names, got {host!r}; use prefixes for paths")
         for scheme in ("http", "https"):
-            marks.append(Mark("prefix", f"{scheme}://{host.lower()}/", soft))
+            text = _lowered(f"{scheme}://{_escaped(host)}/")
+            if text is None:
+                raise PurgeRefused(f"hosts must be host names, got {host!r}")
+            marks.append(Mark("prefix", text, soft))
             if ":" not in host.rpartition("]")[2]:
-                marks.append(Mark("prefix", f"{scheme}://{host.lower()}:", soft))
+                marks.append(Mark("prefix", text[:-1] + ":", soft))
     for pattern in _texts(patterns, "patterns"):
         escaped = _escaped(pattern)
+        if "://" in escaped:
+            escaped = _lowered(escaped) or escaped
         try:
             glob(escaped)
         except KeyRefused as error:
@@ -871,6 +906,20 @@ def purge_marks(
             "a purge must name something: tags, urls, prefixes, hosts, patterns or everything"
         )
     return tuple(marks)
+
+
+def _lowered(text: str) -> str | None:
+    """A URL, or the beginning or pattern of one, with scheme and authority as labels have them: in
+    lower case, without the scheme's default port. None if it has no authority."""
+    scheme, _, rest = text.partition("://")
+    authority, _, path = rest.partition("/")
+    if not authority:
+        return None
+    scheme, authority = scheme.lower(), authority.lower()
+    default = {"http": ":80", "https": ":443"}.get(scheme)
+    if default is not None:
+        authority = authority.removesuffix(default)
+    return f"{scheme}://{authority}/{path}"
 
 
 def _texts(values: Iterable[str], name: str) -> list[str]:

@@ -7,6 +7,7 @@ holds the two together.
 from __future__ import annotations
 
 import enum
+import re
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -19,6 +20,8 @@ from layergate.http.uri import canonical_uri
 
 __all__ = ["Decision", "Verdict", "answers", "decide", "passes", "stale_if_error"]
 
+# What a purge can name, and nothing in which another part of a URI, or a second Host, could hide.
+_HOST: Final = re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]*)?").fullmatch
 _STORABLE_METHODS: Final = ("GET", "HEAD")
 
 
@@ -71,6 +74,8 @@ def passes(request: Request, *, max_key_length: int) -> Refused | None:
 def _canonical_host(scheme: str, host: bytes) -> bool:
     """A key holds the Host as it came. Spelled unusually (in capitals, with the default port), or
     missing, what is stored would be a second copy that no purge of the canonical URI finds."""
+    if not _HOST(host):
+        return False
     root = f"{scheme}://{host.decode('latin-1')}/"
     return canonical_uri(root) == root
 

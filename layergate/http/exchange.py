@@ -88,6 +88,7 @@ class Exchange:
         "_chunks",
         "_content_length",
         "_length",
+        "_lock",
         "_readers",
         "_storing",
         "_touched",
@@ -154,6 +155,7 @@ class Exchange:
         self.broken = False
         self.mismatched = False
         self.error: BaseException | None = None
+        self._lock = cache.stack.runtime.lock()  # of _chunks, _trimmed, _readers
         self._chunks: list[bytes] = []
         self._trimmed = 0  # chunks dropped from the front, once over the cap
         self._length = 0
@@ -337,7 +339,8 @@ class Exchange:
             else:
                 self._buffered += len(chunk)
         if self._storing or self.state is State.STREAMING:
-            self._chunks.append(chunk)
+            with self._lock:
+                self._chunks.append(chunk)
         if self.state is State.STREAMING:
             self._trim()
             self.pulse.beat()
@@ -363,49 +366,61 @@ class Exchange:
         A reader that does not move for ``slow_reader_timeout`` while others wait is cut off; alone
         it may take the time it wants, like any client without a cache.
         """
-        while self._readers and self._backlog() > WINDOW:
+        while True:
             seen = self.pulse.version
-            slowest = min(self._readers, key=lambda reader: reader.index)
-            limit = self._cache.options.slow_reader_timeout if len(self._readers) > 1 else None
-            before = slowest.index
+            with self._lock:
+                slowest = min(self._readers, key=lambda reader: reader.index, default=None)
+                if slowest is None or self._backlog(slowest) <= WINDOW:
+                    return
+                before, alone = slowest.index, len(self._readers) == 1
+            limit = None if alone else self._cache.options.slow_reader_timeout
             moved = await self.pulse.wait(seen, limit)  # type: ignore[arg-type]
-            if not moved and slowest.index == before and slowest in self._readers:
+            if not moved and slowest.index == before:
                 self._cache.stack.counters.on("stream_cut", request=slowest.request)
                 slowest.cut = True
-                self._readers.discard(slowest)
+                with self._lock:
+                    self._readers.discard(slowest)
                 self.pulse.beat()
             self._trim()
 
-    def _backlog(self) -> int:
-        first = min(reader.index for reader in self._readers) - self._trimmed
-        return sum(len(chunk) for chunk in self._chunks[max(first, 0) :])
+    def _backlog(self, reader: Reader) -> int:
+        """Bytes that this reader has not taken yet."""
+        return sum(len(chunk) for chunk in self._chunks[reader.index - self._trimmed :])
 
     def _trim(self) -> None:
         """Over the cap, drop the chunks that every reader has had."""
         if self._storing or self.ended:
             return
-        if not self._readers:
-            done = len(self._chunks)
-        else:
-            done = min(reader.index for reader in self._readers) - self._trimmed
-        if done > 0:
-            del self._chunks[:done]
-            self._trimmed += done
+        with self._lock:
+            end = self._trimmed + len(self._chunks)
+            first = min((reader.index for reader in self._readers), default=end)
+            del self._chunks[: first - self._trimmed]
+            self._trimmed = first
 
     async def finish(self) -> None:
-        """The body is complete: verify it, store it, tell the readers."""
-        # Readers first: a layer that takes its time to store is none of their business. The flight
-        # stays on the table until it is stored, so that nobody starts another.
+        """The body is complete: verify it, tell the readers, store it."""
+        if self._storing and self.state is not State.ANSWERED:
+            self._verify()
         self.ended = True
         self.pulse.beat()
+        # The flight stays on the table until all is stored, so that nobody starts another. But a
+        # layer that takes its time is no business of the clients that have it all now.
+        if not self._storing:
+            self._finished()
+        elif self._cache.stack.peek_is_enough:
+            await self._store()
+        else:
+            self._cache.stack.runtime.spawn(self._store(), name="layergate store")
+
+    async def _store(self) -> None:
         try:
-            if self._storing and self.state is not State.ANSWERED:
-                self._verify()
-            if self._storing:
-                await self._commit()
+            await self._commit()
         finally:
-            self._give_back()
-            self._land()
+            self._finished()
+
+    def _finished(self) -> None:
+        self._give_back()
+        self._land()
 
     def _verify(self) -> None:
         if self._content_length is not None and self._content_length != self._length:
@@ -538,9 +553,11 @@ class Exchange:
         return not self._readers
 
     def reader(self, request: Request) -> Reader:
-        """A place among those who wait."""
+        """A place among those who wait. It may be `late` already: the beginning is gone."""
         reader = Reader(self, request, self._cache.stack.marks.position)
-        self._readers.add(reader)
+        with self._lock:
+            reader.late = self._trimmed > 0
+            self._readers.add(reader)
         return reader
 
 
@@ -550,7 +567,7 @@ class Reader:
     Use it as a context manager: leaving takes it off the exchange, whatever happened.
     """
 
-    __slots__ = ("_exchange", "cut", "index", "joined_at", "request")
+    __slots__ = ("_exchange", "cut", "gone", "index", "joined_at", "late", "request")
 
     def __init__(self, exchange: Exchange, request: Request, joined_at: int) -> None:
         self._exchange = exchange
@@ -558,15 +575,23 @@ class Reader:
         self.joined_at = joined_at
         self.index = 0
         self.cut = False
+        self.late = False
+        self.gone = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         exchange = self._exchange
-        exchange._readers.discard(self)
+        with exchange._lock:
+            exchange._readers.discard(self)
         if exchange.oversized:
             exchange.pulse.beat()  # the producer may be waiting for us
+
+    def leave(self) -> None:
+        """The client of this reader is gone."""
+        self.gone = True
+        self._exchange.pulse.beat()
 
     async def state(self, timeout: float | None) -> State:
         """Wait for the head; PENDING if it did not come within ``timeout`` seconds."""
@@ -606,35 +631,42 @@ class Reader:
     def take(self) -> bytes:
         """What has come since the last call; b"" if nothing has."""
         exchange = self._exchange
-        chunks = exchange._chunks[self.index - exchange._trimmed :]
-        self.index += len(chunks)
+        with exchange._lock:
+            if self.cut:
+                return b""
+            chunks = exchange._chunks[self.index - exchange._trimmed :]
+            self.index += len(chunks)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _waiting(self) -> bool:
+        """Is there something to take?"""
+        exchange = self._exchange
+        with exchange._lock:
+            return self.index < exchange._trimmed + len(exchange._chunks)
 
     @property
     def at_end(self) -> bool:
         """Everything has been taken, and nothing more will come."""
-        exchange = self._exchange
-        return exchange.ended and self.index == exchange._trimmed + len(exchange._chunks)
+        return self._exchange.ended and not self.cut and not self._waiting()
 
-    async def more(self, timeout: float | None = None) -> None:
-        """Wait until there is something to take, or the end.
+    async def more(self, timeout: float) -> bool:
+        """Wait until there is something to take, or the end, or the client has left.
 
-        Raises OriginAborted when the origin broke off, or nothing came for ``timeout`` seconds
-        (None: no limit), or this reader was cut off.
+        False if nothing happened for ``timeout`` seconds. Raises OriginAborted when the origin
+        broke off, or this reader was cut off.
         """
         exchange = self._exchange
         if exchange.oversized:
             exchange.pulse.beat()  # what we took makes room
         while True:
             seen = exchange.pulse.version
-            more = self.index < exchange._trimmed + len(exchange._chunks) or exchange.ended
-            if more and not self.cut:
-                return
-            if exchange.broken or self.cut:
-                raise OriginAborted(
-                    "the origin ended its response before its end"
-                    if exchange.broken
-                    else "the client was too slow for a response that is not stored"
-                ) from exchange.error
+            if self.cut:
+                raise OriginAborted("the client was too slow for a response that is not stored")
+            if self._waiting() or exchange.ended or self.gone:
+                return True
+            if exchange.broken:
+                raise OriginAborted("the origin ended its response before its end") from (
+                    exchange.error
+                )
             if not await exchange.pulse.wait(seen, timeout):
-                raise OriginAborted(f"the origin sent nothing for {timeout} seconds")
+                return False

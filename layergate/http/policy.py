@@ -19,7 +19,9 @@ from layergate.http.validation import has_validator, updated_fields
 __all__ = ["TAG_FIELDS", "Plan", "plan_storage", "plan_update", "response_tags", "with_vary"]
 
 TAG_FIELDS: Final = frozenset({b"cache-tag", b"surrogate-key"})
-_SET_COOKIE: Final = frozenset({b"set-cookie"})
+_SET_COOKIE: Final = frozenset({b"set-cookie", b"set-cookie2"})
+# Media types of responses without an end. Whoever means to share one says so in the response.
+_STREAMS: Final = frozenset({b"text/event-stream", b"multipart/x-mixed-replace"})
 
 
 class Plan(NamedTuple):
@@ -131,6 +133,8 @@ def plan_storage(
         # the rule does cover.
         return refused if excuse is None else excuse
     guessed = lifetime.source == "heuristic"
+    if (guessed or by_rule) and _is_stream(fields):
+        return Refused.STREAM
     if guessed and request.cookie:
         return Refused.COOKIE
 
@@ -189,6 +193,11 @@ def plan_storage(
         or (by_rule and rule is not None and rule.allow_authorization),
         lifetime=lifetime,
     )
+
+
+def _is_stream(fields: Fields) -> bool:
+    media_type = (fields.first(b"content-type") or b"").partition(b";")[0]
+    return media_type.strip().lower() in _STREAMS
 
 
 def plan_update(

@@ -113,6 +113,7 @@ class Refused(enum.Enum):
     PURGED = "purged", "G3", "The response was purged while it was being fetched."
     EXPIRED = "expired", "4.2", "Stale on arrival, with neither a validator nor a stale window."
     BUDGET = "budget", "G5", "The cache did not answer within its time budget."
+    STREAM = "stream", "G8", "The response is a stream of events, and only a rule would store it."
     UPGRADE = "upgrade", "G8", "The request asks for another protocol, or the response is a stream."
     ERROR = "error", "G5", "The cache failed; the response was passed on without it."
 
