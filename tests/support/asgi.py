@@ -399,3 +399,38 @@ class World:
         assert self.stat("inflight_bytes") == 0
         assert self.stat("refreshing") == 0
         assert self.clock.background() == 0
+
+
+class Lifespan:
+    """The lifespan protocol, step by step: ``async with Lifespan(app)``, or `start` and `stop`.
+
+    Raises whatever an app raises that knows no lifespan, as servers do, who then do without.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.sent: list[str] = []
+
+    async def _send(self, message: Mapping[str, Any]) -> None:
+        self.sent.append(message["type"])
+
+    async def start(self) -> None:
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
+        self.task = asyncio.create_task(self._app(scope, self._inbox.get, self._send))
+        self._inbox.put_nowait({"type": "lifespan.startup"})
+        await until(lambda: self.sent or self.task.done())
+        if self.task.done():
+            await self.task
+
+    async def stop(self) -> None:
+        self._inbox.put_nowait({"type": "lifespan.shutdown"})
+        async with asyncio.timeout(BOUND):
+            await self.task
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
