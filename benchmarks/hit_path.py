@@ -14,7 +14,17 @@ from importlib import metadata
 from typing import Any
 
 from _apps import BODY, Origin, fastapi_route, starlette_route
-from _measure import Case, ask, describe_machine, measure, paired, print_table, scope_for, verdict
+from _measure import (
+    Case,
+    ask,
+    describe_machine,
+    measure,
+    median,
+    paired,
+    print_table,
+    scope_for,
+    verdict,
+)
 from _peers import PEERS
 from layergate import LayerGate, Rule
 
@@ -167,6 +177,9 @@ async def run(repeats: int) -> None:
         ["", "us without", "us with", "us more", "x Starlette", "target"],
         rows,
     )
+    noise = median([case.spread for case in everything])
+    if noise > 0.05:
+        print(f"\n  A busy machine: rounds differ by {noise * 100:.0f}%. Repeat it on a quiet one.")
 
 
 def main() -> None:

@@ -223,6 +223,12 @@ def run(rounds: int, seconds: int, connections: int) -> None:
         ],
         rows,
     )
+    share = min(server.of("server") for server in servers)
+    if 0 < share < 0.9:
+        print(
+            f"\n  The servers had not a core to themselves (down to {share * 100:.0f}% of one):"
+            " read `x by CPU`, or repeat it on a quiet machine."
+        )
     if not wrk and max(server.of("busy") for server in servers) > 0.95:
         print("\n  The generator was busy all the time: the fast rows may be faster than shown.")
 
