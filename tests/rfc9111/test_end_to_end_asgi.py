@@ -438,3 +438,46 @@ async def test_4_4_a_fetch_that_began_before_an_unsafe_request_is_not_stored():
     await world.cache.aclose()
     seen, calls = await world.ask(GET, reply(body=b"two"))
     assert (seen.body, calls) == (b"two", 1)
+
+
+# -- header lines, on each way through -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["lower", "Mixed"])
+@pytest.mark.parametrize("control", [None, "no-store", "max-age=60"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step(),
+        Step(method="HEAD"),
+        Step(method="POST"),
+        Step(method="OPTIONS"),
+        Step(headers=(("Range", "bytes=0-1"),)),
+        Step(headers=(("Cookie", "a=b"),)),
+        Step(headers=(("Authorization", "x"),)),
+        Step(headers=(("Cache-Control", "no-cache"),)),
+    ],
+    ids=["get", "head", "post", "options", "range", "cookie", "authorization", "no-cache"],
+)
+async def test_3_1_no_way_loses_a_header_line(step, control, case):
+    """ASGI: ``headers`` is an iterable, one that may be read only once; and whoever writes names in
+    capitals, against its letter, still means them."""
+
+    async def app(scope, receive, send):
+        lines = [("x-a", "1"), ("x-a", "2"), ("cache-tag", "t"), ("vary", "Foo")]
+        if control is not None:
+            lines.append(("cache-control", control))
+        named = [(name.title() if case == "Mixed" else name, value) for name, value in lines]
+        headers = iter([(name.encode(), value.encode()) for name, value in named])
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"one"})
+
+    world = World(app)
+    for _ in range(3):  # a miss, a hit or the way of what is known not to be shareable, once more
+        seen, _ = await world.ask(step)
+        lines = [(name.lower(), value) for name, value in seen.lines]
+        assert [value for name, value in lines if name == "x-a"] == ["1", "2"]
+        assert ("vary", "Foo") in lines
+        assert control is None or ("cache-control", control) in lines
+        assert all(name != "cache-tag" for name, _ in lines), "stripped by default"
+        assert sum(name == "cache-status" for name, _ in lines) == 1

@@ -1253,3 +1253,51 @@ row("rule-post", R, fetch(ok(), method="POST"), fetch(ok()), fetch(ok(), method=
     rules=rule(ttl=60))
 row("rule-heuristic", H, fetch(ok(None, WEEK, DAY)), fetch(TWO, advance=6), rules=rule(ttl=5),
     heuristic=0.1)
+# -- hit-for-miss ----------------------------------------------------------------------------------
+
+P = "G4"
+row("marker-then-shared", P, fetch(ok("no-store")), fetch(ok("no-store")), fetch(TWO), hit(b"two"))
+row("marker-then-expires", P, fetch(ok()), fetch(ok()), fetch(ok(None, ("Expires", at(60)), DAY)), hit())
+row("marker-then-varied", P, fetch(ok("no-store")), fetch(ok("max-age=60", *VARY), *f("1")), hit(b"one", *f("1")),
+    fetch(TWO, *f("2")))
+row("marker-then-validated", P, fetch(ok("no-store")), fetch(ok("no-cache", ETAG)), validated(unchanged()))
+row("marker-then-set-cookie", "G1", fetch(ok()), fetch(ok("max-age=60", ("Set-Cookie", "a=b"))),
+    fetch(TWO), hit(b"two"))
+row("marker-then-private", "G1", fetch(ok()), fetch(ok("private, max-age=60")), fetch(TWO))
+row("marker-then-authorization", "3.5", fetch(ok()), fetch(ok("max-age=60"), AUTH), fetch(TWO))
+row("marker-then-no-store-request", "5.2.1.5", fetch(ok()), fetch(ok("max-age=60"), cc("no-store")),
+    fetch(TWO))
+row("marker-then-head", P, fetch(ok()), fetch(ok("max-age=60"), method="HEAD"), fetch(TWO))
+row("marker-only-if-cached", "5.2.1.7", fetch(ok("no-store")),
+    Step(headers=(cc("only-if-cached"),), status=504, members=0))
+row("marker-conditional", "4.3.2", fetch(ok("no-store")),
+    Step(headers=(INM,), origin=(unchanged("no-store", ETAG),), status=304, content=b"",
+         saw={"if-none-match": '"abc"'}, cs={"hit": None}))
+row("marker-304-nobody-asked", "3", fetch(ok()), fetch(unchanged("max-age=60")), fetch(TWO))
+row("marker-length-mismatch", "G6", fetch(ok()), fetch(ok("max-age=60", ("Content-Length", "9"))), fetch(TWO))
+row("marker-5xx", P, fetch(ok(status=500)), fetch(TWO), hit(b"two"))
+row("marker-exception", P, fetch(ok()), fetch(RAISES), fetch(TWO), hit(b"two"))
+row("marker-status-kept", "RFC 9211 2", fetch(ok(None, ORIGIN), members=2), fetch(ok(None, ORIGIN), members=2))
+row("marker-tags", "G1", fetch(ok(None, *TAGS), has=NO_TAGS), fetch(ok(None, *TAGS), has=NO_TAGS),
+    fetch(ok("max-age=60", *TAGS), has=NO_TAGS), hit(has=NO_TAGS), purge(tags="c"), fetch(TWO))
+row("marker-age", "4.2.3", fetch(ok()), fetch(ok("max-age=600", ("Age", "5"), takes=10)),
+    hit(has={"age": "15"}, cs={"ttl": 585}))
+row("marker-ends", P, fetch(ok("no-store")),
+    Step(advance=11, concurrent=3, origin=(ok("max-age=60"),), content=b"one", cs={}), hit_for_miss_ttl=10)
+row("marker-not-collapsed", P, fetch(ok("no-store")),
+    Step(advance=9, concurrent=3, origin=(ok("no-store"),) * 3, content=b"one", cs={}), hit_for_miss_ttl=10)
+row("marker-rule", P, fetch(ok("no-store")), fetch(ok()), hit(), rules=rule(ttl=60))
+row("marker-rule-cookie", "G1", fetch(ok("no-store")), fetch(ok(), COOKIE), fetch(ok()), hit(),
+    rules=rule(ttl=60))
+row("marker-rule-tags", "G3", fetch(ok("no-store")), fetch(ok("max-age=60")), hit(), purge(tags="r"),
+    fetch(TWO), rules=rule(tags=["r"]))
+row("marker-rule-vary", V, fetch(ok("no-store")), fetch(ok(), *f("1"), has={"vary": "foo"}), hit(b"one", *f("1")),
+    fetch(ok(body=b"two"), *f("2")), rules=rule(ttl=60, vary=["foo"]))
+row("marker-heuristic", H, fetch(ok("no-store")), fetch(ok(None, WEEK, DAY)), hit(), heuristic=0.1)
+row("marker-cookie-explicit", "RFC 6265", fetch(ok(), COOKIE), fetch(ok("max-age=60"), COOKIE), hit(),
+    hit(b"one", COOKIE), rules=rule(ttl=60))
+row("marker-invalidated", "4.4", fetch(ok("no-store")), fetch(DONE, method="POST"),
+    Step(concurrent=3, origin=(ok("max-age=60"),), content=b"one", cs={}))
+row("marker-in-variant", P, fetch(ok("max-age=60", *VARY), *f("1")), fetch(ok("no-store", *VARY), *f("2")),
+    fetch(ok("no-store", *VARY), *f("2")), hit(b"one", *f("1")),
+    fetch(ok("max-age=60", *VARY, body=b"two"), *f("2")), hit(b"two", *f("2")), hit(b"one", *f("1")))
