@@ -119,10 +119,10 @@ class StillRuntime(LoopRuntime):
         self.dice = 0.5
         self.timers: list[tuple[float, _StillEvent]] = []
 
-    def now(self) -> float:  # type: ignore[override]
+    def now(self) -> float:
         return self.time
 
-    def random(self) -> float:  # type: ignore[override]
+    def random(self) -> float:
         return self.dice
 
     def event(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,7 @@ async def test_two_memory_layers_backfill_too(runtime) -> None:
 
 async def test_an_upper_layer_has_its_own_shorter_lifetime(runtime, events) -> None:
     top, low = TopLayer(ttl=10), DictLayer()
-    stack = Stack([top, low], runtime=runtime, hooks=[events])
+    stack: Any = Stack([top, low], runtime=runtime, hooks=[events])
     await stack.store("k", made(stack, fresh=60))
     assert top.data["k"].fresh_until == runtime.time + 10
     assert low.data["k"].fresh_until == runtime.time + 60
@@ -97,7 +98,7 @@ async def test_an_upper_layer_has_its_own_shorter_lifetime(runtime, events) -> N
 
 async def test_a_stale_copy_above_does_not_hide_a_fresh_one_below(runtime) -> None:
     top, low = TopLayer(ttl=10), DictLayer()
-    stack = Stack([top, low], runtime=runtime)
+    stack: Any = Stack([top, low], runtime=runtime)
     await stack.store("k", made(stack, fresh=60, swr=100))
     await runtime.advance(15)
     assert stack.peek("k").fresh_until < runtime.time
@@ -112,7 +113,7 @@ async def test_a_stale_copy_above_does_not_hide_a_fresh_one_below(runtime) -> No
 
 async def test_of_stale_copies_the_freshest_is_found(runtime) -> None:
     top, low = TopLayer(ttl=10), DictLayer()
-    stack = Stack([top, low], runtime=runtime)
+    stack: Any = Stack([top, low], runtime=runtime)
     await stack.store("k", made(stack, fresh=20, swr=100))
     await runtime.advance(30)
     old = top.data["k"]
@@ -201,7 +202,7 @@ async def test_best_effort_keeps_what_can_be_kept(stack, top, low, events) -> No
 
 
 async def test_strict_says_who_failed_and_who_has_it(top, low, runtime) -> None:
-    stack = Stack([top, low], runtime=runtime, write_policy="strict")
+    stack: Any = Stack([top, low], runtime=runtime, write_policy="strict")
     low.fail.add("set")
     with pytest.raises(PartialWriteError, match="low") as caught:
         await stack.store("k", made(stack))
@@ -238,7 +239,7 @@ async def test_a_hook_that_raises_breaks_nothing(top, runtime, caplog) -> None:
     def hook(event: str, facts: dict) -> None:
         raise Boom
 
-    stack = Stack([top], runtime=runtime, hooks=[hook])
+    stack: Any = Stack([top], runtime=runtime, hooks=[hook])
     assert await stack.store("k", made(stack))
     assert "failed on event 'store'" in caplog.text
 

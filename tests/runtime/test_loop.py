@@ -188,7 +188,7 @@ def test_each_loop_has_its_own_background_work() -> None:
     gate = asyncio.Event()
 
     async def start() -> Any:
-        return runtime.spawn(gate.wait(), name="wait")  # type: ignore[arg-type]
+        return runtime.spawn(gate.wait(), name="wait")
 
     async def count_and_close() -> int:
         count = runtime.background()
