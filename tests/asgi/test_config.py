@@ -1,0 +1,270 @@
+"""Every option that cannot work is refused, with a message that names option, value and remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import Any
+
+import pytest
+
+from layergate import Admin, ConfigError, HttpCache, LayerGate, MemoryLayer, Rule
+from layergate.config import Options
+from tests.support.asgi import Origin, World
+
+NAN = float("nan")
+SIZES = ["memory", "max_body", "max_inflight"]
+COUNTS = ["max_tags", "max_variants", "max_key_length", "max_waiters", "background_refreshes"]
+DURATIONS = [
+    "keep",
+    "coalesce_timeout",
+    "hit_for_miss_ttl",
+    "slow_reader_timeout",
+    "abandoned_timeout",
+    "shutdown_timeout",
+    "layer_timeout",
+]
+FLAGS = ["collapse", "request_directives", "cache_status", "strip_tags"]
+
+BAD_OPTIONS: list[tuple[str, Any]] = [
+    *((name, value) for name in SIZES for value in ("", "x", "-1", 0, -1, 1.5, True, [], "1PB")),
+    *((name, value) for name in COUNTS for value in (-1, 1.5, "10", None, True, NAN)),
+    *((name, 0) for name in ("max_tags", "max_variants", "max_key_length")),
+    *((name, value) for name in DURATIONS for value in (-1, "10", None, True, NAN, [])),
+    *((name, value) for name in FLAGS for value in (1, 0, "yes", None)),
+    *(("origin_timeout", value) for value in (-1, "10", True, NAN)),
+    *(("heuristic", value) for value in (0, -0.1, 1.1, True, "0.1", NAN)),
+    *(("layers", value) for value in ([], "memory", 7, {}, [object()], [None])),
+    *(("rules", value) for value in ("/x", Rule("/x"), 7, ["/x"], [None])),
+    *(("admin", value) for value in ("token", True, {"token": "x"}, 7)),
+    *(("name", value) for value in ("", "\u00e9", "a\nb", 7, None, b"x")),
+    *(("hooks", value) for value in ("x", print, 7, ["x"], [None])),
+]
+
+
+@pytest.mark.parametrize(("option", "value"), BAD_OPTIONS, ids=str)
+def test_an_option_that_cannot_work_is_refused_by_name(option, value):
+    with pytest.raises(ConfigError) as caught:
+        HttpCache(**{option: value})
+    message = str(caught.value)
+    assert option in message
+    shown = value[0] if isinstance(value, list) and value else value
+    assert repr(shown) in message or shown == [] or str(shown) in message
+    assert "must" in message or ";" in message  # what to write instead
+    assert isinstance(caught.value, ValueError)
+
+
+def test_the_middleware_refuses_the_same():
+    for option, value in (("memory", "x"), ("max_tags", 0), ("keep", -1)):
+        with pytest.raises(ConfigError, match=option):
+            LayerGate(Origin(), **{option: value})
+
+
+def test_every_option_has_a_row_above():
+    names = {field.name for field in dataclasses.fields(Options)}
+    assert names == {option for option, _ in BAD_OPTIONS}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("memroy", "memory"),
+        ("max_bdy", "max_body"),
+        ("rule", "rules"),
+        ("coalesce_time_out", "coalesce_timeout"),
+        ("stripe_tags", "strip_tags"),
+    ],
+)
+def test_an_unknown_option_suggests_the_nearest(wrong, right):
+    for make in (HttpCache, lambda **options: LayerGate(Origin(), **options)):
+        with pytest.raises(ConfigError, match=f"'{wrong}'.*'{right}'"):
+            make(**{wrong: 1})
+
+
+def test_an_option_like_no_other_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="known options: .*memory.*rules"):
+        HttpCache(zzzzzz=1)
+
+
+def test_memory_beside_layers_is_refused():
+    with pytest.raises(ConfigError, match="memory"):
+        HttpCache(memory="1MB", layers=[MemoryLayer("1MB")])
+
+
+def test_layers_with_the_same_name_are_refused():
+    with pytest.raises(ConfigError, match="names"):
+        HttpCache(layers=[MemoryLayer("1MB"), MemoryLayer("1MB")])
+
+
+def test_options_beside_a_cache_are_refused():
+    with pytest.raises(ConfigError, match=r"cache excludes.*memory.*HttpCache"):
+        LayerGate(Origin(), cache=HttpCache(), memory="1MB")
+
+
+@pytest.mark.parametrize("cache", [7, "64MB", MemoryLayer("1MB"), HttpCache])
+def test_a_cache_that_is_none_is_refused(cache):
+    with pytest.raises(ConfigError, match="cache must be an HttpCache"):
+        LayerGate(Origin(), cache=cache)
+
+
+def test_a_memory_too_small_for_one_entry_is_refused_by_the_users_name():
+    with pytest.raises(ConfigError, match=r"memory must be at least"):
+        HttpCache(memory=100)
+
+
+GOOD_OPTIONS: list[tuple[str, Any]] = [
+    *((name, value) for name in SIZES for value in (65536, "64KB", "1 MiB", "1.5mb")),
+    *((name, value) for name in COUNTS for value in (1, 10**9)),
+    *((name, 0) for name in ("max_waiters", "background_refreshes")),
+    *((name, value) for name in DURATIONS for value in (0.5, 10, datetime.timedelta(minutes=1))),
+    ("keep", float("inf")),
+    ("origin_timeout", None),
+    ("origin_timeout", 0.5),
+    ("heuristic", None),
+    ("heuristic", 1),
+    ("rules", ()),
+    ("rules", (Rule("/x") for _ in range(1))),
+    ("hooks", {print}),
+    ("name", "my cache"),
+]
+
+
+@pytest.mark.parametrize(("option", "value"), GOOD_OPTIONS, ids=str)
+def test_an_option_that_works_is_taken(option, value):
+    HttpCache(**{option: value})
+
+
+BAD_RULES: list[tuple[str, dict[str, Any]]] = [
+    *(("path", {"path": value}) for value in ("", "x", None, 7, b"/x", "x/*")),
+    *(("brace", {"path": value}) for value in ("/{", "/}", "/{a", "/{1}", "/{a b}", "/{{a}}")),
+    ("twice", {"path": "/{a}/{a}"}),
+    ("at most", {"path": "/" + "*" * 17}),
+    *(
+        (name, {name: value})
+        for name in ("ttl", "stale_while_revalidate", "stale_if_error")
+        for value in (-1, "60", True, NAN, [])
+    ),
+    *(("tags", {"tags": value}) for value in ("a", b"a", [""], [7], 7, ["x" * 257], ["{id}"])),
+    *(("vary", {"vary": value}) for value in ("accept", ["*"], [""], ["a b"], [7], 7, ["\u00e9"])),
+    *(
+        ("statuses", {"ttl": 1, "statuses": value})
+        for value in (
+            200,
+            "200",
+            ["200"],
+            [True],
+            [100],
+            [206],
+            [304],
+            [600],
+            [200.0],
+            2.5,
+            object(),
+        )
+    ),
+    *(("hosts", {"hosts": value}) for value in ("a.example", [""], [7], 7)),
+    *(
+        (name, {"ttl": 1, name: value})
+        for name in (
+            "override",
+            "bypass",
+            "allow_authorization",
+            "allow_cookie",
+            "allow_set_cookie",
+        )
+        for value in (1, "yes", None)
+    ),
+    ("override", {"override": True}),
+    ("bypass", {"bypass": True, "ttl": 60}),
+    ("bypass", {"bypass": True, "tags": ["a"]}),
+]
+
+
+@pytest.mark.parametrize(("names", "options"), BAD_RULES, ids=str)
+def test_a_rule_that_cannot_work_is_refused_by_name(names, options):
+    with pytest.raises(ConfigError) as caught:
+        Rule(**{"path": "/x", **options})
+    message = str(caught.value)
+    assert names in message
+    if "path" not in options:
+        assert "'/x'" in message  # which rule
+
+
+def test_a_rule_with_an_unknown_option_is_refused():
+    with pytest.raises((ConfigError, TypeError), match="tll"):
+        Rule("/x", tll=60)  # type: ignore[call-arg]
+
+
+def test_rules_cannot_be_changed_behind_the_caches_back():
+    rule = Rule("/x", ttl=60)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        rule.ttl = 5  # type: ignore[misc]
+    tags = ["a"]
+    rule = Rule("/x", tags=tags)
+    tags.append("b")
+    assert list(rule.tags) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("/products/{id}", "/products/7", True),
+        ("/products/{id}", "/products/7/", False),
+        ("/products/{id}", "/products/", False),
+        ("/products/{id}", "/products/a/b", False),
+        ("/files/{rest:path}", "/files/a/b", True),
+        ("/a*", "/abc/d", True),
+        ("/a.c", "/abc", False),
+        ("/a+", "/a+", True),
+        ("/a[b]", "/a[b]", True),
+        ("/x", "/X", False),
+        ("/caf\u00e9", "/caf\u00e9", True),
+        ("*", "/anything", True),
+        ("/*/end", "/a\nb/end", True),
+    ],
+)
+async def test_a_rules_path_matches_what_it_says(pattern, path, matches):
+    world = World(rules=[Rule(pattern, ttl=60)])
+    world.origin.answers(path)
+    await world.get(path)
+    assert (await world.get(path)).hit is matches
+
+
+BAD_ADMINS: list[tuple[str, dict[str, Any]]] = [
+    *(("path", {"path": value}) for value in ("", "/", "x", "/x/", "//x", "/a b", "/{x}", None, 7)),
+    *(("token", {"token": value}) for value in ("", None, 7, b"x", "a b", "\u00e9", "a\n")),
+    *(
+        ("networks", {"networks": value})
+        for value in ("10.0.0.0/8", ["10.0.0.1/8"], ["x"], [""], [7], 7, ["10.0.0.0/99"])
+    ),
+    *(("purge_method", {"purge_method": value}) for value in (1, None, "yes")),
+]
+
+
+@pytest.mark.parametrize(("option", "options"), BAD_ADMINS, ids=str)
+def test_an_admin_that_cannot_work_is_refused_by_name(option, options):
+    with pytest.raises(ConfigError) as caught:
+        Admin(**{"token": "s3cret", **options})
+    assert option in str(caught.value)
+    assert "Admin" in str(caught.value)
+
+
+def test_an_admin_without_a_token_is_refused():
+    with pytest.raises(ConfigError, match="token"):
+        Admin()
+
+
+def test_a_refused_token_is_not_told_to_the_log():
+    with pytest.raises(ConfigError) as caught:
+        Admin(token="geheim\u00e9")
+    assert "geheim" not in str(caught.value)
+
+
+def test_nothing_starts_when_a_cache_is_made_outside_of_a_loop():
+    import threading
+
+    before = threading.active_count()
+    cache = HttpCache(memory="1MB")
+    LayerGate(Origin(), cache=cache)
+    assert threading.active_count() == before
+    assert cache.stats()["flights"] == 0

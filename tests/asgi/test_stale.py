@@ -1,0 +1,500 @@
+"""Stale responses: served at once inside of the window, one refresh per key; stale-if-error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from typing import Any
+
+import pytest
+
+from layergate import Rule
+from tests.support.asgi import Gate, OriginCall, World, turns, until
+
+SWR = {"cache-control": "max-age=10, stale-while-revalidate=30"}
+SIE = {"cache-control": "max-age=10, stale-if-error=300"}
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog):
+    caplog.set_level(logging.CRITICAL, logger="layergate")
+
+
+def numbered(world: World, headers: dict, gate: Gate | None = None, path: str = "/") -> None:
+    @world.origin.on(path)
+    async def handler(call: OriginCall) -> None:
+        if gate is not None and call.number > 1:
+            await gate.wait()
+        await call.reply(b"%d" % call.number, headers=headers)
+
+
+# -- stale-while-revalidate ------------------------------------------------------------------------
+
+
+async def test_stale_is_served_at_once_and_refreshed_behind_it():
+    world = World()
+    gate = Gate()
+    numbered(world, SWR, gate)
+    await world.get("/")
+    world.clock.advance(15)
+    stale = await world.get("/")  # ends although the app has not answered
+    assert stale.body == b"1" and stale.header("age") == "15"
+    assert "hit; ttl=-5" in stale.cache_status
+    await gate.reached()
+    gate.open()
+    await world.idle()
+    fresh = await world.get("/")
+    assert fresh.body == b"2" and fresh.header("age") == "0" and "ttl=10" in fresh.cache_status
+    world.assert_nothing_left()
+
+
+async def test_many_requests_cause_one_refresh():
+    world = World()
+    gate = Gate()
+    numbered(world, SWR, gate)
+    await world.get("/")
+    world.clock.advance(15)
+    calls = [world.call("/") for _ in range(100)]
+    for call in calls:
+        assert (await call.done()).body == b"1"
+    assert world.origin.total == 2
+    gate.open()
+    await world.idle()
+    world.assert_nothing_left()
+
+
+async def test_each_key_and_each_variant_has_its_own_refresh():
+    world = World()
+    gate = Gate()
+    numbered(world, {**SWR, "vary": "x-a"}, gate)
+    gate.open()
+    for value in ("1", "2"):
+        await world.get("/", headers={"x-a": value})
+    world.clock.advance(15)
+    for value in ("1", "2", "1"):
+        await world.get("/", headers={"x-a": value})
+    await world.idle()
+    assert world.origin.total == 4
+    assert (await world.get("/", headers={"x-a": "1"})).hit
+
+
+@pytest.mark.parametrize(("age", "at_once"), [(10, True), (39, True), (40, False), (100, False)])
+async def test_outside_of_the_window_the_client_waits(age, at_once):
+    world = World()
+    numbered(world, SWR)
+    await world.get("/")
+    world.clock.advance(age)
+    assert (await world.get("/")).body == (b"1" if at_once else b"2")
+    await world.idle()
+
+
+async def test_a_refresh_validates_with_what_is_stored_and_a_304_renews_it():
+    world = World()
+    seen: list[str | None] = []
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        seen.append(call.header("if-none-match"))
+        headers = {**SWR, "etag": '"1"', "x-number": str(call.number)}
+        if call.number == 1:
+            await call.reply(b"body", headers=headers)
+        else:
+            await call.reply(b"", 304, headers)
+
+    await world.get("/", headers={"if-none-match": '"client"'})
+    world.clock.advance(15)
+    await world.get("/", headers={"if-none-match": '"client"'})
+    await world.idle()
+    assert seen == [None, '"1"']
+    fresh = await world.get("/")
+    assert fresh.hit and fresh.body == b"body" and fresh.header("x-number") == "2"
+
+
+async def test_a_refresh_is_a_plain_get_even_behind_a_head_with_directives():
+    world = World()
+    seen: list[Any] = []
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        seen.append((call.scope["method"], call.header("cache-control"), call.header("x-a")))
+        await call.reply(b"%d" % call.number, headers=SWR)
+
+    await world.get("/")
+    world.clock.advance(15)
+    headers = {"cache-control": "max-stale=100", "x-a": "1"}
+    await world.get("/", method="HEAD", headers={"x-a": "1"})
+    await world.idle()
+    assert seen[1:] == [("GET", None, "1")]
+    world.clock.advance(15)
+    await world.get("/", headers=headers)
+    assert (await world.get("/")).body in (b"2", b"3")
+
+
+async def test_a_refresh_runs_in_a_clean_context_with_a_scope_of_its_own():
+    var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="clean")
+    world = World()
+    gate = Gate()
+    seen: list[Any] = []
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        if call.number > 1:
+            await gate.wait()
+            seen.append((var.get(), call.scope["state"], call.scope["session"]))
+            call.scope["state"]["x"] = "from the refresh"
+        await call.reply(b"x", headers=SWR)
+
+    await world.get("/", session={})
+    world.clock.advance(15)
+    state = {"x": "as it was"}
+    session = {"user": "alice"}
+    var.set("of the request")
+    await world.get("/", state=state, session=session)
+    state["x"] = "changed later"
+    session.clear()
+    await gate.reached()
+    gate.open()
+    await world.idle()
+    assert seen == [("clean", {"x": "from the refresh"}, {"user": "alice"})]
+    assert state == {"x": "changed later"}
+
+
+async def test_a_refresh_gets_an_empty_body_and_then_a_client_that_stays_until_the_end():
+    world = World()
+    seen: list[Any] = []
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        if call.number > 1:
+            seen.append(await call.receive())
+            waiting = asyncio.create_task(call.receive())  # type: ignore[arg-type]
+            await turns()
+            seen.append(waiting.done())
+            waiting.cancel()
+        await call.reply(b"x", headers=SWR)
+
+    await world.get("/")
+    world.clock.advance(15)
+    await world.get("/")
+    await world.idle()
+    assert seen == [{"type": "http.request", "body": b"", "more_body": False}, False]
+
+
+async def test_the_refresh_outlives_the_request_that_caused_it():
+    world = World()
+    gate = Gate()
+    numbered(world, SWR, gate)
+    await world.get("/")
+    world.clock.advance(15)
+    call = world.call("/")
+    await call.done()
+    call.leave()
+    await gate.reached()
+    gate.open()
+    await world.idle()
+    assert (await world.get("/")).body == b"2"
+
+
+@pytest.mark.parametrize("fault", ["exception", "500", "broken-body", "nothing"])
+async def test_a_failed_refresh_keeps_the_stale_response_and_is_tried_again(fault):
+    world = World()
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        if call.number == 2:
+            if fault == "exception":
+                raise RuntimeError("boom")
+            if fault == "500":
+                await call.reply(b"", 500)
+            elif fault == "broken-body":
+                await call.start(200, SWR)
+                await call.chunk(b"half")
+            return
+        await call.reply(b"%d" % call.number, headers=SWR)
+
+    await world.get("/")
+    world.clock.advance(15)
+    assert (await world.get("/")).body == b"1"
+    await world.idle()
+    assert (await world.get("/")).body == b"1"
+    await world.idle()
+    assert (await world.get("/")).body == b"3"
+    world.assert_nothing_left()
+
+
+async def test_a_refresh_that_finds_the_response_private_makes_it_unavailable():
+    world = World()
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        headers = SWR if call.number == 1 else {"cache-control": "private"}
+        await call.reply(b"%d" % call.number, headers=headers)
+
+    await world.get("/")
+    world.clock.advance(15)
+    assert (await world.get("/")).body == b"1"
+    await world.idle()
+    assert (await world.get("/")).body == b"3"
+    assert (await world.get("/")).body == b"4"
+
+
+async def test_a_request_beyond_the_window_joins_the_refresh_under_way():
+    world = World()
+    gate = Gate()
+    numbered(world, SWR, gate)
+    await world.get("/")
+    world.clock.advance(15)
+    await world.get("/")
+    await gate.reached()
+    world.clock.advance(26)
+    calls = [world.call("/") for _ in range(5)]
+    await world.waiting(5)
+    gate.open()
+    for call in calls:
+        assert (await call.done()).body == b"2"
+    assert world.origin.total == 2
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        "max-age=10, stale-while-revalidate=30, must-revalidate",
+        "max-age=10, stale-while-revalidate=30, proxy-revalidate",
+        "max-age=10, stale-while-revalidate=30, no-cache",
+    ],
+)
+async def test_must_revalidate_forbids_the_window(control):
+    world = World()
+    numbered(world, {"cache-control": control, "etag": '"1"'})
+    await world.get("/")
+    world.clock.advance(15)
+    assert (await world.get("/")).body == b"2"
+
+
+async def test_a_rule_grants_windows_and_the_responses_own_win():
+    world = World(rules=[Rule("*", ttl=10, stale_while_revalidate=30)])
+    numbered(world, {})
+    numbered(world, {"cache-control": "max-age=10, stale-while-revalidate=0"}, path="/own")
+    for path in ("/", "/own"):
+        await world.get(path)
+    world.clock.advance(15)
+    assert (await world.get("/")).body == b"1"
+    assert (await world.get("/own")).body == b"2"
+    await world.idle()
+
+
+@pytest.mark.parametrize("directive", ["no-cache", "max-age=10", "min-fresh=1"])
+async def test_a_client_that_wants_nothing_stale_gets_nothing_stale(directive):
+    world = World()
+    numbered(world, SWR)
+    await world.get("/")
+    world.clock.advance(15)
+    assert (await world.get("/", headers={"cache-control": directive})).body == b"2"
+
+
+# -- stale-if-error --------------------------------------------------------------------------------
+
+
+def failing(world: World, how: Any, headers: dict = SIE, gate: Gate | None = None) -> None:
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        if call.number == 1:
+            await call.reply(b"1", headers=headers)
+            return
+        if gate is not None:
+            await gate.wait()
+        if isinstance(how, int):
+            await call.reply(b"error", how)
+        else:
+            raise how
+
+
+@pytest.mark.parametrize("how", [500, 502, 503, 504, RuntimeError("boom"), OSError("db")], ids=str)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_stale_response_stands_in_for_an_error(how, method):
+    world = World()
+    failing(world, how)
+    await world.get("/")
+    world.clock.advance(100)
+    call = await world.get("/", method=method)
+    assert call.status == 200 and call.body == (b"1" if method == "GET" else b"")
+    assert "stale-if-error" in call.cache_status and call.complete
+    world.assert_nothing_left()
+
+
+@pytest.mark.parametrize("how", [400, 404, 403, 429, 501, 505])
+async def test_it_does_not_stand_in_for_what_is_no_failure_of_the_origin(how):
+    world = World()
+    failing(world, how)
+    await world.get("/")
+    world.clock.advance(100)
+    assert (await world.get("/")).status == how
+
+
+@pytest.mark.parametrize("how", [500, RuntimeError("boom")], ids=str)
+async def test_it_stands_in_for_every_follower_and_the_origin_is_asked_once(how):
+    world = World()
+    gate = Gate()
+    failing(world, how, gate=gate)
+    await world.get("/")
+    world.clock.advance(100)
+    calls = [world.call("/") for _ in range(50)]
+    await world.waiting(49)
+    gate.open()
+    for call in calls:
+        assert (await call.done()).body == b"1"
+    assert world.origin.total == 2
+    world.assert_nothing_left()
+
+
+async def test_past_the_window_the_error_comes_through():
+    world = World()
+    failing(world, 503)
+    await world.get("/")
+    world.clock.advance(311)
+    assert (await world.get("/")).status == 503
+    world = World()
+    failing(world, RuntimeError("boom"))
+    await world.get("/")
+    world.clock.advance(311)
+    with pytest.raises(RuntimeError):
+        await world.get("/")
+
+
+@pytest.mark.parametrize("forbidding", ["must-revalidate", "proxy-revalidate", "no-cache"])
+async def test_it_is_forbidden_by_directives_that_say_so(forbidding):
+    world = World()
+    failing(
+        world,
+        503,
+        {"cache-control": f"max-age=10, stale-if-error=300, {forbidding}", "etag": '"1"'},
+    )
+    await world.get("/")
+    world.clock.advance(100)
+    assert (await world.get("/")).status == 503
+
+
+async def test_a_rule_grants_it():
+    world = World(rules=[Rule("*", ttl=10, stale_if_error=300)])
+    failing(world, 503, {})
+    await world.get("/")
+    world.clock.advance(100)
+    assert (await world.get("/")).body == b"1"
+
+
+async def test_a_client_may_ask_for_it():
+    world = World(keep=3600)
+    failing(world, 503, {"cache-control": "max-age=10", "etag": '"1"'})
+    await world.get("/")
+    world.clock.advance(100)
+    assert (await world.get("/", headers={"cache-control": "stale-if-error=300"})).body == b"1"
+    assert (await world.get("/", headers={"cache-control": "stale-if-error=10"})).status == 503
+
+
+async def test_an_error_in_the_body_comes_through_since_the_head_is_out():
+    world = World()
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        if call.number == 1:
+            await call.reply(b"1", headers=SIE)
+            return
+        await call.start(200, SIE)
+        await call.chunk(b"half")
+        raise RuntimeError("boom")
+
+    await world.get("/")
+    world.clock.advance(100)
+    call = world.call("/")
+    with pytest.raises(RuntimeError):
+        await call.done()
+    assert call.body == b"half" and not call.complete
+
+
+# -- timeouts --------------------------------------------------------------------------------------
+
+
+def hanging(world: World, gate: Gate, headers: dict = SIE) -> None:
+    numbered(world, headers, gate)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_stale_response_stands_in_for_an_app_that_is_too_slow(method):
+    world = World(origin_timeout=0.01)
+    gate = Gate()
+    hanging(world, gate)
+    await world.get("/")
+    world.clock.advance(100)
+    call = await world.get("/", method=method)
+    assert call.status == 200 and "stale-if-error" in call.cache_status
+    assert call.body == (b"1" if method == "GET" else b"")
+    gate.open()
+    await world.idle()
+    if method == "GET":  # the fetch went on, and its answer is not lost
+        assert (await world.get("/")).body == b"2"
+    world.assert_nothing_left()
+
+
+async def test_followers_wait_no_longer_than_that_either():
+    world = World(origin_timeout=0.01, coalesce_timeout=60)
+    gate = Gate()
+    hanging(world, gate)
+    await world.get("/")
+    world.clock.advance(100)
+    calls = [world.call("/") for _ in range(10)]
+    for call in calls:
+        await call.done()
+        assert call.body == b"1" and "stale-if-error" in call.cache_status
+    assert world.origin.total == 2
+    gate.open()
+    await world.idle()
+    world.assert_nothing_left()
+
+
+async def test_a_request_that_comes_later_waits_no_longer_than_that_either():
+    world = World(origin_timeout=0.01, coalesce_timeout=60)
+    gate = Gate()
+    hanging(world, gate)
+    await world.get("/")
+    world.clock.advance(100)
+    await world.get("/")
+    late = await world.get("/")
+    assert late.body == b"1"
+    assert world.origin.total == 2
+    gate.open()
+    await world.idle()
+
+
+async def test_without_a_stale_response_there_is_no_such_limit():
+    world = World(origin_timeout=0.0)
+    gate = Gate()
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        await gate.wait()
+        await call.reply(b"x", headers=SIE)
+
+    call = world.call("/")
+    await gate.reached()
+    await turns()
+    assert not call.started
+    gate.open()
+    assert (await call.done()).body == b"x"
+
+
+async def test_a_stale_response_of_a_requests_own_fetch_is_limited_too():
+    """With Authorization nobody shares the fetch; the limit holds all the same."""
+    world = World(origin_timeout=0.01)
+    gate = Gate()
+    hanging(world, gate, {"cache-control": "public, max-age=10, stale-if-error=300"})
+    await world.get("/", headers={"authorization": "a"})
+    world.clock.advance(100)
+    call = world.call("/", headers={"authorization": "b"})
+    try:
+        await until(lambda: call.started or call.task.done(), "slow")
+        assert call.body == b"1"
+    finally:
+        gate.open()
+        await call.done()
+        await world.idle()
