@@ -85,6 +85,32 @@ def _strings(value: Any, option: str, where: str) -> tuple[str, ...]:
     return items
 
 
+def _statuses(statuses: Any, where: str) -> frozenset[int] | None:
+    if statuses is None:
+        return None
+    if isinstance(statuses, str) or not isinstance(statuses, Iterable):
+        raise ConfigError(f"statuses must be a list of status codes, got {statuses!r}{where}")
+    codes = tuple(statuses)
+    for status in codes:
+        if isinstance(status, bool) or not isinstance(status, int):
+            raise ConfigError(f"statuses must be integers, got {status!r}{where}")
+        if not 200 <= status <= 599 or status in (206, 304):
+            raise ConfigError(
+                f"statuses must be final and whole (200-599, not 206 or 304), got {status}{where}"
+            )
+    return frozenset(codes)
+
+
+def _hosts(hosts: Any, where: str) -> frozenset[str] | None:
+    if hosts is None:
+        return None
+    names = _strings(hosts, "hosts", where)
+    for name in names:
+        if ":" in name.rpartition("]")[2] or "/" in name:
+            raise ConfigError(f"hosts must be host names without a port, got {name!r}{where}")
+    return frozenset(name.lower() for name in names)
+
+
 def unknown_option(name: str, known: Iterable[str], owner: str) -> ConfigError:
     """The error for an option that does not exist, with the nearest one that does."""
     import difflib
@@ -99,8 +125,9 @@ def unknown_option(name: str, known: Iterable[str], owner: str) -> ConfigError:
 class Rule:
     """Policy for the requests whose path matches; the first rule that matches wins.
 
-    ``path``: a pattern over the decoded path. ``{name}`` stands for one segment, ``{name:path}`` and
-    ``*`` for any run of characters, slashes included; anything else stands for itself.
+    ``path``: a pattern over the decoded path. ``{name}`` stands for (a part of) one segment, up to
+    the first occurrence of the text that follows it; ``{name:path}`` and ``*`` for any run of
+    characters, slashes included; anything else stands for itself.
 
     ``ttl``, ``stale_while_revalidate``, ``stale_if_error``: seconds, or None for "as the response
     says". They serve responses that say nothing about caching; where the app sends its own
@@ -171,23 +198,8 @@ class Rule:
         for name in self.vary:
             if name == "*" or not _TOKEN.fullmatch(name):
                 raise ConfigError(f"vary must name header fields, got {name!r}{where}")
-        if self.statuses is not None:
-            if isinstance(self.statuses, str) or not isinstance(self.statuses, Iterable):
-                raise ConfigError(
-                    f"statuses must be a list of status codes, got {self.statuses!r}{where}"
-                )
-            for status in self.statuses:
-                if isinstance(status, bool) or not isinstance(status, int):
-                    raise ConfigError(f"statuses must be integers, got {status!r}{where}")
-                if not 200 <= status <= 599 or status in (206, 304):
-                    raise ConfigError(
-                        f"statuses must be final and whole (200-599, not 206 or 304),"
-                        f" got {status}{where}"
-                    )
-            put(self, "statuses", frozenset(self.statuses))
-        if self.hosts is not None:
-            hosts = _strings(self.hosts, "hosts", where)
-            put(self, "hosts", frozenset(host.lower() for host in hosts))
+        put(self, "statuses", _statuses(self.statuses, where))
+        put(self, "hosts", _hosts(self.hosts, where))
         for option in (
             "override", "bypass", "allow_authorization", "allow_cookie", "allow_set_cookie",
         ):  # fmt: skip
@@ -238,6 +250,24 @@ class Admin:
                         f" in Admin: {error}"
                     ) from None
             object.__setattr__(self, "networks", tuple(parsed))
+
+
+def _rules(rules: Any) -> tuple[Rule, ...]:
+    if isinstance(rules, str | Rule | Mapping) or not isinstance(rules, Iterable):
+        raise ConfigError(f"rules must be a list of Rule objects, got {rules!r}")
+    checked: tuple[Rule, ...] = tuple(rules)
+    for rule in checked:
+        if not isinstance(rule, Rule):
+            raise ConfigError(
+                f"rules must hold Rule objects, got {rule!r}; write Rule('/path', ttl=60)"
+            )
+        for tag in rule.tags:
+            if rule.path == "*" and _PLACEHOLDER.search(tag):
+                raise ConfigError(
+                    f"tags use a placeholder, which the path does not name, in rule '*': {tag!r};"
+                    " write Rule('/{name:path}', ...)"
+                )
+    return checked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,14 +362,7 @@ class Options:
             put(self, "layers", tuple(self.layers))
             if not self.layers:
                 raise ConfigError("layers must name at least one layer, e.g. [MemoryLayer('64MB')]")
-        if isinstance(self.rules, str | Rule) or not isinstance(self.rules, Iterable):
-            raise ConfigError(f"rules must be a list of Rule objects, got {self.rules!r}")
-        put(self, "rules", tuple(self.rules))
-        for rule in self.rules:
-            if not isinstance(rule, Rule):
-                raise ConfigError(
-                    f"rules must hold Rule objects, got {rule!r}; write Rule('/path', ttl=60)"
-                )
+        put(self, "rules", _rules(self.rules))
         if self.admin is not None and not isinstance(self.admin, Admin):
             raise ConfigError(
                 f"admin must be an Admin object, got {self.admin!r};"

@@ -22,10 +22,11 @@ def cache_policy(ttl: Seconds | None = None, **policy: Any) -> Callable[..., Any
     """
     rule = route_policy(ttl, **policy)
 
-    def set_policy(request: Request) -> None:
+    async def set_policy(request: Request) -> None:
         # There is no such place when no LayerGate is in front, or when it passed the request.
         place = request.scope.get("layergate")
         if place is not None:
             place["rule"] = rule
+            place["params"] = request.path_params
 
     return set_policy

@@ -1,19 +1,29 @@
 """A route's caching policy, written next to the route.
 
-The decorator only notes the policy on the function; the middleware finds it there after the app has
-routed the request. So it costs nothing, keeps the signature, and does nothing where there is no
-LayerGate. It takes the place of the rule (if any) that covers the request.
+A decorated endpoint tells the middleware its policy when it is called: through a context variable,
+which no middleware in between can lose. An endpoint that is no plain function (a class) carries it as
+an attribute, which the middleware finds in the scope after the app has routed the request. Where
+there is no LayerGate, nothing happens. The policy takes the place of the rule (if any) that covers
+the request.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
 
 from layergate.config import Rule, Seconds
 from layergate.errors import ConfigError
 
-__all__ = ["cached", "route_policy"]
+__all__ = ["cached", "policy_place", "route_policy"]
+
+# Where the endpoint that is being called leaves its policy; set by the middleware.
+policy_place: Final[ContextVar[dict[str, Any] | None]] = ContextVar(
+    "layergate_policy_place", default=None
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,7 +73,32 @@ def cached(ttl: Seconds | None = None, **policy: Any) -> Callable[[F], F]:
     rule = route_policy(ttl, **policy)
 
     def note(endpoint: F) -> F:
-        endpoint.__layergate__ = rule  # type: ignore[attr-defined]
-        return endpoint
+        wrapped: Any = endpoint
+        if inspect.iscoroutinefunction(endpoint):
+
+            @functools.wraps(endpoint)
+            async def tell_and_await(*args: Any, **kwargs: Any) -> Any:
+                _tell(rule)
+                return await endpoint(*args, **kwargs)
+
+            wrapped = tell_and_await
+        elif inspect.isfunction(endpoint) and not (
+            inspect.isgeneratorfunction(endpoint) or inspect.isasyncgenfunction(endpoint)
+        ):
+
+            @functools.wraps(endpoint)
+            def tell_and_call(*args: Any, **kwargs: Any) -> Any:
+                _tell(rule)
+                return endpoint(*args, **kwargs)
+
+            wrapped = tell_and_call
+        wrapped.__layergate__ = rule
+        return wrapped  # type: ignore[no-any-return]
 
     return note
+
+
+def _tell(rule: Rule) -> None:
+    place = policy_place.get()
+    if place is not None:
+        place.setdefault("rule", rule)  # a dependency came first, and wins

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 from layergate.asgi.scope import (
     Scope,
     forward_scope,
+    is_personal,
     read_request,
     refresh_scope,
     route_path,
@@ -38,8 +39,9 @@ from layergate.http.key import primary_key, quoted
 from layergate.http.policy import TAG_FIELDS
 from layergate.http.request import Request
 from layergate.http.rules import Match
-from layergate.http.stored import Served
+from layergate.http.stored import CAREFUL, Served
 from layergate.http.storing import Refused
+from layergate.routes import policy_place
 
 __all__ = ["LayerGate"]
 
@@ -50,10 +52,12 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _logger = logging.getLogger("layergate")
 
+_OURS: Final = frozenset({"headers", "extensions", "layergate"})
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
 _POLICY: Final = "layergate"  # scope key of the place where a route leaves its policy
 _READS: Final = frozenset({"GET", "HEAD"})
+_CAREFUL_BESIDE: Final = CAREFUL - {b"authorization"}
 _FRAMED_BY_FIELDS: Final = ("1", "0")  # major versions in which fields announce content
 _MAX_TRIES: Final = 3
 _WATCH_AFTER: Final = 5.0  # seconds after which a reader looks whether its client is still there
@@ -77,7 +81,9 @@ class LayerGate:
     Raises ConfigError, when it is added, for an option that cannot work.
     """
 
-    def __init__(self, app: App, cache: HttpCache | None = None, **options: Any) -> None:
+    def __init__(self, app: App, /, cache: HttpCache | None = None, **options: Any) -> None:
+        if not callable(app):
+            raise ConfigError(f"app must be an ASGI application, got {app!r}")
         if cache is not None and options:
             raise ConfigError(
                 f"cache excludes other options, got {', '.join(sorted(options))} beside it;"
@@ -151,21 +157,34 @@ class LayerGate:
             scope.get("query_string", b""),
             scope.get("root_path", ""),
         )
-        hit = self._peek(key, fields)
+        personal = is_personal(scope)
+        hit: Any = None if personal else self._peek(key, fields)
         if hit.__class__ is tuple:
-            stored, lines = hit  # type: ignore[misc]
+            stored, lines = hit
             await send({"type": _START, "status": stored.status, "headers": lines})
             await send({"type": _BODY, "body": stored.body if method == "GET" else b""})
             return
-        if hit is None and b"cookie" in fields:
+        if hit is None and b"cookie" in fields and not personal:
             hit = self.cache.cookie_marker(key, fields)
+        elif hit is None and b"authorization" in fields and self._plain(scope, key, fields):
+            hit = Refused.AUTHORIZATION
         if hit is not None and method == "GET":
             match = None
             if self._has_rules:  # (what is marked is stored, so its path is not too long)
                 match = self.cache.rules.match(route_path(scope), fields.get(b"host", b""))
-            await self._unshared(scope, receive, send, match, cookie=b"cookie" in fields)
+            await self._unshared(scope, receive, send, match, fields)
             return
         await self._answer(scope, receive, send)
+
+    def _plain(self, scope: Scope, key: bytes, fields: dict[bytes, bytes]) -> bool:
+        """Is this a request with Authorization, and nothing else to look closer at, for a target of
+        which nothing is stored? Then it is for nobody else, and nobody waits for it."""
+        return (
+            b"cache-control" not in fields
+            and _CAREFUL_BESIDE.isdisjoint(fields)
+            and len(scope["path"]) <= self._longest
+            and self.cache.absent(key)
+        )
 
     async def purge(self, **what: Any) -> PurgeReceipt:
         """As `HttpCache.purge`."""
@@ -178,8 +197,14 @@ class LayerGate:
     ) -> None:
         request = read_request(scope, obey_directives=self.obey_directives)
         request.has_body |= content
-        # An app that reads its (empty) request does so again if it has to be called again.
-        receive = _Rewinding(receive)
+        request.cookie |= is_personal(scope)
+        incoming = _Incoming(receive)
+        try:
+            await self._decide(scope, incoming, send, request)
+        finally:
+            incoming.close()
+
+    async def _decide(self, scope: Scope, receive: _Incoming, send: Send, request: Request) -> None:
         alone = fresh = False
         tries = 0
         while True:
@@ -203,6 +228,7 @@ class LayerGate:
             if then is _Next.DONE:
                 return
             tries += 1
+            # An app that reads its (empty) request does so again if it has to be called again.
             receive.rewind()
             fresh = then is _Next.FRESH
             # Each turn waited for somebody else's fetch; enough of that.
@@ -211,7 +237,7 @@ class LayerGate:
     # -- following -----------------------------------------------------------------------------
 
     async def _follow(
-        self, exchange: Exchange, request: Request, receive: Receive, send: Send
+        self, exchange: Exchange, request: Request, receive: _Incoming, send: Send
     ) -> _Next:
         cache = self.cache
         counters = cache.stack.counters
@@ -248,7 +274,7 @@ class LayerGate:
                 await _send(send, head)
             else:
                 await send({"type": _START, "status": head.status, "headers": head.lines})
-                await _read(reader, receive, send, limit)
+                await _read(reader, receive, send)
             return _Next.DONE
 
     def _patience(self, request: Request, stale: Entry | None) -> float | None:
@@ -260,12 +286,15 @@ class LayerGate:
 
     # -- leading -------------------------------------------------------------------------------
 
-    async def _lead(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> _Next:
+    async def _lead(
+        self, scope: Scope, receive: _Incoming, send: Send, exchange: Exchange
+    ) -> _Next:
         """Make a fetch that others may share, and be its first reader."""
         client = _Client(receive, send)
         stale = exchange.entry
         limit = self._patience(exchange.request, stale)
-        tap = _Tap(self, exchange, forward_scope(scope, exchange.request_lines()), client)
+        inner = forward_scope(scope, exchange.request_lines())
+        tap = _Tap(self, exchange, inner, client, outer=scope)
         with exchange.reader(exchange.request) as reader:
             task = self._spawn(tap, exchange, contextvars.copy_context())
             try:
@@ -364,14 +393,18 @@ class LayerGate:
         task = self._spawn(tap, exchange, None)
         task.add_done_callback(lambda _: self.cache.refreshing(-1))
 
-    async def _alone(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> _Next:
+    async def _alone(
+        self, scope: Scope, receive: _Incoming, send: Send, exchange: Exchange
+    ) -> _Next:
         """Fetch for this request only, inside of it; keep a copy if that may be stored."""
+        inner = scope
         if exchange.conditional:
-            scope = {**scope, "headers": exchange.request_lines()}
-        tap = _Tap(self, exchange, scope, _Client(receive, send))
-        scope[_POLICY] = tap.policy
+            inner = {**scope, "headers": exchange.request_lines()}
+        tap = _Tap(self, exchange, inner, _Client(receive, send), outer=scope)
+        inner[_POLICY] = tap.policy
+        place = policy_place.set(tap.policy)
         try:
-            await self.app(scope, receive, tap.send)
+            await self.app(inner, receive, tap.send)
         except Exception as error:
             if not exchange.answer_error(error):
                 exchange.abort(error)
@@ -380,6 +413,8 @@ class LayerGate:
         except BaseException as error:
             exchange.abort(error)
             raise
+        finally:
+            policy_place.reset(place)
         if exchange.state is State.ANSWERED:
             if not exchange.ended:
                 await exchange.finish()
@@ -393,7 +428,12 @@ class LayerGate:
         return _Next.DONE
 
     async def _unshared(
-        self, scope: Scope, receive: Receive, send: Send, match: Match | None, *, cookie: bool
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        match: Match | None,
+        fields: dict[bytes, bytes],
     ) -> None:
         """A request for what is known not to be shareable: forwarded at once, in its own task.
 
@@ -414,7 +454,12 @@ class LayerGate:
                 message = {**message, "headers": headers}
                 if policy or hasattr(scope.get("endpoint"), "__layergate__"):
                     return look_closer(message)
-                lines = cache.unshared(match, headers, cookie=cookie)
+                lines = cache.unshared(
+                    match,
+                    headers,
+                    cookie=b"cookie" in fields,
+                    authorization=b"authorization" in fields,
+                )
                 if lines is None:
                     return look_closer(message)
                 message["headers"] = lines
@@ -424,16 +469,20 @@ class LayerGate:
             nonlocal tap
             request = read_request(scope, obey_directives=self.obey_directives)
             exchange = await cache.late(request, match, stamp=stamp, request_time=began)
-            tap = _Tap(self, exchange, scope, _Client(receive, send))
+            # (the app has the server's own receive)
+            tap = _Tap(self, exchange, scope, _Client(_Incoming(receive), send))
             tap.policy = policy
             await tap.send(message)
 
+        place = policy_place.set(policy)
         try:
             await self.app(scope, receive, watching)
         except BaseException as error:
             if tap is not None:
                 tap.exchange.abort(error)
             raise
+        finally:
+            policy_place.reset(place)
         if tap is not None:
             tap.exchange.abort()
 
@@ -490,7 +539,7 @@ class _Client:
 
     __slots__ = ("gone", "receive", "send")
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: _Incoming, send: Send) -> None:
         self.receive = receive
         self.send = send
         self.gone = False
@@ -504,6 +553,7 @@ class _Tap:
         "_cache",
         "_client",
         "_gate",
+        "_outer",
         "_relay",
         "_scope",
         "error",
@@ -512,12 +562,18 @@ class _Tap:
     )
 
     def __init__(
-        self, gate: LayerGate, exchange: Exchange, scope: Scope, client: _Client | None
+        self,
+        gate: LayerGate,
+        exchange: Exchange,
+        scope: Scope,
+        client: _Client | None,
+        outer: Scope | None = None,
     ) -> None:
         self._gate = gate
         self._cache = gate.cache
         self.exchange = exchange
         self._scope = scope
+        self._outer = outer
         self._client = client
         self._relay: Relay | None = None
         self._asked = False
@@ -532,6 +588,7 @@ class _Tap:
         """Call the app; never raises, but for cancellation."""
         exchange = self.exchange
         self._scope[_POLICY] = self.policy
+        policy_place.set(self.policy)  # (this task has a context of its own)
         try:
             await self._gate.app(self._scope, self.receive, self.send)
         except Exception as error:
@@ -547,8 +604,8 @@ class _Tap:
 
     async def _failed(self, error: Exception) -> None:
         exchange = self.exchange
-        if isinstance(error, _Deserted):
-            exchange.abort(error)
+        if self.deserted and isinstance(error.__context__ or error, _Deserted | OSError):
+            exchange.abort(error)  # our own word that nobody listens, wrapped by a framework or not
             return
         self._cache.stack.counters.on("fetch_error", request=exchange.request, error=error)
         if exchange.answer_error(error):
@@ -570,15 +627,12 @@ class _Tap:
         if client is None:
             await exchange.over()
             return {"type": "http.disconnect"}
-        message: Message = {"type": "http.disconnect"}
-        while not client.gone:
-            message = await client.receive()
-            if message["type"] != "http.request":
-                break
+        if not client.gone:
+            await client.receive.disconnected()
         if self._relay not in (Relay.PASS, Relay.TEE) and not exchange.private:
             # This client is gone, but others wait for, or read, what is being fetched.
             await exchange.over()
-        return message
+        return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -626,8 +680,14 @@ class _Tap:
             headers,
             route=_route(self._scope, self.policy),
             trailers=bool(message.get("trailers")),
+            personal=is_personal(self._scope),
         )
         self._relay = relay
+        if self._outer is not None:
+            # What the app noted in the scope (route, endpoint) is for middleware outside of us too.
+            for name, value in self._scope.items():
+                if name not in _OURS and self._outer.get(name) is not value:
+                    self._outer[name] = value
         if self._cache.stack.peek_is_enough:
             await self._cache.settle(exchange)
         else:
@@ -653,15 +713,15 @@ class _Deserted(OSError):
     """Nobody is left to send to; ASGI has servers raise an OSError then."""
 
 
-async def _read(reader: Reader, receive: Receive, send: Send, timeout: float | None = None) -> None:
+async def _read(reader: Reader, incoming: _Incoming, send: Send) -> None:
     """Pass a shared body on as it comes, to its end or until the client has left.
 
-    Raises OriginAborted when nothing comes for ``timeout`` seconds (None: no limit).
+    Raises OriginAborted when the origin breaks off.
     """
     # A server may take what is sent to a client that has left and say nothing; only ``receive``
     # tells. Short responses need not ask.
     watch: asyncio.Task[None] | None = None
-    begun = progress = time.monotonic()
+    begun = time.monotonic()
     try:
         while True:
             data = reader.take()
@@ -670,26 +730,20 @@ async def _read(reader: Reader, receive: Receive, send: Send, timeout: float | N
                 return
             if data:
                 await send({"type": _BODY, "body": data, "more_body": True})
-                progress = time.monotonic()
-            if not await reader.more(_WATCH_AFTER):
-                quiet = time.monotonic() - progress
-                if timeout is not None and quiet >= timeout:
-                    raise OriginAborted(f"the origin sent nothing for {quiet:.0f} seconds")
+            await reader.more(_WATCH_AFTER)
             if reader.gone:
                 return
             if watch is None and time.monotonic() - begun > _WATCH_AFTER:
-                watch = asyncio.create_task(_until_gone(receive))
-                watch.add_done_callback(lambda _: reader.leave())
+                watch = asyncio.create_task(incoming.disconnected())
+                watch.add_done_callback(lambda task: task.cancelled() or _leave(reader))
     finally:
         if watch is not None:
             watch.cancel()
 
 
-async def _until_gone(receive: Receive) -> None:
-    """Return when the client has disconnected."""
-    message = await receive()
-    while message["type"] == "http.request":
-        message = await receive()
+def _leave(reader: Reader) -> bool:
+    reader.leave()
+    return True
 
 
 async def _send(send: Send, served: Served) -> None:
@@ -706,7 +760,7 @@ def _adding(send: Send, lines: Lines, hidden: frozenset[bytes]) -> Send:
 
     def adding(message: Message) -> Awaitable[None]:
         if message["type"] == _START:
-            headers = [line for line in message.get("headers", ()) if line[0] not in hidden]
+            headers = [line for line in message.get("headers", ()) if line[0].lower() not in hidden]
             message = {**message, "headers": headers + lines}
         return send(message)
 
@@ -723,22 +777,31 @@ def _replay(first: Message, receive: Receive) -> Receive:
     return replay
 
 
-class _Rewinding:
-    """A ``receive`` that gives the content of the request once more after `rewind`."""
+class _Incoming:
+    """What comes from one client: its ``receive``, with one more use.
 
-    __slots__ = ("_next", "_receive", "_seen")
+    Only one task at a time waits on the server's own ``receive``, as servers may rely on; that a
+    disconnect was seen is remembered for all who ask.
+    """
+
+    __slots__ = ("_next", "_over", "_pump", "_receive", "_seen")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._seen: list[Message] = []
         self._next = 0
+        self._pump: asyncio.Task[None] | None = None
+        self._over: asyncio.Event | None = None
 
     async def __call__(self) -> Message:
+        """As the server's. After `rewind` it gives the (empty) content of the request again."""
         if self._next < len(self._seen):
             self._next += 1
             return self._seen[self._next - 1]
+        if self._pump is not None:
+            await self.disconnected()
+            return {"type": "http.disconnect"}
         message = await self._receive()
-        # Kept only while it is the (one, empty) message of a request without content.
         if message["type"] == "http.request" and not self._seen and not message.get("body"):
             self._seen.append(message)
             self._next = 1
@@ -746,6 +809,30 @@ class _Rewinding:
 
     def rewind(self) -> None:
         self._next = 0
+
+    async def disconnected(self) -> None:
+        """Return when the client has disconnected, or its request is over."""
+        if self._over is None:
+            self._over = asyncio.Event()
+            self._pump = asyncio.create_task(self._until_gone(self._over))
+        await self._over.wait()
+
+    async def _until_gone(self, over: asyncio.Event) -> None:
+        try:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+        except Exception as error:
+            # Not a word about whether the client is still there; so it is taken to be.
+            _logger.debug("receive() failed while a response was sent", exc_info=error)
+            return
+        over.set()
+
+    def close(self) -> None:
+        """The request is over."""
+        if self._over is not None:
+            self._over.set()
+        if self._pump is not None:
+            self._pump.cancel()
 
 
 async def _content(receive: Receive) -> bytes | None:
@@ -772,7 +859,7 @@ def _route(scope: Scope, policy: dict[str, Any]) -> Match | None:
         rule = getattr(scope.get("endpoint"), "__layergate__", None)
     if not isinstance(rule, Rule):
         return None
-    return Match(rule, scope.get("path_params") or {})
+    return Match(rule, policy.get("params") or scope.get("path_params") or {})
 
 
 def _uri(scope: Scope) -> str:

@@ -9,7 +9,15 @@ from layergate.http.fields import Fields, Lines
 from layergate.http.key import primary_key
 from layergate.http.request import Request
 
-__all__ = ["Scope", "forward_scope", "header_lines", "read_request", "refresh_scope", "route_path"]
+__all__ = [
+    "Scope",
+    "forward_scope",
+    "header_lines",
+    "is_personal",
+    "read_request",
+    "refresh_scope",
+    "route_path",
+]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 
@@ -21,6 +29,24 @@ def route_path(scope: Scope) -> str:
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
         return path[len(root) :] or "/"
     return path
+
+
+def is_personal(scope: Scope) -> bool:
+    """Does the app know who it answers from something outside of us: a session with something in
+    it, or an authenticated user, however that was found out?
+
+    Their middleware (Starlette's SessionMiddleware, AuthenticationMiddleware) may be outside of
+    LayerGate, where its Set-Cookie is added after we have seen the response.
+    """
+    if scope.get("session"):
+        return True
+    user = scope.get("user")
+    if user is None:
+        return False
+    try:
+        return bool(getattr(user, "is_authenticated", False))
+    except Exception:  # somebody's property; Starlette's own raises until it is overridden
+        return True
 
 
 def header_lines(scope: Scope) -> Iterable[Iterable[bytes]]:

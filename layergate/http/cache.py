@@ -62,6 +62,9 @@ _INDEX_LIFETIME: Final = 60.0  # at least; as long as its longest-lived variant
 _WITH_COOKIE: Final = b"\x00cookie"
 
 
+_UNSHARED_FWD: Final = {Refused.COOKIE: "request", Refused.AUTHORIZATION: "request"}
+
+
 class Serve(NamedTuple):
     """Answer with this; run ``refresh`` in the background if there is one."""
 
@@ -224,26 +227,39 @@ class Cache:
         self._hit_lines[left] = line
         return line
 
-    def unshared(self, match: Match | None, lines: Iterable[Any], *, cookie: bool) -> Lines | None:
+    def unshared(
+        self, match: Match | None, lines: Lines, *, cookie: bool, authorization: bool
+    ) -> Lines | None:
         """The head of a response that is certainly not stored, or None for "look closer".
 
         The quick answer for what most responses to a marked target are: they do not speak of
-        caching, and no rule speaks for them.
+        caching and no rule speaks for them, or they say no-store or private.
         """
-        lines = list(lines)
-        fields = dict(lines)
-        if b"cache-control" in fields or b"expires" in fields or self.options.heuristic is not None:
-            return None
-        if match is None or match.rule.ttl is None:
-            reason = Refused.NO_FRESHNESS
-        elif cookie and not match.rule.allow_cookie:
-            reason = Refused.COOKIE
-        else:
+        fields = {name.lower(): value for name, value in lines}
+        control = fields.get(b"cache-control")
+        reason: Refused | None = None
+        if control is not None:
+            directives = parse_cache_control(control)
+            if directives.no_store and not directives.must_understand:
+                reason = Refused.NO_STORE
+            elif directives.private:
+                reason = Refused.PRIVATE
+        elif b"expires" not in fields and self.options.heuristic is None:
+            if match is None or match.rule.ttl is None:
+                reason = Refused.NO_FRESHNESS
+            elif authorization and not match.rule.allow_authorization:
+                reason = Refused.AUTHORIZATION
+            elif cookie and not match.rule.allow_cookie:
+                reason = Refused.COOKIE
+        if reason is None or (control is not None and match is not None and match.rule.override):
             return None
         if b"cache-tag" in fields or b"surrogate-key" in fields:
             lines = self.without_tags(lines)
-        fwd = "request" if reason is Refused.COOKIE else "miss"
-        return [*lines, *self.pass_lines(reason, fwd)]
+        return [*lines, *self.pass_lines(reason, _UNSHARED_FWD.get(reason, "miss"))]
+
+    def absent(self, key: bytes) -> bool:
+        """Is certainly nothing stored under ``key``?"""
+        return self.stack.peek_is_enough and self._peek(key) is None
 
     # -- everything else -----------------------------------------------------------------------
 
@@ -325,13 +341,11 @@ class Cache:
         alone: bool,
     ) -> Answer:
         key: bytes | None = selected.storage_key
-        # A rule's lifetime that is not for requests with cookies: these would only wait to hear no.
-        apart = request.cookie and (
-            match is not None and match.rule.ttl is not None and not match.rule.allow_cookie
-        )
         marker = selected.marker
         if request.cookie and marker is None:
-            marker = self._marker(selected.storage_key + _WITH_COOKIE)
+            marked = await self._lookup(selected.storage_key + _WITH_COOKIE)
+            if marked is not None and marked.fresh_until > self.stack.runtime.now():
+                marker = marked.value if isinstance(marked.value, HitForMiss) else None
         if (
             alone
             or marker is not None
@@ -343,7 +357,7 @@ class Cache:
             or (entry is not None and not _reusable(entry))
         ):
             key = None
-        elif apart:
+        elif request.cookie and _apart(match):
             key = selected.storage_key + _WITH_COOKIE
         if key is not None:
             present = self.flights.get(key)
@@ -567,7 +581,7 @@ class Cache:
         """The lines as clients see them."""
         if not self.options.strip_tags:
             return lines
-        return [line for line in lines if line[0] not in TAG_FIELDS]
+        return [line for line in lines if line[0].lower() not in TAG_FIELDS]
 
     # -- storing -------------------------------------------------------------------------------
 
@@ -686,10 +700,16 @@ class Cache:
             return
         now = self.stack.runtime.now()
         key = exchange.storage_key
-        if reason is Refused.COOKIE or (request.cookie and await self._is_anonymous(key)):
+        if reason is Refused.COOKIE or (
+            request.cookie and (_apart(exchange.match) or await self._is_anonymous(key))
+        ):
             # What a client with cookies gets says nothing about what the others share.
             key += _WITH_COOKIE
-        if await self._overtaken(key, exchange.stamp):
+        present = await self._lookup(key)
+        if present is not None and (
+            present.stamp > exchange.stamp  # what is stored is newer
+            or (isinstance(present.value, HitForMiss) and present.fresh_until - now > ttl / 2)
+        ):
             return
         if exchange.storage_key != exchange.primary:
             # One of many variants, and as bounded in number as those that are stored.
@@ -770,7 +790,9 @@ class Cache:
         ):
             return  # what one client is told says nothing about what is stored for all
         planned: Plan | Refused = Refused.NOT_MODIFIED
-        if isinstance(own, Plan) and head_matches(
+        # One that says nothing about caching leaves what the stored response says.
+        silent = own in (Refused.NO_FRESHNESS, Refused.EXPIRED)
+        if (silent or isinstance(own, Plan)) and head_matches(
             stored.fields, fields, stored_length=len(stored.body)
         ):
             planned, _ = plan_update(
@@ -866,7 +888,7 @@ def purge_marks(
             raise PurgeRefused(f"tags must be at most {MAX_TAG_LENGTH} characters, got {len(tag)}")
         marks.append(Mark("tag", tag, soft))
     for url in _texts(urls, "urls"):
-        canonical = canonical_uri(_escaped(url))
+        canonical = canonical_uri(_escaped(url, "urls"))
         if canonical is None:
             raise PurgeRefused(f"urls must be absolute http(s) URLs, got {url!r}")
         # "/x?" and "/x" are one to the app: the servers' interfaces do not tell them apart.
@@ -874,7 +896,7 @@ def purge_marks(
     for prefix in _texts(prefixes, "prefixes"):
         schemes = [""] if "://" in prefix else ["http://", "https://"]
         for scheme in schemes:
-            text = _lowered(_escaped(scheme + prefix))
+            text = _lowered(_escaped(scheme + prefix, "prefixes"))
             if text is None:
                 raise PurgeRefused(f"prefixes must look like 'host/path', got {prefix!r}")
             marks.append(Mark("prefix", text, soft))
@@ -882,14 +904,14 @@ def purge_marks(
         if "/" in host:
             raise PurgeRefused(f"hosts must be host names, got {host!r}; use prefixes for paths")
         for scheme in ("http", "https"):
-            text = _lowered(f"{scheme}://{_escaped(host)}/")
+            text = _lowered(f"{scheme}://{_escaped(host, 'hosts')}/")
             if text is None:
                 raise PurgeRefused(f"hosts must be host names, got {host!r}")
             marks.append(Mark("prefix", text, soft))
             if ":" not in host.rpartition("]")[2]:
                 marks.append(Mark("prefix", text[:-1] + ":", soft))
     for pattern in _texts(patterns, "patterns"):
-        escaped = _escaped(pattern)
+        escaped = _escaped(pattern, "patterns")
         if "://" in escaped:
             escaped = _lowered(escaped) or escaped
         try:
@@ -932,18 +954,24 @@ def _texts(values: Iterable[str], name: str) -> list[str]:
     return texts
 
 
-def _escaped(text: str) -> str:
+def _escaped(text: str, name: str) -> str:
     """Characters that cannot be in a URI as the bytes they are sent as."""
     if text.isascii():
         return text
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise PurgeRefused(f"a URL cannot hold a lone surrogate, got {text!r}") from None
+        raise PurgeRefused(f"{name} must not hold lone surrogates, got {text!r}") from None
     return "".join(
         char if char.isascii() else "".join(f"%{byte:02X}" for byte in char.encode())
         for char in text
     )
+
+
+def _apart(match: Match | None) -> bool:
+    """Is there a rule's lifetime, and not for requests with cookies? These would only wait to hear
+    no, and what they get says nothing about what the others share."""
+    return match is not None and match.rule.ttl is not None and not match.rule.allow_cookie
 
 
 def _reusable(entry: Entry) -> bool:

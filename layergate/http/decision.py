@@ -117,11 +117,12 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
             return _HIT
     elif staleness < 0:
         return _HIT
-    if directives.max_stale is not None:
-        if excess <= directives.max_stale and (staleness < 0 or not stored.no_stale):
-            return _HIT
-    elif directives.max_age is None and staleness < entry.stale_while_revalidate:
+    allowed = directives.max_stale is not None and excess <= directives.max_stale
+    in_window = 0 <= staleness < entry.stale_while_revalidate
+    if in_window and (allowed or (directives.max_age is None and directives.max_stale is None)):
         return _STALE
+    if allowed and (staleness < 0 or not stored.no_stale):
+        return _HIT
     return Verdict(Decision.REVALIDATE, refused)
 
 

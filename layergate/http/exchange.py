@@ -90,6 +90,7 @@ class Exchange:
         "_length",
         "_lock",
         "_readers",
+        "_stored",
         "_storing",
         "_touched",
         "_trimmed",
@@ -162,6 +163,7 @@ class Exchange:
         self._buffered = 0
         self._content_length: int | None = None
         self._storing = False
+        self._stored = False
         self._readers: set[Reader] = set()
         self._alias: bytes | None = None
         self.conditional = False
@@ -189,17 +191,26 @@ class Exchange:
     # -- from the origin -----------------------------------------------------------------------
 
     def head(
-        self, status: int, lines: Lines, *, route: Match | None = None, trailers: bool = False
+        self,
+        status: int,
+        lines: Lines,
+        *,
+        route: Match | None = None,
+        trailers: bool = False,
+        personal: bool = False,
     ) -> Relay:
         """The head of the origin's response.
 
         ``route``: policy set next to the route, which takes the place of a rule. ``trailers``:
         trailer fields were announced; they cannot be stored with the rest, so nothing is.
+        ``personal``: the app knows who it answers by other means than what is in the request's and
+        the response's fields; as good as a cookie.
         """
         cache = self._cache
         now = self._touched = cache.stack.runtime.now()
         fields = Fields(lines)
         self.origin_status = status
+        self.request.cookie |= personal
         if route is not None:
             self.match = route
         if self.conditional and status == 304:
@@ -419,8 +430,14 @@ class Exchange:
             self._finished()
 
     def _finished(self) -> None:
-        self._give_back()
+        self._stored = True
         self._land()
+        self._release()
+
+    def _release(self) -> None:
+        """Give back what was reserved for the body, once nobody holds on to it."""
+        if self._stored and not self._readers:
+            self._give_back()
 
     def _verify(self) -> None:
         if self._content_length is not None and self._content_length != self._length:
@@ -585,6 +602,7 @@ class Reader:
         exchange = self._exchange
         with exchange._lock:
             exchange._readers.discard(self)
+        exchange._release()
         if exchange.oversized:
             exchange.pulse.beat()  # the producer may be waiting for us
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Final, NamedTuple
 
 from layergate.config import MAX_TAG_LENGTH, Rule
@@ -33,9 +33,7 @@ def _compile(path: str) -> re.Pattern[str]:
     pattern = ""
     runs = _split(path)
     for number, run in enumerate(runs):
-        inner = "".join(
-            re.escape(text) if name is None else f"(?P<{name}>[^/]+)" for text, name in run.parts
-        )
+        inner = _inside(run.parts)
         if run.wildcard is None:
             pattern += inner
             continue
@@ -45,6 +43,19 @@ def _compile(path: str) -> re.Pattern[str]:
             wildcard = f"(?P<{run.wildcard}>{wildcard})"
         pattern += f"(?>{wildcard}{inner})" if run.literal and not last else wildcard + inner
     return re.compile(pattern, re.DOTALL)
+
+
+def _inside(parts: list[tuple[str, str | None]]) -> str:
+    """What follows a wildcard. A placeholder does not hold the character that comes after it, so
+    there is one way at most to match, and nothing to go back to."""
+    pattern = ""
+    for number, (text, name) in enumerate(parts):
+        if name is None:
+            pattern += re.escape(text)
+        else:
+            following = parts[number + 1][0][:1] if number + 1 < len(parts) else ""
+            pattern += f"(?P<{name}>[^/{re.escape(following)}]+)"
+    return pattern
 
 
 class _Run(NamedTuple):
@@ -77,6 +88,13 @@ def _split(path: str) -> list[_Run]:
 
 
 def _check(rule: Rule) -> None:
+    for run in _split(rule.path):
+        for (_, name), (_, following) in pairwise(run.parts):
+            if name is not None and following is not None:
+                raise ConfigError(
+                    f"path has two placeholders with nothing between them in rule {rule.path!r};"
+                    " put text between them, or use one"
+                )
     runs = [run for run in _split(rule.path)[1:-1] if not run.literal]
     if len(runs) > 1:
         raise ConfigError(

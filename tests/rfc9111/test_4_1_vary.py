@@ -72,7 +72,9 @@ MATCHES = [
     # "reordering field values when order is not significant; case-normalization, where values are
     # defined to be case-insensitive"
     ("order-of-unknown", b"foo", [b"1, 2"], [b"2, 1"], False),
-    ("lang-order", b"accept-language", [b"en, de"], [b"de, en"], True),
+    # RFC 9110 12.5.4: the order of equal weights is taken for a preference by some
+    ("lang-order", b"accept-language", [b"en, de"], [b"de, en"], False),
+    ("lang-order-of-weights", b"accept-language", [b"en;q=0.5, de"], [b"de, en;q=0.5"], True),
     ("lang-case", b"accept-language", [b"en, de"], [b"eN, De"], True),
     ("lang-space", b"accept-language", [b"en, de"], [b" en ,   de"], True),
     ("lang-different", b"accept-language", [b"en"], [b"de"], False),
@@ -98,7 +100,7 @@ MATCHES = [
     # Values over 1 KB are hashed.
     ("long-same", b"foo", [b"x" * 2000], [b" " + b"x" * 2000], True),
     ("long-different", b"foo", [b"x" * 2000], [b"x" * 2001], False),
-    ("long-lang", b"accept-language", [b"en, " + b"de, " * 400], [b"de, " * 400 + b"EN"], True),
+    ("long-lang", b"accept-language", [b"en, " * 400 + b"de"], [b"EN," * 400 + b"De"], True),
 ]
 
 
