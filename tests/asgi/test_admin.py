@@ -313,7 +313,7 @@ async def test_a_body_in_parts_is_put_together():
 async def test_a_client_that_leaves_in_the_middle_of_its_body_purges_nothing():
     world = a_world()
     await fill(world)
-    messages = [
+    messages: list[dict] = [
         {"type": "http.request", "body": b'{"tags": ["a"]}', "more_body": True},
         {"type": "http.disconnect"},
     ]

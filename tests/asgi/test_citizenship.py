@@ -55,7 +55,7 @@ class Site(World):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        gate = Middleware(LayerGate, cache=self.cache)  # type: ignore[arg-type]
+        gate = Middleware(LayerGate, cache=self.cache)
         self.site = Starlette(
             debug=debug,
             routes=routes,

@@ -26,16 +26,23 @@ DURATIONS = [
 ]
 FLAGS = ["collapse", "request_directives", "cache_status", "strip_tags"]
 
+# What each kind of option refuses; Any, so that one comprehension can go through mixed types.
+NO_SIZE: list[Any] = ["", "x", "-1", 0, -1, 1.5, True, [], "1PB"]
+NO_COUNT: list[Any] = [-1, 1.5, "10", None, True, NAN]
+NO_DURATION: list[Any] = [-1, "10", None, True, NAN, []]
+NO_RULES: list[Any] = ["/x", Rule("/x"), 7, ["/x"], [None]]
+NO_FRACTION: list[Any] = [0, -0.1, 1.1, True, "0.1", NAN]
+
 BAD_OPTIONS: list[tuple[str, Any]] = [
-    *((name, value) for name in SIZES for value in ("", "x", "-1", 0, -1, 1.5, True, [], "1PB")),
-    *((name, value) for name in COUNTS for value in (-1, 1.5, "10", None, True, NAN)),
+    *((name, value) for name in SIZES for value in NO_SIZE),
+    *((name, value) for name in COUNTS for value in NO_COUNT),
     *((name, 0) for name in ("max_tags", "max_variants", "max_key_length")),
-    *((name, value) for name in DURATIONS for value in (-1, "10", None, True, NAN, [])),
+    *((name, value) for name in DURATIONS for value in NO_DURATION),
     *((name, value) for name in FLAGS for value in (1, 0, "yes", None)),
     *(("origin_timeout", value) for value in (-1, "10", True, NAN)),
-    *(("heuristic", value) for value in (0, -0.1, 1.1, True, "0.1", NAN)),
+    *(("heuristic", value) for value in NO_FRACTION),
     *(("layers", value) for value in ([], "memory", 7, {}, [object()], [None])),
-    *(("rules", value) for value in ("/x", Rule("/x"), 7, ["/x"], [None])),
+    *(("rules", value) for value in NO_RULES),
     *(("admin", value) for value in ("token", True, {"token": "x"}, 7)),
     *(("name", value) for value in ("", "\u00e9", "a\nb", 7, None, b"x")),
     *(("hooks", value) for value in ("x", print, 7, ["x"], [None])),
@@ -55,9 +62,10 @@ def test_an_option_that_cannot_work_is_refused_by_name(option, value):
 
 
 def test_the_middleware_refuses_the_same():
-    for option, value in (("memory", "x"), ("max_tags", 0), ("keep", -1)):
+    bad: dict[str, Any] = {"memory": "x", "max_tags": 0, "keep": -1}
+    for option, value in bad.items():
         with pytest.raises(ConfigError, match=option):
-            LayerGate(Origin(), **{option: value})
+            LayerGate(Origin(), None, **{option: value})
 
 
 def test_every_option_has_a_row_above():
@@ -76,13 +84,15 @@ def test_every_option_has_a_row_above():
     ],
 )
 def test_an_unknown_option_suggests_the_nearest(wrong, right):
-    for make in (HttpCache, lambda **options: LayerGate(Origin(), **options)):
-        with pytest.raises(ConfigError, match=f"'{wrong}'.*'{right}'"):
-            make(**{wrong: 1})
+    bad: dict[str, Any] = {wrong: 1}
+    with pytest.raises(ConfigError, match=f"'{wrong}'.*'{right}'"):
+        HttpCache(**bad)
+    with pytest.raises(ConfigError, match=f"'{wrong}'.*'{right}'"):
+        LayerGate(Origin(), **bad)
 
 
 def test_an_option_like_no_other_lists_the_known_ones():
-    with pytest.raises(ConfigError, match="known options: .*memory.*rules"):
+    with pytest.raises(ConfigError, match=r"known options: .*memory.*rules"):
         HttpCache(zzzzzz=1)
 
 
@@ -134,6 +144,7 @@ def test_an_option_that_works_is_taken(option, value):
     HttpCache(**{option: value})
 
 
+NO_RULE_DURATION: list[Any] = [-1, "60", True, NAN, []]
 BAD_RULES: list[tuple[str, dict[str, Any]]] = [
     *(("path", {"path": value}) for value in ("", "x", None, 7, b"/x", "x/*")),
     *(("brace", {"path": value}) for value in ("/{", "/}", "/{a", "/{1}", "/{a b}", "/{{a}}")),
@@ -142,7 +153,7 @@ BAD_RULES: list[tuple[str, dict[str, Any]]] = [
     *(
         (name, {name: value})
         for name in ("ttl", "stale_while_revalidate", "stale_if_error")
-        for value in (-1, "60", True, NAN, [])
+        for value in NO_RULE_DURATION
     ),
     *(("tags", {"tags": value}) for value in ("a", b"a", [""], [7], 7, ["x" * 257], ["{id}"])),
     *(("vary", {"vary": value}) for value in ("accept", ["*"], [""], ["a b"], [7], 7, ["\u00e9"])),

@@ -241,13 +241,8 @@ async def test_a_dependency_of_a_router_covers_its_routes():
     assert not (await world.get("/api/7")).hit
 
 
-async def test_what_is_closest_to_the_function_wins():
+async def test_of_several_dependencies_the_most_specific_wins_and_all_win_over_a_rule():
     app = FastAPI(dependencies=[Depends(cache_policy(ttl=500))])
-
-    @app.get("/all", dependencies=[Depends(cache_policy(ttl=100))])
-    @cached(ttl=10)
-    async def everything() -> str:
-        return "x"
 
     @app.get("/route", dependencies=[Depends(cache_policy(ttl=100))])
     async def route() -> str:
@@ -258,15 +253,19 @@ async def test_what_is_closest_to_the_function_wins():
         return "x"
 
     world = Behind(app, rules=[Rule("*", ttl=1000)])
-    lifetimes = {"/all": 10, "/route": 100, "/app": 500}
-    for path in lifetimes:
+    for path, ttl in {"/route": 100, "/app": 500}.items():
         await assert_cached(world, path)
-    now = world.clock.time
-    for path, ttl in lifetimes.items():
-        world.clock.time = now + ttl - 1
-        assert (await world.get(path)).hit
-        world.clock.time = now + ttl
-        assert not (await world.get(path)).hit
+        assert f"ttl={ttl}" in (await world.get(path)).cache_status
+
+
+async def test_a_decorator_wins_over_a_rule():
+    @cached(ttl=10)
+    async def endpoint(request: Request) -> Response:
+        return text()
+
+    world = Behind(Starlette(routes=[Route("/", endpoint)]), rules=[Rule("*", ttl=1000)])
+    await assert_cached(world, "/")
+    assert "ttl=10" in (await world.get("/")).cache_status
 
 
 class Size(enum.Enum):
@@ -423,7 +422,7 @@ async def test_a_layergate_inside_of_a_mount_matches_rules_below_the_mount():
     world = World(rules=[Rule("/products/{id}", ttl=60, tags=["product:{id}"])])
     inner = Starlette(
         routes=[Route("/products/{id}", endpoint)],
-        middleware=[Middleware(LayerGate, cache=world.cache)],  # type: ignore[arg-type]
+        middleware=[Middleware(LayerGate, cache=world.cache)],
     )
     world.app = Starlette(routes=[Mount("/shop", inner)])  # type: ignore[assignment]
     await assert_cached(world, "/shop/products/7")

@@ -168,7 +168,7 @@ async def test_a_refresh_gets_an_empty_body_and_then_a_client_that_stays_until_t
     async def handler(call: OriginCall) -> None:
         if call.number > 1:
             seen.append(await call.receive())
-            waiting = asyncio.create_task(call.receive())  # type: ignore[arg-type]
+            waiting = asyncio.create_task(call.receive())
             await turns()
             seen.append(waiting.done())
             waiting.cancel()
