@@ -4,11 +4,12 @@ A decorated endpoint tells the middleware its policy when it is called: through 
 which no middleware in between can lose. An endpoint that is no plain function (a class) carries it as
 an attribute, which the middleware finds in the scope after the app has routed the request. Where
 there is no LayerGate, nothing happens. The policy takes the place of the rule (if any) that covers
-the request.
+the request; where a dependency and the decorator both speak, the decorator wins.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Collection
@@ -92,6 +93,11 @@ def cached(ttl: Seconds | None = None, **policy: Any) -> Callable[[F], F]:
                 return endpoint(*args, **kwargs)
 
             wrapped = tell_and_call
+        if wrapped is not endpoint:
+            # Frameworks that look names in annotations up where a function was made find ours;
+            # names that are not there yet are left for them to look up.
+            with contextlib.suppress(Exception):
+                wrapped.__signature__ = inspect.signature(endpoint, eval_str=True)
         wrapped.__layergate__ = rule
         return wrapped  # type: ignore[no-any-return]
 
@@ -101,4 +107,4 @@ def cached(ttl: Seconds | None = None, **policy: Any) -> Callable[[F], F]:
 def _tell(rule: Rule) -> None:
     place = policy_place.get()
     if place is not None:
-        place.setdefault("rule", rule)  # a dependency came first, and wins
+        place["rule"] = rule  # after a dependency's: what is closest to the endpoint wins

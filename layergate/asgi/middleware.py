@@ -99,10 +99,18 @@ class LayerGate:
         self._peek = self.cache.peek
         self._method_lines = self.cache.pass_lines(Refused.METHOD, "method")
         self._rule_lines = self.cache.pass_lines(Refused.RULE, "bypass")
-        self._hidden = TAG_FIELDS if self.cache.options.strip_tags else frozenset()
+        # In the spellings that apps use, where ASGI wants lower case: cheaper than to lower them all.
+        spelled = (str.lower, str.title, str.upper)
+        self._hidden = frozenset(
+            spell(name.decode()).encode() for name in TAG_FIELDS for spell in spelled
+        )
+        if not self.cache.options.strip_tags:
+            self._hidden = frozenset()
+        self._counters = self.cache.stack.counters
         self._longest = self.cache.options.max_key_length
         self._has_rules = len(self.cache.rules) > 0
-        self._bypassed = self.cache.rules.bypassed
+        self._bypasses = self.cache.rules.bypasses or None
+        self._bypassed_paths = self.cache.rules.bypasses.exact
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -125,12 +133,11 @@ class LayerGate:
             else:
                 await self.app(scope, receive, self._after_unsafe(scope, send))
             return
-        if (
-            self._bypassed is not None
-            and len(scope["path"]) <= self._longest
-            and self._bypassed(route_path(scope))
+        if self._bypasses is not None and (
+            (scope["path"] in self._bypassed_paths and not scope.get("root_path"))
+            or self._bypassed(scope)
         ):
-            self.cache.stack.counters.on("bypass", reason=Refused.RULE.token)
+            self._counters.bypassed += 1
             if self._rule_lines or self._hidden:
                 send = _adding(send, self._rule_lines, self._hidden)
             await self.app(scope, receive, send)
@@ -157,7 +164,7 @@ class LayerGate:
             scope.get("query_string", b""),
             scope.get("root_path", ""),
         )
-        personal = is_personal(scope)
+        personal = ("session" in scope or "user" in scope) and is_personal(scope)
         hit: Any = None if personal else self._peek(key, fields)
         if hit.__class__ is tuple:
             stored, lines = hit
@@ -175,6 +182,16 @@ class LayerGate:
             await self._unshared(scope, receive, send, match, fields)
             return
         await self._answer(scope, receive, send)
+
+    def _bypassed(self, scope: Scope) -> bool:
+        path = route_path(scope) if scope.get("root_path") else scope["path"]
+        bypasses = self._bypasses
+        assert bypasses is not None
+        return len(path) <= self._longest and (
+            path in bypasses.exact
+            or path.startswith(bypasses.prefixes)
+            or (bypasses.matches is not None and bypasses.matches(path) is not None)
+        )
 
     def _plain(self, scope: Scope, key: bytes, fields: dict[bytes, bytes]) -> bool:
         """Is this a request with Authorization, and nothing else to look closer at, for a target of
@@ -760,8 +777,9 @@ def _adding(send: Send, lines: Lines, hidden: frozenset[bytes]) -> Send:
 
     def adding(message: Message) -> Awaitable[None]:
         if message["type"] == _START:
-            headers = [line for line in message.get("headers", ()) if line[0].lower() not in hidden]
-            message = {**message, "headers": headers + lines}
+            headers = [line for line in message.get("headers", ()) if line[0] not in hidden]
+            headers += lines
+            message = {**message, "headers": headers}
         return send(message)
 
     return adding

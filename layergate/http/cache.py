@@ -123,6 +123,7 @@ class Cache:
         self._hit_lines: dict[int, Line] = {}
         self._pass_lines: dict[tuple[Refused, str], Lines] = {}
         self._secondaries: dict[Any, bytes] = {}
+        self._limits: dict[bytes, tuple[float, float]] = {}
         self._line_pool: dict[Line, Line] = {}
         # Bound once: each saves an attribute walk per hit.
         self._peek = stack.peek
@@ -211,14 +212,28 @@ class Cache:
         more than the hit path to say."""
         if not self.options.request_directives:
             return True
-        directives = parse_cache_control(fields[b"cache-control"])
-        if directives.no_cache or directives.max_stale is not None:
-            return False
-        if directives.max_age is not None and (
-            not directives.max_age or now - stored.generated > directives.max_age
-        ):
-            return False
-        return directives.min_fresh is None or ttl >= directives.min_fresh
+        control = fields[b"cache-control"]
+        limits = self._limits.get(control)
+        if limits is None:
+            limits = self._read_limits(control)
+        max_age, min_fresh = limits
+        return now - stored.generated <= max_age and ttl >= min_fresh
+
+    def _read_limits(self, control: bytes) -> tuple[float, float]:
+        """The greatest age and the least remaining lifetime that a request's Cache-Control allows
+        without a closer look, seconds. An age of -1: none."""
+        directives = parse_cache_control(control)
+        max_age = float("inf")
+        if directives.no_cache or directives.max_stale is not None or directives.max_age == 0:
+            max_age = -1.0
+        elif directives.max_age is not None:
+            max_age = float(directives.max_age)
+        limits = max_age, float(directives.min_fresh or 0)
+        if len(control) <= 256:
+            if len(self._limits) >= _MEMO:
+                self._limits.clear()
+            self._limits[control] = limits
+        return limits
 
     def _hit_line(self, left: int) -> Line:
         if len(self._hit_lines) >= _MEMO:

@@ -103,19 +103,49 @@ def _check(rule: Rule) -> None:
         )
 
 
+class Bypasses:
+    """The paths that are certainly bypassed: by the rules at the head of the list that say so for
+    every host (the others `RuleSet.match` finds). Most are a path, or a path and all below it, and
+    are answered without a regular expression.
+
+    ``exact``: paths. ``prefixes``: what paths start with. ``matches``: for the rest, or None.
+    """
+
+    __slots__ = ("exact", "matches", "prefixes")
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        exact, prefixes, patterns = [], [], []
+        for rule in takewhile(lambda rule: rule.bypass and rule.hosts is None, rules):
+            path = rule.path
+            if "{" in path or "*" in path[:-1]:
+                # The names of placeholders play no part here, and may occur in several rules.
+                patterns.append(re.sub(r"\(\?P<\w+>", "(?:", _compile(path).pattern))
+            elif path.endswith("*"):
+                prefixes.append(path[:-1])
+            else:
+                exact.append(path)
+        self.exact = frozenset(exact)
+        self.prefixes = tuple(prefixes)
+        self.matches: Callable[[str], object] | None = None
+        if patterns:
+            either = "|".join(f"(?:{pattern})" for pattern in patterns)
+            self.matches = re.compile(either, re.DOTALL).fullmatch
+
+    def __bool__(self) -> bool:
+        return bool(self.exact or self.prefixes or self.matches)
+
+
 class RuleSet:
     """Rules in order, compiled. Raises ConfigError for a path that could be slow to match."""
 
-    __slots__ = ("_rules", "bypassed")
+    __slots__ = ("_rules", "bypasses")
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         rules = tuple(rules)
         for rule in rules:
             _check(rule)
         self._rules = tuple((_compile(rule.path).fullmatch, rule) for rule in rules)
-        self.bypassed = _first_bypasses(rules)
-        """Is this path certainly bypassed? One pattern for the rules at the head of the list that
-        say so for every host; None if there are none. The others `match` finds."""
+        self.bypasses = Bypasses(rules)
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -127,15 +157,6 @@ class RuleSet:
             if found is not None and (rule.hosts is None or _hostname(host) in rule.hosts):
                 return Match(rule, found.groupdict())
         return None
-
-
-def _first_bypasses(rules: tuple[Rule, ...]) -> Callable[[str], object] | None:
-    first = list(takewhile(lambda rule: rule.bypass and rule.hosts is None, rules))
-    if not first:
-        return None
-    # The names of placeholders play no part here, and may occur in several rules.
-    patterns = (re.sub(r"\(\?P<\w+>", "(?:", _compile(rule.path).pattern) for rule in first)
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.DOTALL).fullmatch
 
 
 def _hostname(host: bytes) -> str:
