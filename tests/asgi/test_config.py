@@ -31,6 +31,8 @@ NO_SIZE: list[Any] = ["", "x", "-1", 0, -1, 1.5, True, [], "1PB"]
 NO_COUNT: list[Any] = [-1, 1.5, "10", None, True, NAN]
 NO_DURATION: list[Any] = [-1, "10", None, True, NAN, []]
 NO_RULES: list[Any] = ["/x", Rule("/x"), 7, ["/x"], [None]]
+NO_LAYERS: list[Any] = [[], "memory", 7, {}, [object()], [None]]
+NO_HOOKS: list[Any] = ["x", print, 7, ["x"], [None]]
 NO_FRACTION: list[Any] = [0, -0.1, 1.1, True, "0.1", NAN]
 
 BAD_OPTIONS: list[tuple[str, Any]] = [
@@ -41,11 +43,11 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
     *((name, value) for name in FLAGS for value in (1, 0, "yes", None)),
     *(("origin_timeout", value) for value in (-1, "10", True, NAN)),
     *(("heuristic", value) for value in NO_FRACTION),
-    *(("layers", value) for value in ([], "memory", 7, {}, [object()], [None])),
+    *(("layers", value) for value in NO_LAYERS),
     *(("rules", value) for value in NO_RULES),
     *(("admin", value) for value in ("token", True, {"token": "x"}, 7)),
     *(("name", value) for value in ("", "\u00e9", "a\nb", 7, None, b"x")),
-    *(("hooks", value) for value in ("x", print, 7, ["x"], [None])),
+    *(("hooks", value) for value in NO_HOOKS),
 ]
 
 

@@ -27,9 +27,7 @@ PURGES = [
 ]
 MISSES = [
     pytest.param({"tags": ["blu", "bluer", "BLUE"]}, id="tag"),
-    pytest.param(
-        {"urls": ["http://example.com/shop/Item"]}, id="url"
-    ),
+    pytest.param({"urls": ["http://example.com/shop/Item"]}, id="url"),
     pytest.param({"urls": ["https://example.com/shop/item"]}, id="url-of-another-scheme"),
     pytest.param({"prefixes": ["example.com/shopping", "example.co/"]}, id="prefix"),
     pytest.param({"hosts": ["example.co", "www.example.com", "example.com:8080"]}, id="host"),

@@ -13,6 +13,10 @@ import os
 from typing import Any
 
 from layergate import HttpCache, LayerGate
+from layergate.asgi import middleware
+
+# How long a reader of a quiet stream waits before it looks whether its client is still there.
+setattr(middleware, "_WATCH_AFTER", 0.1)  # noqa: B010
 
 cache = HttpCache(
     memory="8MB",
