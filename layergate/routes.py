@@ -94,8 +94,8 @@ def cached(ttl: Seconds | None = None, **policy: Any) -> Callable[[F], F]:
 
             wrapped = tell_and_call
         if wrapped is not endpoint:
-            # Frameworks that look names in annotations up where a function was made find ours;
-            # names that are not there yet are left for them to look up.
+            # FastAPI before 0.128 looks names in annotations up where the outermost function was
+            # made, which is here. A name that is not there yet is left for whoever needs it.
             with contextlib.suppress(Exception):
                 wrapped.__signature__ = inspect.signature(endpoint, eval_str=True)
         wrapped.__layergate__ = rule

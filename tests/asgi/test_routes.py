@@ -108,7 +108,8 @@ def test_a_decorated_function_looks_and_works_as_before():
     decorated = cached(ttl=60)(endpoint)
     assert decorated(1) == "1x" and decorated(2, q="y") == "2y"
     assert decorated.__name__ == "endpoint" and decorated.__doc__ == "Docs."
-    assert inspect.signature(decorated) == inspect.signature(endpoint)
+    signatures = [inspect.signature(each, eval_str=True) for each in (decorated, endpoint)]
+    assert signatures[0] == signatures[1]
 
 
 def test_the_decorator_needs_its_parentheses():
