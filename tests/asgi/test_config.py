@@ -31,7 +31,7 @@ NO_SIZE: list[Any] = ["", "x", "-1", 0, -1, 1.5, True, [], "1PB"]
 NO_COUNT: list[Any] = [-1, 1.5, "10", None, True, NAN]
 NO_DURATION: list[Any] = [-1, "10", None, True, NAN, []]
 NO_RULES: list[Any] = ["/x", Rule("/x"), 7, ["/x"], [None]]
-NO_LAYERS: list[Any] = [[], "memory", 7, {}, [object()], [None]]
+NO_LAYERS: list[Any] = [[], "memory", 7, {}, [7], [None]]
 NO_HOOKS: list[Any] = ["x", print, 7, ["x"], [None]]
 NO_FRACTION: list[Any] = [0, -0.1, 1.1, True, "0.1", NAN]
 
