@@ -7,6 +7,7 @@ refresh) is `layergate.core.loader`; HTTP is `layergate.http.cache`.
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -22,6 +23,9 @@ __all__ = ["Found", "PurgeReceipt", "Stack", "WritePolicy"]
 WritePolicy: TypeAlias = Literal["best-effort", "strict"]
 T = TypeVar("T")
 
+_owners: Final[weakref.WeakKeyDictionary[Layer, weakref.ref[Stack]]] = (
+    weakref.WeakKeyDictionary()
+)
 _POLICIES: Final = ("best-effort", "strict")
 
 
@@ -45,6 +49,22 @@ def _no_peek(_key: Key) -> None:
 
 def _text(key: Key) -> str:
     return key if isinstance(key, str) else key.decode("latin-1")
+
+
+def _claim(layer: Layer, stack: Stack) -> None:
+    """A layer belongs to one stack: its entries are stamped with positions of that stack's log,
+    which mean nothing in another's, and a purge of one would be none of the other's."""
+    try:
+        owner = _owners.get(layer)
+    except TypeError:  # a layer that cannot be referred to weakly; its author looks after this
+        return
+    other = None if owner is None else owner()
+    if other is not None and other is not stack:
+        raise ConfigError(
+            f"layers must belong to one stack, but layer {layer.name!r} is already in another;"
+            " make a layer for each, or share the stack or HttpCache"
+        )
+    _owners[layer] = weakref.ref(stack)
 
 
 class Stack:
@@ -92,6 +112,8 @@ class Stack:
         if type(layer_timeout) not in (int, float) or not layer_timeout > 0:
             raise ConfigError(f"layer_timeout must be > 0 seconds, got {layer_timeout!r}")
         self._layer_timeout = float(layer_timeout)
+        for layer in layers:
+            _claim(layer, self)
         self.layers = tuple(layers)
         self.runtime = runtime
         self.write_policy = write_policy
@@ -150,8 +172,12 @@ class Stack:
                 break
         if best is None:
             return None
-        await self._backfill(key, *best, ttl)
-        return Found(best[0], self.layers[best[1]].name)
+        entry, depth = best
+        if depth:
+            await self._backfill(key, entry, depth, ttl)
+            if not self.admits(key, entry):  # purged while it was copied
+                return None
+        return Found(entry, self.layers[depth].name)
 
     async def lookup_many(
         self, keys: Sequence[Key], *, ttl: Mapping[str, float] | None = None
@@ -179,8 +205,13 @@ class Stack:
             except Exception as error:
                 self.counters.on("layer_error", layer=layer.name, operation="get_many", error=error)
         for key, (entry, depth) in best.items():
-            await self._backfill(key, entry, depth, ttl)
-        return {key: Found(entry, self.layers[depth].name) for key, (entry, depth) in best.items()}
+            if depth:
+                await self._backfill(key, entry, depth, ttl)
+        return {
+            key: Found(entry, self.layers[depth].name)
+            for key, (entry, depth) in best.items()
+            if self.admits(key, entry)  # not purged while they were copied
+        }
 
     def _usable(self, key: Key, entry: Entry) -> bool:
         if entry.expires <= self.runtime.now():
