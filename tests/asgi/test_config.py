@@ -172,7 +172,7 @@ BAD_RULES: list[tuple[str, dict[str, Any]]] = [
             [600],
             [200.0],
             2.5,
-            object(),
+            1j,
         )
     ),
     *(("hosts", {"hosts": value}) for value in ("a.example", [""], [7], 7)),
