@@ -140,8 +140,9 @@ class Rule:
     ``bypass``: never look up, never store.
     ``hosts``: only for these hosts (``example.com``, any port); None: all.
 
-    ``allow_authorization``, ``allow_cookie``: let the ttl apply to requests that carry such a field.
-    Say so only for paths whose response is the same for every user.
+    ``allow_authorization``, ``allow_cookie``: let the ttl apply to requests that carry such a field;
+    ``X-API-Key`` and others that commonly hold credentials count as cookies. Say so only for paths
+    whose response is the same for every user.
     ``allow_set_cookie``: store responses that set cookies; the Set-Cookie lines go to the client
     whose request was forwarded and are never stored.
 

@@ -37,7 +37,7 @@ from layergate.http.fields import Fields, Lines
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import primary_key, quoted
 from layergate.http.policy import TAG_FIELDS
-from layergate.http.request import Request
+from layergate.http.request import CREDENTIALS, Request
 from layergate.http.rules import Match
 from layergate.http.stored import CAREFUL, Served
 from layergate.http.storing import Refused
@@ -171,7 +171,7 @@ class LayerGate:
             await send({"type": _START, "status": stored.status, "headers": lines})
             await send({"type": _BODY, "body": stored.body if method == "GET" else b""})
             return
-        if hit is None and b"cookie" in fields and not personal:
+        if hit is None and not personal and not CREDENTIALS.isdisjoint(fields):
             hit = self.cache.cookie_marker(key, fields)
         elif hit is None and b"authorization" in fields and self._plain(scope, key, fields):
             hit = Refused.AUTHORIZATION
@@ -474,7 +474,7 @@ class LayerGate:
                 lines = cache.unshared(
                     match,
                     headers,
-                    cookie=b"cookie" in fields,
+                    cookie=not CREDENTIALS.isdisjoint(fields),
                     authorization=b"authorization" in fields,
                 )
                 if lines is None:

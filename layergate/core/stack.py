@@ -23,9 +23,7 @@ __all__ = ["Found", "PurgeReceipt", "Stack", "WritePolicy"]
 WritePolicy: TypeAlias = Literal["best-effort", "strict"]
 T = TypeVar("T")
 
-_owners: Final[weakref.WeakKeyDictionary[Layer, weakref.ref[Stack]]] = (
-    weakref.WeakKeyDictionary()
-)
+_owners: Final[weakref.WeakKeyDictionary[Layer, weakref.ref[Stack]]] = weakref.WeakKeyDictionary()
 _POLICIES: Final = ("best-effort", "strict")
 
 

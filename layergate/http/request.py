@@ -8,8 +8,17 @@ from layergate.http.cache_control import EMPTY, CacheControl, parse_cache_contro
 from layergate.http.fields import Fields
 from layergate.http.validation import CONDITIONAL_FIELDS
 
-__all__ = ["Request"]
+__all__ = ["CREDENTIALS", "Request"]
 
+# By these, besides Authorization, requests commonly say whose they are; the ones after the first line
+# are set by proxies that authenticate. A rule's lifetime is no more for them than for a cookie.
+CREDENTIALS: Final = frozenset({
+    b"cookie", b"x-api-key", b"api-key", b"apikey", b"x-auth-token", b"x-access-token",
+    b"proxy-authorization", b"x-amzn-oidc-data", b"x-amzn-oidc-identity",
+    b"x-goog-authenticated-user-id", b"x-goog-iap-jwt-assertion", b"cf-access-jwt-assertion",
+    b"x-ms-client-principal", b"x-ms-token-aad-access-token", b"remote-user", b"x-remote-user",
+    b"x-forwarded-user", b"x-auth-request-user", b"x-auth-request-access-token",
+})  # fmt: skip
 _OF_ONE_ANSWER: Final = CONDITIONAL_FIELDS | {b"cache-control", b"pragma", b"range"}
 
 
@@ -19,6 +28,7 @@ class Request:
     ``host``: the Host field as it came. ``path``: the decoded path that rules match.
     ``target``: bytes of host, path and query, for the cap on a key's length.
     ``key``: see `key.primary_key`. ``has_body``: content was announced or seen.
+    ``cookie``: it has a Cookie, or another of the `CREDENTIALS`; or the app knows its user otherwise.
     ``directives``: the request's Cache-Control; ``Pragma: no-cache`` counts as ``no-cache`` when
     there is none (RFC 9111 5.4, for HTTP/1.0 clients).
     """
@@ -49,7 +59,7 @@ class Request:
         self.has_body = has_body
         self.target_length = len(key)
         self.authorization = b"authorization" in fields
-        self.cookie = b"cookie" in fields
+        self.cookie = not CREDENTIALS.isdisjoint(fields.names())
         directives: CacheControl = EMPTY
         if obey_directives:
             control = fields.get(b"cache-control")

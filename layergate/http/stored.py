@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from layergate.http.fields import Fields, Lines
+from layergate.http.request import CREDENTIALS
 from layergate.http.storing import Refused
 
 __all__ = ["CAREFUL", "HitForMiss", "Served", "StoredResponse", "VariantIndex"]
@@ -24,7 +25,7 @@ CAREFUL: Final = frozenset({
     b"transfer-encoding",
     b"upgrade",
 })  # fmt: skip
-CAREFUL_ANONYMOUS: Final = CAREFUL | {b"cookie"}
+CAREFUL_ANONYMOUS: Final = CAREFUL | CREDENTIALS
 
 
 class StoredResponse:

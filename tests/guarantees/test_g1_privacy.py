@@ -332,3 +332,20 @@ async def test_early_hints_of_the_leader_reach_the_leader_only():
     await follower.done()
     assert leader.messages[0]["type"] == "http.response.early_hint"
     assert follower.messages[0]["type"] == "http.response.start"
+
+
+@pytest.mark.parametrize(
+    "name", ["x-api-key", "x-auth-token", "remote-user", "cf-access-jwt-assertion"]
+)
+async def test_a_rule_never_shares_with_a_field_that_commonly_holds_credentials(name):
+    world = World(rules=[Rule("/account", ttl=60)])
+
+    @world.origin.on("/account")
+    async def handler(call: OriginCall) -> None:
+        await call.reply((call.header(name) or "nobody").encode())
+
+    assert (await world.get("/account", headers={name: "alice"})).body == b"alice"
+    assert (await world.get("/account", headers={name: "bob"})).body == b"bob"
+    assert (await world.get("/account")).body == b"nobody"
+    assert (await world.get("/account")).hit
+    assert (await world.get("/account", headers={name: "alice"})).body == b"alice"
