@@ -58,7 +58,7 @@ _BODY: Final = "http.response.body"
 _POLICY: Final = "layergate"  # scope key of the place where a route leaves its policy
 _READS: Final = frozenset({"GET", "HEAD"})
 _CAREFUL_BESIDE: Final = CAREFUL - {b"authorization"}
-_FRAMED_BY_FIELDS: Final = ("1", "0")  # major versions in which fields announce content
+_FRAMED_BY_FIELDS: Final = frozenset({"1.1", "1.0", "0.9", "1"})  # where fields announce content
 _MAX_TRIES: Final = 3
 _WATCH_AFTER: Final = 5.0  # seconds after which a reader looks whether its client is still there
 
@@ -142,7 +142,7 @@ class LayerGate:
                 send = _adding(send, self._rule_lines, self._hidden)
             await self.app(scope, receive, send)
             return
-        if scope.get("http_version", "1.1")[:1] not in _FRAMED_BY_FIELDS:
+        if scope.get("http_version", "1.1") not in _FRAMED_BY_FIELDS:
             # HTTP/2 and 3 can carry content that no field announces.
             first = await receive()
             receive = _replay(first, receive)
@@ -197,8 +197,8 @@ class LayerGate:
         """Is this a request with Authorization, and nothing else to look closer at, for a target of
         which nothing is stored? Then it is for nobody else, and nobody waits for it."""
         return (
-            b"cache-control" not in fields
-            and _CAREFUL_BESIDE.isdisjoint(fields)
+            _CAREFUL_BESIDE.isdisjoint(fields)
+            and b"cache-control" not in fields
             and len(scope["path"]) <= self._longest
             and self.cache.absent(key)
         )

@@ -120,7 +120,8 @@ class Stack:
         self._log = LocalLog(self.marks, runtime.lock())
         self._label = label
         top = self.layers[0]
-        self._peek: Callable[[Key], Entry | None] = (
+        # The top layer's own peek, for who looks after purges and failures himself (see `peek`).
+        self.top_peek: Callable[[Key], Entry | None] = (
             top.peek if isinstance(top, PeekableLayer) else _no_peek
         )
         # With nothing below a peekable top, a peek has seen all there is.
@@ -134,7 +135,7 @@ class Stack:
         The caller looks at the times. None if the top layer cannot be peeked, or fails.
         """
         try:
-            entry = self._peek(key)
+            entry = self.top_peek(key)
             if (
                 entry is not None
                 and entry.checked != self.marks.position
@@ -142,10 +143,14 @@ class Stack:
             ):
                 return None
         except Exception as error:  # whatever it gave us may be no entry at all
-            top = self.layers[0].name
-            self.counters.on("layer_error", layer=top, operation="peek", error=error)
+            self.peek_failed(error)
             return None
         return entry
+
+    def peek_failed(self, error: Exception) -> None:
+        """The top layer's peek raised, or gave something that is no entry."""
+        top = self.layers[0].name
+        self.counters.on("layer_error", layer=top, operation="peek", error=error)
 
     async def lookup(self, key: Key, *, ttl: Mapping[str, float] | None = None) -> Found | None:
         """The first fresh entry from the top down; or else, of the stale ones, the freshest (the

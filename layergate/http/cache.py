@@ -126,7 +126,9 @@ class Cache:
         self._limits: dict[bytes, tuple[float, float]] = {}
         self._line_pool: dict[Line, Line] = {}
         # Bound once: each saves an attribute walk per hit.
-        self._peek = stack.peek
+        self._top_peek = stack.top_peek
+        self._marks = stack.marks
+        self._obeys = options.request_directives
         self._now = stack.runtime.now
         self._counters = stack.counters
         self._says_status = options.cache_status
@@ -144,54 +146,56 @@ class Cache:
         ``fields``: the request's fields, none of which occurred twice. None means only "not this
         easily"; the caller goes on to `open`. Agrees with `decision.decide`.
         """
-        entry = self._peek(key)
-        if entry is None:
-            return None
-        stored = entry.value
-        if stored.__class__ is VariantIndex:
-            entry = self._peek_variant(key, stored, fields)
+        # Written for speed: what `stack.peek` and a few helpers would do stands here in line.
+        try:
+            entry = self._top_peek(key)
             if entry is None:
                 return None
+            position = self._marks.position
+            if entry.checked != position and not self.stack.admits(key, entry):
+                return None
             stored = entry.value
+            if stored.__class__ is VariantIndex:
+                for names in stored.names:
+                    if len(names) == 1:  # by far the most common: Accept-Encoding, or Accept
+                        memo: tuple[Any, ...] = names, fields.get(names[0])
+                    else:
+                        memo = names, *[fields.get(name) for name in names]
+                    digest = self._secondaries.get(memo)
+                    if digest is None:
+                        digest = self._secondary(names, fields, memo)
+                    variant = key + digest
+                    entry = self._top_peek(variant)
+                    if entry is not None and entry.value.__class__ is StoredResponse:
+                        if entry.checked == position or self.stack.admits(variant, entry):
+                            break
+                else:
+                    return None
+                stored = entry.value
+        except Exception as error:
+            self.stack.peek_failed(error)
+            return None
         if stored.__class__ is not StoredResponse:
-            if (
-                stored.__class__ is HitForMiss
-                and CAREFUL.isdisjoint(fields)
-                and b"cache-control" not in fields
-            ):
+            if stored.__class__ is HitForMiss and forwards_plainly(fields):
                 return stored if entry.fresh_until > self._now() else None
             return None
         now = self._now()
         ttl = entry.fresh_until - now
         if ttl <= 0 or stored.revalidate or not stored.careful.isdisjoint(fields):
             return None
-        if b"cache-control" in fields and not self._allows(stored, fields, now, ttl):
-            return None
+        elapsed = now - stored.generated
+        if b"cache-control" in fields and self._obeys:
+            control = fields[b"cache-control"]
+            max_age, min_fresh = self._limits.get(control) or self._read_limits(control)
+            if elapsed > max_age or ttl < min_fresh:
+                return None
         self._counters.hits += 1
-        age = int(now - stored.generated)
+        age = int(elapsed)
         lines = [*stored.lines, _AGES[age] if 0 <= age < 3600 else _age_line(age)]
         if self._says_status:
             left = int(ttl)
-            line = self._hit_lines.get(left)
-            lines.append(self._hit_line(left) if line is None else line)
+            lines.append(self._hit_lines.get(left) or self._hit_line(left))
         return stored, lines
-
-    def _peek_variant(
-        self, key: bytes, index: VariantIndex, fields: Mapping[bytes, bytes]
-    ) -> Entry | None:
-        for names in index.names:
-            memo: tuple[Any, ...]
-            if len(names) == 1:  # by far the most common: Accept-Encoding, or Accept
-                memo = names, fields.get(names[0])
-            else:
-                memo = names, *[fields.get(name) for name in names]
-            digest = self._secondaries.get(memo)
-            if digest is None:
-                digest = self._secondary(names, fields, memo)
-            entry = self._peek(key + digest)
-            if entry is not None and entry.value.__class__ is StoredResponse:
-                return entry
-        return None
 
     def _secondary(
         self, names: tuple[bytes, ...], fields: Mapping[bytes, bytes], memo: object
@@ -204,20 +208,6 @@ class Cache:
                 self._secondaries.clear()
             self._secondaries[memo] = digest
         return digest
-
-    def _allows(
-        self, stored: StoredResponse, fields: Mapping[bytes, bytes], now: float, ttl: float
-    ) -> bool:
-        """Do the request's directives allow this fresh response? False may also mean that it takes
-        more than the hit path to say."""
-        if not self.options.request_directives:
-            return True
-        control = fields[b"cache-control"]
-        limits = self._limits.get(control)
-        if limits is None:
-            limits = self._read_limits(control)
-        max_age, min_fresh = limits
-        return now - stored.generated <= max_age and ttl >= min_fresh
 
     def _read_limits(self, control: bytes) -> tuple[float, float]:
         """The greatest age and the least remaining lifetime that a request's Cache-Control allows
@@ -274,7 +264,7 @@ class Cache:
 
     def absent(self, key: bytes) -> bool:
         """Is certainly nothing stored under ``key``?"""
-        return self.stack.peek_is_enough and self._peek(key) is None
+        return self.stack.peek_is_enough and self.stack.peek(key) is None
 
     # -- everything else -----------------------------------------------------------------------
 
@@ -413,7 +403,7 @@ class Cache:
     def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
         """The marker for requests with cookies to a target whose lifetime is a rule's, if the
         request has nothing that calls for a closer look."""
-        if not CAREFUL.isdisjoint(fields) or b"cache-control" in fields:
+        if not forwards_plainly(fields):
             return None
         return self._marker(key + _WITH_COOKIE)
 
@@ -980,6 +970,14 @@ def _escaped(text: str, name: str) -> str:
     return "".join(
         char if char.isascii() else "".join(f"%{byte:02X}" for byte in char.encode())
         for char in text
+    )
+
+
+def forwards_plainly(fields: Mapping[bytes, bytes]) -> bool:
+    """Is there nothing in a request (its fields, none of which occurred twice) that would keep it
+    from being forwarded as it is, if nothing stored can answer it?"""
+    return CAREFUL.isdisjoint(fields) and (
+        b"cache-control" not in fields or b"only-if-cached" not in fields[b"cache-control"].lower()
     )
 
 
