@@ -156,13 +156,14 @@ class LayerGate:
         if len(fields) != len(headers):  # some field twice: not the plain case
             await self._answer(scope, receive, send)
             return
+        get = scope.get
         key = primary_key(
-            scope.get("scheme", "http"),
+            get("scheme", "http"),
             fields.get(b"host", b""),
             scope["path"],
-            scope.get("raw_path"),
-            scope.get("query_string", b""),
-            scope.get("root_path", ""),
+            get("raw_path"),
+            get("query_string", b""),
+            get("root_path", ""),
         )
         personal = ("session" in scope or "user" in scope) and is_personal(scope)
         hit: Any = None if personal else self._peek(key, fields)

@@ -42,20 +42,24 @@ def primary_key(
     one of them), both are in the key, since the app may look at either. ``root_path`` is what the
     app is mounted under, as far as the server or a middleware says so; links are made with it.
     """
-    decoded = path.encode("utf-8", "surrogatepass")
+    try:
+        decoded = path.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        decoded = path.encode("utf-8", "surrogatepass")
     if raw_path is None:
         raw_path = quoted(decoded)
-    if raw_path == decoded and not root_path and scheme in _SCHEMES:
+    kind = _SCHEMES.get(scheme)
+    if raw_path == decoded and kind and not root_path:
         try:
             # Of several ways to write this, by far the quickest; the hit path starts here.
             return b"".join((
-                _SCHEMES[scheme],
+                kind,
                 _LENGTHS[len(host)], host,
                 _LENGTHS[len(raw_path)], raw_path,
                 _LENGTHS[len(query)], query,
             ))  # fmt: skip
         except IndexError:
-            return _SCHEMES[scheme] + _prefixed(host, raw_path, query)
+            return kind + _prefixed(host, raw_path, query)
     rewritten = b"=" if raw_path == decoded else b"!" + decoded
     named, root = (text.encode("utf-8", "surrogatepass") for text in (scheme, root_path))
     return b"x;" + _prefixed(named, host, raw_path, query, rewritten, root)
