@@ -24,6 +24,7 @@ from layergate.asgi.scope import (
     read_request,
     refresh_scope,
     route_path,
+    scope_key,
 )
 from layergate.assembly import HttpCache
 from layergate.config import Rule
@@ -156,15 +157,17 @@ class LayerGate:
         if len(fields) != len(headers):  # some field twice: not the plain case
             await self._answer(scope, receive, send)
             return
-        get = scope.get
-        key = primary_key(
-            get("scheme", "http"),
-            fields.get(b"host", b""),
-            scope["path"],
-            get("raw_path"),
-            get("query_string", b""),
-            get("root_path", ""),
-        )
+        try:
+            key = primary_key(
+                scope["scheme"],
+                fields[b"host"],
+                scope["path"],
+                scope["raw_path"],
+                scope["query_string"],
+                scope["root_path"],
+            )
+        except KeyError:  # what ASGI lets a server leave out
+            key = scope_key(scope, fields.get(b"host", b""))
         personal = ("session" in scope or "user" in scope) and is_personal(scope)
         hit: Any = None if personal else self._peek(key, fields)
         if hit.__class__ is tuple:

@@ -17,6 +17,7 @@ __all__ = [
     "read_request",
     "refresh_scope",
     "route_path",
+    "scope_key",
 ]
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -54,26 +55,30 @@ def header_lines(scope: Scope) -> Iterable[Iterable[bytes]]:
     return lines
 
 
+def scope_key(scope: Scope, host: bytes) -> bytes:
+    """The cache key of a scope."""
+    return primary_key(
+        scope.get("scheme", "http"),
+        host,
+        scope["path"],
+        scope.get("raw_path"),
+        scope.get("query_string", b""),
+        scope.get("root_path", ""),
+    )
+
+
 def read_request(scope: Scope, *, obey_directives: bool) -> Request:
     """The request of an HTTP scope. Its ``has_body`` is what the header fields announce."""
     fields = Fields(header_lines(scope))
     host = b",".join(fields.all(b"host"))
     scheme: str = scope.get("scheme", "http")
-    path: str = scope["path"]
     length = fields.get(b"content-length")
     return Request(
         method=scope["method"],
         scheme=scheme,
         host=host,
         path=route_path(scope),
-        key=primary_key(
-            scheme,
-            host,
-            path,
-            scope.get("raw_path"),
-            scope.get("query_string", b""),
-            scope.get("root_path", ""),
-        ),
+        key=scope_key(scope, host),
         fields=fields,
         has_body=(length is not None and length.strip() != b"0") or b"transfer-encoding" in fields,
         obey_directives=obey_directives,

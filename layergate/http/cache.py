@@ -158,9 +158,9 @@ class Cache:
             if stored.__class__ is VariantIndex:
                 for names in stored.names:
                     if len(names) == 1:  # by far the most common: Accept-Encoding, or Accept
-                        memo: tuple[Any, ...] = names, fields.get(names[0])
+                        memo: Any = names, fields.get(names[0])
                     else:
-                        memo = names, *[fields.get(name) for name in names]
+                        memo = names, tuple(map(fields.get, names))
                     digest = self._secondaries.get(memo)
                     if digest is None:
                         digest = self._secondary(names, fields, memo)
