@@ -507,6 +507,23 @@ async def test_g3_purges_that_go_on_do_not_starve_a_caller(stack) -> None:
     assert await late == 2, "its own fetch began after it came; later purges are not its business"
 
 
+@pytest.mark.parametrize("how", ["delete", "pattern", "clear", "soft pattern"])
+async def test_g3_who_comes_after_a_purge_does_not_wait_for_what_it_will_not_take(
+    stack, how
+) -> None:
+    source = Source("before", "after")
+    gate = source.close_gate()
+    early = begin(stack, "key", source, ttl=60)
+    await settle()
+    await purge_by(stack, how)
+    source.gate = None
+    assert await asyncio.wait_for(stack.get("key", source, ttl=60), 5) == "after"
+    gate.set()
+    assert await early == "before"
+    await settle()
+    assert await stack.get("key") == "after"
+
+
 async def test_g3_a_lookup_in_a_lower_layer_is_overtaken_by_a_purge(two, top, low) -> None:
     await two.set("key", "old", ttl=60, tags=["t"])
     top.data.clear()
@@ -517,6 +534,7 @@ async def test_g3_a_lookup_in_a_lower_layer_is_overtaken_by_a_purge(two, top, lo
     await two.invalidate_by_tag("t")
     late = begin(two, "key", source, ttl=60, tags=["t"])
     await settle()
+    assert source.calls == 0 and two.metrics()["events"]["collapsed"] == 1
     top.gates.pop("set").set()
     # It began before the purge and might have had the old one; but it was found out in time.
     assert await early == "new"
