@@ -323,7 +323,8 @@ class LayerGate:
                 if exchange.ended or exchange.state in (State.RELEASED, State.FAILED):
                     # The response is out. What the app still does (background tasks) is part of
                     # this request, and so is what goes wrong there.
-                    await asyncio.wait([task])
+                    if not task.done():
+                        await asyncio.wait([task])
                 else:
                     client.gone = True
             except BaseException:

@@ -189,6 +189,7 @@ class Fetching(Stack):
         fetch_term: float = 60.0,
         max_marks: int = 100_000,
         max_patterns: int = 512,
+        layer_timeout: float = 1.0,
         hooks: Iterable[Hook] = (),
     ) -> None:
         super().__init__(
@@ -197,6 +198,7 @@ class Fetching(Stack):
             write_policy=write_policy,
             max_marks=max_marks,
             max_patterns=max_patterns,
+            layer_timeout=layer_timeout,
             hooks=hooks,
         )
         for option, number, least in (

@@ -60,6 +60,7 @@ class Loader(Fetching):
         fetch_term: float = 60.0,
         max_marks: int = 100_000,
         max_patterns: int = 512,
+        layer_timeout: float = 1.0,
         hooks: Iterable[Hook] = (),
     ) -> None:
         super().__init__(
@@ -72,6 +73,7 @@ class Loader(Fetching):
             fetch_term=fetch_term,
             max_marks=max_marks,
             max_patterns=max_patterns,
+            layer_timeout=layer_timeout,
             hooks=hooks,
         )
         self._wrapped: dict[str, Any] = {}
