@@ -42,6 +42,7 @@ class CacheStack(Loader):
         fetch_term: float = 60.0,
         max_marks: int = 100_000,
         max_patterns: int = 512,
+        layer_timeout: float = 1.0,
     ) -> None:
         super().__init__(
             layers,
@@ -54,6 +55,7 @@ class CacheStack(Loader):
             fetch_term=fetch_term,
             max_marks=max_marks,
             max_patterns=max_patterns,
+            layer_timeout=layer_timeout,
         )
 
 

@@ -42,6 +42,7 @@ class Loader(Fetching):
                          for it go on waiting, the next caller begins a new one, and what the old
                          one brings is not stored. It is not stopped; give fetches timeouts of
                          their own.
+    ``layer_timeout``    seconds that one operation of a layer may take; beyond, it has failed.
 
     Values are handed out as they are, not copied: do not change what `get` returns.
 

@@ -344,6 +344,7 @@ async def test_a_refused_purge_purges_nothing(stack) -> None:
         ({"max_refreshes": -1}, "max_refreshes"),
         ({"fetch_term": 0}, "fetch_term"),
         ({"fetch_term": "1m"}, "fetch_term"),
+        ({"layer_timeout": 0}, "layer_timeout"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused(options, said) -> None:
