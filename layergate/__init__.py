@@ -8,8 +8,12 @@ See the README for the options, `docs/architecture.md` for how it works.
 from layergate.asgi import LayerGate
 from layergate.assembly import CacheStack, HttpCache
 from layergate.config import Admin, Rule
+from layergate.core.stack import PurgeReceipt
 from layergate.errors import (
     ConfigError,
+    FetchAborted,
+    FetchRecursion,
+    FetchTimeout,
     KeyRefused,
     LayerError,
     LayerGateError,
@@ -26,6 +30,9 @@ __all__ = [
     "Admin",
     "CacheStack",
     "ConfigError",
+    "FetchAborted",
+    "FetchRecursion",
+    "FetchTimeout",
     "HttpCache",
     "KeyRefused",
     "LayerError",
@@ -34,6 +41,7 @@ __all__ = [
     "MemoryLayer",
     "OriginAborted",
     "PartialWriteError",
+    "PurgeReceipt",
     "PurgeRefused",
     "Rule",
     "__version__",
