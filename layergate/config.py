@@ -310,7 +310,9 @@ class Options:
       ``name``              LayerGate's name in there.
       ``strip_tags``        keep Cache-Tag and Surrogate-Key from clients.
       ``admin``             the purge endpoint. None: no endpoint.
-      ``hooks``             called with (event name, facts) for everything that happens but hits.
+      ``hooks``             called with (event name, facts) for what happens, but for hits, bypass
+                            rules, and what is forwarded because it is known not to be shareable:
+                            these are counted only.
 
     Raises ConfigError.
     """

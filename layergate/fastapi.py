@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 
 from layergate.config import Seconds
-from layergate.routes import route_policy
+from layergate.routes import checked_policy
 
 __all__ = ["cache_policy"]
 
@@ -20,7 +20,7 @@ def cache_policy(ttl: Seconds | None = None, **policy: Any) -> Callable[..., Any
 
     Takes the options of `layergate.routes.route_policy`; seconds. Raises ConfigError.
     """
-    rule = route_policy(ttl, **policy)
+    rule = checked_policy(ttl, policy, "cache_policy")
 
     async def set_policy(request: Request) -> None:
         # There is no such place when no LayerGate is in front, or when it passed the request.

@@ -16,10 +16,10 @@ from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
-from layergate.config import Rule, Seconds
+from layergate.config import Rule, Seconds, unknown_option
 from layergate.errors import ConfigError
 
-__all__ = ["cached", "policy_place", "route_policy"]
+__all__ = ["cached", "checked_policy", "policy_place", "route_policy"]
 
 # Where the endpoint that is being called leaves its policy; set by the middleware.
 policy_place: Final[ContextVar[dict[str, Any] | None]] = ContextVar(
@@ -59,6 +59,15 @@ def route_policy(
     )
 
 
+def checked_policy(ttl: Seconds | None, policy: dict[str, Any], owner: str) -> Rule:
+    """`route_policy`, with a ConfigError that suggests a name for one that does not exist."""
+    known = inspect.signature(route_policy).parameters
+    for name in policy:
+        if name not in known:
+            raise unknown_option(name, known, owner)
+    return route_policy(ttl, **policy)
+
+
 def cached(ttl: Seconds | None = None, **policy: Any) -> Callable[[F], F]:
     """Decorate an endpoint (function or class) with its caching policy.
 
@@ -71,7 +80,7 @@ def cached(ttl: Seconds | None = None, **policy: Any) -> Callable[[F], F]:
     """
     if callable(ttl):
         raise ConfigError("cached needs parentheses; write @cached(ttl=60)")
-    rule = route_policy(ttl, **policy)
+    rule = checked_policy(ttl, policy, "cached")
 
     def note(endpoint: F) -> F:
         wrapped: Any = endpoint

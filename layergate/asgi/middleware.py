@@ -218,7 +218,7 @@ class LayerGate:
     ) -> None:
         request = read_request(scope, obey_directives=self.obey_directives)
         request.has_body |= content
-        request.cookie |= is_personal(scope)
+        request.mark_personal(is_personal(scope))
         incoming = _Incoming(receive)
         try:
             await self._decide(scope, incoming, send, request)
@@ -291,7 +291,7 @@ class LayerGate:
                 return _Next.DONE
             counters.on("collapsed", request=request)
             head = cache.streamed(exchange, request)
-            if head.status == 304 or request.method == "HEAD":
+            if head.status == 304:
                 await _send(send, head)
             else:
                 await send({"type": _START, "status": head.status, "headers": head.lines})
@@ -316,25 +316,28 @@ class LayerGate:
         limit = self._patience(exchange.request, stale)
         inner = forward_scope(scope, exchange.request_lines())
         tap = _Tap(self, exchange, inner, client, outer=scope)
-        with exchange.reader(exchange.request) as reader:
-            task = self._spawn(tap, exchange, contextvars.copy_context())
-            try:
+        task: asyncio.Task[Any] | None = None
+        try:
+            with exchange.reader(exchange.request) as reader:
+                task = self._spawn(tap, exchange, contextvars.copy_context())
                 then = await self._first_reader(exchange, reader, client, limit, stale, task)
-                if exchange.ended or exchange.state in (State.RELEASED, State.FAILED):
-                    # The response is out. What the app still does (background tasks) is part of
-                    # this request, and so is what goes wrong there.
-                    if not task.done():
-                        await asyncio.wait([task])
-                else:
-                    client.gone = True
-            except BaseException:
-                # Cancelled, or the client went away. A response for this client alone goes with it;
-                # any other fetch goes on, for those who follow and for the store (G2).
-                client.gone = True
-                if exchange.state is State.RELEASED:
-                    task.cancel()
+            if client.gone:
+                return then  # it has its response; what comes of the fetch is for others
+            if exchange.ended or exchange.state in (State.RELEASED, State.FAILED):
+                # The response is out. What the app still does (background tasks) is part of this
+                # request, and so is what goes wrong there.
+                if not task.done():
                     await asyncio.wait([task])
-                raise
+            else:
+                client.gone = True
+        except BaseException:
+            # Cancelled, or the client went away. A response for this client alone goes with it; any
+            # other fetch goes on, for those who follow and for the store (G2).
+            client.gone = True
+            if task is not None and exchange.state is State.RELEASED:
+                task.cancel()
+                await asyncio.wait([task])
+            raise
         if then is _Next.DONE:
             if tap.error is not None:
                 raise tap.error
@@ -357,6 +360,8 @@ class LayerGate:
             if stale is None or not cache.stale_if_error(exchange.request, stale):
                 # Purged, or past its window, while we waited: then the origin it is.
                 return await self._first_reader(exchange, reader, client, None, None, task)
+            # From here on the app must not speak with our client, whatever its response may be.
+            client.gone = True
             cache.stack.counters.on("stale", request=exchange.request, reason="origin-timeout")
             await _send(send, cache.stale(exchange, exchange.request, stale))
         elif state is State.FAILED:
@@ -484,6 +489,7 @@ class LayerGate:
                 )
                 if lines is None:
                     return look_closer(message)
+                cache.stack.counters.forwarded += 1
                 message["headers"] = lines
             return send(message)
 

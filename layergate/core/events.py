@@ -48,18 +48,20 @@ _logger = logging.getLogger("layergate")
 class Counters:
     """Counts every event and passes it on to the hooks.
 
-    ``hits``, and requests ``bypassed`` before anything was looked up, are counted without an event. A hook that raises is logged and goes on being called: an
-    observer never breaks a request. Under several threads an addition may be lost now and then: the
+    Counted without an event: ``hits``; requests ``bypassed`` before anything was looked up; requests
+    ``forwarded`` because they are known not to be shareable. A hook that raises is logged and goes
+    on being called: an observer never breaks a request. Under several threads an addition may be lost now and then: the
     hit path takes no lock for a statistic.
 
     Raises ConfigError if ``hooks`` is not an iterable of plain (not ``async``) callables.
     """
 
-    __slots__ = ("_counts", "_hooks", "bypassed", "hits")
+    __slots__ = ("_counts", "_hooks", "bypassed", "forwarded", "hits")
 
     def __init__(self, hooks: Iterable[Hook] = ()) -> None:
         self.hits = 0
         self.bypassed = 0
+        self.forwarded = 0
         self._counts: Counter[str] = Counter()
         if callable(hooks) or isinstance(hooks, (str, bytes)):
             raise ConfigError(
@@ -89,4 +91,6 @@ class Counters:
         counts: dict[str, int] = {"hit": self.hits}
         counts.update({name: self._counts[name] for name in sorted(EVENTS)})
         counts["bypass"] += self.bypassed
+        for event in ("miss", "fetch", "refused"):
+            counts[event] += self.forwarded
         return counts

@@ -70,7 +70,6 @@ class Wrapped(Generic[P]):
         self._plain: tuple[tuple[str, Any], ...] | None = None
         if all(each.kind is each.POSITIONAL_OR_KEYWORD for each in parameters):
             self._plain = tuple((each.name, each.default) for each in parameters)
-        self._options = options
         self._bound: tuple[Any, ...] = ()
         self._tag_formats: tuple[str, ...] = ()
         tags = options.get("tags", ())

@@ -40,7 +40,7 @@ from layergate.http.rules import Match, RuleSet
 from layergate.http.selecting import secondary_key, vary_names
 from layergate.http.stored import CAREFUL, HitForMiss, Served, StoredResponse, VariantIndex
 from layergate.http.storing import ONE_REQUEST_STATUSES, Refused
-from layergate.http.uri import canonical_uri
+from layergate.http.uri import canonical_uri, normalised
 from layergate.http.validation import head_matches, not_modified, not_modified_lines
 
 __all__ = ["Answer", "Cache", "Follow", "Lead", "Pass", "Serve", "purge_marks"]
@@ -357,6 +357,7 @@ class Cache:
             or not self.options.collapse
             or request.method != "GET"
             or request.authorization
+            or (request.personal and not (match is not None and match.rule.allow_cookie))
             or request.directives.no_store
             # Not to be reused without validation, so not by those who wait either.
             or (entry is not None and not _reusable(entry))
@@ -593,7 +594,7 @@ class Cache:
     async def commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
         """Store a response. False if it was purged while it was fetched."""
         key = await self._place(exchange.primary, plan.names, exchange.request.fields, entry)
-        stored = not await self._overtaken(key, entry.stamp) and await self.stack.store(key, entry)
+        stored = not await self._overtaken(key, entry) and await self.stack.store(key, entry)
         if not stored:
             self.stack.counters.on("refused", request=exchange.request, reason=Refused.PURGED.token)
         return stored
@@ -604,11 +605,16 @@ class Cache:
         stored = None if present is None else present.value
         return isinstance(stored, StoredResponse) and stored.anonymous
 
-    async def _overtaken(self, key: bytes, stamp: int) -> bool:
-        """Is what is stored from a fetch that began after a purge which this one, of log position
-        ``stamp``, did not see? The older must not replace the newer, were it but softly purged."""
+    async def _overtaken(self, key: bytes, entry: Entry) -> bool:
+        """Is what is stored from a fetch that began later, or after a purge that this one did not
+        see? "a cache MUST use the most recent one" (section 4); the older must not replace it."""
         present = await self._lookup(key)
-        return present is not None and present.stamp > stamp
+        if present is None:
+            return False
+        if present.stamp != entry.stamp:
+            return present.stamp > entry.stamp
+        newer = present.value
+        return isinstance(newer, StoredResponse) and newer.requested > entry.value.requested
 
     async def _place(
         self, primary: bytes, names: tuple[bytes, ...], fields: Fields, entry: Entry
@@ -694,7 +700,11 @@ class Cache:
         if exchange.origin_status in ONE_REQUEST_STATUSES:
             return
         request = exchange.request
-        if request.authorization or (reason in _REQUEST_ONLY and reason is not Refused.COOKIE):
+        if (
+            request.authorization
+            or request.personal
+            or (reason in _REQUEST_ONLY and reason is not Refused.COOKIE)
+        ):
             return
         ttl = float(self.options.hit_for_miss_ttl)  # type: ignore[arg-type]
         if (exchange.origin_status or 0) >= 500:
@@ -791,7 +801,7 @@ class Cache:
             response_time=now,
         )
         if isinstance(own, Refused) and (
-            request.cookie or request.authorization or own in _REQUEST_ONLY
+            request.cookie or request.authorization or request.personal or own in _REQUEST_ONLY
         ):
             return  # what one client is told says nothing about what is stored for all
         planned: Plan | Refused = Refused.NOT_MODIFIED
@@ -815,7 +825,9 @@ class Cache:
         fresh = exchange.entry_for(planned, 200, planned.lines, entry.value.body)
         # The body is as old as it was: what purges it is what would have purged it before.
         fresh.stamp = fresh.checked = entry.stamp
-        await self.commit(exchange, planned, fresh)
+        present = (await self._select(request)).entry
+        if present is not None and present.created == entry.created:  # not replaced meanwhile
+            await self.commit(exchange, planned, fresh)
 
     # -- purging -------------------------------------------------------------------------------
 
@@ -904,7 +916,7 @@ def purge_marks(
             text = _lowered(_escaped(scheme + prefix, "prefixes"))
             if text is None:
                 raise PurgeRefused(f"prefixes must look like 'host/path', got {prefix!r}")
-            marks.append(Mark("prefix", text, soft))
+            marks.append(Mark("prefix", normalised(text), soft))
     for host in _texts(hosts, "hosts"):
         if "/" in host:
             raise PurgeRefused(f"hosts must be host names, got {host!r}; use prefixes for paths")
@@ -919,6 +931,12 @@ def purge_marks(
         escaped = _escaped(pattern, "patterns")
         if "://" in escaped:
             escaped = _lowered(escaped) or escaped
+        elif not escaped.startswith(("/", "*")):
+            raise PurgeRefused(
+                f"patterns must be URLs, or begin with '/' or '*', got {pattern!r}; use prefixes for"
+                " 'host/path'"
+            )
+        escaped = normalised(escaped)
         try:
             glob(escaped)
         except KeyRefused as error:

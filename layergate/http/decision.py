@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from layergate.core.entry import Entry
 from layergate.http.cache_control import CacheControl
@@ -126,10 +126,23 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
     return Verdict(Decision.REVALIDATE, refused)
 
 
-def answers(request: Request, stored: StoredResponse) -> bool:
-    """May a client that says who it is, if it does, have this response at all?"""
-    return not (stored.anonymous and request.cookie) and (
-        stored.authorized or not request.authorization
+class ForWhom(Protocol):
+    """What a stored response, or the plan for one, says of who may have it."""
+
+    @property
+    def anonymous(self) -> bool: ...
+    @property
+    def authorized(self) -> bool: ...
+    @property
+    def for_known(self) -> bool: ...
+
+
+def answers(request: Request, stored: ForWhom) -> bool:
+    """May a client that says who it is, or is known, have this response at all?"""
+    return (
+        not (stored.anonymous and request.cookie)
+        and (stored.authorized or not request.authorization)
+        and (stored.for_known or not request.personal)
     )
 
 

@@ -107,7 +107,6 @@ class Exchange:
         "mismatched",
         "origin_status",
         "plan",
-        "position",
         "primary",
         "pulse",
         "refused",
@@ -210,7 +209,7 @@ class Exchange:
         now = self._touched = cache.stack.runtime.now()
         fields = Fields(lines)
         self.origin_status = status
-        self.request.cookie |= personal
+        self.request.mark_personal(personal)
         if route is not None:
             self.match = route
         if self.conditional and status == 304:
@@ -474,6 +473,8 @@ class Exchange:
             no_stale=plan.no_stale,
             anonymous=plan.anonymous,
             authorized=plan.authorized,
+            for_known=plan.for_known,
+            requested=self.request_time,
         )
         return Entry(
             stored,
@@ -534,6 +535,9 @@ class Exchange:
             return False
         tags: tuple[str, ...] = ()
         if self.plan is not None:
+            # What is half here already was not fetched for a client that says so now (5.2.1).
+            if request.directives.no_cache or request.directives.max_age == 0:
+                return False
             if not self.fits(request):
                 return False
             tags = self.plan.tags
@@ -548,9 +552,7 @@ class Exchange:
         """Is the response, its head known, one that this request may be answered with?"""
         plan = self.plan
         assert plan is not None
-        if plan.anonymous and request.cookie:
-            return False
-        if request.authorization and not plan.authorized:
+        if not answers(request, plan):
             return False
         return plan.shareable and secondary_key(plan.names, request.fields) == self.secondary
 

@@ -18,6 +18,8 @@ from hashlib import blake2b
 from typing import Final
 from urllib.parse import quote_from_bytes
 
+from layergate.http.uri import normalised
+
 __all__ = ["label_of", "primary_key", "quoted", "variant_key"]
 
 VARIANT_DIGEST: Final = 16  # bytes
@@ -80,7 +82,9 @@ def variant_key(primary: bytes, secondary: bytes) -> bytes:
 
 
 def label_of(key: bytes) -> str:
-    """The target URI of a key, a variant's or a primary one: what purges are matched against."""
+    """The target URI of a key, a variant's or a primary one: what purges are matched against. Keys
+    are told apart byte by byte, labels by what they mean (RFC 3986 6.2.2): a purge of one spelling
+    reaches the others."""
     kind, at = key[:2], 2
     if kind == b"x;":
         scheme, at = _part(key, at)
@@ -90,7 +94,7 @@ def label_of(key: bytes) -> str:
     path, at = _part(key, at)
     query, at = _part(key, at)
     uri = b"%b://%b%b" % (scheme, host, path or b"/")
-    return (uri + b"?" + query if query else uri).decode("latin-1")
+    return normalised((uri + b"?" + query if query else uri).decode("latin-1"))
 
 
 def _part(key: bytes, at: int) -> tuple[bytes, int]:

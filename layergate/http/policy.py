@@ -40,6 +40,7 @@ class Plan(NamedTuple):
     no_stale: bool
     anonymous: bool
     authorized: bool
+    for_known: bool
     lifetime: Lifetime
 
     @property
@@ -138,6 +139,11 @@ def plan_storage(
     if guessed and request.cookie:
         return Refused.COOKIE
 
+    allowed = authorization_allows(directives)
+    if request.personal and not (allowed or by_rule):
+        # A user that is known from a session or a login is as good as one from Authorization, and
+        # what middleware outside of us adds to the response (Vary: Cookie), we do not see.
+        return Refused.AUTHORIZATION
     names = vary_names(fields)
     if names is None:
         return Refused.VARY_STAR
@@ -189,8 +195,8 @@ def plan_storage(
         revalidate=directives.no_cache,
         no_stale=no_stale,
         anonymous=guessed or (by_rule and rule is not None and not rule.allow_cookie),
-        authorized=authorization_allows(directives)
-        or (by_rule and rule is not None and rule.allow_authorization),
+        authorized=allowed or (by_rule and rule is not None and rule.allow_authorization),
+        for_known=allowed or (by_rule and rule is not None and rule.allow_cookie),
         lifetime=lifetime,
     )
 

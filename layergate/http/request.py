@@ -10,14 +10,23 @@ from layergate.http.validation import CONDITIONAL_FIELDS
 
 __all__ = ["CREDENTIALS", "Request"]
 
-# By these, besides Authorization, requests commonly say whose they are; the ones after the first line
+# By these, besides Authorization, requests commonly say whose they are; the ones from remote-user on
 # are set by proxies that authenticate. A rule's lifetime is no more for them than for a cookie.
 CREDENTIALS: Final = frozenset({
-    b"cookie", b"x-api-key", b"api-key", b"apikey", b"x-auth-token", b"x-access-token",
-    b"proxy-authorization", b"x-amzn-oidc-data", b"x-amzn-oidc-identity",
-    b"x-goog-authenticated-user-id", b"x-goog-iap-jwt-assertion", b"cf-access-jwt-assertion",
-    b"x-ms-client-principal", b"x-ms-token-aad-access-token", b"remote-user", b"x-remote-user",
-    b"x-forwarded-user", b"x-auth-request-user", b"x-auth-request-access-token",
+    b"cookie", b"x-api-key", b"api-key", b"apikey", b"x-goog-api-key", b"x-access-key",
+    b"x-api-token", b"x-auth-token", b"x-access-token", b"x-session-token", b"x-session-id",
+    b"x-csrf-token", b"x-token", b"x-user-id", b"private-token", b"job-token", b"x-vault-token",
+    b"x-amz-security-token", b"x-jwt-assertion", b"ocp-apim-subscription-key",
+    b"proxy-authorization",
+    b"remote-user", b"x-remote-user", b"x-webauth-user", b"x-authenticated-user",
+    b"x-forwarded-user", b"x-forwarded-email", b"x-forwarded-preferred-username",
+    b"x-forwarded-access-token", b"x-auth-request-user", b"x-auth-request-email",
+    b"x-auth-request-access-token", b"x-amzn-oidc-data", b"x-amzn-oidc-identity",
+    b"x-amzn-oidc-accesstoken", b"x-goog-authenticated-user-id",
+    b"x-goog-authenticated-user-email", b"x-goog-iap-jwt-assertion",
+    b"cf-access-jwt-assertion", b"x-ms-client-principal", b"x-ms-token-aad-access-token",
+    b"ssl-client-cert", b"x-ssl-client-cert", b"x-client-cert", b"x-forwarded-client-cert",
+    b"x-amzn-mtls-clientcert",
 })  # fmt: skip
 _OF_ONE_ANSWER: Final = CONDITIONAL_FIELDS | {b"cache-control", b"pragma", b"range"}
 
@@ -26,16 +35,17 @@ class Request:
     """What both adapters hand to the engine.
 
     ``host``: the Host field as it came. ``path``: the decoded path that rules match.
-    ``target``: bytes of host, path and query, for the cap on a key's length.
-    ``key``: see `key.primary_key`. ``has_body``: content was announced or seen.
-    ``cookie``: it has a Cookie, or another of the `CREDENTIALS`; or the app knows its user otherwise.
+    ``key``: see `key.primary_key`; ``target_length``: its length, for the cap on it.
+    ``has_body``: content was announced or seen.
+    ``cookie``: it has a Cookie, or another of the `CREDENTIALS`, or is personal.
+    ``personal``: the app knows its user otherwise (a session, a login).
     ``directives``: the request's Cache-Control; ``Pragma: no-cache`` counts as ``no-cache`` when
     there is none (RFC 9111 5.4, for HTTP/1.0 clients).
     """
 
     __slots__ = (
         "authorization", "cookie", "directives", "fields", "has_body", "host", "key", "method",
-        "path", "scheme", "target_length",
+        "path", "personal", "scheme", "target_length",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +78,12 @@ class Request:
             elif b"no-cache" in (fields.get(b"pragma") or b"").lower():
                 directives = parse_cache_control(b"no-cache")
         self.directives = directives
+        self.personal = False
+
+    def mark_personal(self, personal: bool) -> None:
+        """Note that the app knows its user by something outside of the request's fields."""
+        self.personal |= personal
+        self.cookie |= personal
 
     def for_refresh(self) -> Request:
         """This request as the cache makes it on its own (RFC 9111 4.3.1): a GET, without what the
@@ -85,4 +101,5 @@ class Request:
         copy.authorization = self.authorization
         copy.cookie = self.cookie
         copy.directives = EMPTY
+        copy.personal = self.personal
         return copy

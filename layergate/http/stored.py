@@ -34,12 +34,13 @@ class StoredResponse:
     ``status``, ``lines`` (header fields as stored; no Age), ``body``.
     ``generated``: when its age was 0, seconds since the epoch; ``now - generated`` is its
     current_age (4.2.3).
-    ``received``: when it arrived here or was last validated.
+    ``received``: when it arrived here or was last validated; ``requested``: when that was asked for.
     ``revalidate``: never to be used without validation (``no-cache``).
     ``no_stale``: never to be used stale (must-revalidate, proxy-revalidate, s-maxage), whatever the
     client says; the stale windows of the entry are already what they may be.
-    ``anonymous``: its lifetime comes from a rule, so only for requests without Cookie.
+    ``anonymous``: its lifetime is a rule's or a guess, so only for requests without credentials.
     ``authorized``: RFC 9111 3.5 allows it for requests with Authorization.
+    ``for_known``: it may be given to a client whose user the app knows (`Request.personal`).
     ``careful``: the request fields that call for a closer look than the hit path takes.
     """
 
@@ -49,10 +50,12 @@ class StoredResponse:
         "authorized",
         "body",
         "careful",
+        "for_known",
         "generated",
         "lines",
         "no_stale",
         "received",
+        "requested",
         "revalidate",
         "status",
     )
@@ -69,6 +72,8 @@ class StoredResponse:
         no_stale: bool = False,
         anonymous: bool = False,
         authorized: bool = False,
+        for_known: bool = True,
+        requested: float = 0.0,
     ) -> None:
         self.status = status
         self.lines = lines
@@ -79,6 +84,8 @@ class StoredResponse:
         self.no_stale = no_stale
         self.anonymous = anonymous
         self.authorized = authorized
+        self.for_known = for_known
+        self.requested = requested
         self.careful = CAREFUL_ANONYMOUS if anonymous else CAREFUL
         self._fields: Fields | None = None
 

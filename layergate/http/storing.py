@@ -106,16 +106,19 @@ class Refused(enum.Enum):
         "The request has If-Match or If-Unmodified-Since, which only an origin can evaluate.",
     )
     RULE = "rule", "G1", "A rule keeps this request out of the cache."
-    COOKIE = "cookie", "G1", "A rule's lifetime never applies to a request with a Cookie."
+    COOKIE = (
+        "cookie",
+        "G1",
+        "A rule's lifetime, or a guessed one, is not for a request with a cookie or credentials.",
+    )
     KEY_TOO_LONG = "key-too-long", "G7", "The cache key is longer than the configured cap."
     HOST = "host", "G9", "The request's host is missing, malformed or not one of those allowed."
     TAGS = "tags", "G7", "The response has more tags, or longer ones, than the configured caps."
     PURGED = "purged", "G3", "The response was purged while it was being fetched."
     EXPIRED = "expired", "4.2", "Stale on arrival, with neither a validator nor a stale window."
-    BUDGET = "budget", "G5", "The cache did not answer within its time budget."
+    BUDGET = "budget", "G5", "Too many bytes of other bodies were being received to be stored."
     STREAM = "stream", "G8", "The response is a stream of events, and only a rule would store it."
-    UPGRADE = "upgrade", "G8", "The request asks for another protocol, or the response is a stream."
-    ERROR = "error", "G5", "The cache failed; the response was passed on without it."
+    UPGRADE = "upgrade", "G8", "The request asks for another protocol."
 
     def __new__(cls, token: str, rfc: str, explain: str) -> Self:
         self = object.__new__(cls)

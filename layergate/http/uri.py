@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["canonical_uri", "origin_of", "resolve_uri"]
+__all__ = ["canonical_uri", "normalised", "origin_of", "resolve_uri"]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -18,6 +18,8 @@ _PARTS: Final = re.compile(
 )
 # RFC 3986 3.2.2, ASCII only: a name in other letters is not a URI until it is put in Punycode.
 _HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::([0-9]*))?")
+_ENCODED: Final = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
 # No request target can have these (RFC 9112 3.2), so no stored response either.
 _NOT_IN_URI: Final = re.compile(r"[\x00-\x20\x7f]")
 
@@ -53,8 +55,8 @@ def canonical_uri(uri: str) -> str | None:
     """The form in which a URI is compared, or None if it is not a usable http(s) URI.
 
     RFC 9110 4.2.3: scheme and host in lower case, the default port and the fragment left out, an
-    empty path written as "/". Path and query are otherwise left alone: two that differ in any
-    character may be two resources to the app.
+    empty path written as "/"; and one percent-encoding (see `normalised`). Path and query are
+    otherwise left alone: two that differ in any character may be two resources to the app.
     """
     parts = _PARTS.fullmatch(uri)
     if parts is None or _NOT_IN_URI.search(uri):
@@ -67,7 +69,19 @@ def _join(origin: tuple[str, str, int] | None, path: str, query: str | None) -> 
         return None
     scheme, host, port = origin
     authority = host if port == _DEFAULT_PORTS[scheme] else f"{host}:{port}"
-    return f"{scheme}://{authority}{path or '/'}{'' if query is None else '?' + query}"
+    query = "" if query is None else "?" + query
+    return normalised(f"{scheme}://{authority}{path or '/'}{query}")
+
+
+def normalised(uri: str) -> str:
+    """``uri`` in one percent-encoding of many that mean the same: RFC 3986 6.2.2, hexadecimal digits
+    in upper case, unreserved characters as themselves."""
+    return _ENCODED.sub(_one_way, uri) if "%" in uri else uri
+
+
+def _one_way(encoded: re.Match[str]) -> str:
+    char = chr(int(encoded[1], 16))
+    return char if _UNRESERVED.fullmatch(char) else encoded[0].upper()
 
 
 def resolve_uri(base: str, reference: str) -> str | None:

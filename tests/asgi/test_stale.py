@@ -143,7 +143,8 @@ async def test_a_refresh_runs_in_a_clean_context_with_a_scope_of_its_own():
             await gate.wait()
             seen.append((var.get(), call.scope["state"], call.scope["session"]))
             call.scope["state"]["x"] = "from the refresh"
-        await call.reply(b"x", headers=SWR)
+        # (public, since a known user has no part in what is not)
+        await call.reply(b"x", headers={"cache-control": "public, " + SWR["cache-control"]})
 
     await world.get("/", session={})
     world.clock.advance(15)
@@ -498,3 +499,65 @@ async def test_a_stale_response_of_a_requests_own_fetch_is_limited_too():
         gate.open()
         await call.done()
         await world.idle()
+
+
+async def test_what_the_app_says_late_does_not_reach_a_client_that_has_the_stale_response():
+    """origin_timeout: the client is slow to take the stale response while the app answers, for
+    this client alone."""
+    world = World(origin_timeout=0.01)
+    gate = Gate()
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        if call.number == 1:
+            await call.reply(b"old", headers={"cache-control": "max-age=10, stale-if-error=600"})
+            return
+        await gate.wait()
+        await call.reply(b"private", headers={"cache-control": "private", "set-cookie": "a=b"})
+
+    await world.get("/")
+    world.clock.advance(20)
+    slow = world.call("/", pause_after=0)
+    await until(lambda: slow.blocked == 1)
+    gate.open()
+    await until(lambda: world.origin.running == 0)
+    slow.resume()
+    assert (await slow.done()).body == b"old"
+    assert [message["type"] for message in slow.messages].count("http.response.start") == 1
+
+
+async def test_a_reload_does_not_join_what_is_half_here_already():
+    world = World()
+    gate = Gate()
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        number = call.number
+        await call.start(200, {"cache-control": "max-age=60"})
+        await call.chunk(b"%d" % number)
+        if number == 1:
+            await gate.wait()
+        await call.end()
+
+    leader = world.call("/")
+    await leader.received(1)
+    assert (await world.get("/", headers={"cache-control": "no-cache"})).body == b"2"
+    gate.open()
+    await leader.done()
+
+
+async def test_background_tasks_of_the_app_do_not_hold_the_room_for_bodies():
+    world = World(max_inflight=1000)
+    gate = Gate()
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        await call.reply(b"x" * 800, headers={"cache-control": "max-age=60"})
+        await gate.wait()
+
+    first = world.call("/")
+    await gate.reached()
+    await until(lambda: len(first.body) == 800)
+    assert world.stat("inflight_bytes") == 0
+    gate.open()
+    await first.done()

@@ -349,3 +349,31 @@ async def test_a_rule_never_shares_with_a_field_that_commonly_holds_credentials(
     assert (await world.get("/account")).body == b"nobody"
     assert (await world.get("/account")).hit
     assert (await world.get("/account", headers={name: "alice"})).body == b"alice"
+
+
+class _Alice:
+    is_authenticated = True
+
+
+@pytest.mark.parametrize("known", [{"session": {"user": "alice"}}, {"user": _Alice()}])
+async def test_a_user_known_from_outside_shares_only_what_is_public(known):
+    """Session and login middleware outside of LayerGate: what it adds to responses is not seen."""
+    world = World()
+
+    @world.origin.on("/page")
+    async def handler(call: OriginCall) -> None:
+        who = b"alice" if call.scope.get("session") or call.scope.get("user") else b"nobody"
+        await call.reply(who, headers={"cache-control": "max-age=60"})
+
+    @world.origin.on("/logo")
+    async def logo(call: OriginCall) -> None:
+        await call.reply(b"%d" % call.number, headers={"cache-control": "public, max-age=60"})
+
+    assert (await world.get("/page", **known)).body == b"alice"
+    assert (await world.get("/page")).body == b"nobody"
+    assert (await world.get("/page")).hit
+    assert (await world.get("/page", **known)).body == b"alice"
+    assert (await world.get("/page")).hit  # and what she got did not take its place
+    await world.get("/logo", **known)
+    assert (await world.get("/logo")).hit
+    assert (await world.get("/logo", **known)).hit

@@ -17,8 +17,11 @@ CANONICAL = [
     ("leading-zeros", "http://example.com:08080/", "http://example.com:8080/"),
     ("ipv6", "http://[2001:DB8::1]:80/", "http://[2001:db8::1]/"),
     ("underscore", "http://a_b/", "http://a_b/"),
-    # Path and query are untouched: two spellings may be two resources to the app.
-    ("percent", "http://h/%7e/%7E/~", "http://h/%7e/%7E/~"),
+    # RFC 3986 6.2.2: what means the same is written one way, and nothing else is touched.
+    ("percent", "http://h/%7e/%7E/~", "http://h/~/~/~"),
+    ("percent-hex", "http://h/%c3%a9?a=%2f", "http://h/%C3%A9?a=%2F"),
+    ("percent-reserved", "http://h/a%2Fb%3F", "http://h/a%2Fb%3F"),
+    ("percent-garbage", "http://h/%zz%4", "http://h/%zz%4"),
     ("dots", "http://h/a/../b/./c", "http://h/a/../b/./c"),
     ("slashes", "http://h//a//", "http://h//a//"),
     ("empty-query", "http://h/a?", "http://h/a?"),
