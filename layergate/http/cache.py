@@ -49,7 +49,7 @@ _AGES: Final[tuple[Line, ...]] = tuple((b"age", b"%d" % age) for age in range(36
 _MEMO: Final = 8192
 # Refusals that say something about this request, not about its target.
 _REQUEST_ONLY: Final = frozenset({
-    Refused.REQUEST_NO_STORE, Refused.AUTHORIZATION, Refused.COOKIE, Refused.METHOD,
+    Refused.REQUEST_NO_STORE, Refused.AUTHORIZATION, Refused.COOKIE, Refused.USER, Refused.METHOD,
     Refused.REQUEST_BODY, Refused.RANGE, Refused.BUDGET, Refused.PURGED, Refused.NOT_MODIFIED,
     Refused.INCOMPLETE, Refused.LENGTH_MISMATCH,
 })  # fmt: skip

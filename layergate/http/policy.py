@@ -139,14 +139,16 @@ def plan_storage(
     if guessed and request.cookie:
         return Refused.COOKIE
 
-    allowed = authorization_allows(directives)
-    if request.personal and not (allowed or by_rule):
-        # A user that is known from a session or a login is as good as one from Authorization, and
-        # what middleware outside of us adds to the response (Vary: Cookie), we do not see.
-        return Refused.AUTHORIZATION
     names = vary_names(fields)
     if names is None:
         return Refused.VARY_STAR
+    allowed = authorization_allows(directives)
+    # Selected by the very cookie that says who the user is.
+    keyed = b"cookie" in names and b"cookie" in request.fields
+    if request.personal and not (allowed or by_rule or keyed):
+        # A user that is known from a session or a login is as good as one from Authorization, and
+        # what middleware outside of us adds to the response (Vary: Cookie), we do not see.
+        return Refused.USER
     tags = response_tags(fields)
     if match is not None and rule is not None:
         if rule.vary:
@@ -196,7 +198,7 @@ def plan_storage(
         no_stale=no_stale,
         anonymous=guessed or (by_rule and rule is not None and not rule.allow_cookie),
         authorized=allowed or (by_rule and rule is not None and rule.allow_authorization),
-        for_known=allowed or (by_rule and rule is not None and rule.allow_cookie),
+        for_known=allowed or keyed or (by_rule and rule is not None and rule.allow_cookie),
         lifetime=lifetime,
     )
 

@@ -106,6 +106,7 @@ class Refused(enum.Enum):
         "The request has If-Match or If-Unmodified-Since, which only an origin can evaluate.",
     )
     RULE = "rule", "G1", "A rule keeps this request out of the cache."
+    USER = "user", "G1", "The app knows its user, and no public or s-maxage allows sharing."
     COOKIE = (
         "cookie",
         "G1",

@@ -377,3 +377,57 @@ async def test_a_user_known_from_outside_shares_only_what_is_public(known):
     await world.get("/logo", **known)
     assert (await world.get("/logo")).hit
     assert (await world.get("/logo", **known)).hit
+
+
+@pytest.mark.parametrize("known", [{"session": {"user": "alice"}}, {"user": _Alice()}])
+async def test_a_user_known_from_outside_is_not_given_what_a_rule_stored_for_everybody(known):
+    world = World(rules=[Rule("/page", ttl=60)])
+
+    @world.origin.on("/page")
+    async def handler(call: OriginCall) -> None:
+        await call.reply(b"alice" if call.scope.get("session") or call.scope.get("user") else b"-")
+
+    assert (await world.get("/page")).body == b"-"
+    assert (await world.get("/page")).hit
+    for _ in range(3):
+        assert (await world.get("/page", **known)).body == b"alice"
+    assert (await world.get("/page")).body == b"-"
+
+
+async def test_a_user_found_out_inside_keeps_a_rules_lifetime_out():
+    """By a field that is none of the usual ones: only the app's scope tells."""
+    world = World(rules=[Rule("/page", ttl=60)])
+    gate = Gate()
+
+    @world.origin.on("/page")
+    async def handler(call: OriginCall) -> None:
+        who = call.header("x-house-badge")
+        if who:
+            call.scope["user"] = _Alice()
+            await gate.wait()
+        await call.reply((who or "-").encode())
+
+    alice = world.call("/page", headers={"x-house-badge": "alice"})
+    await gate.reached()
+    others = [world.call("/page") for _ in range(3)]
+    await world.waiting(3)
+    gate.open()
+    assert (await alice.done()).body == b"alice"
+    for other in others:
+        assert (await other.done()).body == b"-"
+    assert (await world.get("/page")).body == b"-"
+
+
+async def test_a_session_that_its_response_varies_by_is_kept_per_cookie():
+    world = World()
+
+    @world.origin.on("/page")
+    async def handler(call: OriginCall) -> None:
+        call.scope["session"] = {"user": call.header("cookie")}
+        headers = {"cache-control": "max-age=60", "vary": "cookie"}
+        await call.reply((call.header("cookie") or "-").encode(), headers=headers)
+
+    for who in ("sid=alice", "sid=bob"):
+        assert (await world.get("/page", headers={"cookie": who})).body == who.encode()
+        assert (await world.get("/page", headers={"cookie": who})).hit
+    assert (await world.get("/page")).body == b"-"
