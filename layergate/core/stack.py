@@ -341,6 +341,11 @@ class Stack:
         """Is an entry that was found under ``key`` earlier on still not purged?"""
         return entry.checked == self.marks.position or self.marks.admit(entry, self._label(key))
 
+    def forked(self) -> None:
+        """In the child of a fork: a lock that another thread of the parent held is never released
+        here. The marks themselves are whole, for their position is written last."""
+        self._log = LocalLog(self.marks, self.runtime.lock())
+
     # -- looking -------------------------------------------------------------------------------
 
     def metrics(self) -> dict[str, Any]:

@@ -99,6 +99,10 @@ class Pass(NamedTuple):
 Answer: TypeAlias = Serve | Lead | Follow | Pass
 
 
+class _Landed(NamedTuple):
+    """Look again: the fetch that this request was about to repeat has just been stored."""
+
+
 class _Selected(NamedTuple):
     """What is stored for a request: the entry if any, and where its like is or would be stored."""
 
@@ -117,6 +121,7 @@ class Cache:
         self.rules = RuleSet(options.rules)
         self.flights: Flights[Exchange] = Flights(stack.runtime)
         self.identifier = cache_status.identifier(options.name)
+        self._tally = stack.runtime.lock()  # of the three below: ``+=`` loses counts under threads
         self._inflight = 0
         self._waiters = 0
         self._refreshing = 0
@@ -274,6 +279,16 @@ class Cache:
         ``alone``: it has waited in vain (for something not shareable, or for too long) and is not
         to wait again. ``fresh``: what is stored failed validation; fetch without validators.
         """
+        answer = await self._open(request, alone, fresh)
+        if isinstance(answer, _Landed):
+            # Once is enough: what is stored by now is from a fetch that ended just before.
+            answer = await self._open(request, alone, fresh, last=True)
+            assert not isinstance(answer, _Landed)
+        return answer
+
+    async def _open(
+        self, request: Request, alone: bool, fresh: bool, *, last: bool = False
+    ) -> Answer | _Landed:
         reason = passes(request, max_key_length=self.options.max_key_length)
         if reason is not None:
             if request.directives.only_if_cached and reason is not Refused.METHOD:
@@ -297,7 +312,7 @@ class Cache:
         if decision is Decision.MISS:
             entry = None
             self.stack.counters.on("miss", request=request, reason=fwd)
-        return await self._forward(request, entry, fwd, match, selected, alone)
+        return await self._forward(request, entry, fwd, match, selected, alone, last)
 
     def _serve(
         self,
@@ -333,6 +348,10 @@ class Cache:
         )
         if self.flights.lead(key, exchange, instead_of=present) is not exchange:
             return None
+        if self._newer(key, entry):
+            self.flights.land(key, exchange)
+            exchange.abort()
+            return None
         self.stack.counters.on("refresh", request=request)
         return exchange
 
@@ -344,7 +363,8 @@ class Cache:
         match: Match | None,
         selected: _Selected,
         alone: bool,
-    ) -> Answer:
+        last: bool,
+    ) -> Answer | _Landed:
         key: bytes | None = selected.storage_key
         marker = selected.marker
         if request.cookie and marker is None:
@@ -376,11 +396,26 @@ class Cache:
             winner = self.flights.lead(key, exchange, instead_of=present)
             if winner is not exchange:
                 return Follow(winner)
+            if not last and self._newer(selected.storage_key, selected.entry):
+                self.flights.land(key, exchange)
+                exchange.abort()  # another thread may have joined it already
+                return _Landed()
             self.stack.counters.on("fetch", request=request, reason=fwd)
             return Lead(exchange)
         self.stack.counters.on("fetch", request=request, reason=fwd)
         exchange = self._exchange(request, selected, None, entry, fwd, match)
         return Lead(exchange)
+
+    def _newer(self, key: bytes, seen: Entry | None) -> bool:
+        """Has something fresher than ``seen`` been stored since that was looked up?
+
+        Under threads a fetch may land, with its response stored, between a request's look at the
+        store and its look at the flights. It would find neither, and fetch once more (G2).
+        """
+        entry = self.stack.peek(key)
+        if entry is None or entry is seen or entry.fresh_until <= self.stack.runtime.now():
+            return False
+        return seen is None or entry.fresh_until > seen.fresh_until
 
     def _exchange(
         self,
@@ -759,13 +794,15 @@ class Cache:
 
     def take_inflight(self, size: int) -> bool:
         """Reserve bytes for a body under way; False if that would be too many."""
-        if self._inflight + size > self.options.max_inflight:  # type: ignore[operator]
-            return False
-        self._inflight += size
+        with self._tally:
+            if self._inflight + size > self.options.max_inflight:  # type: ignore[operator]
+                return False
+            self._inflight += size
         return True
 
     def give_inflight(self, size: int) -> None:
-        self._inflight -= size
+        with self._tally:
+            self._inflight -= size
 
     # -- unsafe methods and HEAD ---------------------------------------------------------------
 
@@ -881,11 +918,22 @@ class Cache:
 
     def waiting(self, change: int) -> None:
         """One follower more (1) or less (-1)."""
-        self._waiters += change
+        with self._tally:
+            self._waiters += change
 
     def refreshing(self, change: int) -> None:
         """One background refresh more (1) or less (-1)."""
-        self._refreshing += change
+        with self._tally:
+            self._refreshing += change
+
+    def forked(self) -> None:
+        """In the child of a fork: what was under way belongs to threads of the parent. What is
+        stored stays."""
+        runtime = self.stack.runtime
+        self._tally = runtime.lock()
+        self._inflight = self._waiters = self._refreshing = 0
+        self.flights = Flights(runtime)
+        self.stack.forked()
 
 
 def purge_marks(

@@ -189,6 +189,30 @@ class Exchange:
 
     # -- from the origin -----------------------------------------------------------------------
 
+    def refuses(self, status: int, lines: Lines, *, route: Match | None = None) -> bool:
+        """Would `head` certainly release everyone who waits? Changes nothing.
+
+        For an adapter whose head is not final before the first part of the body comes (WSGI): what
+        is not shareable should not be waited for that long (G4).
+        """
+        if self.conditional and status == 304:
+            return False
+        if status in _ORIGIN_ERRORS and self.entry is not None:
+            return False
+        if self.request.method != "GET" or self.refused is not None:
+            return True
+        cache = self._cache
+        planned = plan_storage(
+            self.request,
+            status,
+            Fields(lines),
+            self.match if route is None else route,
+            cache.options,
+            request_time=self.request_time,
+            response_time=cache.stack.runtime.now(),
+        )
+        return isinstance(planned, Refused)
+
     def head(
         self,
         status: int,
@@ -507,8 +531,10 @@ class Exchange:
             self.pulse.beat()
 
     def _give_back(self) -> None:
-        self._cache.give_inflight(self._buffered)
-        self._buffered = 0
+        with self._lock:  # two readers may leave at once
+            size, self._buffered = self._buffered, 0
+        if size:
+            self._cache.give_inflight(size)
 
     def _become(self, state: State) -> None:
         self.state = state
