@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from layergate.config import Options
@@ -16,6 +14,7 @@ from layergate.http.cache import Cache
 from layergate.http.key import label_of
 from layergate.layers.memory import MemoryLayer
 from layergate.runtime.loop import LoopRuntime
+from layergate.runtime.threads import ThreadRuntime
 
 __all__ = ["CacheStack", "HttpCache"]
 
@@ -62,32 +61,31 @@ class CacheStack(Loader):
 class HttpCache(Cache):
     """The HTTP cache, ready to be given to one or more `LayerGate` middlewares.
 
-    Takes every option of `layergate.config.Options` by keyword; ``runtime``: None for asyncio.
+    Takes every option of `layergate.config.Options` by keyword. ``runtime``: None for asyncio, a
+    `ThreadRuntime` for WSGI.
 
     Raises ConfigError.
     """
 
-    def __init__(self, *, runtime: LoopRuntime | None = None, **options: Any) -> None:
+    def __init__(
+        self, *, runtime: LoopRuntime | ThreadRuntime | None = None, **options: Any
+    ) -> None:
         checked = Options.of(options)
-        self._runtime = LoopRuntime() if runtime is None else runtime
+        self.runtime = LoopRuntime() if runtime is None else runtime
         layers = checked.layers
         if layers is None:
-            layers = (MemoryLayer(checked.memory or "64MB", clock=self._runtime.now),)
+            layers = (MemoryLayer(checked.memory or "64MB", clock=self.runtime.now),)
         stack = Stack(
             tuple(layers),
-            runtime=self._runtime,
+            runtime=self.runtime,
             label=label_of,
             layer_timeout=float(checked.layer_timeout),  # type: ignore[arg-type]
             hooks=checked.hooks,
         )
         super().__init__(stack, checked)
-
-    def spawn(
-        self, work: Coroutine[Any, Any, Any], context: contextvars.Context | None
-    ) -> asyncio.Task[Any]:
-        """Run a fetch in the background of this loop; in an empty context if None is given."""
-        return self._runtime.spawn(work, name="layergate fetch", context=context)
+        if isinstance(self.runtime, ThreadRuntime):
+            self.runtime.on_fork(self.forked)
 
     async def aclose(self) -> None:
         """Wait for background work (at most ``shutdown_timeout`` seconds), then cancel it."""
-        await self._runtime.aclose(float(self.options.shutdown_timeout))  # type: ignore[arg-type]
+        await self.runtime.aclose(float(self.options.shutdown_timeout))  # type: ignore[arg-type]

@@ -88,7 +88,7 @@ def cached(ttl: Seconds | None = None, **policy: Any) -> Callable[[F], F]:
 
             @functools.wraps(endpoint)
             async def tell_and_await(*args: Any, **kwargs: Any) -> Any:
-                _tell(rule)
+                _tell(rule, kwargs)
                 return await endpoint(*args, **kwargs)
 
             wrapped = tell_and_await
@@ -98,7 +98,7 @@ def cached(ttl: Seconds | None = None, **policy: Any) -> Callable[[F], F]:
 
             @functools.wraps(endpoint)
             def tell_and_call(*args: Any, **kwargs: Any) -> Any:
-                _tell(rule)
+                _tell(rule, kwargs)
                 return endpoint(*args, **kwargs)
 
             wrapped = tell_and_call
@@ -113,7 +113,10 @@ def cached(ttl: Seconds | None = None, **policy: Any) -> Callable[[F], F]:
     return note
 
 
-def _tell(rule: Rule) -> None:
+def _tell(rule: Rule, arguments: dict[str, Any]) -> None:
     place = policy_place.get()
     if place is not None:
         place["rule"] = rule  # after a dependency's: what is closest to the endpoint wins
+        # WSGI has no common name for a route's parameters, nor has Django under ASGI; these pass
+        # them by keyword.
+        place["arguments"] = arguments

@@ -43,6 +43,7 @@ from layergate.http.rules import Match
 from layergate.http.stored import CAREFUL, Served
 from layergate.http.storing import Refused
 from layergate.routes import policy_place
+from layergate.runtime.loop import LoopRuntime
 
 __all__ = ["LayerGate"]
 
@@ -94,6 +95,13 @@ class LayerGate:
             raise ConfigError(f"cache must be an HttpCache, got {cache!r}")
         self.app = app
         self.cache = HttpCache(**options) if cache is None else cache
+        runtime = self.cache.runtime
+        if not isinstance(runtime, LoopRuntime):
+            raise ConfigError(
+                f"cache must be one for asyncio, got one with {type(runtime).__name__}; make it"
+                " with HttpCache(...) without a runtime, or use layergate.wsgi.LayerGate"
+            )
+        self._runtime = runtime
         admin = self.cache.options.admin
         self._admin = None if admin is None else AdminEndpoint(self.cache, admin)
         self.obey_directives = self.cache.options.request_directives
@@ -393,7 +401,7 @@ class LayerGate:
         self, tap: _Tap, exchange: Exchange, context: contextvars.Context | None
     ) -> asyncio.Task[Any]:
         loop = asyncio.get_running_loop()
-        task = self.cache.spawn(tap.run(), context)
+        task = self._runtime.spawn(tap.run(), name="layergate fetch", context=context)
         limit = float(self.cache.options.abandoned_timeout)  # type: ignore[arg-type]
 
         def check() -> None:

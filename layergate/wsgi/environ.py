@@ -1,0 +1,226 @@
+"""WSGI's environ (PEP 3333) and LayerGate's `Request`.
+
+Text in an environ is bytes in disguise: each character is one byte (PEP 3333, "Unicode Issues"),
+and the path has been percent-decoded by the server.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any, Final, TypeAlias
+
+from layergate.http.fields import Fields, Lines
+from layergate.http.key import primary_key, quoted
+from layergate.http.request import Request
+from layergate.http.validation import CONDITIONAL_FIELDS
+
+__all__ = [
+    "Environ",
+    "fields_of",
+    "forward_environ",
+    "header_lines",
+    "is_personal",
+    "key_of",
+    "note_back",
+    "octets",
+    "read_request",
+    "refresh_environ",
+    "route_path",
+    "target_uri",
+]
+
+Environ: TypeAlias = dict[str, Any]
+
+# A variable's field name; False for one that is no field. Names are a client's choice: bounded.
+_names: dict[str, bytes | bool] = {}
+_MAX_NAMES: Final = 4096
+
+
+def octets(text: str) -> bytes:
+    """What a string of an environ stands for."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:  # no server's doing; a test client's, perhaps
+        return text.encode("utf-8", "surrogatepass")
+
+
+def fields_of(environ: Environ) -> dict[bytes, bytes]:
+    """The request's header fields by lower-case name. Servers join the lines of one field."""
+    fields: dict[bytes, bytes] = {}
+    known = _names.get
+    for variable, value in environ.items():
+        name = known(variable)
+        if name is None:
+            name = _learn(variable)
+        if name and value:
+            fields[name] = octets(value)  # type: ignore[index]
+        elif name and variable[:5] == "HTTP_":
+            fields[name] = b""  # type: ignore[index]
+    return fields
+
+
+def _learn(variable: str) -> bytes | bool:
+    name: bytes | bool = False
+    if variable[:5] == "HTTP_":
+        name = octets(variable[5:].replace("_", "-").lower())
+    elif variable in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        name = octets(variable.replace("_", "-").lower())
+    if len(_names) < _MAX_NAMES:
+        _names[variable] = name
+    return name
+
+
+def host_of(environ: Environ, fields: dict[bytes, bytes]) -> bytes:
+    """The Host field; without one, what PEP 3333 ("URL Reconstruction") takes in its place."""
+    host = fields.get(b"host")
+    if host:
+        return host
+    name, port = environ.get("SERVER_NAME", ""), environ.get("SERVER_PORT", "")
+    return octets(f"{name}:{port}" if port else name)
+
+
+def key_of(environ: Environ, fields: dict[bytes, bytes]) -> bytes:
+    """The cache key of the target."""
+    root: str = environ.get("SCRIPT_NAME", "")
+    path: str = root + environ.get("PATH_INFO", "")
+    raw = _raw_path(environ)
+    if path.isascii():
+        text = path
+    else:
+        data = octets(path)
+        text = data.decode("utf-8", "surrogateescape")
+        if raw is None:
+            raw = quoted(data)
+    query: str = environ.get("QUERY_STRING", "")
+    return primary_key(
+        environ["wsgi.url_scheme"],
+        host_of(environ, fields),
+        text,
+        raw,
+        octets(query),
+        _decoded(root),
+    )
+
+
+def _raw_path(environ: Environ) -> bytes | None:
+    """The path as it came, if the server tells: uWSGI, mod_wsgi, waitress, Werkzeug in
+    ``REQUEST_URI``, gunicorn in ``RAW_URI``. None if it does not."""
+    uri: str | None = environ.get("REQUEST_URI") or environ.get("RAW_URI")
+    if not uri:
+        return None
+    path = uri.partition("?")[0]
+    if path[:1] != "/":  # RFC 9112 3.2.2: the absolute form
+        authority = path.partition("://")[2]
+        if not authority:
+            return None
+        path = "/" + authority.partition("/")[2]
+    return octets(path)
+
+
+def _decoded(text: str) -> str:
+    return text if text.isascii() else octets(text).decode("utf-8", "surrogateescape")
+
+
+def route_path(environ: Environ) -> str:
+    """The path rules match, decoded: without the prefix under which the application is mounted."""
+    return _decoded(environ.get("PATH_INFO", "")) or "/"
+
+
+def target_uri(environ: Environ, fields: dict[bytes, bytes]) -> str:
+    """The target URI, as keys are labelled."""
+    raw = _raw_path(environ)
+    if raw is None:
+        raw = quoted(octets(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")))
+    uri = b"%b://%b%b" % (
+        octets(environ["wsgi.url_scheme"]), host_of(environ, fields), raw or b"/",
+    )  # fmt: skip
+    query = octets(environ.get("QUERY_STRING", ""))
+    return (uri + b"?" + query if query else uri).decode("latin-1")
+
+
+def is_personal(environ: Environ) -> bool:
+    """Has the server, or a middleware outside of us, found out who is asking?"""
+    return bool(environ.get("REMOTE_USER"))
+
+
+def read_request(
+    environ: Environ, fields: dict[bytes, bytes], key: bytes, *, obey_directives: bool
+) -> Request:
+    """The request of an environ. Its ``has_body`` is what the header fields announce."""
+    length = fields.get(b"content-length")
+    request = Request(
+        method=environ["REQUEST_METHOD"],
+        scheme=environ["wsgi.url_scheme"],
+        host=host_of(environ, fields),
+        path=route_path(environ),
+        key=key,
+        fields=Fields(fields.items()),
+        has_body=(length is not None and length.strip() != b"0") or b"transfer-encoding" in fields,
+        obey_directives=obey_directives,
+    )
+    request.cookie |= is_personal(environ)
+    return request
+
+
+# What a fetch may ask differently than the request it was made for.
+_OF_ONE_ANSWER: Final = CONDITIONAL_FIELDS | {b"cache-control", b"pragma", b"range"}
+_VARIABLES: Final = tuple(
+    (name, "HTTP_" + name.decode().upper().replace("-", "_")) for name in sorted(_OF_ONE_ANSWER)
+)
+_OURS: Final = frozenset({"wsgi.file_wrapper", *(variable for _, variable in _VARIABLES)})
+
+
+def forward_environ(environ: Environ, lines: Lines, file_wrapper: object) -> Environ:
+    """The environ for a fetch: a copy that asks with the header ``lines``.
+
+    ``file_wrapper`` takes the place of the server's (if it has one), so that a file is seen before
+    the server sends it past us.
+    """
+    copy = dict(environ)
+    for name, variable in _VARIABLES:
+        values = [value for other, value in lines if other == name]
+        if values:
+            copy[variable] = b", ".join(values).decode("latin-1")
+        else:
+            copy.pop(variable, None)
+    if "wsgi.file_wrapper" in copy:
+        copy["wsgi.file_wrapper"] = file_wrapper
+    return copy
+
+
+def note_back(inner: Environ, outer: Environ) -> None:
+    """What the app noted in its environ is for middleware outside of us too."""
+    for name, value in inner.items():
+        if name not in _OURS and outer.get(name) is not value:
+            outer[name] = value
+
+
+# What belongs to the one request and its connection, by server or framework.
+_OF_THE_CONNECTION: Final = (
+    "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING",
+    "gunicorn.socket", "waitress.client_disconnected", "werkzeug.request",
+    "werkzeug.socket", "wsgi.file_wrapper", "wsgi.input_terminated",
+)  # fmt: skip
+
+
+def refresh_environ(environ: Environ, lines: Lines) -> Environ:
+    """An environ for a fetch that outlives the request it was copied from: nothing in it belongs to
+    that request's connection, and what its middleware may still change is copied one level deep."""
+    copy = forward_environ(environ, lines, None)
+    for name in _OF_THE_CONNECTION:
+        copy.pop(name, None)
+    for name, value in copy.items():
+        if type(value) is dict:
+            copy[name] = value.copy()
+    copy["REQUEST_METHOD"] = "GET"
+    copy["wsgi.input"] = io.BytesIO()
+    copy["wsgi.errors"] = sys.stderr
+    copy["wsgi.multithread"] = True
+    return copy
+
+
+def header_lines(headers: list[tuple[str, str]]) -> Lines:
+    """The header list of ``start_response`` as lines. Raises TypeError, ValueError or
+    AttributeError for what is no such list."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
