@@ -77,7 +77,8 @@ def host_of(environ: Environ, fields: dict[bytes, bytes]) -> bytes:
     if host:
         return host
     name, port = environ.get("SERVER_NAME", ""), environ.get("SERVER_PORT", "")
-    return octets(f"{name}:{port}" if port else name)
+    default = "443" if environ["wsgi.url_scheme"] == "https" else "80"
+    return octets(f"{name}:{port}" if port and port != default else name).lower()
 
 
 def key_of(environ: Environ, fields: dict[bytes, bytes]) -> bytes:
