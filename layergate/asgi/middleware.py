@@ -896,7 +896,10 @@ def _route(scope: Scope, policy: dict[str, Any]) -> Match | None:
         rule = getattr(scope.get("endpoint"), "__layergate__", None)
     if not isinstance(rule, Rule):
         return None
-    return Match(rule, policy.get("params") or scope.get("path_params") or {})
+    params = policy.get("params") or scope.get("path_params")
+    if params is None:  # a framework that keeps them to itself: Django
+        params = policy.get("arguments")
+    return Match(rule, params or {})
 
 
 def _uri(scope: Scope) -> str:

@@ -360,7 +360,7 @@ def test_g9_targets_that_the_app_can_tell_apart() -> None:
         {"PATH_INFO": "/x?a"},
         {"PATH_INFO": "//x"},
         {"HTTP_HOST": "other.example"},
-        {"HTTP_HOST": ""},
+        {"HTTP_HOST": "", "SERVER_NAME": "inside"},
         {"HTTP_HOST": "", "SERVER_PORT": "81"},
         {"PATH_INFO": "/a b", "RAW_URI": "/a%20b"},
         {"PATH_INFO": "/a/b", "RAW_URI": "/a%2Fb"},
