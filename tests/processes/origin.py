@@ -7,7 +7,8 @@ import threading
 import time
 from pathlib import Path
 
-from layergate.wsgi import LayerGate
+from layergate import HttpCache
+from layergate.wsgi import LayerGate, ThreadRuntime
 
 calls: dict[str, int] = {}
 _lock = threading.Lock()
@@ -52,7 +53,8 @@ def stream(start_response, headers, path):
         yield f"{number}\n".encode()
 
 
-application = LayerGate(origin)
+runtime = ThreadRuntime()
+application = LayerGate(origin, cache=HttpCache(runtime=runtime))
 
 if "USE_BEFORE_FORK" in os.environ:
     # As an application may that warms its cache when it is loaded: a response, and a refresh that
@@ -63,4 +65,4 @@ if "USE_BEFORE_FORK" in os.environ:
     ask(application, "/swr/warm")
     time.sleep(1.1)
     ask(application, "/swr/warm")
-    assert application.cache.runtime.pending() or calls["/swr/warm"] == 2
+    assert runtime.pending() or calls["/swr/warm"] == 2

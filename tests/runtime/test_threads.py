@@ -133,7 +133,7 @@ def test_failures_are_logged_and_the_thread_goes_on(caplog) -> None:
 def test_close_drops_what_has_not_begun() -> None:
     runtime = ThreadRuntime(threads=1)
     gate = Gate()
-    told = []
+    told: list = []
 
     async def work():
         gate.wait()

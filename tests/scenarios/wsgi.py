@@ -31,7 +31,7 @@ class Clock(ThreadRuntime):
         super().__init__()
         self.time = float(START)
 
-    def now(self) -> float:  # type: ignore[override]
+    def now(self) -> float:
         return self.time
 
 
@@ -55,7 +55,9 @@ class Origin:
         if reply.raises:
             raise OriginFailed
         headers = list(reply.lines)
-        if reply.status not in (204, 304) and not any(n.lower() == "content-type" for n, _ in headers):
+        if reply.status not in (204, 304) and not any(
+            n.lower() == "content-type" for n, _ in headers
+        ):
             headers.append(TYPE)
         start_response(f"{reply.status} Status", headers)
         body = b"" if environ["REQUEST_METHOD"] == "HEAD" else reply.body
@@ -143,7 +145,7 @@ def ask(app: Any, step: Step, extra: list | tuple = (), *, validate: bool = True
         return pushed.append
 
     body: list[bytes] = []
-    iterable = None
+    iterable: Any = None
     try:
         iterable = (checked(app) if validate else app)(environ_of(step, extra), start_response)
         body.extend(iterable)

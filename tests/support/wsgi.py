@@ -51,7 +51,7 @@ class Server:
     """One request, step by step, with a server's rules (PEP 3333)."""
 
     def __init__(self) -> None:
-        self.head: tuple[str, dict[str, str]] | None = None
+        self.head: Any = None  # (status, fields)
         self.sent = False  # the head is on the wire
         self.body: list[bytes] = []
 

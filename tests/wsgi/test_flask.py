@@ -83,7 +83,7 @@ class Shop:
         def missing(error):
             return "no such page", 404, {"Cache-Control": "max-age=5"}
 
-        self.gate = app.wsgi_app = LayerGate(app.wsgi_app, **options)  # type: ignore[method-assign]
+        self.gate = app.wsgi_app = LayerGate(app.wsgi_app, **options)
         self.client = app.test_client()
 
     def _closed(self) -> None:

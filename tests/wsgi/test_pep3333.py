@@ -111,7 +111,11 @@ def test_a_second_head_without_exc_info_is_an_error() -> None:
 
 def test_no_head_at_all_is_an_error() -> None:
     for body in ([b"x"], []):
-        cache = LayerGate(lambda environ, start_response, body=body: body)
+
+        def app(environ, start_response, body=body):
+            return body
+
+        cache = LayerGate(app)
         with pytest.raises(AssertionError, match="start_response"):
             ask(cache)
         assert cache.cache.stats()["flights"] == 0
@@ -166,7 +170,7 @@ def test_what_is_written_is_sent_at_once() -> None:
         seen.append(list(server.body))
         return []
 
-    LayerGate(app)(environ_of(), server.start_response).close()
+    assert list(LayerGate(app)(environ_of(), server.start_response)) == []
     assert seen == [[b"a"]]
 
 
@@ -506,7 +510,7 @@ def test_hop_by_hop_fields_are_not_stored() -> None:
 
 def test_options_are_checked() -> None:
     with pytest.raises(ConfigError, match="WSGI application"):
-        LayerGate(None)
+        LayerGate(None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="beside it"):
         LayerGate(echo, HttpCache(runtime=ThreadRuntime()), memory="1MB")
     with pytest.raises(ConfigError, match="ThreadRuntime"):
@@ -518,7 +522,9 @@ def test_options_are_checked() -> None:
 
 
 def test_a_cache_for_threads_is_none_for_asyncio() -> None:
+    from fastapi import FastAPI
+
     from layergate import LayerGate as Asgi
 
     with pytest.raises(ConfigError, match="asyncio"):
-        Asgi(lambda *_: None, cache=HttpCache(runtime=ThreadRuntime()))
+        Asgi(FastAPI(), cache=HttpCache(runtime=ThreadRuntime()))

@@ -154,7 +154,8 @@ def test_a_leader_that_fails_is_replaced() -> None:
 
     origin = Origin()
     cached = LayerGate(app)
-    leader = threading.Thread(target=lambda: pytest.raises(ValueError, ask, cached))
+    raised: list = []
+    leader = threading.Thread(target=lambda: raised.extend(in_threads(1, lambda: ask(cached))))
     leader.start()
     gate.reached()
     results: list = []
@@ -166,6 +167,7 @@ def test_a_leader_that_fails_is_replaced() -> None:
     gate.open()
     followers.join(20)
     leader.join(20)
+    assert [str(error) for error in raised] == ["first"]
     assert results == [b"one"] * 5
     assert origin.calls == 1
     clean(cached)

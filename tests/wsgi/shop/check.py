@@ -11,7 +11,6 @@ from django.db import connection
 
 def ask_wsgi(path, method="GET", body=b"", **fields):
     from shop.wsgi import application
-
     from tests.support.wsgi import ask
 
     # Some servers have no wrapper for files; Django then sends the blocks itself.
@@ -76,7 +75,9 @@ def check(ask):
         assert first[2] == second[2]
         assert "hit" in second[1]["cache-status"]
     etag = ask("/")[1]["etag"]
-    status, headers, body = ask("/", **{"if_none_match" if ask is ask_wsgi else "if-none-match": etag})
+    status, headers, body = ask(
+        "/", **{"if_none_match" if ask is ask_wsgi else "if-none-match": etag}
+    )
     assert (status, body) == (304, b"")
     assert "hit" in headers["cache-status"]
     # Sessions.

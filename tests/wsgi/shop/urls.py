@@ -6,11 +6,11 @@ from django.http import FileResponse, HttpResponse, JsonResponse, StreamingHttpR
 from django.urls import path
 from django.views.decorators.cache import cache_control
 from django.views.decorators.csrf import csrf_exempt
-from shop.models import Product
 
 from layergate import cached
+from shop.models import Product
 
-calls = []
+calls: list[str] = []
 
 
 @cached(ttl=60, tags=["product:{pk}"])
