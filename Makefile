@@ -38,6 +38,7 @@ check: ## lint, format, types, import contracts; build the wheel and use it on i
 	$(PY) -m mypy --strict
 	MYPYPATH=benchmarks $(PY) -m mypy --strict benchmarks
 	MYPYPATH=examples/fastapi $(PY) -m mypy --strict examples/fastapi
+	MYPYPATH=examples/flask $(PY) -m mypy --strict examples/flask
 	$(VENV)/bin/lint-imports --no-logo
 	@tools/smoke.sh $(PY)
 

@@ -32,8 +32,8 @@ __all__ = [
 
 Environ: TypeAlias = dict[str, Any]
 
-# A variable's field name; False for one that is no field. Names are a client's choice: bounded.
-_names: dict[str, bytes | bool] = {}
+# A variable's field name; b"" for one that is no field. Names are a client's choice: bounded.
+_names: dict[str, bytes] = {}
 _MAX_NAMES: Final = 4096
 
 
@@ -49,23 +49,30 @@ def fields_of(environ: Environ) -> dict[bytes, bytes]:
     """The request's header fields by lower-case name. Servers join the lines of one field."""
     fields: dict[bytes, bytes] = {}
     known = _names.get
-    for variable, value in environ.items():
-        name = known(variable)
-        if name is None:
-            name = _learn(variable)
-        if name and value:
-            fields[name] = octets(value)  # type: ignore[index]
-        elif name and variable[:5] == "HTTP_":
-            fields[name] = b""  # type: ignore[index]
+    try:
+        for variable, value in environ.items():
+            name = known(variable)
+            if name or (name is None and (name := _learn(variable))):
+                fields[name] = value.encode("latin-1")
+    except UnicodeEncodeError:
+        for variable, value in environ.items():
+            if name := _learn(variable):
+                fields[name] = octets(value)
+    # These two may be there and empty, which is as good as absent (PEP 3333).
+    for variable, name in _CONTENT:
+        if text := environ.get(variable):
+            fields[name] = octets(text)
     return fields
 
 
-def _learn(variable: str) -> bytes | bool:
-    name: bytes | bool = False
+_CONTENT: Final = (("CONTENT_LENGTH", b"content-length"), ("CONTENT_TYPE", b"content-type"))
+
+
+def _learn(variable: str) -> bytes:
+    """The field that a variable stands for; b"" for none."""
+    name = b""
     if variable[:5] == "HTTP_":
         name = octets(variable[5:].replace("_", "-").lower())
-    elif variable in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        name = octets(variable.replace("_", "-").lower())
     if len(_names) < _MAX_NAMES:
         _names[variable] = name
     return name
@@ -85,6 +92,16 @@ def key_of(environ: Environ, fields: dict[bytes, bytes]) -> bytes:
     """The cache key of the target."""
     root: str = environ.get("SCRIPT_NAME", "")
     path: str = root + environ.get("PATH_INFO", "")
+    uri: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+    if not root and path.isascii() and uri.partition("?")[0] == path:
+        # The plain case, and the hit path: the server tells the path, and nothing in it is escaped.
+        return primary_key(
+            environ["wsgi.url_scheme"],
+            fields.get(b"host") or host_of(environ, fields),
+            path,
+            path.encode(),
+            octets(environ.get("QUERY_STRING", "")),
+        )
     raw = _raw_path(environ)
     if path.isascii():
         text = path

@@ -34,7 +34,7 @@ from layergate.errors import ConfigError
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
-from layergate.http.fields import Fields, Lines
+from layergate.http.fields import Fields, Line, Lines
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.policy import TAG_FIELDS
 from layergate.http.request import CREDENTIALS, Request
@@ -70,6 +70,7 @@ _logger = logging.getLogger("layergate")
 _READS: Final = frozenset({"GET", "HEAD"})
 _CAREFUL_BESIDE: Final = CAREFUL - {b"authorization"}
 _MAX_TRIES: Final = 3
+_MAX_TEXTS: Final = 8192
 _LOOK_UP: Final = 5.0  # seconds between two looks of a waiting reader at how things are
 _STATUS: Final = {status.value: f"{status.value} {status.phrase}" for status in http.HTTPStatus}
 # PEP 3333 ("Other HTTP Features"): these are the server's to send, an application must not.
@@ -131,7 +132,7 @@ class LayerGate:
         self._hidden = frozenset(name.decode("latin-1") for name in hidden)
         self._longest = cache.options.max_key_length
         self._has_rules = len(cache.rules) > 0
-        self._bypasses = cache.rules.bypasses
+        self._bypasses = cache.rules.bypasses or None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Body:
         method = environ["REQUEST_METHOD"]
@@ -144,18 +145,18 @@ class LayerGate:
             if method in SAFE_METHODS:
                 return self._passing(environ, start_response, self._method_lines)
             return self.app(environ, self._after_unsafe(environ, start_response))
-        if self._bypasses and self._bypassed(route_path(environ)):
+        if self._bypasses is not None and self._bypassed(route_path(environ)):
             self.cache.stack.counters.bypassed += 1
             return self._passing(environ, start_response, self._rule_lines)
         fields = fields_of(environ)
         key = key_of(environ, fields)
-        personal = is_personal(environ)
+        personal = "REMOTE_USER" in environ and is_personal(environ)
         hit: Any = None if personal else self._peek(key, fields)
         if hit.__class__ is tuple:
             stored, lines = hit
             start_response(
                 _STATUS.get(stored.status) or _status(stored.status),
-                [(name.decode("latin-1"), value.decode("latin-1")) for name, value in lines],
+                [_text[line] for line in lines],
             )
             return [stored.body] if method == "GET" else []
         if hit is None and not personal and not CREDENTIALS.isdisjoint(fields):
@@ -168,6 +169,7 @@ class LayerGate:
 
     def _bypassed(self, path: str) -> bool:
         bypasses = self._bypasses
+        assert bypasses is not None
         return len(path) <= self._longest and (
             path in bypasses.exact
             or path.startswith(bypasses.prefixes)
@@ -911,6 +913,22 @@ def send(start_response: StartResponse, served: Served) -> list[bytes]:
 
 def _status(status: int) -> str:
     return _STATUS.get(status) or f"{status} Unknown"
+
+
+class _Text(dict[Line, tuple[str, str]]):
+    """Lines as WSGI wants them. Those of the store are the same ones again and again."""
+
+    def __missing__(self, line: Line) -> tuple[str, str]:
+        name, value = line
+        text = name.decode("latin-1"), value.decode("latin-1")
+        if len(value) <= 256:
+            if len(self) >= _MAX_TEXTS:
+                self.clear()
+            self[line] = text
+        return text
+
+
+_text: Final = _Text()
 
 
 def _texts(lines: Lines) -> Texts:

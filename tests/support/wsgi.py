@@ -70,7 +70,8 @@ class Server:
 
     def answer(self) -> Answer:
         assert self.head is not None
-        return Answer(*self.head, b"".join(self.body))
+        status, fields = self.head
+        return Answer(status, fields, b"".join(self.body))
 
 
 def ask(app: Any, path: str = "/", method: str = "GET", **extra: Any) -> Answer:
