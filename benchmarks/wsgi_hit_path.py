@@ -143,8 +143,13 @@ def hit_case(name: str, environ: dict[str, Any], *headers: tuple[str, str]) -> W
     origin = Origin(("Cache-Control", "public, max-age=86400"), *headers)
     gate = LayerGate(origin)
     heads: list[Any] = []
+
+    def start_response(*head: Any) -> Callable[[bytes], object]:
+        heads.append(head)
+        return heads.append
+
     for _ in range(2):
-        body = b"".join(gate(environ.copy(), lambda *head: heads.append(head) or bytes))
+        body = b"".join(gate(environ.copy(), start_response))
     told = dict(heads[-1][1]).get("cache-status", "")
     if origin.calls != 1 or body != BODY or "; hit" not in told or "age" not in dict(heads[-1][1]):
         raise SystemExit(f"{name}: not a hit: {told!r}")

@@ -32,9 +32,21 @@ __all__ = [
 
 Environ: TypeAlias = dict[str, Any]
 
-# A variable's field name; b"" for one that is no field. Names are a client's choice: bounded.
-_names: dict[str, bytes] = {}
+
+class _Names(dict[str, bytes]):
+    """The field that a variable stands for; b"" for none. Names are a client's choice: bounded."""
+
+    def __missing__(self, variable: str) -> bytes:
+        name = b""
+        if variable[:5] == "HTTP_":
+            name = octets(variable[5:].replace("_", "-").lower())
+        if len(self) < _MAX_NAMES:
+            self[variable] = name
+        return name
+
+
 _MAX_NAMES: Final = 4096
+_names: Final = _Names()
 
 
 def octets(text: str) -> bytes:
@@ -48,15 +60,14 @@ def octets(text: str) -> bytes:
 def fields_of(environ: Environ) -> dict[bytes, bytes]:
     """The request's header fields by lower-case name. Servers join the lines of one field."""
     fields: dict[bytes, bytes] = {}
-    known = _names.get
+    names = _names
     try:
         for variable, value in environ.items():
-            name = known(variable)
-            if name or (name is None and (name := _learn(variable))):
+            if name := names[variable]:
                 fields[name] = value.encode("latin-1")
     except UnicodeEncodeError:
         for variable, value in environ.items():
-            if name := _learn(variable):
+            if name := names[variable]:
                 fields[name] = octets(value)
     # These two may be there and empty, which is as good as absent (PEP 3333).
     for variable, name in _CONTENT:
@@ -66,16 +77,6 @@ def fields_of(environ: Environ) -> dict[bytes, bytes]:
 
 
 _CONTENT: Final = (("CONTENT_LENGTH", b"content-length"), ("CONTENT_TYPE", b"content-type"))
-
-
-def _learn(variable: str) -> bytes:
-    """The field that a variable stands for; b"" for none."""
-    name = b""
-    if variable[:5] == "HTTP_":
-        name = octets(variable[5:].replace("_", "-").lower())
-    if len(_names) < _MAX_NAMES:
-        _names[variable] = name
-    return name
 
 
 def host_of(environ: Environ, fields: dict[bytes, bytes]) -> bytes:
@@ -92,7 +93,7 @@ def key_of(environ: Environ, fields: dict[bytes, bytes]) -> bytes:
     """The cache key of the target."""
     root: str = environ.get("SCRIPT_NAME", "")
     path: str = root + environ.get("PATH_INFO", "")
-    uri: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+    uri: str = environ.get("REQUEST_URI") or environ.get("RAW_URI") or ""
     if not root and path.isascii() and uri.partition("?")[0] == path:
         # The plain case, and the hit path: the server tells the path, and nothing in it is escaped.
         return primary_key(
