@@ -11,6 +11,7 @@ from typing import Any
 
 import layergate
 from layergate import LayerGate
+from layergate.wsgi import LayerGate as WSGILayerGate
 
 Message = MutableMapping[str, Any]
 calls = 0
@@ -72,12 +73,43 @@ async def main() -> None:
     assert calls == 1, f"the app was called {calls} times, expected 1"
 
 
+def sync_main() -> None:
+    """The same, as a WSGI server asks."""
+    called: list[int] = []
+    told: list[str] = []
+
+    def app(_: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        called.append(1)
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Cache-Control", "max-age=60")])
+        return [b"hello"]
+
+    def start_response(_: str, headers: list[tuple[str, str]], *__: Any) -> Callable[..., Any]:
+        told.append(dict(headers)["cache-status"])
+        return told.append
+
+    gate = WSGILayerGate(app)
+    for _ in range(2):
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/hello", "HTTP_HOST": "example.org"}
+        body = gate({**environ, "wsgi.url_scheme": "http"}, start_response)
+        assert b"".join(body) == b"hello", body
+    assert "fwd=" in told[0], told
+    assert "hit" in told[1], told
+    assert called == [1], f"the app was called {len(called)} times, expected 1"
+
+
 package = Path(layergate.__file__).parent
 assert package.is_relative_to(sys.prefix), f"imported {package}, not the wheel in {sys.prefix}"
 assert (package / "py.typed").is_file(), "the wheel has no py.typed"
 assert layergate.__version__ == metadata.version("layergate")
 assert "Apache" in (metadata.metadata("layergate")["License-Expression"] or "")
-foreign = {name.partition(".")[0] for name in sys.modules} & {"starlette", "fastapi", "anyio"}
+foreign = {name.partition(".")[0] for name in sys.modules} & {
+    "starlette",
+    "fastapi",
+    "anyio",
+    "flask",
+    "django",
+}
 assert not foreign, f"importing layergate pulled in {foreign}"
 asyncio.run(main())
+sync_main()
 print(f"wheel: layergate {layergate.__version__} works on its own")

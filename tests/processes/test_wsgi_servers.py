@@ -137,6 +137,8 @@ def test_server(name: str, tmp_path: Path) -> None:
     with serving(SERVERS[name], tmp_path) as server:
         try:
             check(server)
+            if name == "gunicorn-gthread":
+                reload(server)
             stop(server)
         except BaseException:
             print(server.log.read_text())  # noqa: T201 - pytest shows it with the failure
@@ -182,6 +184,21 @@ def check(server: Running) -> None:
     if server.kind.module == "pyuwsgi":
         threads = "--enable-threads" in server.kind.command
         assert ("enable-threads:" in server.log.read_text()) == (not threads)
+
+
+def reload(server: Running) -> None:
+    """gunicorn's SIGHUP: new workers, and the old one ends though it has background threads."""
+    server.ask("/stream/2")
+    assert "hit" in server.ask("/stream/2")[1]
+    server.process.send_signal(signal.SIGHUP)
+    limit = time.monotonic() + 10
+    while True:
+        assert time.monotonic() < limit, "the old worker is still there"
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if "stored" in server.ask("/stream/2")[1]:  # a cold cache: the new worker
+                break
+        time.sleep(0.05)
+    assert "hit" in server.ask("/stream/2")[1]
 
 
 def stop(server: Running) -> None:
