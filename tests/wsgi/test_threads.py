@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 
@@ -414,3 +415,87 @@ def test_a_follower_with_something_stale_does_not_wait_for_ever() -> None:
     leader.join(10)
     assert ask(app).body == b"late"
     clean(app)
+
+
+def test_at_random_nothing_hangs_or_is_left_behind() -> None:
+    """Clients that read, leave early and purge; an app that streams, fails and breaks off."""
+    opened = []
+
+    class Body:
+        def __init__(self, chunks) -> None:
+            self.chunks = iter(chunks)
+            self.closed = 0
+            opened.append(self)
+
+        def __iter__(self):
+            return self.chunks
+
+        def close(self) -> None:
+            self.closed += 1
+
+    def chunks(pick, name):
+        for _ in range(pick.randrange(4)):
+            yield name * pick.randrange(1, 400)
+        if pick.random() < 0.1:
+            raise ValueError("in the middle")
+
+    def origin(environ, start_response):
+        pick = random.Random()
+        name = environ["PATH_INFO"].encode()
+        if pick.random() < 0.1:
+            raise ValueError("at once")
+        control = pick.choice([
+            "max-age=60", "max-age=60", "no-store", "private", "no-cache",
+            "max-age=0, stale-while-revalidate=60", "max-age=0, stale-if-error=60",
+        ])  # fmt: skip
+        status = pick.choice(["200 OK", "200 OK", "503 Down", "404 Not Found"])
+        headers = [("Cache-Control", control), ("ETag", '"x"')]
+        if environ.get("HTTP_IF_NONE_MATCH") and pick.random() < 0.5:
+            status = "304 Not Modified"
+        if pick.random() < 0.3:
+            headers.append(("Vary", "Accept"))
+        write = start_response(status, headers)
+        if status[:3] == "304":
+            return Body([])
+        if pick.random() < 0.1:
+            write(name)
+        return Body(chunks(pick, name))
+
+    app = LayerGate(origin, max_body=1000, slow_reader_timeout=0.05, coalesce_timeout=5)
+
+    def client() -> int:
+        pick = random.Random()
+        got = 0
+        for _ in range(300):
+            path = f"/{pick.randrange(4)}"
+            extra = {}
+            if pick.random() < 0.2:
+                extra["HTTP_COOKIE"] = "a=b"
+            if pick.random() < 0.2:
+                extra["HTTP_IF_NONE_MATCH"] = '"x"'
+            if pick.random() < 0.5:
+                extra["HTTP_ACCEPT"] = pick.choice(["a", "b"])
+            if pick.random() < 0.1:
+                app.purge(urls=[f"http://example.org{path}"], soft=pick.random() < 0.5)
+            try:
+                body, server = start(app, path, **extra)
+                try:
+                    for chunk in body:
+                        # Nothing of another target, whatever happens.
+                        assert not chunk.replace(path.encode(), b""), chunk
+                        got += 1
+                        if pick.random() < 0.2:
+                            break
+                finally:
+                    if hasattr(body, "close"):
+                        body.close()
+                assert server.head is not None
+            except (ValueError, OriginAborted):
+                got += 1
+        return got
+
+    results = in_threads(8, client)
+    assert all(isinstance(result, int) for result in results), results
+    app.close()
+    clean(app)
+    assert {body.closed for body in opened} == {1}
