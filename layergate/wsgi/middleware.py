@@ -362,9 +362,9 @@ class LayerGate:
         if not lines and not hidden:
             return self.app(environ, start_response)
 
-        def adding(status: str, headers: Texts, *exc_info: Any) -> Write:
+        def adding(status: str, headers: Texts, exc_info: Any = None) -> Write:
             shown = [line for line in headers if line[0].lower() not in hidden]
-            return start_response(status, shown + lines, *exc_info)
+            return start_response(status, shown + lines, *_raised(exc_info))
 
         return self.app(environ, adding)
 
@@ -375,13 +375,13 @@ class LayerGate:
         method = environ["REQUEST_METHOD"]
         uri = target_uri(environ, fields_of(environ))
 
-        def after(status: str, headers: Texts, *exc_info: Any) -> Write:
+        def after(status: str, headers: Texts, exc_info: Any = None) -> Write:
             code, lines = _head(status, headers)
             if lines is not None and 200 <= code < 400:
                 # Before the client hears of its success: what it reads next is the new state.
                 run_blocking(cache.after_unsafe(uri, method, code, lines))
             shown = [line for line in headers if line[0].lower() not in hidden]
-            return start_response(status, shown + self._method_lines, *exc_info)
+            return start_response(status, shown + self._method_lines, *_raised(exc_info))
 
         return after
 
@@ -486,9 +486,9 @@ class _Fetch:
 
     # -- the app's side ------------------------------------------------------------------------
 
-    def start_response(self, status: str, headers: Texts, exc_info: Any = None, /) -> Write:
+    def start_response(self, status: str, headers: Texts, exc_info: Any = None) -> Write:
         """What the app gets as ``start_response``."""
-        raised = () if exc_info is None else (exc_info,)
+        raised = _raised(exc_info)
         if self._relay is None:
             if self._head is not None and exc_info is None:
                 raise AssertionError("start_response was called twice without exc_info")
@@ -909,6 +909,12 @@ def send(start_response: StartResponse, served: Served) -> list[bytes]:
     lines = [line for line in served.lines if line[0] not in _HOP_BY_HOP]
     start_response(_status(served.status), _texts(lines))
     return [served.body] if served.body else []
+
+
+def _raised(exc_info: Any) -> tuple[Any, ...]:
+    """The last argument for the server's ``start_response``, which some servers only take if it is
+    needed."""
+    return () if exc_info is None else (exc_info,)
 
 
 def _status(status: int) -> str:

@@ -99,6 +99,17 @@ def test_exc_info_after_the_body_has_begun_is_raised(headers) -> None:
     assert cache.cache.stats()["layers"]["memory"]["entries"] == (headers is PRIVATE)  # a marker
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_exc_info_by_name(method) -> None:
+    """PEP 3333 has it by position; servers take both, and so some apps do."""
+
+    def app(environ, start_response):
+        start_response("500 Sorry", FRESH, exc_info=(ValueError, ValueError("boom"), None))
+        return [b"sorry"]
+
+    assert ask(LayerGate(app), method=method).status == "500 Sorry"
+
+
 def test_a_second_head_without_exc_info_is_an_error() -> None:
     def app(environ, start_response):
         start_response("200 OK", FRESH)
