@@ -24,7 +24,7 @@ def origin(environ, start_response):
     kind = path.split("/")[1]
     if kind == "swr":
         control = "max-age=1, stale-while-revalidate=60"
-    elif kind == "private":
+    elif kind in ("private", "private-file"):
         control = "private"
     headers = [
         ("Content-Type", "text/plain"),
@@ -33,7 +33,7 @@ def origin(environ, start_response):
     ]
     if kind == "slow":
         time.sleep(0.3)
-    if kind == "file":
+    if kind in ("file", "private-file"):
         start_response("200 OK", headers)
         make = environ.get("wsgi.file_wrapper")
         opened = Path(__file__).open("rb")  # noqa: SIM115 - whoever sends it closes it

@@ -160,10 +160,13 @@ def check(server: Running) -> None:
         streams = list(pool.map(lambda _: server.ask("/stream/1"), range(3)))
     assert {body for _, _, body in streams} == {b"0\n1\n2\n"}
     assert "hit" in server.ask("/stream/1")[1]
-    # A file: stored, and (the other one has no lifetime) sent by the server itself.
+    # A file: stored, and (the private one) sent by the server itself.
     content = (ROOT / "tests/processes/origin.py").read_bytes()
     assert server.ask("/file/1")[2] == server.ask("/file/1")[2] == content
     assert "hit" in server.ask("/file/1")[1]
+    for _ in range(2):  # the second time through a marker
+        _, told, body = server.ask("/private-file/1")
+        assert (body, "detail=private" in told) == (content, True)
     # Nobody's business.
     assert server.ask("/private/1")[2] != server.ask("/private/1")[2]
     # Unsafe methods invalidate.
