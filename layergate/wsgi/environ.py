@@ -178,7 +178,7 @@ def read_request(
         has_body=(length is not None and length.strip() != b"0") or b"transfer-encoding" in fields,
         obey_directives=obey_directives,
     )
-    request.cookie |= is_personal(environ)
+    request.mark_personal(is_personal(environ))
     return request
 
 

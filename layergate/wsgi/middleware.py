@@ -618,6 +618,7 @@ class _Fetch:
             assert self.look_closer is not None
             quick = None if self.policy else self.quick(lines)
             if quick is not None:
+                cache.stack.counters.forwarded += 1
                 self._relay = Relay.PASS
                 self._to_server(status, quick, raised)
                 return
