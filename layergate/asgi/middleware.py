@@ -115,6 +115,7 @@ class LayerGate:
         )
         if not self.cache.options.strip_tags:
             self._hidden = frozenset()
+        self._adds = bool(self._hidden or self._rule_lines)  # is there a head to change at all?
         self._counters = self.cache.stack.counters
         self._longest = self.cache.options.max_key_length
         self._has_rules = len(self.cache.rules) > 0
@@ -136,7 +137,7 @@ class LayerGate:
             return
         if method not in _READS:
             if method in SAFE_METHODS:
-                if self._method_lines or self._hidden:
+                if self._adds:
                     send = _adding(send, self._method_lines, self._hidden)
                 await self.app(scope, receive, send)
             else:
@@ -147,7 +148,7 @@ class LayerGate:
             or self._bypassed(scope)
         ):
             self._counters.bypassed += 1
-            if self._rule_lines or self._hidden:
+            if self._adds:
                 send = _adding(send, self._rule_lines, self._hidden)
             await self.app(scope, receive, send)
             return
@@ -244,7 +245,7 @@ class LayerGate:
                 await _send(send, answer.response)
                 return
             if isinstance(answer, Pass):
-                if answer.lines or self._hidden:
+                if self._adds:
                     send = _adding(send, answer.lines, self._hidden)
                 await self.app(scope, receive, send)
                 return
@@ -796,7 +797,11 @@ def _adding(send: Send, lines: Lines, hidden: frozenset[bytes]) -> Send:
 
     def adding(message: Message) -> Awaitable[None]:
         if message["type"] == _START:
-            headers = [line for line in message.get("headers", ()) if line[0] not in hidden]
+            headers = list(message.get("headers", ()))
+            for line in headers:
+                if line[0] in hidden:
+                    headers = [line for line in headers if line[0] not in hidden]
+                    break
             headers += lines
             message = {**message, "headers": headers}
         return send(message)
