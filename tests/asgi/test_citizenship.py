@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 import pytest
+from sse_starlette.sse import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser, requires
 from starlette.background import BackgroundTask
@@ -211,7 +212,6 @@ async def test_a_cancelled_refresh_at_shutdown_logs_no_error(caplog):
 
 
 async def test_sse_starlette_streams_to_each_client_and_hears_them_leave():
-    sse = pytest.importorskip("sse_starlette.sse")
     started = 0
     ended: list[int] = []
     beat = asyncio.Event()
@@ -230,7 +230,7 @@ async def test_sse_starlette_streams_to_each_client_and_hears_them_leave():
             finally:
                 ended.append(number)
 
-        return sse.EventSourceResponse(generate())
+        return EventSourceResponse(generate())
 
     site = Site([Route("/", events)])
     clients = [site.call("/") for _ in range(2)]

@@ -18,8 +18,6 @@ from typing import Any, Self
 
 import pytest
 
-pytest.importorskip("uvicorn")
-
 ROOT = Path(__file__).parent.parent.parent
 BOUND = 15.0  # seconds; only a test that hangs takes so long
 
@@ -157,8 +155,6 @@ class Connection:
 
 @pytest.fixture(scope="module", params=["httptools", "h11"])
 def server(request) -> Iterator[Server]:
-    if request.param == "httptools":
-        pytest.importorskip("httptools")
     server = Server(request.param, TEST_ABANDONED_TIMEOUT="0.2")
     yield server
     _, errors = server.stop()

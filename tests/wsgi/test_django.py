@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("django")
-
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 

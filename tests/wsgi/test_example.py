@@ -5,10 +5,6 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("flask")
-
 APP = Path(__file__).parent.parent.parent / "examples/flask/app.py"
 
 

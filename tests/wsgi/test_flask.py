@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextvars
 import threading
 
+import flask
 import pytest
 
 from layergate import Rule, cached
 from layergate.wsgi import LayerGate
-
-flask = pytest.importorskip("flask")
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 
@@ -83,7 +82,7 @@ class Shop:
         def missing(error):
             return "no such page", 404, {"Cache-Control": "max-age=5"}
 
-        self.gate = app.wsgi_app = LayerGate(app.wsgi_app, **options)
+        self.gate = app.wsgi_app = LayerGate(app.wsgi_app, **options)  # type: ignore[method-assign]
         self.client = app.test_client()
 
     def _closed(self) -> None:
