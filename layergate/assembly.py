@@ -10,6 +10,7 @@ from layergate.core.events import Hook
 from layergate.core.layer import Layer
 from layergate.core.loader import Loader, LoadRuntime
 from layergate.core.stack import Stack, WritePolicy
+from layergate.errors import ConfigError
 from layergate.http.cache import Cache
 from layergate.http.key import label_of
 from layergate.layers.memory import MemoryLayer
@@ -85,6 +86,36 @@ class HttpCache(Cache):
         super().__init__(stack, checked)
         if isinstance(self.runtime, ThreadRuntime):
             self.runtime.on_fork(self.forked)
+
+    @classmethod
+    def given(
+        cls,
+        app: object,
+        cache: object,
+        options: dict[str, Any],
+        runtime: type[LoopRuntime | ThreadRuntime],
+    ) -> HttpCache:
+        """The cache of a middleware in the world of ``runtime``: the one it was given, or one made
+        from ``options``. Raises ConfigError for an ``app`` that is none, or for both or neither."""
+        kind, world = ("ASGI", "asyncio") if runtime is LoopRuntime else ("WSGI", "threads")
+        if not callable(app):
+            raise ConfigError(f"app must be a callable {kind} application, got {app!r}")
+        if cache is None:
+            return cls(**{"runtime": runtime(), **options})
+        if options:
+            raise ConfigError(
+                f"cache excludes other options, got {', '.join(sorted(options))} beside it;"
+                " give them to HttpCache(...)"
+            )
+        if not isinstance(cache, HttpCache):
+            raise ConfigError(f"cache must be an HttpCache, got {cache!r}")
+        if not isinstance(cache.runtime, runtime):
+            raise ConfigError(
+                f"cache must be one for {world}, got one with"
+                f" {type(cache.runtime).__name__}; LayerGate for ASGI takes HttpCache(...),"
+                " layergate.wsgi.LayerGate takes HttpCache(runtime=ThreadRuntime(), ...)"
+            )
+        return cache
 
     async def aclose(self) -> None:
         """Wait for background work (at most ``shutdown_timeout`` seconds), then cancel it."""

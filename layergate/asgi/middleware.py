@@ -30,7 +30,7 @@ from layergate.assembly import HttpCache
 from layergate.config import Rule
 from layergate.core.entry import Entry
 from layergate.core.stack import PurgeReceipt
-from layergate.errors import ConfigError, OriginAborted
+from layergate.errors import OriginAborted
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
@@ -84,24 +84,10 @@ class LayerGate:
     """
 
     def __init__(self, app: App, /, cache: HttpCache | None = None, **options: Any) -> None:
-        if not callable(app):
-            raise ConfigError(f"app must be an ASGI application, got {app!r}")
-        if cache is not None and options:
-            raise ConfigError(
-                f"cache excludes other options, got {', '.join(sorted(options))} beside it;"
-                " give them to HttpCache(...)"
-            )
-        if cache is not None and not isinstance(cache, HttpCache):
-            raise ConfigError(f"cache must be an HttpCache, got {cache!r}")
         self.app = app
-        self.cache = HttpCache(**options) if cache is None else cache
-        runtime = self.cache.runtime
-        if not isinstance(runtime, LoopRuntime):
-            raise ConfigError(
-                f"cache must be one for asyncio, got one with {type(runtime).__name__}; make it"
-                " with HttpCache(...) without a runtime, or use layergate.wsgi.LayerGate"
-            )
-        self._runtime = runtime
+        self.cache = HttpCache.given(app, cache, options, LoopRuntime)
+        assert isinstance(self.cache.runtime, LoopRuntime)
+        self._runtime = self.cache.runtime
         admin = self.cache.options.admin
         self._admin = None if admin is None else AdminEndpoint(self.cache, admin)
         self.obey_directives = self.cache.options.request_directives

@@ -30,7 +30,6 @@ from layergate.assembly import HttpCache
 from layergate.config import Rule
 from layergate.core.entry import Entry
 from layergate.core.stack import PurgeReceipt
-from layergate.errors import ConfigError
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
@@ -103,24 +102,9 @@ class LayerGate:
     """
 
     def __init__(self, app: App, /, cache: HttpCache | None = None, **options: Any) -> None:
-        if not callable(app):
-            raise ConfigError(f"app must be a WSGI application, got {app!r}")
-        if cache is not None and options:
-            raise ConfigError(
-                f"cache excludes other options, got {', '.join(sorted(options))} beside it;"
-                " give them to HttpCache(...)"
-            )
-        if cache is not None and not isinstance(cache, HttpCache):
-            raise ConfigError(f"cache must be an HttpCache, got {cache!r}")
         self.app = app
-        if cache is None:
-            cache = HttpCache(**{"runtime": ThreadRuntime(), **options})
-        self.cache = cache
-        if not isinstance(cache.runtime, ThreadRuntime):
-            raise ConfigError(
-                f"cache must be one for threads, got one with {type(cache.runtime).__name__};"
-                " make it with HttpCache(runtime=ThreadRuntime(), ...)"
-            )
+        self.cache = cache = HttpCache.given(app, cache, options, ThreadRuntime)
+        assert isinstance(cache.runtime, ThreadRuntime)
         self._runtime = cache.runtime
         admin = cache.options.admin
         self._admin = None if admin is None else AdminEndpoint(cache, admin)
