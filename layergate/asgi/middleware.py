@@ -40,7 +40,7 @@ from layergate.http.key import primary_key, quoted
 from layergate.http.policy import TAG_FIELDS
 from layergate.http.request import CREDENTIALS, Request
 from layergate.http.rules import Match
-from layergate.http.stored import CAREFUL, Served
+from layergate.http.stored import Served
 from layergate.http.storing import Refused
 from layergate.routes import policy_place
 from layergate.runtime.loop import LoopRuntime
@@ -59,7 +59,6 @@ _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
 _POLICY: Final = "layergate"  # scope key of the place where a route leaves its policy
 _READS: Final = frozenset({"GET", "HEAD"})
-_CAREFUL_BESIDE: Final = CAREFUL - {b"authorization"}
 _FRAMED_BY_FIELDS: Final = frozenset({"1.1", "1.0", "0.9", "1"})  # where fields announce content
 _MAX_TRIES: Final = 3
 _WATCH_AFTER: Final = 5.0  # seconds after which a reader looks whether its client is still there
@@ -131,7 +130,7 @@ class LayerGate:
             return
         if self._bypasses is not None and (
             (scope["path"] in self._bypassed_paths and not scope.get("root_path"))
-            or self._bypassed(scope)
+            or self._bypasses.cover(route_path(scope), self._longest)
         ):
             self._counters.bypassed += 1
             if self._adds:
@@ -172,7 +171,11 @@ class LayerGate:
             return
         if hit is None and not personal and not CREDENTIALS.isdisjoint(fields):
             hit = self.cache.cookie_marker(key, fields)
-        elif hit is None and b"authorization" in fields and self._plain(scope, key, fields):
+        elif (
+            hit is None
+            and self.cache.only_authorized(key, fields)
+            and len(scope["path"]) <= self._longest
+        ):
             hit = Refused.AUTHORIZATION
         if hit is not None and method == "GET":
             match = None
@@ -181,26 +184,6 @@ class LayerGate:
             await self._unshared(scope, receive, send, match, fields)
             return
         await self._answer(scope, receive, send)
-
-    def _bypassed(self, scope: Scope) -> bool:
-        path = route_path(scope) if scope.get("root_path") else scope["path"]
-        bypasses = self._bypasses
-        assert bypasses is not None
-        return len(path) <= self._longest and (
-            path in bypasses.exact
-            or path.startswith(bypasses.prefixes)
-            or (bypasses.matches is not None and bypasses.matches(path) is not None)
-        )
-
-    def _plain(self, scope: Scope, key: bytes, fields: dict[bytes, bytes]) -> bool:
-        """Is this a request with Authorization, and nothing else to look closer at, for a target of
-        which nothing is stored? Then it is for nobody else, and nobody waits for it."""
-        return (
-            _CAREFUL_BESIDE.isdisjoint(fields)
-            and b"cache-control" not in fields
-            and len(scope["path"]) <= self._longest
-            and self.cache.absent(key)
-        )
 
     async def purge(self, **what: Any) -> PurgeReceipt:
         """As `HttpCache.purge`."""

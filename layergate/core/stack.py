@@ -292,6 +292,17 @@ class Stack:
         True if any layer held it.
         """
         await self.invalidate((Mark("key", self._label(key)),))
+        held, failed = await self.discard(key)
+        if failed and self.write_policy == "strict":
+            raise PartialWriteError(failed, ())
+        return held
+
+    async def discard(self, key: Key) -> tuple[bool, dict[str, BaseException]]:
+        """Remove one key from every layer, and nothing else: other keys with its label, and fills
+        of it that are under way, are left alone.
+
+        Returns whether any layer held it, and what the layers raised that failed.
+        """
         held = False
         failed: dict[str, BaseException] = {}
         for layer in self.layers:
@@ -300,9 +311,7 @@ class Stack:
             except Exception as error:
                 failed[layer.name] = error
                 self.counters.on("layer_error", layer=layer.name, operation="delete", error=error)
-        if failed and self.write_policy == "strict":
-            raise PartialWriteError(failed, ())
-        return held
+        return held, failed
 
     async def clear(self) -> None:
         """Drop everything from every layer, fills under way included."""

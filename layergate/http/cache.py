@@ -16,7 +16,6 @@ The cache never calls the app; the adapter does.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -24,7 +23,6 @@ from layergate.config import MAX_TAG_LENGTH, Options
 from layergate.core.entry import Entry
 from layergate.core.flight import Flights
 from layergate.core.invalidation import Mark, glob
-from layergate.core.layer import Key
 from layergate.core.stack import PurgeReceipt, Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
@@ -34,7 +32,7 @@ from layergate.http.exchange import Exchange
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.invalidation import invalidated_uris, invalidates
 from layergate.http.key import variant_key
-from layergate.http.policy import TAG_FIELDS, Plan, plan_storage, plan_update
+from layergate.http.policy import TAG_FIELDS, Plan, plan_update
 from layergate.http.request import Request
 from layergate.http.rules import Match, RuleSet
 from layergate.http.selecting import secondary_key, vary_names
@@ -47,6 +45,7 @@ __all__ = ["Answer", "Cache", "Follow", "Lead", "Pass", "Serve", "purge_marks"]
 
 _AGES: Final[tuple[Line, ...]] = tuple((b"age", b"%d" % age) for age in range(3600))
 _MEMO: Final = 8192
+_CAREFUL_BESIDE: Final = CAREFUL - {b"authorization"}
 # Refusals that say something about this request, not about its target.
 _REQUEST_ONLY: Final = frozenset({
     Refused.REQUEST_NO_STORE, Refused.AUTHORIZATION, Refused.COOKIE, Refused.USER, Refused.METHOD,
@@ -267,9 +266,16 @@ class Cache:
             lines = self.without_tags(lines)
         return [*lines, *self.pass_lines(reason, _UNSHARED_FWD.get(reason, "miss"))]
 
-    def absent(self, key: bytes) -> bool:
-        """Is certainly nothing stored under ``key``?"""
-        return self.stack.peek_is_enough and self.stack.peek(key) is None
+    def only_authorized(self, key: bytes, fields: Mapping[bytes, bytes]) -> bool:
+        """Is this a request with Authorization, and nothing else to look closer at, for a target of
+        which certainly nothing is stored? Then it is for nobody else, and nobody waits for it."""
+        return (
+            b"authorization" in fields
+            and b"cache-control" not in fields
+            and _CAREFUL_BESIDE.isdisjoint(fields)
+            and self.stack.peek_is_enough
+            and self.stack.peek(key) is None
+        )
 
     # -- everything else -----------------------------------------------------------------------
 
@@ -343,9 +349,7 @@ class Cache:
             self.stack.counters.on("refresh_skipped", request=request, reason="too many")
             return None
         sanitised = request.for_refresh()
-        exchange = Exchange(
-            self, sanitised, storage_key=key, flight_key=key, entry=entry, fwd="stale", match=match
-        )
+        exchange = self._exchange(sanitised, selected, key, entry, "stale", match)
         if self.flights.lead(key, exchange, instead_of=present) is not exchange:
             return None
         if self._newer(key, entry):
@@ -368,9 +372,7 @@ class Cache:
         key: bytes | None = selected.storage_key
         marker = selected.marker
         if request.cookie and marker is None:
-            marked = await self._lookup(selected.storage_key + _WITH_COOKIE)
-            if marked is not None and marked.fresh_until > self.stack.runtime.now():
-                marker = marked.value if isinstance(marked.value, HitForMiss) else None
+            marker = self._live_marker(await self._lookup(selected.storage_key + _WITH_COOKIE))
         if (
             alone
             or marker is not None
@@ -441,7 +443,7 @@ class Cache:
         request has nothing that calls for a closer look."""
         if not forwards_plainly(fields):
             return None
-        return self._marker(key + _WITH_COOKIE)
+        return self._live_marker(self.stack.peek(key + _WITH_COOKIE))
 
     async def late(
         self, request: Request, match: Match | None, *, stamp: int, request_time: float
@@ -465,23 +467,17 @@ class Cache:
         value = entry.value
         if isinstance(value, StoredResponse):
             return _Selected(entry, key, None, False)
-        if isinstance(value, HitForMiss):
-            marker = value if entry.fresh_until > self.stack.runtime.now() else None
-            return _Selected(None, key, marker, False)
         if not isinstance(value, VariantIndex):
-            return _Selected(None, key, None, False)
+            return _Selected(None, key, self._live_marker(entry), False)
         first: bytes | None = None
-        marker = None
+        marker: HitForMiss | None = None
         for names in value.names:
             variant = variant_key(key, secondary_key(names, request.fields))
             first = variant if first is None else first
             found = await self._lookup(variant)
-            if found is None:
-                continue
-            if isinstance(found.value, StoredResponse):
+            if found is not None and isinstance(found.value, StoredResponse):
                 return _Selected(found, variant, None, False)
-            if isinstance(found.value, HitForMiss) and found.fresh_until > self.stack.runtime.now():
-                marker = found.value
+            marker = self._live_marker(found) or marker
         return _Selected(None, first or key, marker, True)
 
     async def _lookup(self, key: bytes) -> Entry | None:
@@ -493,8 +489,7 @@ class Cache:
         found = await self.stack.lookup(key)
         return None if found is None else found.entry
 
-    def _marker(self, key: bytes) -> HitForMiss | None:
-        entry = self.stack.peek(key)
+    def _live_marker(self, entry: Entry | None) -> HitForMiss | None:
         if entry is None or entry.fresh_until <= self.stack.runtime.now():
             return None
         return entry.value if isinstance(entry.value, HitForMiss) else None
@@ -699,7 +694,7 @@ class Cache:
         if variant is not None:
             variants = [*(other for other in variants if other != variant), variant]
         while len(variants) > self.options.max_variants:
-            await self._discard(variants.pop(0))
+            await self.stack.discard(variants.pop(0))
         expires = max(expires, now + _INDEX_LIFETIME, 0.0 if present is None else present.expires)
         index = Entry(
             VariantIndex(tuple(sets), tuple(variants)),
@@ -724,7 +719,7 @@ class Cache:
         if exchange.mismatched:
             # The origin has something else than what is stored. Whoever comes next shall ask
             # without its validators.
-            await self._discard(exchange.storage_key)
+            await self.stack.discard(exchange.storage_key)
             return
         reason = exchange.refused
         if exchange.plan is not None and exchange.plan.names and reason is None:
@@ -773,17 +768,6 @@ class Cache:
         )
         await self.stack.store(key, marker)
 
-    async def _discard(self, key: Key) -> None:
-        for layer in self.stack.layers:
-            try:
-                gone = layer.delete(key)
-                if inspect.isawaitable(gone):
-                    await gone
-            except Exception as error:
-                self.stack.counters.on(
-                    "layer_error", layer=layer.name, operation="delete", error=error
-                )
-
     def interned(self, lines: Lines) -> Lines:
         """The same lines, equal ones shared between responses: most fields of most responses are
         the same, and a tuple of two byte strings costs more than it holds."""
@@ -828,15 +812,7 @@ class Cache:
         stored: StoredResponse = entry.value
         fields = Fields(lines)
         now = self.stack.runtime.now()
-        own = plan_storage(
-            request,
-            200,
-            fields,
-            exchange.match,
-            self.options,
-            request_time=exchange.request_time,
-            response_time=now,
-        )
+        own = exchange.planned(200, fields, exchange.match, now)
         if isinstance(own, Refused) and (
             request.cookie or request.authorization or request.personal or own in _REQUEST_ONLY
         ):

@@ -201,17 +201,23 @@ class Exchange:
             return False
         if self.request.method != "GET" or self.refused is not None:
             return True
-        cache = self._cache
-        planned = plan_storage(
+        match = self.match if route is None else route
+        planned = self.planned(status, Fields(lines), match, self._cache.stack.runtime.now())
+        return isinstance(planned, Refused)
+
+    def planned(
+        self, status: int, fields: Fields, match: Match | None, now: float
+    ) -> Plan | Refused:
+        """How a response to this request, received at ``now``, is to be stored, or why not."""
+        return plan_storage(
             self.request,
             status,
-            Fields(lines),
-            self.match if route is None else route,
-            cache.options,
+            fields,
+            match,
+            self._cache.options,
             request_time=self.request_time,
-            response_time=cache.stack.runtime.now(),
+            response_time=now,
         )
-        return isinstance(planned, Refused)
 
     def head(
         self,
@@ -246,15 +252,7 @@ class Exchange:
             self.client_lines = [*cleaned, *cache.forward_line(self)]
             self._become(State.RELEASED)
             return Relay.PASS
-        planned = self.refused or plan_storage(
-            self.request,
-            status,
-            fields,
-            self.match,
-            cache.options,
-            request_time=self.request_time,
-            response_time=now,
-        )
+        planned = self.refused or self.planned(status, fields, self.match, now)
         if isinstance(planned, Plan):
             planned = Refused.TRAILERS if trailers else self._check_length(status, fields, planned)
         if isinstance(planned, Refused):
@@ -264,9 +262,7 @@ class Exchange:
             self._become(State.RELEASED)
             return Relay.PASS
 
-        if planned.names:
-            planned = planned._replace(lines=with_vary(planned.lines, planned.names))
-            cleaned = with_vary(cleaned, planned.names)
+        cleaned = with_vary(cleaned, planned.names)
         self.plan = planned
         self.secondary = secondary_key(planned.names, self.request.fields)
         self.response = Head(status, cleaned, planned.lines)

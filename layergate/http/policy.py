@@ -182,10 +182,10 @@ def plan_storage(
     if expires <= response_time:
         return Refused.EXPIRED
     drop = TAG_FIELDS if options.strip_tags else frozenset()
+    if allow_set_cookie:
+        drop |= _SET_COOKIE
     return Plan(
-        lines=storable_fields(
-            fields, directives, drop=drop | _SET_COOKIE if allow_set_cookie else drop
-        ),
+        lines=with_vary(storable_fields(fields, directives, drop=drop), names),
         generated=generated,
         received=response_time,
         fresh_until=fresh_until,
@@ -246,7 +246,7 @@ def plan_update(
         if len(tags) > options.max_tags:
             planned = Refused.TAGS
         else:
-            planned = planned._replace(tags=tags, lines=with_vary(planned.lines, planned.names))
+            planned = planned._replace(tags=tags)
     if options.strip_tags:
         lines = [line for line in lines if line[0] not in TAG_FIELDS]
     return planned, lines

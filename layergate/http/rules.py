@@ -131,6 +131,14 @@ class Bypasses:
             either = "|".join(f"(?:{pattern})" for pattern in patterns)
             self.matches = re.compile(either, re.DOTALL).fullmatch
 
+    def cover(self, path: str, longest: int) -> bool:
+        """Is this path, if it has no more than ``longest`` characters, one of them?"""
+        return len(path) <= longest and (
+            path in self.exact
+            or path.startswith(self.prefixes)
+            or (self.matches is not None and self.matches(path) is not None)
+        )
+
     def __bool__(self) -> bool:
         return bool(self.exact or self.prefixes or self.matches)
 

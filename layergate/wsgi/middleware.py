@@ -38,7 +38,7 @@ from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.policy import TAG_FIELDS
 from layergate.http.request import CREDENTIALS, Request
 from layergate.http.rules import Match
-from layergate.http.stored import CAREFUL, Served
+from layergate.http.stored import Served
 from layergate.http.storing import Refused
 from layergate.routes import policy_place
 from layergate.runtime.threads import ThreadRuntime, run_blocking
@@ -67,7 +67,6 @@ Texts: TypeAlias = list[tuple[str, str]]
 _logger = logging.getLogger("layergate")
 
 _READS: Final = frozenset({"GET", "HEAD"})
-_CAREFUL_BESIDE: Final = CAREFUL - {b"authorization"}
 _MAX_TRIES: Final = 3
 _MAX_TEXTS: Final = 8192
 _LOOK_UP: Final = 5.0  # seconds between two looks of a waiting reader at how things are
@@ -129,7 +128,7 @@ class LayerGate:
             if method in SAFE_METHODS:
                 return self._passing(environ, start_response, self._method_lines)
             return self.app(environ, self._after_unsafe(environ, start_response))
-        if self._bypasses is not None and self._bypassed(route_path(environ)):
+        if self._bypasses is not None and self._bypasses.cover(route_path(environ), self._longest):
             self.cache.stack.counters.bypassed += 1
             return self._passing(environ, start_response, self._rule_lines)
         fields = fields_of(environ)
@@ -145,30 +144,15 @@ class LayerGate:
             return [stored.body] if method == "GET" else []
         if hit is None and not personal and not CREDENTIALS.isdisjoint(fields):
             hit = self.cache.cookie_marker(key, fields)
-        elif hit is None and b"authorization" in fields and self._plain(environ, key, fields):
+        elif (
+            hit is None
+            and self.cache.only_authorized(key, fields)
+            and len(environ.get("PATH_INFO", "")) <= self._longest
+        ):
             hit = Refused.AUTHORIZATION
         if hit is not None and method == "GET":
             return self._unshared(environ, start_response, fields, key)
         return self._answer(environ, start_response, fields, key)
-
-    def _bypassed(self, path: str) -> bool:
-        bypasses = self._bypasses
-        assert bypasses is not None
-        return len(path) <= self._longest and (
-            path in bypasses.exact
-            or path.startswith(bypasses.prefixes)
-            or (bypasses.matches is not None and bypasses.matches(path) is not None)
-        )
-
-    def _plain(self, environ: Environ, key: bytes, fields: dict[bytes, bytes]) -> bool:
-        """Is this a request with Authorization, and nothing else to look closer at, for a target of
-        which nothing is stored? Then it is for nobody else, and nobody waits for it."""
-        return (
-            b"cache-control" not in fields
-            and _CAREFUL_BESIDE.isdisjoint(fields)
-            and len(environ.get("PATH_INFO", "")) <= self._longest
-            and self.cache.absent(key)
-        )
 
     def purge(self, **what: Any) -> PurgeReceipt:
         """As `HttpCache.purge`, blocking."""
