@@ -22,10 +22,10 @@ unexport VIRTUAL_ENV CONDA_PREFIX WEB_CONCURRENCY __PYVENV_LAUNCHER__
 .DEFAULT_GOAL := help
 # One environment, several targets: with -j two pips would install into it at once.
 .NOTPARALLEL:
-.PHONY: help test check demo bench soak clean
+.PHONY: help test check demo demo-fleet bench soak clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 
 test: ## the test suite (ARGS="-k vary -x")
 	@tools/env.sh $(VENV) test $(PYTHON)
@@ -45,6 +45,10 @@ check: ## lint, format, types, import contracts; build the wheel and use it on i
 demo: ## the example app behind LayerGate, asked over real HTTP; stays up in a terminal
 	@tools/env.sh $(VENV) demo $(PYTHON)
 	@$(PY) examples/fastapi/demo.py $(ARGS)
+
+demo-fleet: ## two instances of it and a Valkey: one fetch for a burst across both, one purge for both
+	@tools/env.sh $(VENV) demo-fleet $(PYTHON)
+	@$(PY) examples/fastapi/demo_fleet.py $(ARGS)
 
 bench: ## how fast, beside the floor, Starlette, FastAPI and other caches (minutes)
 	@tools/env.sh $(BENCH_VENV) bench $(PYTHON)

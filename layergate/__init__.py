@@ -8,7 +8,7 @@ See the README for the options, `docs/architecture.md` for how it works.
 from layergate.asgi import LayerGate
 from layergate.assembly import CacheStack, HttpCache
 from layergate.config import Admin, Rule
-from layergate.core.stack import PurgeReceipt
+from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import (
     ConfigError,
     FetchAborted,

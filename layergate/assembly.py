@@ -7,15 +7,17 @@ from typing import Any
 
 from layergate.config import Options
 from layergate.core.events import Hook
+from layergate.core.fleet import SharedLayer
 from layergate.core.layer import Layer
 from layergate.core.loader import Loader, LoadRuntime
 from layergate.core.stack import Stack, WritePolicy
 from layergate.errors import ConfigError
 from layergate.http.cache import Cache
 from layergate.http.key import label_of
+from layergate.http.wire import VALUES
 from layergate.layers.memory import MemoryLayer
 from layergate.runtime.loop import LoopRuntime
-from layergate.runtime.threads import ThreadRuntime
+from layergate.runtime.threads import ThreadRuntime, run_blocking
 
 __all__ = ["CacheStack", "HttpCache"]
 
@@ -58,6 +60,13 @@ class CacheStack(Loader):
             layer_timeout=layer_timeout,
         )
 
+    async def aclose(self, timeout: float = 5.0) -> None:
+        """Wait at most ``timeout`` seconds for background work, then cancel it; leave the fleet and
+        close connections. What is asked for later opens them anew."""
+        await self.leave()
+        await self.runtime.aclose(timeout)
+        await self.disconnect()
+
 
 class HttpCache(Cache):
     """The HTTP cache, ready to be given to one or more `LayerGate` middlewares.
@@ -76,16 +85,21 @@ class HttpCache(Cache):
         layers = checked.layers
         if layers is None:
             layers = (MemoryLayer(checked.memory or "64MB", clock=self.runtime.now),)
+            if checked.shared is not None:
+                layers = (*layers, _shared_layer(checked.shared))
         stack = Stack(
             tuple(layers),
             runtime=self.runtime,
             label=label_of,
             layer_timeout=float(checked.layer_timeout),  # type: ignore[arg-type]
             hooks=checked.hooks,
+            values=VALUES,
         )
         super().__init__(stack, checked)
         if isinstance(self.runtime, ThreadRuntime):
             self.runtime.on_fork(self.forked)
+            if stack.fleet is not None:
+                self.runtime.on_exit(self._farewell)
 
     @classmethod
     def given(
@@ -118,5 +132,25 @@ class HttpCache(Cache):
         return cache
 
     async def aclose(self) -> None:
-        """Wait for background work (at most ``shutdown_timeout`` seconds), then cancel it."""
+        """Wait for background work (at most ``shutdown_timeout`` seconds), then cancel it; leave the
+        fleet, so that no purge waits for this instance. A later request joins it again."""
+        await self.stack.leave()
         await self.runtime.aclose(float(self.options.shutdown_timeout))  # type: ignore[arg-type]
+        await self.stack.disconnect()
+
+    def _farewell(self) -> None:
+        """Purges need not wait for a process that has ended."""
+        run_blocking(self.stack.leave())
+
+
+def _shared_layer(shared: Any) -> Layer:
+    if isinstance(shared, Layer):
+        if not isinstance(shared, SharedLayer):
+            raise ConfigError(
+                f"shared must be a layer that instances share, such as RedisLayer, got {shared!r};"
+                " others go into layers=[...]"
+            )
+        return shared
+    from layergate.layers.redis import RedisLayer
+
+    return RedisLayer(shared)

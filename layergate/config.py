@@ -271,6 +271,19 @@ def _rules(rules: Any) -> tuple[Rule, ...]:
     return checked
 
 
+def _check_shared(shared: Any) -> None:
+    """What is certainly wrong; the layer that is made of it looks closer."""
+    if isinstance(shared, str) and "://" in shared:
+        return
+    if isinstance(shared, str | bytes | bool | int | float | Collection | type):
+        # A text may hold a password.
+        secret = isinstance(shared, str) and "@" in shared
+        raise ConfigError(
+            "shared must be a URL such as 'redis://localhost:6379/0', a redis-py client or a"
+            f" RedisLayer, got {'a text without a scheme' if secret else repr(shared)}"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """Everything an `HttpCache` can be told; `LayerGate(app, **options)` takes the same names.
@@ -278,7 +291,11 @@ class Options:
     What is stored
       ``memory``            budget of the memory layer: body + headers + key + overhead. Bytes; None:
                             64 MB.
-      ``layers``            layers of your own instead, top first; excludes ``memory``.
+      ``shared``            the layer that all instances share, below the memory layer: a URL
+                            (``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://``,
+                            ``redis+sentinel://``), a redis-py client, or a `RedisLayer` with options
+                            of its own. None: this process alone.
+      ``layers``            layers of your own instead, top first; excludes ``memory``, ``shared``.
       ``rules``             policies by path, first match wins.
       ``heuristic``         fraction of the time since Last-Modified that a response without explicit
                             freshness counts as fresh (RFC 9111 4.2.2), e.g. 0.1. None: off.
@@ -291,7 +308,10 @@ class Options:
 
     What happens at the same time
       ``collapse``          concurrent identical requests share one call of the app.
-      ``coalesce_timeout``  how long a follower waits for the leader's response to begin. s.
+      ``coalesce_timeout``  how long a follower waits for the leader's response: to begin, or, if the
+                            leader is another instance, to be stored. s.
+      ``coalesce_fallback`` what follows that: ``"fetch"``, a fetch of its own; ``"504"``, a stale
+                            response if ``stale-if-error`` permits one, or else 504.
       ``max_waiters``       followers in this process; more are passed.
       ``hit_for_miss_ttl``  how long a target that turned out not to be shareable is not collapsed. s.
       ``background_refreshes``  refreshes at a time; more are put off to a later request.
@@ -318,6 +338,7 @@ class Options:
     """
 
     memory: int | str | None = None
+    shared: Any = None
     layers: Collection[Any] | None = None
     rules: Collection[Rule] = ()
     admin: Admin | None = None
@@ -330,6 +351,7 @@ class Options:
     keep: Seconds = 3600.0
     collapse: bool = True
     coalesce_timeout: Seconds = 30.0
+    coalesce_fallback: str = "fetch"
     max_waiters: int = 100_000
     hit_for_miss_ttl: Seconds = 120.0
     background_refreshes: int = 64
@@ -348,6 +370,16 @@ class Options:
         put = object.__setattr__
         if self.memory is not None and self.layers is not None:
             raise ConfigError("memory excludes layers; write layers=[MemoryLayer(...), ...] alone")
+        if self.shared is not None and self.layers is not None:
+            raise ConfigError(
+                "shared excludes layers; write layers=[MemoryLayer(...), RedisLayer(...)] alone"
+            )
+        if self.shared is not None:
+            _check_shared(self.shared)
+        if self.coalesce_fallback not in ("fetch", "504"):
+            raise ConfigError(
+                f"coalesce_fallback must be 'fetch' or '504', got {self.coalesce_fallback!r}"
+            )
         memory = parse_size("64MB" if self.memory is None else self.memory, option="memory")
         if memory < _LEAST_MEMORY:
             raise ConfigError(

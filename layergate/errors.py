@@ -3,7 +3,9 @@
 LayerGateError
 ├── ConfigError(ValueError)      an option is wrong; raised at start-up
 ├── LayerError                   a layer could not be read or written
+│   ├── LayerUnavailable         it is not asked at all for now: its breaker is open
 │   └── PartialWriteError        strict write policy: some layers took the entry, some did not
+├── WireError                    an entry or a purge that cannot travel, or bytes that are none
 ├── KeyRefused(ValueError)       a key, tag or pattern over its size cap or of the wrong type
 ├── PurgeRefused(ValueError)     a purge request that names nothing, or something unusable
 ├── OriginAborted                the origin broke off a response that was being streamed along
@@ -24,9 +26,11 @@ __all__ = [
     "KeyRefused",
     "LayerError",
     "LayerGateError",
+    "LayerUnavailable",
     "OriginAborted",
     "PartialWriteError",
     "PurgeRefused",
+    "WireError",
 ]
 
 
@@ -46,6 +50,13 @@ class LayerError(LayerGateError):
         self.layer = layer
 
 
+class LayerUnavailable(LayerError):
+    """The layer was not asked: its breaker is open after failures, or it is not part of a stack yet.
+
+    Raised at once, without any I/O.
+    """
+
+
 class PartialWriteError(LayerError):
     """Strict write policy: at least one layer refused the write.
 
@@ -58,6 +69,11 @@ class PartialWriteError(LayerError):
         super().__init__(next(iter(failed)), f"write failed in layer(s): {names}")
         self.failed = dict(failed)
         self.written = written
+
+
+class WireError(LayerGateError):
+    """Something cannot travel to a shared layer, or what came from there is not to be used: damaged,
+    forged, too large, or written by a version that this one does not know. For a reader, a miss."""
 
 
 class KeyRefused(LayerGateError, ValueError):

@@ -29,7 +29,7 @@ from layergate.asgi.scope import (
 from layergate.assembly import HttpCache
 from layergate.config import Rule
 from layergate.core.entry import Entry
-from layergate.core.stack import PurgeReceipt
+from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import OriginAborted
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
@@ -70,6 +70,7 @@ class _Next(enum.Enum):
     DONE = enum.auto()
     AGAIN = enum.auto()  # decide anew
     ALONE = enum.auto()  # decide anew, and wait for nobody
+    LATE = enum.auto()  # so too, for the wait was too long
     FRESH = enum.auto()  # decide anew, without what is stored
 
 
@@ -204,10 +205,10 @@ class LayerGate:
             incoming.close()
 
     async def _decide(self, scope: Scope, receive: _Incoming, send: Send, request: Request) -> None:
-        alone = fresh = False
+        alone = fresh = late = False
         tries = 0
         while True:
-            answer = await self.cache.open(request, alone=alone, fresh=fresh)
+            answer = await self.cache.open(request, alone=alone, fresh=fresh, late=late)
             if isinstance(answer, Serve):
                 if answer.refresh is not None:
                     self._spawn_refresh(scope, answer.refresh)
@@ -231,7 +232,8 @@ class LayerGate:
             receive.rewind()
             fresh = then is _Next.FRESH
             # Each turn waited for somebody else's fetch; enough of that.
-            alone = then is _Next.ALONE or tries >= _MAX_TRIES
+            late = then is _Next.LATE
+            alone = late or then is _Next.ALONE or tries >= _MAX_TRIES
 
     # -- following -----------------------------------------------------------------------------
 
@@ -255,7 +257,7 @@ class LayerGate:
                     await _send(send, cache.stale(exchange, request, stale, follower=True))
                     return _Next.DONE
                 counters.on("wait_timeout", request=request)
-                return _Next.ALONE
+                return _Next.LATE
             if state is State.RELEASED:
                 return _Next.ALONE
             if state is State.FAILED or reader.late or not reader.usable():
@@ -593,6 +595,9 @@ class _Tap:
     async def run(self) -> None:
         """Call the app; never raises, but for cancellation."""
         exchange = self.exchange
+        if exchange.refreshes and not await self._cache.may_refresh(exchange):
+            exchange.abort()
+            return
         self._scope[_POLICY] = self.policy
         policy_place.set(self.policy)  # (this task has a context of its own)
         try:
@@ -697,8 +702,7 @@ class _Tap:
         if self._cache.stack.peek_is_enough:
             await self._cache.settle(exchange)
         else:
-            work = self._cache.settle(exchange)
-            self._cache.stack.runtime.spawn(work, name="layergate settle")
+            self._cache.aside(self._cache.settle(exchange), "layergate settle")
         if relay is Relay.PASS or relay is Relay.TEE:
             if exchange.request.method == "HEAD":
                 await self._cache.after_head(exchange, message["status"], headers)

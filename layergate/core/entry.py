@@ -84,6 +84,29 @@ class Entry:
         copy.checked = self.checked
         return copy
 
+    def windowed(
+        self, stale_while_revalidate: float | None, stale_if_error: float | None
+    ) -> Entry:
+        """A copy whose stale windows are no longer than these (a layer's own), seconds; None: as
+        they are."""
+        copy = self.clipped(self.fresh_until)
+        if stale_while_revalidate is not None:
+            copy.stale_while_revalidate = min(self.stale_while_revalidate, stale_while_revalidate)
+        if stale_if_error is not None:
+            copy.stale_if_error = min(self.stale_if_error, stale_if_error)
+        # Where nothing but its windows kept it; otherwise it is kept for validation.
+        if self.expires <= self.fresh_until + max(self.stale_while_revalidate, self.stale_if_error):
+            windows = max(copy.stale_while_revalidate, copy.stale_if_error)
+            copy.expires = self.fresh_until + windows
+        return copy
+
+    def distrusted(self, now: float) -> Entry:
+        """A copy that is stale, and may be used only if validated or if the origin fails."""
+        copy = self.clipped(now)
+        copy.expires = self.expires
+        copy.stale_while_revalidate = 0.0
+        return copy
+
     def __repr__(self) -> str:
         return (
             f"Entry({type(self.value).__name__}, fresh_until={self.fresh_until:.3f},"

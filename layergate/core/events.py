@@ -20,18 +20,27 @@ from layergate.errors import ConfigError
 __all__ = ["EVENTS", "Counters", "Hook"]
 
 EVENTS: Final = frozenset({
+    "breaker",         # a layer's circuit breaker is now in `state`
     "backfill",        # an entry was copied from `source` up into `layer`
     "bypass",          # a request was passed by the cache, for `reason`
     "collapsed",       # a request waits for another one's fetch
     "fetch",           # the origin (or loader) is called, because of `reason`
     "fetch_error",     # it failed with `error`
+    "lease_lost",      # a lease ran out before its holder was done
+    "lease_wait",      # another instance fetches this; we wait for it
+    "log_leap",        # the shared layer restarted or failed over: lost purges are appended again
+    "log_reset",       # the shared layer came back empty
+    "log_trimmed",     # the log was trimmed past this instance: it drops what it holds
     "layer_error",     # `operation` on `layer` raised `error`
     "miss",            # nothing usable was stored
     "purge",           # `marks` were appended to the invalidation log
+    "record_refused",  # a record of the shared log could not be read
     "refresh",         # a background refresh began
     "refresh_skipped", # ... or did not, for `reason`
     "refused",         # a response (or value) was not stored, for `reason`
     "revalidated",     # the origin confirmed a stored response
+    "shared_back",     # the shared layer answers again
+    "shared_lost",     # ... does not answer any more, because of `error`
     "soft_timeout",    # a stale value was returned while the fetch goes on
     "stale",           # a stale value was used, for `reason`
     "store",           # an entry was written to the layers

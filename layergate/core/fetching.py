@@ -12,6 +12,7 @@ when it joins, by tag when the tags are known, at the end. Either way it gets a 
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import copy
 import inspect
@@ -22,6 +23,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeAlias, TypeVar
 
 from layergate.core.entry import Entry
 from layergate.core.events import Hook
+from layergate.core.fleet import Lease, Waited
 from layergate.core.flight import Flights, Pulse
 from layergate.core.layer import Key, Layer
 from layergate.core.policy import Policy
@@ -413,9 +415,12 @@ class Fetching(Stack):
         _inside.set(flights[0].crew)
         look = reason in ("miss", "stale")
         pending = {flight.key: flight for flight in flights}
+        lease: Lease | None = None
         try:
             if look:
                 await self._look(pending, policy)
+            if reason != "forced" and len(pending) == 1 and self.leases is not None:
+                lease = await self._take_lease(pending, policy)
             if not pending:
                 return
             for flight in pending.values():
@@ -426,7 +431,7 @@ class Fetching(Stack):
             for key, flight in list(pending.items()):
                 if key in values:
                     try:
-                        await self._keep(flight, values[key], policy)
+                        await self._keep(flight, values[key], policy, lease)
                     except Exception as error:
                         self._failed(flight, error)
                 self._land(flight)
@@ -443,6 +448,57 @@ class Fetching(Stack):
             # Cancelled, or thrown out by the end of the process.
             for flight in pending.values():
                 self._abort(flight)
+            if lease is not None:
+                # Unless this is the end of the process: then it runs out by itself.
+                with contextlib.suppress(RuntimeError):
+                    self.runtime.spawn(lease.release(), name="layergate release")
+
+    async def _take_lease(self, pending: dict[Key, _Flight], policy: Policy) -> Lease | None:
+        """The fleet's right to fetch the one key that is pending. None: it has come by another
+        instance's fetch (then nothing is pending any more), or we go without: the shared layer is
+        away, or the other instance takes longer than ``fetch_term``.
+
+        Fetches of many keys at once take none: each key would have to be waited for in turn.
+        """
+        (key,) = pending
+        flight = pending[key]
+        leases = self.leases
+        assert leases is not None
+        until = self.runtime.monotonic() + self._fetch_term
+        while self.trusted:
+            # Where callers are served already, nobody waits: one refresh in the fleet is enough.
+            background = flight in self._refreshing
+            wait = 0.0 if background else max(0.0, until - self.runtime.monotonic())
+            try:
+                lease = await leases.acquire(key, wait=wait)
+            except Exception as error:
+                self.counters.on("layer_error", layer="shared", operation="lease", error=error)
+                return None
+            if not isinstance(lease, Waited) and not lease.recent:
+                return lease
+            if lease is Waited.TIMEOUT:
+                if background and flight.held is not None:
+                    self.counters.on("refresh_skipped", key=key, reason="another instance does it")
+                    self._land_with(flight, flight.held, pending)
+                return None
+            # Somebody else has fetched it since we looked.
+            found = await self.lookup(key, ttl=policy.per_layer, after=flight.held)
+            if found is not None and self._now() < found.entry.fresh_until:
+                self._land_with(flight, found.entry, pending)
+                if not isinstance(lease, Waited):
+                    await lease.release()
+                return None
+            if not isinstance(lease, Waited):
+                return lease
+        return None
+
+    def _land_with(self, flight: _Flight, entry: Entry, pending: dict[Key, _Flight]) -> None:
+        """End a flight with what the layers have, which was valid when it was looked at, whatever
+        was purged before."""
+        flight.stamp = max(flight.stamp, entry.checked)
+        flight.entry = entry
+        self._land(flight)
+        del pending[flight.key]
 
     async def _look(self, pending: dict[Key, _Flight], policy: Policy) -> None:
         """Land the flights whose key is fresh in some layer; show the others' callers what is stale."""
@@ -470,13 +526,11 @@ class Fetching(Stack):
                     flight.pulse.beat()
                     continue
                 self.counters.on("refresh_skipped", key=key, reason="too many")
-            # It was valid when it was looked at, whatever was purged before.
-            flight.stamp = max(flight.stamp, entry.checked)
-            flight.entry = entry
-            self._land(flight)
-            del pending[key]
+            self._land_with(flight, entry, pending)
 
-    async def _keep(self, flight: _Flight, value: Any, policy: Policy) -> None:
+    async def _keep(
+        self, flight: _Flight, value: Any, policy: Policy, lease: Lease | None
+    ) -> None:
         """Store a fetched value and make it the outcome."""
         key = flight.key
         refused = None
@@ -498,6 +552,8 @@ class Fetching(Stack):
         flight.previous = None
         if refused is None and self._flights.get(key) is not flight:
             refused = "superseded"
+        if refused is None and lease is not None and not await lease.confirm():
+            refused = "superseded"  # by another instance
         if refused is None:
             flight.storing = True
             try:

@@ -28,7 +28,16 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from layergate.core.entry import Entry
 from layergate.errors import KeyRefused
 
-__all__ = ["MAX_PATTERN_LENGTH", "Glob", "LocalLog", "Mark", "MarkKind", "Marks", "glob"]
+__all__ = [
+    "MAX_PATTERN_LENGTH",
+    "Glob",
+    "LocalLog",
+    "Mark",
+    "MarkKind",
+    "Marks",
+    "PurgeReceipt",
+    "glob",
+]
 
 MarkKind: TypeAlias = Literal["tag", "key", "prefix", "glob", "path", "all"]
 
@@ -270,14 +279,16 @@ def _matcher(mark: Mark) -> Glob | None:
 class Marks:
     """What one instance knows of the log: its position and the marks that can still matter.
 
-    ``position`` is the last log position applied; it only grows. Marks are applied by one writer at
-    a time (the log's business) and read by anyone.
+    ``position`` is the last log position applied; it only grows. ``floor``: what is stamped below it
+    is gone, for nobody knows any more what was purged since; it only grows too (see `rise`). Marks
+    are applied by one writer at a time (the log's business) and read by anyone.
     """
 
-    __slots__ = ("_hard", "_soft", "position")
+    __slots__ = ("_hard", "_soft", "floor", "position")
 
     def __init__(self, *, max_marks: int = 100_000, max_patterns: int = 512) -> None:
         self.position = 0
+        self.floor = 0
         self._hard = _Severity(max_marks, max_patterns, 1)
         self._soft = _Severity(max_marks, max_patterns, _SOFT_DEPTH)
 
@@ -292,6 +303,14 @@ class Marks:
         # Last: a reader that sees the new position finds its marks.
         self.position = position
 
+    def rise(self, floor: int) -> None:
+        """Everything stamped before position ``floor`` is gone, and ``position`` is at least there:
+        records in between were lost."""
+        if floor > self.floor:
+            self.floor = floor
+        if floor > self.position:
+            self.position = floor
+
     def purged_since(
         self, since: int, tags: Iterable[str], label: str, *, soft: bool = False
     ) -> bool:
@@ -299,6 +318,8 @@ class Marks:
 
         With ``soft`` a soft purge counts too.
         """
+        if since < self.floor:
+            return True
         tags = tuple(tags)
         return self._hard.since(since, tags, label) is not None or (
             soft and self._soft.since(since, tags, label) is not None
@@ -311,12 +332,16 @@ class Marks:
         """
         position = self.position  # before looking, so that a mark that comes meanwhile is not lost
         since = entry.checked
+        if entry.stamp < self.floor:
+            return False
         if self._hard.since(since, entry.tags, label) is not None:
             return False
         time = self._soft.since(since, entry.tags, label)
         if time is not None and time < entry.fresh_until:
             entry.fresh_until = time
-        entry.checked = position
+        # Not backwards: an instance that is ahead of this one may have stamped it.
+        if position > since:
+            entry.checked = position
         return True
 
     def counts(self) -> dict[str, int]:
@@ -329,20 +354,42 @@ class Marks:
         }
 
 
+class PurgeReceipt(NamedTuple):
+    """How far a purge got when the call returned.
+
+    ``applied`` of the ``instances`` that are alive have applied it. ``final``: it is (G3): all have,
+    and the ones cut off treat what they hold as stale by now. False when the shared system is away
+    (the purge is applied here, and is made up for everywhere as soon as it is back), or when the
+    call was not to wait so long.
+    """
+
+    applied: int
+    instances: int
+    final: bool = True
+
+
 class LocalLog:
     """The log of a single process: an append is applied before it returns."""
 
     __slots__ = ("_lock", "_marks")
 
+    trusted_until: Final = float("inf")
+
     def __init__(self, marks: Marks, lock: AbstractContextManager[Any]) -> None:
         self._marks = marks
         self._lock = lock
 
-    async def append(self, marks: tuple[Mark, ...], time: float) -> tuple[int, int]:
-        """Append and apply. Returns (instances that applied it, instances alive): (1, 1).
+    async def append(
+        self,
+        marks: tuple[Mark, ...],
+        time: float,
+        *,
+        wait: float | None = None,  # noqa: ARG002 - nobody to wait for
+    ) -> PurgeReceipt:
+        """Append and apply.
 
         Raises KeyRefused, with nothing applied, for a pattern that `glob` refuses.
         """
         with self._lock:
             self._marks.apply(self._marks.position + 1, marks, time)
-        return 1, 1
+        return PurgeReceipt(1, 1)

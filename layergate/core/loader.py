@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from layergate.core.entry import Entry
 from layergate.core.events import Hook
 from layergate.core.fetching import Fetching, LoadRuntime
-from layergate.core.invalidation import Mark
+from layergate.core.invalidation import Mark, PurgeReceipt
 from layergate.core.layer import Key, Layer, MaybeAwaitable
 from layergate.core.policy import (
     Options,
@@ -19,7 +19,7 @@ from layergate.core.policy import (
     checked_keys,
     checked_tags,
 )
-from layergate.core.stack import PurgeReceipt, WritePolicy
+from layergate.core.stack import WritePolicy
 from layergate.core.wrap import KeyOf, Wrapped
 from layergate.errors import ConfigError, PurgeRefused
 

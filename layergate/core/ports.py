@@ -39,8 +39,19 @@ class Task(Protocol):
 class Runtime(Protocol):
     """The world the engine runs in."""
 
+    @property
+    def blocking(self) -> bool:
+        """Do waits block the calling thread (threads), or suspend (a loop)? Decides which of a
+        client library's two faces a layer uses."""
+        ...
+
     def now(self) -> float:
         """Seconds since the Unix epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that nobody sets, and that goes on while the machine sleeps, where the
+        system has such a clock. Comparable only within one process."""
         ...
 
     def random(self) -> float:
@@ -64,6 +75,19 @@ class Runtime(Protocol):
         """Run ``work`` in the background, in a clean context. It never outlives `aclose`.
 
         Its exceptions are its own affair: a runtime logs what escapes.
+        """
+        ...
+
+    def background(self) -> bool:
+        """Can work run in the background here? If not, `companion` never runs anything."""
+        ...
+
+    def companion(self, work: Coroutine[Any, Any, Any], *, name: str) -> Task:
+        """Run ``work`` beside everything else, for as long as the process (or loop) lives: on a
+        daemon thread of its own, or in a task that `aclose` cancels without waiting for it. In a
+        clean context; a fork's child does not have it.
+
+        Raises RuntimeError, with ``work`` closed, when it cannot be started.
         """
         ...
 

@@ -11,9 +11,11 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
+from layergate.core.codec import ValueType
 from layergate.core.entry import Entry
 from layergate.core.events import Counters, Hook
-from layergate.core.invalidation import LocalLog, Mark, Marks
+from layergate.core.fleet import Joining, Leases, Log, SharedLayer
+from layergate.core.invalidation import LocalLog, Mark, Marks, PurgeReceipt
 from layergate.core.layer import Key, Layer, MaybeAwaitable, PeekableLayer
 from layergate.core.ports import Runtime
 from layergate.errors import ConfigError, PartialWriteError
@@ -32,13 +34,6 @@ class Found(NamedTuple):
 
     entry: Entry
     layer: str
-
-
-class PurgeReceipt(NamedTuple):
-    """How far a purge got when the call returned: how many of the live instances applied it."""
-
-    applied: int
-    instances: int
 
 
 def _no_peek(_key: Key) -> None:
@@ -71,6 +66,12 @@ class Stack:
     ``label`` turns a key into the text that key, prefix and pattern purges are matched against;
     by default the key itself. Best-effort writes never raise; strict ones raise PartialWriteError.
     ``layer_timeout``: a layer's operation that takes longer has failed, seconds.
+    ``values``: how values that are not plain data go over the wire to a shared layer.
+
+    One of the layers may be shared with other instances (`SharedLayer`): its log is then the
+    stack's log, and its leases make a fetch the fleet's only one. While the log cannot be reached
+    for too long (`trusted`), what the layers hold counts as stale, without a
+    stale-while-revalidate window: a purge may have passed that nobody could tell us of.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Stack:
         max_patterns: int = 512,
         layer_timeout: float = 1.0,
         hooks: Iterable[Hook] = (),
+        values: Sequence[ValueType] = (),
     ) -> None:
         if not isinstance(layers, (list, tuple)) or not layers:
             raise ConfigError(
@@ -109,6 +111,12 @@ class Stack:
                 )
         if type(layer_timeout) not in (int, float) or not layer_timeout > 0:
             raise ConfigError(f"layer_timeout must be > 0 seconds, got {layer_timeout!r}")
+        shared = [layer for layer in layers if isinstance(layer, SharedLayer)]
+        if len(shared) > 1:
+            raise ConfigError(
+                f"layers must have at most one shared layer, for it keeps the log of purges, got"
+                f" {[layer.name for layer in shared]}; drop one"
+            )
         self._layer_timeout = float(layer_timeout)
         for layer in layers:
             _claim(layer, self)
@@ -117,7 +125,14 @@ class Stack:
         self.write_policy = write_policy
         self.counters = Counters(hooks)
         self.marks = Marks(max_marks=max_marks, max_patterns=max_patterns)
-        self._log = LocalLog(self.marks, runtime.lock())
+        # The log that other instances append to as well, or None: then nothing is ever distrusted.
+        self.fleet: Log | None = None
+        self.leases: Leases | None = None
+        self._log: Log | LocalLog = LocalLog(self.marks, runtime.lock())
+        for layer in shared:
+            joining = Joining(self.marks, runtime, self.counters, tuple(values))
+            self.fleet, self.leases = layer.join(joining)
+            self._log = self.fleet
         self._label = label
         top = self.layers[0]
         # The top layer's own peek, for who looks after purges and failures himself (see `peek`).
@@ -127,12 +142,27 @@ class Stack:
         # With nothing below a peekable top, a peek has seen all there is.
         self.peek_is_enough = len(self.layers) == 1 and isinstance(top, PeekableLayer)
 
+    @property
+    def trusted(self) -> bool:
+        """Are the marks known to be complete? Always so without a shared layer."""
+        fleet = self.fleet
+        return fleet is None or self.runtime.monotonic() < fleet.trusted_until
+
+    async def catch_up(self) -> bool:
+        """Make sure of being `trusted`, if that can be had within the shared layer's time budget.
+
+        Returns whether what the layers hold may be taken for fresh by whoever asked.
+        """
+        fleet = self.fleet
+        return fleet is None or self.trusted or await fleet.catch_up()
+
     # -- reading -------------------------------------------------------------------------------
 
     def peek(self, key: Key) -> Entry | None:
         """The entry in the top layer, fresh or stale but not purged; no I/O, no await.
 
-        The caller looks at the times. None if the top layer cannot be peeked, or fails.
+        The caller looks at the times. None if the top layer cannot be peeked, or fails, or if the
+        log has not been heard of for too long.
         """
         try:
             entry = self.top_peek(key)
@@ -145,6 +175,8 @@ class Stack:
         except Exception as error:  # whatever it gave us may be no entry at all
             self.peek_failed(error)
             return None
+        if self.fleet is not None and not self.trusted:
+            return None
         return entry
 
     def peek_failed(self, error: Exception) -> None:
@@ -152,19 +184,30 @@ class Stack:
         top = self.layers[0].name
         self.counters.on("layer_error", layer=top, operation="peek", error=error)
 
-    async def lookup(self, key: Key, *, ttl: Mapping[str, float] | None = None) -> Found | None:
+    async def lookup(
+        self,
+        key: Key,
+        *,
+        ttl: Mapping[str, float] | None = None,
+        after: Entry | None = None,
+    ) -> Found | None:
         """The first fresh entry from the top down; or else, of the stale ones, the freshest (the
         top layer's copy may have a shorter TTL than the one below). Never an expired or purged one.
 
         It is copied into the layers above, where ``ttl`` (layer name -> seconds from now) caps its
         freshness, or the layer's own ``ttl`` does. A layer that fails counts as a miss.
+        With ``after`` only what was fetched or validated later than that one counts.
         """
+        if not await self.catch_up():
+            return await self._lookup_distrusted(key)
         best: tuple[Entry, int] | None = None
         for depth, layer in enumerate(self.layers):
             try:
                 got = layer.get(key)
                 entry: Entry | None = await self._answer(got)
                 if entry is None or not self._usable(key, entry):
+                    continue
+                if after is not None and entry.created <= after.created:
                     continue
             except Exception as error:
                 self.counters.on("layer_error", layer=layer.name, operation="get", error=error)
@@ -182,10 +225,25 @@ class Stack:
                 return None
         return Found(entry, self.layers[depth].name)
 
+    async def _lookup_distrusted(self, key: Key) -> Found | None:
+        """What the top layer holds, as stale: good for validation, and when the origin fails."""
+        top = self.layers[0]
+        try:
+            entry: Entry | None = await self._answer(top.get(key))
+            if entry is None or not self._usable(key, entry):
+                return None
+        except Exception as error:
+            self.counters.on("layer_error", layer=top.name, operation="get", error=error)
+            return None
+        return Found(entry.distrusted(self.runtime.now()), top.name)
+
     async def lookup_many(
         self, keys: Sequence[Key], *, ttl: Mapping[str, float] | None = None
     ) -> dict[Key, Found]:
         """As `lookup`, for many keys, with one `get_many` per layer for what is not fresh yet."""
+        if not await self.catch_up():
+            one_by_one = {key: await self._lookup_distrusted(key) for key in keys}
+            return {key: found for key, found in one_by_one.items() if found is not None}
         best: dict[Key, tuple[Entry, int]] = {}
         wanted = list(dict.fromkeys(keys))
         for depth, layer in enumerate(self.layers):
@@ -268,6 +326,10 @@ class Stack:
             cap = getattr(layer, "ttl", None)
         if cap is not None:
             entry = entry.clipped(self.runtime.now() + cap)
+        revalidate: float | None = getattr(layer, "stale_while_revalidate", None)
+        on_error: float | None = getattr(layer, "stale_if_error", None)
+        if revalidate is not None or on_error is not None:
+            entry = entry.windowed(revalidate, on_error)
         try:
             await self._answer(layer.set(key, entry))
         except Exception as error:
@@ -326,14 +388,18 @@ class Stack:
         if failed and self.write_policy == "strict":
             raise PartialWriteError(failed, ())
 
-    async def invalidate(self, marks: tuple[Mark, ...]) -> PurgeReceipt:
-        """Append to the invalidation log. When this returns, the purge is final (G3).
+    async def invalidate(
+        self, marks: tuple[Mark, ...], *, wait: float | None = None
+    ) -> PurgeReceipt:
+        """Append to the invalidation log. When this returns, the purge is final (G3), if the
+        receipt says so: not while the shared layer is away, nor if ``wait`` seconds (None: as many
+        as it takes, which the log bounds) were too few for every live instance to apply it.
 
         Raises KeyRefused, with nothing purged, for a pattern that `glob` refuses.
         """
-        applied, instances = await self._log.append(marks, self.runtime.now())
+        receipt = await self._log.append(marks, self.runtime.now(), wait=wait)
         self.counters.on("purge", marks=marks)
-        return PurgeReceipt(applied, instances)
+        return receipt
 
     def purged_since(
         self, stamp: int, tags: Iterable[str], key: Key, *, soft: bool = False
@@ -353,7 +419,26 @@ class Stack:
     def forked(self) -> None:
         """In the child of a fork: a lock that another thread of the parent held is never released
         here. The marks themselves are whole, for their position is written last."""
-        self._log = LocalLog(self.marks, self.runtime.lock())
+        if self.fleet is None:
+            self._log = LocalLog(self.marks, self.runtime.lock())
+        else:
+            self.fleet.forked()
+
+    async def leave(self) -> None:
+        """This process stops using the stack: the fleet need not wait for it. It may come back."""
+        if self.fleet is not None:
+            await self.fleet.leave()
+
+    async def disconnect(self) -> None:
+        """Have the layers close what they hold open. They open it again when they are used."""
+        for layer in self.layers:
+            close = getattr(layer, "aclose", None)
+            if close is not None:
+                try:
+                    await self._answer(close())
+                except Exception as error:
+                    name = layer.name
+                    self.counters.on("layer_error", layer=name, operation="close", error=error)
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -372,5 +457,9 @@ class Stack:
         return {
             "events": self.counters.snapshot(),
             "layers": layers,
-            "invalidation": {"position": self.marks.position, **self.marks.counts()},
+            "invalidation": {
+                "position": self.marks.position,
+                **self.marks.counts(),
+                **({} if self.fleet is None else self.fleet.stats()),
+            },
         }

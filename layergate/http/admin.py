@@ -12,6 +12,7 @@ import json
 from typing import Any, Final
 
 from layergate.config import Admin
+from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import PurgeRefused
 from layergate.http.cache import Cache
 from layergate.http.fields import Fields, Lines, split_list
@@ -109,7 +110,7 @@ class AdminEndpoint:
             )
         except PurgeRefused as error:
             return _answer(400, errors=[str(error).replace("urls must", "files must")])
-        return _answer(200, result=receipt._asdict())
+        return _purged(receipt)
 
     async def purge_url(self, uri: str, fields: Fields) -> Served:
         """The ``PURGE`` method on ``uri``, authorised.
@@ -128,7 +129,15 @@ class AdminEndpoint:
                 receipt = await self._cache.purge(urls=[uri], soft=soft)
         except PurgeRefused as error:
             return _answer(400, errors=[str(error)])
-        return _answer(200, result=receipt._asdict())
+        return _purged(receipt)
+
+
+def _purged(receipt: PurgeReceipt) -> Served:
+    """200 when the purge is final, 202 while it still has to reach an instance."""
+    result = {"applied": receipt.applied, "instances": receipt.instances}
+    if receipt.final:
+        return _answer(200, result=result)
+    return _answer(202, result=result, messages=["applied here; not yet confirmed everywhere"])
 
 
 def _within(client: str | None, networks: Any) -> bool:
@@ -147,12 +156,13 @@ def _answer(
     *,
     errors: list[str] | None = None,
     result: dict[str, Any] | None = None,
+    messages: list[str] | None = None,
     extra: Lines | None = None,
 ) -> Served:
     document = {
         "success": not errors,
         "errors": [{"code": status, "message": message} for message in errors or []],
-        "messages": [],
+        "messages": [{"code": status, "message": message} for message in messages or []],
         "result": result,
     }
     return _json(status, document, extra=extra)

@@ -16,19 +16,20 @@ The cache never calls the app; the adapter does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from layergate.config import MAX_TAG_LENGTH, Options
 from layergate.core.entry import Entry
+from layergate.core.fleet import Waited
 from layergate.core.flight import Flights
-from layergate.core.invalidation import Mark, glob
-from layergate.core.stack import PurgeReceipt, Stack
+from layergate.core.invalidation import Mark, PurgeReceipt, glob
+from layergate.core.stack import Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
 from layergate.http.cache_control import parse_cache_control
 from layergate.http.decision import Decision, answers, decide, passes, stale_if_error
-from layergate.http.exchange import Exchange
+from layergate.http.exchange import Exchange, State
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.invalidation import invalidated_uris, invalidates
 from layergate.http.key import variant_key
@@ -134,6 +135,8 @@ class Cache:
         self._marks = stack.marks
         self._obeys = options.request_directives
         self._now = stack.runtime.now
+        self._monotonic = stack.runtime.monotonic
+        self._fleet = stack.fleet
         self._counters = stack.counters
         self._says_status = options.cache_status
 
@@ -182,6 +185,8 @@ class Cache:
         if stored.__class__ is not StoredResponse:
             if stored.__class__ is HitForMiss and forwards_plainly(fields):
                 return stored if entry.fresh_until > self._now() else None
+            return None
+        if self._fleet is not None and self._monotonic() >= self._fleet.trusted_until:
             return None
         now = self._now()
         ttl = entry.fresh_until - now
@@ -279,21 +284,40 @@ class Cache:
 
     # -- everything else -----------------------------------------------------------------------
 
-    async def open(self, request: Request, *, alone: bool = False, fresh: bool = False) -> Answer:
+    async def open(
+        self, request: Request, *, alone: bool = False, fresh: bool = False, late: bool = False
+    ) -> Answer:
         """Decide what to do with a request.
 
         ``alone``: it has waited in vain (for something not shareable, or for too long) and is not
-        to wait again. ``fresh``: what is stored failed validation; fetch without validators.
+        to wait again. ``late``: it was for too long. ``fresh``: what is stored failed validation;
+        fetch without validators.
         """
-        answer = await self._open(request, alone, fresh)
-        if isinstance(answer, _Landed):
-            # Once is enough: what is stored by now is from a fetch that ended just before.
-            answer = await self._open(request, alone, fresh, last=True)
-            assert not isinstance(answer, _Landed)
+        until = 0.0
+        if self.stack.leases is not None:
+            patience = float(self.options.coalesce_timeout)  # type: ignore[arg-type]
+            until = self._monotonic() + patience
+        answer = await self._open(request, alone, fresh, until, last=False)
+        while isinstance(answer, _Landed):
+            # Between threads once is enough: what is stored by now is from a fetch that ended just
+            # before. Between instances it ends with the patience for them.
+            answer = await self._open(request, alone, fresh, until, last=True)
+        if late and isinstance(answer, Lead) and self.options.coalesce_fallback == "504":
+            answer.exchange.abort()
+            return self._too_late(answer.exchange)
         return answer
 
+    def _too_late(self, exchange: Exchange) -> Serve:
+        """The end of the wait for somebody else's fetch, where none of our own is to follow: a
+        stale response if there is one that may be used, or else a 504."""
+        entry, request = exchange.entry, exchange.request
+        if entry is not None and self.stale_if_error(request, entry):
+            self.stack.counters.on("stale", request=request, reason="coalesce-timeout")
+            return Serve(self.stale(exchange, request, entry))
+        return _GATEWAY_TIMEOUT
+
     async def _open(
-        self, request: Request, alone: bool, fresh: bool, *, last: bool = False
+        self, request: Request, alone: bool, fresh: bool, until: float, *, last: bool
     ) -> Answer | _Landed:
         reason = passes(request, max_key_length=self.options.max_key_length)
         if reason is not None:
@@ -318,7 +342,7 @@ class Cache:
         if decision is Decision.MISS:
             entry = None
             self.stack.counters.on("miss", request=request, reason=fwd)
-        return await self._forward(request, entry, fwd, match, selected, alone, last)
+        return await self._forward(request, entry, fwd, match, selected, alone, until, last)
 
     def _serve(
         self,
@@ -356,8 +380,38 @@ class Cache:
             self.flights.land(key, exchange)
             exchange.abort()
             return None
-        self.stack.counters.on("refresh", request=request)
+        exchange.refreshes = True
         return exchange
+
+    async def may_refresh(self, exchange: Exchange) -> bool:
+        """Is this background refresh the fleet's only one? The adapter asks before it calls the
+        app; if not, it aborts the exchange."""
+        request, entry = exchange.request, exchange.entry
+        leases = self.stack.leases
+        if leases is not None and exchange.flight_key is not None and self.stack.trusted:
+            try:
+                lease = await leases.acquire(exchange.flight_key, wait=0.0)
+            except Exception as error:  # away: then each instance looks after itself
+                self._lease_failed(error)
+            else:
+                if isinstance(lease, Waited):
+                    self.stack.counters.on(
+                        "refresh_skipped", request=request, reason="another instance does it"
+                    )
+                    return False
+                exchange.licensed(lease)
+                if lease.recent and entry is not None:
+                    found = await self._lookup(exchange.storage_key)
+                    if found is not None and found.fresh_until > entry.fresh_until:
+                        self.stack.counters.on(
+                            "refresh_skipped", request=request, reason="another instance did it"
+                        )
+                        return False
+        self.stack.counters.on("refresh", request=request)
+        return True
+
+    def _lease_failed(self, error: Exception) -> None:
+        self.stack.counters.on("layer_error", layer="shared", operation="lease", error=error)
 
     async def _forward(
         self,
@@ -367,6 +421,7 @@ class Cache:
         match: Match | None,
         selected: _Selected,
         alone: bool,
+        until: float,
         last: bool,
     ) -> Answer | _Landed:
         key: bytes | None = selected.storage_key
@@ -402,11 +457,68 @@ class Cache:
                 self.flights.land(key, exchange)
                 exchange.abort()  # another thread may have joined it already
                 return _Landed()
+            if self.stack.leases is not None and self.stack.trusted:
+                instead = await self._license(exchange, selected, until)
+                if instead is not None:
+                    exchange.abort()  # those who have joined it decide anew
+                    return instead
             self.stack.counters.on("fetch", request=request, reason=fwd)
             return Lead(exchange)
         self.stack.counters.on("fetch", request=request, reason=fwd)
         exchange = self._exchange(request, selected, None, entry, fwd, match)
         return Lead(exchange)
+
+    async def _license(
+        self, exchange: Exchange, selected: _Selected, until: float
+    ) -> Serve | _Landed | None:
+        """Take the fleet's lease for a fetch, and wait for it if need be (G2).
+
+        None: go ahead. Otherwise somebody else's fetch has brought what we wanted, or it takes too
+        long and the configuration says not to fetch as well.
+        """
+        leases, runtime = self.stack.leases, self.stack.runtime
+        assert leases is not None
+        assert exchange.flight_key is not None
+        request = exchange.request
+        try:
+            while True:
+                wait = max(0.0, until - runtime.monotonic())
+                try:
+                    lease = await leases.acquire(exchange.flight_key, wait=wait)
+                except Exception as error:  # away: then each instance looks after itself
+                    self._lease_failed(error)
+                    return None
+                if lease is Waited.TIMEOUT:
+                    self.stack.counters.on("wait_timeout", request=request)
+                    entry = exchange.entry
+                    if self.options.coalesce_fallback == "504" or (
+                        entry is not None and self.stale_if_error(request, entry)
+                    ):
+                        return self._too_late(exchange)
+                    return None
+                if not isinstance(lease, Waited):
+                    exchange.licensed(lease)
+                    if not lease.recent:
+                        return None
+                    if await self._landed(request, selected):
+                        return _Landed()
+                    return None
+                if await self._landed(request, selected):
+                    return _Landed()
+        except BaseException:
+            exchange.abort()
+            raise
+
+    async def _landed(self, request: Request, seen: _Selected) -> bool:
+        """Is there now something else stored for this request than when it was looked up?"""
+        now = await self._select(request)
+        if now.marker is not None or now.storage_key != seen.storage_key:
+            return True
+        if request.cookie and await self._lookup(seen.storage_key + _WITH_COOKIE) is not None:
+            return True
+        return now.entry is not None and (
+            seen.entry is None or now.entry.fresh_until > seen.entry.fresh_until
+        )
 
     def _newer(self, key: bytes, seen: Entry | None) -> bool:
         """Has something fresher than ``seen`` been stored since that was looked up?
@@ -622,7 +734,12 @@ class Cache:
     # -- storing -------------------------------------------------------------------------------
 
     async def commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
-        """Store a response. False if it was purged while it was fetched."""
+        """Store a response. False if it was purged while it was fetched, or another instance has
+        taken over meanwhile."""
+        if exchange.lease is not None and not await exchange.lease.confirm():
+            exchange.refused = Refused.SUPERSEDED
+            self.not_stored(exchange, Refused.SUPERSEDED)
+            return False
         key = await self._place(exchange.primary, plan.names, exchange.request.fields, entry)
         stored = not await self._overtaken(key, entry) and await self.stack.store(key, entry)
         if not stored:
@@ -716,6 +833,13 @@ class Cache:
         it would have been stored, in place of what is there, which the origin has just replaced
         with something not to be kept.
         """
+        try:
+            await self._settle(exchange)
+        finally:
+            if exchange.state in (State.RELEASED, State.FAILED):
+                exchange.let_go()
+
+    async def _settle(self, exchange: Exchange) -> None:
         if exchange.mismatched:
             # The origin has something else than what is stored. Whoever comes next shall ask
             # without its validators.
@@ -799,7 +923,9 @@ class Cache:
         longest = self.options.max_key_length
         marks = [Mark("key", uri.removesuffix("?")) for uri in uris if len(uri) <= longest]
         if marks:
-            await self.stack.invalidate(tuple(marks))
+            # The client of an unsafe request does not wait for an instance that stands still.
+            wait = float(self.options.layer_timeout)  # type: ignore[arg-type]
+            await self.stack.invalidate(tuple(marks), wait=wait)
 
     async def after_head(self, exchange: Exchange, status: int, lines: Lines) -> None:
         """Freshen or outdate the stored response with what a HEAD brought (4.3.5)."""
@@ -855,7 +981,8 @@ class Cache:
         everything: bool = False,
         soft: bool = False,
     ) -> PurgeReceipt:
-        """Purge. When it returns, no response whose fetch began before the call is served (G3).
+        """Purge. When it returns, no response whose fetch began before the call is served (G3), on
+        any instance, if the receipt is ``final``; see `PurgeReceipt`.
 
         ``tags``      surrogate keys.
         ``urls``      absolute URLs, with all their variants.
@@ -889,6 +1016,15 @@ class Cache:
             "refreshing": self._refreshing,
             "inflight_bytes": self._inflight,
         }
+
+    def aside(self, work: Coroutine[Any, Any, Any], name: str) -> bool:
+        """Run ``work`` in the background. False when nothing is started any more, since the process
+        ends: then ``work`` is closed."""
+        try:
+            self.stack.runtime.spawn(work, name=name)
+        except RuntimeError:
+            return False
+        return True
 
     # -- what adapters report ------------------------------------------------------------------
 

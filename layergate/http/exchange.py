@@ -20,6 +20,7 @@ import enum
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from layergate.core.entry import Entry
+from layergate.core.fleet import Lease
 from layergate.core.flight import Pulse
 from layergate.errors import OriginAborted
 from layergate.http.decision import answers
@@ -103,12 +104,14 @@ class Exchange:
         "error",
         "flight_key",
         "fwd",
+        "lease",
         "match",
         "mismatched",
         "origin_status",
         "plan",
         "primary",
         "pulse",
+        "refreshes",
         "refused",
         "request",
         "request_time",
@@ -165,9 +168,27 @@ class Exchange:
         self._stored = False
         self._readers: set[Reader] = set()
         self._alias: bytes | None = None
+        self.refreshes = False  # in the background, for the store alone
+        self.lease: Lease | None = None
         self.conditional = False
         if entry is not None and isinstance(entry.value, StoredResponse):
             self.conditional = bool(conditional_lines(entry.value.fields))
+
+    # -- the fleet's lease ---------------------------------------------------------------------
+
+    def licensed(self, lease: Lease) -> None:
+        """The fetch begins now, under a lease: what was purged while we waited for it concerns
+        this fetch no more."""
+        self.lease = lease
+        self.stamp = self._cache.stack.marks.position
+        self.request_time = self._touched = self._cache.stack.runtime.now()
+
+    def let_go(self) -> None:
+        """Give the lease back, if there is one: those who wait for it on other instances find what
+        is stored by now, or take it."""
+        lease, self.lease = self.lease, None
+        if lease is not None:  # (at the end of the process it runs out by itself)
+            self._cache.aside(lease.release(), "layergate release")
 
     # -- towards the origin --------------------------------------------------------------------
 
@@ -439,8 +460,8 @@ class Exchange:
             self._finished()
         elif self._cache.stack.peek_is_enough:
             await self._store()
-        else:
-            self._cache.stack.runtime.spawn(self._store(), name="layergate store")
+        elif not self._cache.aside(self._store(), "layergate store"):
+            self._finished()
 
     async def _store(self) -> None:
         try:
@@ -452,6 +473,8 @@ class Exchange:
         self._stored = True
         self._land()
         self._release()
+        if self.state is not State.RELEASED:  # (then what `settle` notes comes first)
+            self.let_go()
 
     def _release(self) -> None:
         """Give back what was reserved for the body, once nobody holds on to it."""
@@ -479,7 +502,7 @@ class Exchange:
                 lines = [*lines, (b"content-length", b"%d" % len(body))]
             entry = self.entry_for(plan, self.response.status, lines, body)
         if not await self._cache.commit(self, plan, entry):
-            self.refused = Refused.PURGED
+            self.refused = self.refused or Refused.PURGED
 
     def entry_for(self, plan: Plan, status: int, lines: Lines, body: bytes) -> Entry:
         """The entry that ``plan`` makes of this response."""
@@ -525,6 +548,7 @@ class Exchange:
             self.broken = True
             self._land()
             self.pulse.beat()
+        self.let_go()
 
     def _give_back(self) -> None:
         with self._lock:  # two readers may leave at once

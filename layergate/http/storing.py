@@ -97,6 +97,11 @@ class Refused(enum.Enum):
     TOO_LARGE = "too-large", "G7", "The body is larger than the configured cap."
     INCOMPLETE = "incomplete", "G6", "The body broke off before its end."
     LENGTH_MISMATCH = "length-mismatch", "G6", "The body is not as long as its Content-Length says."
+    SUPERSEDED = (
+        "superseded",
+        "G2",
+        "The lease ran out during the fetch, and another instance took it over.",
+    )
     TRAILERS = "trailers", "3.1", "The response has trailer fields, which are not stored."
     REQUEST_BODY = "request-body", "G9", "The request has a body, which is no part of a cache key."
     RANGE = "range", "3.3", "The request asks for a range, which this cache does not combine."

@@ -15,7 +15,9 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+from layergate.runtime.clock import monotonic
 
 __all__ = ["LoopRuntime"]
 
@@ -76,9 +78,17 @@ class LoopRuntime:
         self._tasks: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, set[asyncio.Task[Any]]
         ] = weakref.WeakKeyDictionary()
+        self._companions: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, set[asyncio.Task[Any]]
+        ] = weakref.WeakKeyDictionary()
 
+    blocking: Final = False
     now = staticmethod(time.time)
+    monotonic = staticmethod(monotonic)
     random = staticmethod(random.random)
+
+    def background(self) -> bool:
+        return True
 
     def event(self) -> _LoopEvent:
         """An event for the running loop. Raises RuntimeError when none is running."""
@@ -139,12 +149,32 @@ class LoopRuntime:
         """
         for other in list(self._tasks):
             if other.is_closed():
-                for task in self._tasks.pop(other, set()):
+                left = self._tasks.pop(other, set()) | self._companions.pop(other, set())
+                for task in left:
                     if not task.done():
                         _close(task)
         return self._tasks.setdefault(loop, set())
 
-    def background(self) -> int:
+    def companion(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """Run ``work`` on this loop until it ends, or `aclose` cancels it, or the loop is closed.
+
+        Raises RuntimeError, with ``work`` closed, when no loop is running.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            work.close()
+            raise
+        if loop not in self._tasks:
+            self._adopt(loop)
+        companions = self._companions.setdefault(loop, set())
+        task = loop.create_task(work, name=name, context=contextvars.Context())
+        companions.add(task)
+        task.add_done_callback(companions.discard)
+        task.add_done_callback(_log_failure)
+        return task
+
+    def pending(self) -> int:
         """How many background tasks the running loop has."""
         return len(self._tasks.get(asyncio.get_running_loop(), ()))
 
@@ -168,6 +198,10 @@ class LoopRuntime:
             await asyncio.wait(tasks, timeout=max(0.0, deadline - loop.time()))
             if loop.time() >= deadline:
                 break
+        if companions := self._companions.pop(loop, None):
+            for task in companions:
+                task.cancel()
+            await asyncio.wait(companions, timeout=1.0)
 
     def _pending(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
         tasks = {task for task in self._tasks.get(loop, ()) if not task.done()}

@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
 from layergate.errors import ConfigError
+from layergate.runtime.clock import monotonic
 
 __all__ = ["ThreadRuntime", "run_blocking"]
 
@@ -30,6 +31,7 @@ _logger = logging.getLogger("layergate")
 
 T = TypeVar("T")
 
+_CALLS_APP: Final = frozenset({"layergate fetch", "layergate refresh"})
 _IDLE: Final = 10.0  # seconds after which a thread without work ends
 
 
@@ -235,12 +237,15 @@ class ThreadRuntime:
             raise ConfigError(f"threads must be a whole number from 1, got {threads!r}; try 8")
         self._limit = threads
         self._on_fork: list[weakref.WeakMethod[Callable[[], None]]] = []
+        self._on_exit: list[weakref.WeakMethod[Callable[[], None]]] = []
         # Made when there is work: gevent may patch `threading` between here and there.
         self._pools: dict[str, _Pool] = {}
         _watch_forks()
         _runtimes.add(self)
 
+    blocking: Final = True
     now = staticmethod(time.time)
+    monotonic = staticmethod(monotonic)
     random = staticmethod(random.random)
 
     def event(self) -> _ThreadEvent:
@@ -282,14 +287,31 @@ class ThreadRuntime:
         Raises RuntimeError, with ``work`` closed, when the interpreter is going down.
         """
         job = _Job(work, name, contextvars.Context() if context is None else context)
+        # What calls the app may take its time. What only tells a shared layer does not, and others
+        # wait for it: it has threads of its own.
+        kind = "app" if name in _CALLS_APP else "layers"
         # One step under the GIL and without it: two threads come out with the same pool.
-        pool = self._pools.get("") or self._pools.setdefault("", _Pool(self._limit))
-        if pool.inside or not self.background():
+        pool = self._pools.get(kind) or self._pools.setdefault(kind, _Pool(self._limit))
+        if any(other.inside for other in list(self._pools.values())) or not self.background():
             job.run()
             return job
         _watch_exit()
         try:
             pool.put(job)
+        except BaseException:
+            job.drop()
+            raise
+        return job
+
+    def companion(self, work: Coroutine[Any, Any, Any], *, name: str) -> _Job:
+        """Run ``work`` on a daemon thread of its own. It cannot be cancelled: it has to look itself
+        whether it is still wanted.
+
+        Raises RuntimeError, with ``work`` closed, when no thread can be started.
+        """
+        job = _Job(work, name, contextvars.Context())
+        try:
+            threading.Thread(target=job.run, name=name, daemon=True).start()
         except BaseException:
             job.drop()
             raise
@@ -318,6 +340,12 @@ class ThreadRuntime:
         """Call the bound method ``reset`` in the child of a fork, while its object lives."""
         self._on_fork.append(weakref.WeakMethod(reset))
 
+    def on_exit(self, farewell: Callable[[], None]) -> None:
+        """Call the bound method ``farewell`` when the interpreter ends, while its object lives. It
+        must be quick; what it raises is logged."""
+        self._on_exit.append(weakref.WeakMethod(farewell))
+        _watch_exit()
+
     def _forked(self) -> None:
         # Locks may be held, and work under way, by threads that do not exist here.
         self._pools = {}
@@ -327,6 +355,13 @@ class ThreadRuntime:
                 reset()
 
     def _exit(self) -> None:
+        for reference in self._on_exit:
+            farewell = reference()
+            if farewell is not None:
+                try:
+                    farewell()
+                except Exception:
+                    _logger.exception("%r failed at the end of the process", farewell)
         for pool in list(self._pools.values()):
             pool.end()
 

@@ -29,7 +29,7 @@ from typing import Any, Final, Self, TypeAlias
 from layergate.assembly import HttpCache
 from layergate.config import Rule
 from layergate.core.entry import Entry
-from layergate.core.stack import PurgeReceipt
+from layergate.core.invalidation import PurgeReceipt
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
@@ -83,6 +83,7 @@ class _Next(enum.Enum):
 
     AGAIN = enum.auto()  # decide anew
     ALONE = enum.auto()  # decide anew, and wait for nobody
+    LATE = enum.auto()  # so too, for the wait was too long
     FRESH = enum.auto()  # decide anew, without what is stored
 
 
@@ -172,10 +173,10 @@ class LayerGate:
         key: bytes,
     ) -> Body:
         request = read_request(environ, fields, key, obey_directives=self._obey)
-        alone = fresh = False
+        alone = fresh = late = False
         tries = 0
         while True:
-            answer = run_blocking(self.cache.open(request, alone=alone, fresh=fresh))
+            answer = run_blocking(self.cache.open(request, alone=alone, fresh=fresh, late=late))
             if isinstance(answer, Serve):
                 body = send(start_response, answer.response)
                 if answer.refresh is not None:
@@ -193,7 +194,8 @@ class LayerGate:
             tries += 1
             fresh = outcome is _Next.FRESH
             # Each turn waited for somebody else's fetch; enough of that.
-            alone = outcome is _Next.ALONE or tries >= _MAX_TRIES
+            late = outcome is _Next.LATE
+            alone = late or outcome is _Next.ALONE or tries >= _MAX_TRIES
 
     def _refresh(self, environ: Environ, exchange: Exchange, body: list[bytes]) -> Body:
         """Refresh in the background, or else on this thread once ``body`` has been sent."""
@@ -245,7 +247,7 @@ class LayerGate:
                     served = cache.stale(exchange, request, stale, follower=True)
                     return send(start_response, served)
                 counters.on("wait_timeout", request=request)
-                return _Next.ALONE
+                return _Next.LATE
             if state is State.RELEASED:
                 return _Next.ALONE
             if state is State.FAILED or reader.late or not reader.usable():
@@ -521,6 +523,9 @@ class _Fetch:
         """Call the app for the store alone. Never raises an Exception."""
         exchange = self.exchange
         assert exchange is not None
+        if not run_blocking(self._gate.cache.may_refresh(exchange)):
+            exchange.abort()
+            return
         try:
             self._run()
             if self._relay is not Relay.PASS:
@@ -595,7 +600,11 @@ class _Fetch:
         relay = self._relay = exchange.head(
             code, lines, route=self._route(), personal=is_personal(self._inner)
         )
-        run_blocking(cache.settle(exchange))
+        if cache.stack.peek_is_enough:
+            run_blocking(cache.settle(exchange))
+        else:
+            # Layers that take time to write to shall not take our client's.
+            cache.aside(cache.settle(exchange), "layergate settle")
         if relay is Relay.SWALLOW:
             return
         if exchange.request.method == "HEAD":

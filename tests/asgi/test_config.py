@@ -33,6 +33,8 @@ NO_DURATION: list[Any] = [-1, "10", None, True, NAN, []]
 NO_RULES: list[Any] = ["/x", Rule("/x"), 7, ["/x"], [None]]
 NO_LAYERS: list[Any] = [[], "memory", 7, {}, [7], [None]]
 NO_HOOKS: list[Any] = ["x", print, 7, ["x"], [None]]
+NO_URL: list[Any] = ["", "localhost:6379", 7, True, b"redis://x", [], {}]
+NO_FALLBACK: list[Any] = ["", "503", 504, True, []]
 NO_FRACTION: list[Any] = [0, -0.1, 1.1, True, "0.1", NAN]
 
 BAD_OPTIONS: list[tuple[str, Any]] = [
@@ -44,6 +46,8 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
     *(("origin_timeout", value) for value in (-1, "10", True, NAN)),
     *(("heuristic", value) for value in NO_FRACTION),
     *(("layers", value) for value in NO_LAYERS),
+    *(("shared", value) for value in NO_URL),
+    *(("coalesce_fallback", value) for value in NO_FALLBACK),
     *(("rules", value) for value in NO_RULES),
     *(("admin", value) for value in ("token", True, {"token": "x"}, 7)),
     *(("name", value) for value in ("", "\u00e9", "a\nb", 7, None, b"x")),

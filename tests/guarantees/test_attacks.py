@@ -203,7 +203,7 @@ async def test_a_fetch_cancelled_before_its_first_step_leaves_no_flight():
         await call.reply(b"x", headers=FRESH)
 
     request = world.call("/")
-    while not world.clock.background():  # the fetch is spawned, and has not run
+    while not world.clock.pending():  # the fetch is spawned, and has not run
         await asyncio.sleep(0)
     for task in asyncio.all_tasks():
         if task.get_name() == "layergate fetch":

@@ -270,7 +270,7 @@ async def test_an_abandoned_fetch_ends():
         call = world.call("/", query=b"%d" % number)
         await never.reached(number + 1)
         await call.cancel()
-    await until(lambda: not world.clock.background(), "slow")
+    await until(lambda: not world.clock.pending(), "slow")
     world.assert_nothing_left()
 
 
@@ -288,7 +288,7 @@ async def test_a_background_refresh_that_never_ends_is_ended():
     world.clock.advance(20)
     assert (await world.get("/")).hit
     await never.reached()
-    await until(lambda: not world.clock.background(), "slow")
+    await until(lambda: not world.clock.pending(), "slow")
     world.assert_nothing_left()
     # And the next request tries again.
     assert (await world.get("/")).hit

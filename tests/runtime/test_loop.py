@@ -108,7 +108,7 @@ async def test_what_background_work_raises_is_logged(caplog: pytest.LogCaptureFi
         await settle()
     assert "the work" in caplog.text
     assert "broken" in caplog.text
-    assert runtime.background() == 0
+    assert runtime.pending() == 0
 
 
 async def test_call_blocks_nobody_and_keeps_the_context() -> None:
@@ -152,11 +152,11 @@ async def test_aclose_waits_then_cancels() -> None:
 
     runtime.spawn(short(), name="short")
     task = runtime.spawn(long(), name="long")
-    assert runtime.background() == 2
+    assert runtime.pending() == 2
     await runtime.aclose(0.02)
     assert task.cancelled()
     assert sorted(ended) == ["long cancelled", "short"]
-    assert runtime.background() == 0
+    assert runtime.pending() == 0
     await runtime.aclose(0.02)
 
 
@@ -191,7 +191,7 @@ def test_each_loop_has_its_own_background_work() -> None:
         return runtime.spawn(gate.wait(), name="wait")
 
     async def count_and_close() -> int:
-        count = runtime.background()
+        count = runtime.pending()
         await runtime.aclose(0)
         await settle()
         return count

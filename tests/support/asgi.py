@@ -386,7 +386,7 @@ class World:
 
     async def idle(self) -> None:
         """Wait until no background work is left."""
-        await until(lambda: not self.clock.background())
+        await until(lambda: not self.clock.pending())
 
     @property
     def entries(self) -> int:
@@ -398,7 +398,7 @@ class World:
         assert self.stat("waiters") == 0
         assert self.stat("inflight_bytes") == 0
         assert self.stat("refreshing") == 0
-        assert self.clock.background() == 0
+        assert self.clock.pending() == 0
 
 
 class Lifespan:

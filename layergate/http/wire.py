@@ -1,0 +1,188 @@
+"""What the HTTP cache stores, as plain data for `core.codec`, and back with every part checked.
+
+Bytes from a shared layer may be anybody's. What comes out of here can be sent to a client as it
+is: a header line that is decoded is one line, with a name that HTTP allows and none that frames a
+message, sets a cookie or is otherwise never stored; and a body is as long as its Content-Length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from struct import Struct
+from typing import Any, Final
+
+from layergate.core.codec import FAR, ValueType
+from layergate.http.fields import Line
+from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
+from layergate.http.storing import NEVER_STORED_FIELDS, Refused
+
+__all__ = ["VALUES"]
+
+# status, flags, generated, received, requested
+_HEAD: Final = Struct("<HB3d")
+_REVALIDATE: Final = 1
+_NO_STALE: Final = 2
+_ANONYMOUS: Final = 4
+_AUTHORIZED: Final = 8
+_FOR_KNOWN: Final = 16
+_FLAGS: Final = 31
+
+_REASONS: Final = {reason.token: reason for reason in Refused}
+
+_MAX_LINES: Final = 1000
+_MAX_NAME_SETS: Final = 64
+_MAX_NAMES: Final = 256  # of a set
+_MAX_VARIANTS: Final = 10_000  # `max_variants` is 32 by default
+_MAX_KEY: Final = 1024 * 1024  # bytes; `max_key_length` is 8192 by default
+
+_MEMO: Final = 2048  # lines
+_MEMO_LINE: Final = 160  # bytes
+
+# RFC 9110 5.1 (token, in lower case) and 5.5: CR, LF and NUL are what no field value may have.
+_TOKEN: Final[Callable[[bytes], object]] = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
+_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+):([^\r\n\0]*)").fullmatch
+
+
+# What `storing` keeps out: a line of these was not written by us.
+_NEVER: Final = NEVER_STORED_FIELDS | {b"set-cookie", b"set-cookie2"}
+
+
+class _Lines(dict[bytes, Line]):
+    """Line as written -> (name, value), for lines that are what HTTP allows; a memo.
+
+    Most lines of most responses are the same: they are checked once, and kept once. Safe without a
+    lock: each step is one operation of a dict, and what is lost is made again.
+    """
+
+    __slots__ = ()
+
+    def __missing__(self, written: bytes) -> Line:
+        match = _LINE(written)
+        if match is None:
+            raise ValueError("a header line is malformed")
+        line: Line = match.groups()  # type: ignore[assignment]
+        if line[0] in _NEVER:
+            raise ValueError("a header line that is never stored")
+        if len(written) <= _MEMO_LINE:
+            if len(self) >= _MEMO:
+                self.clear()  # lines with dates in them come and go; the common ones come back
+            self[written] = line
+        return line
+
+
+_lines: Final = _Lines()
+
+
+def _read_lines(block: bytes) -> list[Line]:
+    if not block:
+        return []
+    written = block.split(b"\n", _MAX_LINES)
+    if len(written) > _MAX_LINES:
+        raise ValueError("too many header lines")
+    lines = _lines
+    return [lines[line] for line in written]
+
+
+def _check_length(lines: list[Line], length: int) -> None:
+    for value in [value for name, value in lines if name == b"content-length"]:
+        if not value.isdigit() or len(value) > 18 or int(value) != length:
+            raise ValueError("a body is not as long as its Content-Length says")
+
+
+def _pack_response(stored: StoredResponse) -> list[Any]:
+    times = stored.generated, stored.received, stored.requested
+    _check_head(stored.status, *times)
+    block = b"\n".join([b"%b:%b" % line for line in stored.lines])
+    # Read back before it is written: then no line break or colon can make other lines of it.
+    lines = _read_lines(block)
+    if lines != list(stored.lines):
+        raise ValueError("a header line is malformed")
+    _check_length(lines, len(stored.body))
+    flags = (
+        (_REVALIDATE if stored.revalidate else 0)
+        | (_NO_STALE if stored.no_stale else 0)
+        | (_ANONYMOUS if stored.anonymous else 0)
+        | (_AUTHORIZED if stored.authorized else 0)
+        | (_FOR_KNOWN if stored.for_known else 0)
+    )
+    return [_HEAD.pack(stored.status, flags, *times), block, stored.body]
+
+
+def _unpack_response(packed: Any) -> StoredResponse:
+    head, block, body = packed
+    if type(head) is not bytes or type(block) is not bytes or type(body) is not bytes:
+        raise ValueError("a response is not made of bytes")
+    status, flags, generated, received, requested = _HEAD.unpack(head)
+    _check_head(status, generated, received, requested)
+    if flags > _FLAGS:
+        raise ValueError("a response has unknown flags")
+    lines = _read_lines(block)
+    _check_length(lines, len(body))
+    return StoredResponse(
+        status,
+        lines,
+        body,
+        generated=generated,
+        received=received,
+        requested=requested,
+        revalidate=flags & _REVALIDATE != 0,
+        no_stale=flags & _NO_STALE != 0,
+        anonymous=flags & _ANONYMOUS != 0,
+        authorized=flags & _AUTHORIZED != 0,
+        for_known=flags & _FOR_KNOWN != 0,
+    )
+
+
+def _check_head(status: int, generated: float, received: float, requested: float) -> None:
+    # Written so that NaN fails too.
+    if not (
+        100 <= status <= 999
+        and -FAR <= generated <= FAR
+        and -FAR <= received <= FAR
+        and -FAR <= requested <= FAR
+    ):
+        raise ValueError("a status code or a time is out of range")
+
+
+def _pack_index(index: VariantIndex) -> list[Any]:
+    packed = [[list(names) for names in index.names], list(index.variants)]
+    _unpack_index(packed)
+    return packed
+
+
+def _unpack_index(packed: Any) -> VariantIndex:
+    names, variants = packed
+    for items, most in ((names, _MAX_NAME_SETS), (variants, _MAX_VARIANTS)):
+        if type(items) is not list or len(items) > most:
+            raise ValueError("an index of variants is malformed, or too long")
+    for one in names:
+        if type(one) is not list or len(one) > _MAX_NAMES:
+            raise ValueError("a set of names is malformed, or too long")
+        for name in one:
+            if type(name) is not bytes or not _TOKEN(name):
+                raise ValueError("the name of a field is malformed")
+    for key in variants:
+        if type(key) is not bytes or not 0 < len(key) <= _MAX_KEY:
+            raise ValueError("the key of a variant is malformed, or too long")
+    return VariantIndex(tuple(map(tuple, names)), tuple(variants))
+
+
+def _pack_marker(marker: HitForMiss) -> str:
+    return marker.reason.token
+
+
+def _unpack_marker(packed: Any) -> HitForMiss:
+    reason = _REASONS.get(packed)
+    if reason is None:
+        raise ValueError("a reason is not known here")
+    return HitForMiss(reason)
+
+
+VALUES: Final[tuple[ValueType, ...]] = (
+    ValueType(1, StoredResponse, _pack_response, _unpack_response),
+    ValueType(2, VariantIndex, _pack_index, _unpack_index),
+    ValueType(3, HitForMiss, _pack_marker, _unpack_marker),
+)
+"""What a codec has to know for an `HttpCache`. The codes are for ever: a type that changes its form
+gets a new one, and the old one stays readable or is ignored."""
