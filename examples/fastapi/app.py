@@ -32,11 +32,16 @@ CUSTOMERS = {"ann-secret": "Ann", "bob-secret": "Bob"}
 # Without a token there is no admin endpoint, and no PURGE method.
 ADMIN_TOKEN = os.environ.get("CATALOGUE_ADMIN_TOKEN")
 
+# With a Redis or Valkey, every process of the app shares what any of them fetched, and a purge in one
+# is a purge in all: redis://localhost:6379/0. Without one, each caches for itself.
+SHARED = os.environ.get("CATALOGUE_SHARED")
+
 # One cache for the app. Handlers purge through it, the middleware serves from it.
 #
 # Way 1, a rule: the policy of a route, kept apart from it. "{id}" of the path names the tag.
 cache = HttpCache(
     memory="64MB",
+    shared=SHARED or None,
     admin=Admin(path="/_layergate", token=ADMIN_TOKEN) if ADMIN_TOKEN else None,
     rules=[
         Rule(

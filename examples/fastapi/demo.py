@@ -322,15 +322,19 @@ def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> bool:
 
 
 @contextlib.contextmanager
-def running_server(database: Path) -> Iterator[int]:
-    """The catalogue in a process of its own; gives its port. Stopped whatever happens."""
+def running_server(database: Path, name: str = "server", **more: str) -> Iterator[int]:
+    """The catalogue in a process of its own; gives its port. Stopped whatever happens.
+
+    ``name``: of its log, beside the database. ``more``: variables of its environment.
+    """
     environment = os.environ | {
         "CATALOGUE_ADMIN_TOKEN": ADMIN["Authorization"].removeprefix("Bearer "),
         "CATALOGUE_DB": str(database),
         "CATALOGUE_DEBUG": "1",
         "CATALOGUE_STAFF_TOKEN": STAFF["Authorization"].removeprefix("Bearer "),
+        **more,
     }
-    log = database.with_name("server.log")
+    log = database.with_name(f"{name}.log")
     options = ["--app-dir", str(HERE), "--host", "127.0.0.1", "--log-level", "warning"]
     options += ["--no-access-log", "--timeout-graceful-shutdown", "2"]
     for _ in range(3):  # another process may take the port between looking and listening

@@ -11,8 +11,8 @@ it verifies; whether a secret is used is decided by the configuration, never by 
 
 Values are plain data: None, bool, int (64 bits), float, str, bytes, list, tuple, dict, set,
 frozenset, datetime; and the registered `ValueType`s. Every type comes back as itself. What msgpack
-has no type for is a list that begins with a *marker* (an extension type), so it needs no bytes in
-bytes, and nesting is bounded by msgpack's own limits: 511 levels to encode, 1024 to decode.
+has no type for is a list that begins with a *marker* (an extension type): no bytes in bytes, and so
+msgpack's own limits on nesting hold for all of it: from 511 (msgpack 1.1) to 1024 levels.
 
 Without a secret, whoever can write to the shared system can put any plain data anywhere, and make
 one decode build objects of some 80 times `max_size` bytes. No blob can do more than that: nothing
@@ -61,8 +61,8 @@ _MAC: Final = 2
 _MAC_SIZE: Final = 16
 _LEAST_SECRET: Final = 16  # bytes
 _MAX_TAG_TEXT: Final = 1024 * 1024  # characters, all tags of an entry together
-# Lists are allocated at the length they declare, before their items are seen: up to 1024 levels of
-# them at a time, so this is well below what the bytes of a large blob could declare.
+# Lists are allocated at the length they declare, before their items are seen, and up to 1024 of them
+# in each other: so this, and the length of the data, is the most that one may declare.
 _MAX_ITEMS: Final = 1_000_000
 _MAX_RECORD: Final = 64 + MAX_MARKS * (16 + 4 * MAX_MARK_LENGTH)  # bytes
 _SMALL: Final = 16 * 1024  # bytes; up to here a copy is quicker than a view
@@ -161,7 +161,7 @@ class Codec:
     ``values``          the types that values may have beside plain data.
     ``secret``          at least 16 bytes (a str counts in UTF-8): what is not signed with it is
                         refused. None: nothing is signed, and what is signed is refused.
-    ``compress_above``  an entry of more bytes is compressed, if that makes it smaller. None: none.
+    ``compress_above``  an entry of more bytes is compressed, if that saves an eighth. None: none.
     ``max_size``        bytes of a payload, before compression; more is neither encoded nor decoded.
 
     Raises ConfigError: an option that cannot work, or a library that is not installed.
@@ -271,7 +271,7 @@ class Codec:
         parts: tuple[Any, ...] = (head, body)
         if self._compress_above is not None and size > self._compress_above:
             frame = self._compress(b"".join(parts))
-            if len(frame) < size:
+            if len(frame) < size - size // 8:
                 flags, parts = _ZSTD, (frame,)
         return _sealed(self._entry_mac, key, flags, parts)
 
@@ -417,6 +417,7 @@ class Codec:
     def _unpack(self, data: Any) -> Any:
         """The document that the msgpack ``data`` holds. Raises anything."""
         unpackb = self._unpackb
+        items = min(len(data), _MAX_ITEMS)
         try:
             return unpackb(
                 data,
@@ -424,8 +425,8 @@ class Codec:
                 timestamp=3,
                 strict_map_key=False,
                 unicode_errors="surrogatepass",
-                max_array_len=_MAX_ITEMS,
-                max_map_len=_MAX_ITEMS,
+                max_array_len=items,
+                max_map_len=items,
             )
         except _Extended:
             pass
@@ -437,8 +438,8 @@ class Codec:
             timestamp=3,
             strict_map_key=False,
             unicode_errors="surrogatepass",
-            max_array_len=_MAX_ITEMS,
-            max_map_len=_MAX_ITEMS,
+            max_array_len=items,
+            max_map_len=items,
         )
         if reader.open:
             raise WireError("a marker is not at the beginning of a list")
@@ -558,7 +559,7 @@ def _unencodable(error: Exception) -> str:
     if isinstance(error, OverflowError):
         return "an int of more than 64 bits cannot be shared; store it as a str"
     if isinstance(error, RecursionError) or "recursion" in str(error):
-        return "a value is nested too deeply to be shared (511 levels)"
+        return "a value is nested too deeply to be shared, by hundreds of levels"
     return f"cannot be shared: {type(error).__name__}: {error}"
 
 

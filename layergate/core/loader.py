@@ -218,7 +218,9 @@ class Loader(Fetching):
             jitter=jitter,
         )
         names = policy.tags_of(value)
-        await self._log.append((Mark("key", self._label(key)),), self._now())
+        # (an instance that stands still is not waited for: this is a write, not a purge)
+        mark = Mark("key", self._label(key))
+        await self._log.append((mark,), self._now(), wait=self._layer_timeout)
         made = self._entry(value, names, policy, self.marks.position)
         if made is None:
             return False

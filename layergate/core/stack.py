@@ -18,7 +18,7 @@ from layergate.core.fleet import Joining, Leases, Log, SharedLayer
 from layergate.core.invalidation import LocalLog, Mark, Marks, PurgeReceipt
 from layergate.core.layer import Key, Layer, MaybeAwaitable, PeekableLayer
 from layergate.core.ports import Runtime
-from layergate.errors import ConfigError, PartialWriteError
+from layergate.errors import ConfigError, LayerUnavailable, PartialWriteError
 
 __all__ = ["Found", "PurgeReceipt", "Stack", "WritePolicy"]
 
@@ -334,6 +334,8 @@ class Stack:
             await self._answer(layer.set(key, entry))
         except Exception as error:
             self.counters.on("write_error", layer=layer.name, error=error)
+            if isinstance(error, LayerUnavailable):
+                return error  # it takes no word from us now
             # What it still holds under this key is older than what the others hold now.
             try:
                 await self._answer(layer.delete(key))

@@ -297,14 +297,11 @@ class Cache:
         if self.stack.leases is not None:
             patience = float(self.options.coalesce_timeout)  # type: ignore[arg-type]
             until = self._monotonic() + patience
-        answer = await self._open(request, alone, fresh, until, last=False)
+        answer = await self._open(request, alone, fresh, until, late=late)
         while isinstance(answer, _Landed):
             # Between threads once is enough: what is stored by now is from a fetch that ended just
             # before. Between instances it ends with the patience for them.
             answer = await self._open(request, alone, fresh, until, last=True)
-        if late and isinstance(answer, Lead) and self.options.coalesce_fallback == "504":
-            answer.exchange.abort()
-            return self._too_late(answer.exchange)
         return answer
 
     def _too_late(self, exchange: Exchange) -> Serve:
@@ -317,7 +314,14 @@ class Cache:
         return _GATEWAY_TIMEOUT
 
     async def _open(
-        self, request: Request, alone: bool, fresh: bool, until: float, *, last: bool
+        self,
+        request: Request,
+        alone: bool,
+        fresh: bool,
+        until: float,
+        *,
+        late: bool = False,
+        last: bool = False,
     ) -> Answer | _Landed:
         reason = passes(request, max_key_length=self.options.max_key_length)
         if reason is not None:
@@ -342,6 +346,8 @@ class Cache:
         if decision is Decision.MISS:
             entry = None
             self.stack.counters.on("miss", request=request, reason=fwd)
+        if late and self.options.coalesce_fallback == "504":
+            return self._too_late(self._exchange(request, selected, None, entry, fwd, match))
         return await self._forward(request, entry, fwd, match, selected, alone, until, last)
 
     def _serve(

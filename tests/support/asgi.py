@@ -346,15 +346,29 @@ class Origin:
 
 
 class World:
-    """An origin behind LayerGate, with a clock of its own."""
+    """An origin behind LayerGate, with a clock of its own.
 
-    def __init__(self, app: Any = None, **options: Any) -> None:
-        self.clock = ClockRuntime()
-        self.origin = Origin()
+    Several worlds may be instances of one fleet: with the same ``clock`` and ``origin``, and each
+    with its own ``shared`` layer.
+    """
+
+    def __init__(
+        self,
+        app: Any = None,
+        *,
+        clock: ClockRuntime | None = None,
+        origin: Origin | None = None,
+        shared: Any = None,
+        **options: Any,
+    ) -> None:
+        self.clock = ClockRuntime() if clock is None else clock
+        self.origin = Origin() if origin is None else origin
         self.events: list[tuple[str, dict[str, Any]]] = []
         if "layers" not in options:
             memory = options.pop("memory", "64MB")
             options["layers"] = [MemoryLayer(memory, clock=self.clock.now)]
+            if shared is not None:
+                options["layers"].append(shared)
         hooks = [*options.pop("hooks", ()), lambda event, facts: self.events.append((event, facts))]
         self.cache = HttpCache(runtime=self.clock, hooks=hooks, **options)
         self.app = LayerGate(self.origin if app is None else app, cache=self.cache)
