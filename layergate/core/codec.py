@@ -559,7 +559,7 @@ def _unencodable(error: Exception) -> str:
     if isinstance(error, OverflowError):
         return "an int of more than 64 bits cannot be shared; store it as a str"
     if isinstance(error, RecursionError) or "recursion" in str(error):
-        return "a value is nested too deeply to be shared, by hundreds of levels"
+        return "a value is nested too deeply to be shared (hundreds of levels)"
     return f"cannot be shared: {type(error).__name__}: {error}"
 
 

@@ -1,0 +1,127 @@
+"""One of everything that goes over the wire, and the files it was written to.
+
+A file that was committed is never written again: it is what an instance of an older release left in
+Redis. `python -m tests.snapshots.samples` writes those that are missing, under the version that
+`layergate.core.codec` has by then; the older folders stay, and `test_snapshots` reads them all.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from layergate.core.codec import VERSION, Codec
+from layergate.core.entry import Entry
+from layergate.core.invalidation import Mark
+from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
+from layergate.http.storing import Refused
+from layergate.http.wire import VALUES
+
+FOLDER = Path(__file__).parent
+KEY = b"layergate:e:{00112233445566778899aabbccddeeff00112233}"
+LOG = bytes(range(16))
+POSITION = 3 << 24
+SECRET = "a secret of the snapshots"
+TIME = 1_700_000_000.25
+
+
+class Sample(NamedTuple):
+    """``value``: of an entry; or the marks of a record."""
+
+    value: Any
+    record: bool = False
+    codec: dict[str, Any] = {}  # noqa: RUF012 - read only
+
+
+def entry(value: Any) -> Entry:
+    return Entry(
+        value,
+        created=TIME,
+        fresh_until=TIME + 60.5,
+        stale_while_revalidate=30.0,
+        stale_if_error=3600.0,
+        expires=TIME + 86400.0,
+        tags=("product:1", "catégorie", "\udcff"),
+        size=4321,
+    )
+
+
+PLAIN: dict[str, Any] = {
+    "none": None,
+    "booleans": [True, False],
+    "ints": [0, 1, -1, 127, 128, -33, 2**16, 2**32, 2**64 - 1, -(2**63)],
+    "floats": [0.0, -0.0, 1.0, 1.5e300, float("inf"), float("-inf")],
+    "texts": ["", "a", "ü", "\U0001f600", "x" * 300, "\ud800"],
+    "bytes": [b"", b"a", bytes(range(256))],
+    "tuples": ((), (1,), [(1, [2, (3,)])]),
+    "sets": [set(), {1, "a"}, frozenset({(1, 2)})],
+    "dicts": {"a": {}, b"a": 1, 1: "one", (1, 2): None},
+    "datetimes": [datetime(2024, 2, 29, 23, 59, 59, 123456, UTC), datetime(2000, 1, 1)],  # noqa: DTZ001
+}
+
+RESPONSE = StoredResponse(
+    200,
+    [
+        (b"content-type", b"text/html; charset=utf-8"),
+        (b"content-length", b"300"),
+        (b"etag", b'"abc"'),
+        (b"link", b"</a>; rel=preload"),
+        (b"link", b"</b>; rel=preload"),
+        (b"x-latin", b"caf\xe9"),
+        (b"x-empty", b""),
+    ],
+    b"<p>hello</p>" * 25,
+    generated=TIME - 5.0,
+    received=TIME,
+    requested=TIME - 0.5,
+    no_stale=True,
+    anonymous=True,
+    for_known=False,
+)
+BARE = StoredResponse(404, [], b"", generated=TIME, received=TIME, revalidate=True, authorized=True)
+INDEX = VariantIndex(((b"accept-encoding", b"accept-language"), ()), (b"h;1:h1:/0:one", b"two"))
+MARKS = (
+    Mark("tag", "product:1"),
+    Mark("key", "https://example.com/a", True),
+    Mark("prefix", "https://example.com/b"),
+    Mark("glob", "https://*.example.com/*"),
+    Mark("path", "/c/*", True),
+    Mark("all"),
+)
+
+SAMPLES: dict[str, Sample] = {
+    **{f"plain-{name}": Sample(value) for name, value in PLAIN.items()},
+    "plain-signed": Sample(PLAIN, codec={"secret": SECRET}),
+    "plain-compressed": Sample(["again"] * 500, codec={"compress_above": 100}),
+    "response": Sample(RESPONSE),
+    "response-bare": Sample(BARE),
+    "response-signed": Sample(RESPONSE, codec={"secret": SECRET}),
+    "response-compressed": Sample(RESPONSE, codec={"compress_above": 100}),
+    "response-signed-compressed": Sample(RESPONSE, codec={"secret": SECRET, "compress_above": 100}),
+    "responses-nested": Sample({"one": RESPONSE, "index": [INDEX]}),
+    "index": Sample(INDEX),
+    "hit-for-miss": Sample(HitForMiss(Refused.SET_COOKIE)),
+    "record": Sample(MARKS, record=True),
+    "record-signed": Sample(MARKS, record=True, codec={"secret": SECRET}),
+}
+
+
+def written(sample: Sample) -> bytes:
+    codec = Codec(VALUES, **sample.codec)
+    if sample.record:
+        return codec.encode_record(LOG, sample.value, TIME)
+    return codec.encode(KEY, entry(sample.value), position=POSITION, log=LOG)
+
+
+def main() -> None:
+    folder = FOLDER / f"v{VERSION}"
+    folder.mkdir(exist_ok=True)
+    for name, sample in SAMPLES.items():
+        path = folder / f"{name}.bin"
+        if not path.exists():
+            path.write_bytes(written(sample))
+
+
+if __name__ == "__main__":
+    main()
