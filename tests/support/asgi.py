@@ -45,13 +45,20 @@ class ClockRuntime(LoopRuntime):
 
     def __init__(self, start: float = START) -> None:
         super().__init__()
+        self._first = self
         self.time = start
 
+    def twin(self) -> ClockRuntime:
+        """Another runtime with the same clock."""
+        other = ClockRuntime()
+        other._first = self._first
+        return other
+
     def now(self) -> float:
-        return self.time
+        return self._first.time
 
     def advance(self, seconds: float) -> None:
-        self.time += seconds
+        self._first.time += seconds
 
 
 def scope_of(

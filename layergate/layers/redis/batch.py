@@ -1,0 +1,230 @@
+"""Commands of one tick of an event loop, together in one round trip.
+
+Whoever asks waits for a future of their own; the round trip belongs to a task of its own. So a
+caller that is cancelled or gives up takes nothing from the others, and leaves no reply unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from layergate.layers.redis.link import Command
+
+__all__ = ["LIMIT", "Batcher"]
+
+LIMIT: Final = 512  # commands (or keys) of one round trip
+_PARALLEL: Final = 4  # round trips under way at a time, each on a connection of its own
+
+Wanted: TypeAlias = Callable[[], bool]
+Send: TypeAlias = Callable[[list[Command], bool, Wanted], Awaitable[list[Any]]]
+
+
+class _Group:
+    """What goes together: keys to get, and other commands."""
+
+    __slots__ = ("asks", "commands", "gets", "keys", "probe", "settled", "ticket", "timer")
+
+    def __init__(self, ticket: int, probe: bool) -> None:
+        self.ticket = ticket
+        self.probe = probe
+        self.keys: list[bytes] = []
+        self.gets: list[asyncio.Future[Any]] = []
+        self.commands: list[Command] = []
+        # A future, and how many of the commands are its: None for one, whose reply it gets as it
+        # is; else it gets a list, with error replies in it.
+        self.asks: list[tuple[asyncio.Future[Any], int | None]] = []
+        self.settled = False
+        self.timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys) + len(self.commands)
+
+    def wanted(self) -> bool:
+        """Does anybody wait for it still?"""
+        return any(not future.done() for future in self.gets) or any(
+            not future.done() for future, _ in self.asks
+        )
+
+    def fail(self, error: BaseException) -> None:
+        for future in self.gets:
+            if not future.done():
+                future.set_exception(error)
+        for future, _ in self.asks:
+            if not future.done():
+                future.set_exception(error)
+
+    def wire(self, merge: bool) -> list[Command]:
+        if len(self.keys) > 1 and merge:
+            return [("MGET", *self.keys), *self.commands]
+        return [("GET", key) for key in self.keys] + self.commands
+
+    def resolve(self, replies: list[Any], merge: bool) -> None:
+        """Hand out the replies to what `wire` gave."""
+        at = 0
+        if len(self.keys) > 1 and merge:
+            values = replies[0]
+            at = 1
+            if isinstance(values, Exception):
+                values = [values] * len(self.keys)
+        else:
+            at = len(self.keys)
+            values = replies
+        for future, value in zip(self.gets, values, strict=False):
+            _give(future, value)
+        for future, count in self.asks:
+            if count is None:
+                _give(future, replies[at])
+                at += 1
+            else:
+                if not future.done():
+                    future.set_result(replies[at : at + count])
+                at += count
+
+
+def _give(future: asyncio.Future[Any], reply: Any) -> None:
+    if future.done():
+        return
+    if isinstance(reply, Exception):
+        future.set_exception(reply)
+    else:
+        future.set_result(reply)
+
+
+class Batcher:
+    """Gathers what is asked in one tick of its loop and sends it.
+
+    ``send``     takes commands, whether they are a probe, and a question: does anybody wait for
+                 them still? Gives a reply for each, or raises.
+    ``settle``   is told the outcome of each round trip: a ticket, and the replies or an error.
+    ``merge``    whether several GETs may become one MGET.
+    ``timeout``  seconds after which callers are given a TimeoutError.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        send: Send,
+        settle: Callable[[int, list[Any] | BaseException], object],
+        *,
+        merge: bool,
+        timeout: float,
+    ) -> None:
+        self._loop = loop
+        self._send = send
+        self._settle = settle
+        self._merge = merge
+        self._timeout = timeout
+        self._open: _Group | None = None  # takes what comes until it is sent
+        self._queue: deque[_Group] = deque()  # waits for a task to end, the open one last
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.trips = 0
+        self.commands = 0
+
+    def get(self, key: bytes, ticket: int) -> asyncio.Future[Any]:
+        """The value under ``key``, or None."""
+        group = self._group(1, ticket, False)
+        future = self._loop.create_future()
+        group.keys.append(key)
+        group.gets.append(future)
+        return future
+
+    def ask(self, command: Command, ticket: int, *, probe: bool) -> asyncio.Future[Any]:
+        """The reply to one command; an error reply is raised."""
+        group = self._group(1, ticket, probe)
+        future = self._loop.create_future()
+        group.commands.append(command)
+        group.asks.append((future, None))
+        return future
+
+    def ask_all(self, commands: list[Command], ticket: int) -> asyncio.Future[list[Any]]:
+        """The replies to all of them, error replies among them as exceptions."""
+        group = self._group(len(commands), ticket, False)
+        future = self._loop.create_future()
+        group.commands.extend(commands)
+        group.asks.append((future, len(commands)))
+        return future
+
+    def _group(self, more: int, ticket: int, probe: bool) -> _Group:
+        group = self._open
+        if (
+            group is not None
+            and group.ticket == ticket
+            and group.probe is probe
+            and len(group) + more <= LIMIT
+        ):
+            return group
+        self._open = group = _Group(ticket, probe)
+        self._queue.append(group)
+        group.timer = self._loop.call_later(self._timeout, self._expire, group)
+        if len(self._tasks) < _PARALLEL:
+            # It begins in the next turn of the loop: by then all of this turn have asked.
+            # An empty context: what a caller keeps in theirs is not held here.
+            task = self._loop.create_task(
+                self._run(), name="layergate-redis", context=contextvars.Context()
+            )
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return group
+
+    async def _run(self) -> None:
+        while self._queue:
+            group = self._queue.popleft()
+            if group is self._open:
+                self._open = None
+            if group.wanted():
+                await self._exchange(group)
+
+    async def _exchange(self, group: _Group) -> None:
+        commands = group.wire(self._merge)
+        self.trips += 1
+        self.commands += len(commands)
+        try:
+            replies = await self._send(commands, group.probe, group.wanted)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                group.fail(RedisConnectionError("closed"))
+            else:
+                self._over(group, error)
+                group.fail(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if len(replies) == len(commands):
+                self._over(group, replies)
+                group.resolve(replies, self._merge)
+        finally:
+            if group.timer is not None:
+                group.timer.cancel()
+
+    def _expire(self, group: _Group) -> None:
+        if group.wanted():
+            error = RedisTimeoutError(f"no answer within {self._timeout:.3g} s")
+            self._over(group, error)
+            group.fail(error)
+
+    def _over(self, group: _Group, outcome: list[Any] | BaseException) -> None:
+        """Each group is one outcome, however many wait for it and however often it fails."""
+        if not group.settled:
+            group.settled = True
+            self._settle(group.ticket, outcome)
+
+    async def close(self) -> None:
+        """Fail what waits, and end the round trips that are under way."""
+        while self._queue:
+            group = self._queue.popleft()
+            if group.timer is not None:
+                group.timer.cancel()
+            group.fail(RedisConnectionError("closed"))
+        self._open = None
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)

@@ -1,0 +1,90 @@
+"""Which node of a Cluster serves which keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from redis.crc import key_slot
+
+from layergate.layers.redis.link import Command, Word
+from layergate.layers.redis.url import Address
+
+__all__ = ["Slots", "slot_of"]
+
+_COUNT: Final = 16384
+_SCRIPTS: Final = frozenset({"EVAL", "EVALSHA"})
+_KEYLESS: Final = frozenset({"INFO", "PING", "PUBLISH", "SCRIPT", "TIME"})
+
+
+def slot_of(command: Command) -> int | None:
+    """The hash slot of the (first) key of a command; None if any node will do."""
+    name = command[0]
+    if name in _KEYLESS:
+        return None
+    at = 1
+    if name in _SCRIPTS:
+        if not int(command[2]):
+            return None
+        at = 3
+    return key_slot(_bytes(command[at]))
+
+
+def _bytes(word: Word) -> bytes:
+    return word if isinstance(word, bytes) else str(word).encode()
+
+
+class Slots:
+    """The map of the slots as a node told it, corrected by redirections since.
+
+    ``remap`` turns an address as the Cluster announces it into one that is reachable from here.
+    """
+
+    __slots__ = ("_remap", "_slots", "masters")
+
+    def __init__(
+        self,
+        reply: Sequence[Any],
+        asked: Address,
+        remap: Callable[[Address], Address] = lambda address: address,
+    ) -> None:
+        """From the reply to CLUSTER SLOTS of the node ``asked``. Raises ValueError if it is odd."""
+        self._remap = remap
+        self._slots: list[Address | None] = [None] * _COUNT
+        try:
+            for first, last, master, *_ in reply:
+                address = self.address(master[0], master[1], asked)
+                self._slots[first : last + 1] = [address] * (last + 1 - first)
+        except (IndexError, TypeError) as error:
+            raise ValueError(f"this is no reply to CLUSTER SLOTS: {reply!r:.100}") from error
+        if len(self._slots) != _COUNT:
+            raise ValueError(f"slots beyond {_COUNT}: {reply!r:.100}")
+        self.masters = _unique(self._slots)
+        if not self.masters:
+            raise ValueError("a Cluster in which nobody serves any slot")
+
+    def address(self, host: Any, port: Any, asked: Address) -> Address:
+        """An address as a node gives it; without a host it means its own."""
+        text = host.decode() if isinstance(host, bytes) else host
+        if not text or text == "?":
+            text = asked.host
+        return self._remap(Address(text, int(port)))
+
+    def node(self, slot: int | None) -> Address:
+        """Who serves the slot; any master for None. Raises LookupError for one nobody serves."""
+        if slot is None:
+            return self.masters[0]
+        address = self._slots[slot]
+        if address is None:
+            raise LookupError(f"no node serves slot {slot}")
+        return address
+
+    def move(self, slot: int, address: Address) -> None:
+        """A node has told us that the slot is elsewhere."""
+        self._slots[slot] = address
+        if address not in self.masters:
+            self.masters = (*self.masters, address)
+
+
+def _unique(addresses: Iterable[Address | None]) -> tuple[Address, ...]:
+    return tuple(dict.fromkeys(address for address in addresses if address is not None))

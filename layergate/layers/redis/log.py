@@ -1,0 +1,772 @@
+"""The invalidation log in Redis, as one instance tails it: why a purge that has returned is final.
+
+Redis keeps a stream of records with positions 1, 2, ..., and a list of *members*: the instances that
+are waited for, each with the position it has applied. An instance *syncs*: one script that gives it
+all records after its own position, makes it a member for ``term``, and notes its position as its
+acknowledgement. From the moment a sync was *sent*, for ``max_disconnected`` seconds on its own
+monotonic clock, the instance is *trusted*; ``term`` is longer than that. A purge appends a record,
+and is *final* when one script has found that record in the log, acknowledged by every member, and no
+*settling* under way (below).
+
+**G3.** Purge R is final at the moment f. At t >= f an instance I is trusted, by a sync sent at s and
+executed at r, s <= r, t < s + max_disconnected. Claim: I has applied R.
+
+- R was appended before r: then the sync brought R, for it is trusted only if it got all there was,
+  and applied it.
+- R was appended after r: I was a member until r + term > t >= f (by Redis's clock, see *time*), so
+  when R was found final, I had acknowledged R's position; it does so only for what it has applied.
+- Its membership was lost meanwhile, as Redis was emptied, failed over or evicted the list. Whatever
+  script comes first afterwards sees that and starts a settling: no purge is final for the next
+  ``term``, by which time I's trust, founded before the loss, is over.
+
+Where an instance that was not trusted *when the reply came* finds a seam in the log, it cannot know
+what was purged meanwhile without it: everything it holds goes (`Marks.rise`). One that was trusted
+keeps what it holds: nothing was final without it. Seams are seen by the chain: each record names its
+predecessor ``p``, and n is the position applied so far.
+
+- p == n: no seam.
+- p > n: records in between were trimmed (or evicted): also the trusted one lets go of all.
+- p < n, a *leap*: the server was restarted or replaced, and the records after p were lost. The
+  script went on far beyond, so that no position ever means two things. Who had applied lost records
+  appends them again (the script drops repetitions). Not trusted: up to the leap all is let go, even
+  where no record seems lost: others may have been lost that this one never saw.
+- another incarnation: Redis came back empty. Entries in it go with it. Records applied lately are
+  appended again. Local positions go on above all earlier ones: see *positions*.
+
+**What may overlap.** Replies are taken in under a lock, each record once, in order; a reply always
+begins at or below the position applied by then, for positions only grow, so no gap comes of replies
+that overtake each other. One of an incarnation that was left meanwhile is dropped. Whether an
+instance is trusted is asked when the reply is there, not when the call was sent: so it was trusted
+when the script ran. A record is trusted to be where it was appended only as long as the script finds
+it there with the nonce it was given: if it was lost, its appender appends it again and waits anew.
+
+**Time.** Memberships end by the *fleet's clock*, which is Redis's own without its steps: it never
+goes backward, and forward by at most one ``stride`` from call to call, which is how much longer
+``term`` is than ``max_disconnected``. A rate that differs by less than a fifth is covered too. No
+clocks of two machines are compared.
+
+**Positions.** Here (`Marks.position`, `Entry.stamp`) they are ``(base + n) << 40 | k``. k counts what
+was purged here only, while Redis was away; ``base`` makes them grow over incarnations. On the wire
+they are n: an entry stamped between two k's travels with the lower bound. Purges that wait to be
+appended (the *outbox*) are not in the log yet, so another instance may have stamped an entry higher
+without knowing them: until they are, such entries count as fetched before them.
+
+**What this rests on.** One Redis holds the log. A primary that was cut off, together with some
+instances, and goes on writing while a replica was promoted, is a second one: give it
+``min-replicas-to-write 1``. Where scripts may not ask INFO, a failover is only known by an instance
+that is ahead of the new primary. All instances have the same ``max_disconnected``.
+With ``max_disconnected=None`` an instance that is cut off goes on serving what it holds, and the
+argument holds only for those that are not.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from hashlib import blake2b
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+from layergate.core.codec import MAX_MARKS, Codec
+from layergate.core.fleet import Joining
+from layergate.core.flight import Pulse
+from layergate.core.invalidation import Mark, Marks, PurgeReceipt
+from layergate.errors import LayerError, WireError
+from layergate.layers.redis.companion import Companion
+from layergate.layers.redis.keys import log_key
+from layergate.layers.redis.scripts import APPEND, LEAVE, STATUS, SYNC
+from layergate.layers.redis.server import Script, Server
+
+__all__ = ["RedisLog"]
+
+_K: Final = 40  # bits for what was purged here only
+_NEVER: Final = float("-inf")
+_LIMIT: Final = 1000  # records in one reply
+_BATCH: Final = 64  # records appended at once
+_RECENT: Final = 1024  # records remembered, to append them again if they get lost
+_OUTBOX: Final = 1024  # records that may wait for Redis to come back
+_MARKS: Final = 20_000  # marks in either of the two
+_RETRIES: Final = 5
+_POLL: Final = (0.0, 0.001, 0.001, 0.002, 0.002, 0.004, 0.004, 0.008, 0.016, 0.032, 0.05)  # seconds
+_STUCK: Final = 10.0  # seconds after which a sync that does not end is not waited for
+_EVERYTHING: Final = (Mark("all"),)
+
+
+class _Place(NamedTuple):
+    """Where an instance stood when it sent something."""
+
+    log: bytes | None
+    applied: int
+    tip: bytes
+    epoch: int
+    sent: float
+
+
+class _Record(NamedTuple):
+    position: int
+    before: int
+    nonce: bytes
+    blob: bytes
+
+
+class _Reply(NamedTuple):
+    log: bytes
+    last: int
+    complete: bool
+    member: bool
+    records: list[_Record]
+    appended: int
+    nonce: bytes
+
+
+class _Applied(NamedTuple):
+    """A record as it was applied. ``marks`` is empty for a leap."""
+
+    log: bytes
+    position: int
+    before: int
+    marks: tuple[Mark, ...]
+    time: float
+    at: float  # monotonic
+
+
+class _Waiting(NamedTuple):
+    """A record that waits to be appended.
+
+    ``again``: what it is a repetition of, or b"". ``below``: the local position before it was
+    applied here; None for a repetition.
+    """
+
+    marks: tuple[Mark, ...]
+    time: float
+    again: bytes
+    below: int | None
+
+
+class _View(NamedTuple):
+    """How positions here and on the wire belong together: replaced as a whole, read without lock."""
+
+    log: bytes | None
+    base: int
+    below: int | None
+
+
+class _Overtaken(LayerError):
+    """The log changed under a call, again and again."""
+
+
+class RedisLog:
+    """`layergate.core.fleet.Log` on one Redis.
+
+    ``namespace``        the log's name; without braces.
+    ``max_disconnected`` how long this instance is trusted without hearing from Redis, in seconds;
+                         None: for ever, once it has joined.
+    ``log_length``       how many records Redis keeps.
+
+    Nothing starts, and nothing is asked, before `catch_up` or `append`.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        codec: Codec,
+        joining: Joining,
+        *,
+        namespace: bytes | str,
+        max_disconnected: float | None,
+        log_length: int,
+    ) -> None:
+        if isinstance(namespace, str):
+            namespace = namespace.encode()
+        self._server = server
+        self._codec = codec
+        self._marks = joining.marks
+        self._runtime = joining.runtime
+        self._counters = joining.counters
+        self._trusted_for = max_disconnected
+        if max_disconnected is None:
+            self.heartbeat, self._term, self._stride = 5.0, 30.0, 7.5
+        else:
+            # One beat may come late by a beat, and the fleet's clock keeps up with one instance.
+            self.heartbeat = max_disconnected / 4
+            self._stride = self.heartbeat + 0.25
+            self._term = max_disconnected + self._stride
+        self._length = log_length
+        self._keys = [log_key(namespace, part) for part in _PARTS]
+        self.channel = self._keys[0]
+        self.channels = log_key(namespace, b"i:")
+        # Until when the marks are complete (see `Log.trusted_until`). Read on the hit path.
+        self.trusted_until = _NEVER
+        self.left = False
+        self._view = _View(None, 0, None)
+        self._applied = 0
+        self._tip = b""
+        # Counts the incarnations seen: a reply from before the last change is out of date.
+        self._epoch = 0
+        self._settled_in = False
+        self._recent: deque[_Applied] = deque()
+        self._recent_marks = 0
+        self._outbox: deque[_Waiting] = deque()
+        self._outbox_marks = 0
+        self._companion = Companion(server, joining, self, heartbeat=self.heartbeat)
+        self._reset()
+        _logs.add(self)
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = self._runtime.lock()
+        self._pulse = Pulse(self._runtime)
+        self._instance: bytes | None = None
+        self._member = False
+        # Syncs, one at a time: how many began, how many of them ended well, is one under way?
+        self._begun = 0
+        self._ended = 0
+        self._good = 0
+        self._syncing = 0  # which one, or 0
+
+    def forked(self) -> None:
+        """See `Log.forked`. What the parent could not append yet, the child appends too: once too
+        often purges nothing that is not purged anyway."""
+        self.trusted_until = _NEVER
+        self._reset()
+        self._companion.forked()
+        if self._companion.leases is not None:
+            self._companion.leases.forked()
+
+    # -- who and where -------------------------------------------------------------------------
+
+    @property
+    def companion(self) -> Companion:
+        return self._companion
+
+    @property
+    def log_id(self) -> bytes | None:
+        """The incarnation of the log, 16 bytes; None before the first contact.
+
+        It may change between two calls: see `place` and `stamp`.
+        """
+        return self._view.log
+
+    @property
+    def applied(self) -> int:
+        """The position applied last, as Redis counts."""
+        return self._applied
+
+    @property
+    def instance(self) -> bytes:
+        """What this process is called, in Redis. Another one in a fork's child."""
+        instance = self._instance
+        if instance is None:
+            with self._lock:
+                instance = self._instance
+                if instance is None:
+                    instance = self._instance = os.urandom(8).hex().encode()
+        return instance
+
+    @property
+    def own_channel(self) -> bytes:
+        return self.channels + self.instance
+
+    def place(self, stamp: int) -> tuple[bytes, int] | None:
+        """Incarnation and position to write an entry with that bears ``stamp``; None: it must not
+        go to Redis, for it is from before this incarnation, or there was no contact yet."""
+        view = self._view
+        position = (stamp >> _K) - view.base
+        return None if view.log is None or position < 0 else (view.log, position)
+
+    def stamp(self, log: bytes, position: int) -> int | None:
+        """The stamp, here, of an entry that was written with ``position`` in the incarnation
+        ``log``; None if that is another one than the log's: then the entry is none."""
+        view = self._view
+        if log != view.log:
+            return None
+        stamp = (view.base + position) << _K
+        return stamp if view.below is None else min(stamp, view.below)
+
+    def to_wire(self, stamp: int) -> int | None:
+        """The position of `place`."""
+        place = self.place(stamp)
+        return None if place is None else place[1]
+
+    def from_wire(self, position: int) -> int:
+        """The stamp of ``position`` in the current incarnation."""
+        view = self._view
+        stamp = (view.base + position) << _K
+        return stamp if view.below is None else min(stamp, view.below)
+
+    def stats(self) -> dict[str, int | float]:
+        """Gauges: position in the log, records that wait for Redis, and is this one trusted (1)?"""
+        return {
+            "log_position": self._applied,
+            "log_outbox": len(self._outbox),
+            "log_trusted": int(self._runtime.monotonic() < self.trusted_until),
+        }
+
+    # -- the protocol of the core --------------------------------------------------------------
+
+    async def catch_up(self) -> bool:
+        """See `Log.catch_up`."""
+        try:
+            self._look_at_process()
+            self.left = False
+            background = self._companion.ensure()
+            if self._runtime.monotonic() < self.trusted_until:
+                return True
+            # Without a companion nobody waits for this instance, so what was asked before this
+            # request came is no answer for it.
+            complete = await self.sync(fresh=not background, patience=self._server.timeout)
+            return complete and (not background or self._runtime.monotonic() < self.trusted_until)
+        except Exception as error:
+            self._counters.on("layer_error", layer="shared", operation="catch up", error=error)
+            return False
+
+    async def append(
+        self, marks: tuple[Mark, ...], time: float, *, wait: float | None = None
+    ) -> PurgeReceipt:
+        """See `Log.append`."""
+        Marks(max_marks=1, max_patterns=1).apply(1, marks, time)  # raises KeyRefused
+        self._look_at_process()
+        try:
+            home, position, nonce = await self._append(marks, time)
+        except BaseException as error:
+            # Also when it was cancelled: nobody knows whether Redis has it.
+            self._put_off(marks, time)
+            if not isinstance(error, Exception):
+                raise
+            self._counters.on("layer_error", layer="shared", operation="append", error=error)
+            self._companion.ensure()
+            return PurgeReceipt(1, 1, final=False)
+        return await self._wait(marks, time, home, position, nonce, wait)
+
+    async def leave(self) -> None:
+        """See `Log.leave`. Never raises, and asks nothing if this instance is no member."""
+        self.left = True
+        self._companion.stop()
+        self.trusted_until = _NEVER
+        if self._pid != os.getpid():
+            return
+        deadline = self._runtime.monotonic() + self._server.timeout
+        while True:  # a sync that arrives later would make it a member again
+            seen = self._pulse.version
+            left = deadline - self._runtime.monotonic()
+            if not self._syncing or left <= 0 or not await self._pulse.wait(seen, left):
+                break
+        if not self._member:
+            return
+        self._member = False
+        try:
+            await self._server.run(LEAVE, self._keys, self._arguments(self._place(), member=False))
+        except Exception as error:
+            self._counters.on("layer_error", layer="shared", operation="leave", error=error)
+
+    # -- syncing -------------------------------------------------------------------------------
+
+    async def sync(
+        self, *, probe: bool = False, fresh: bool = True, patience: float | None = None
+    ) -> bool:
+        """Append what waits, read what is new, and say so. True if all there is has been read.
+
+        One at a time: others wait for the one under way and take its result, or with ``fresh`` for
+        one that begins after they came; for at most ``patience`` seconds. Raises what Redis raises.
+        """
+        with self._lock:
+            wanted = self._begun + (1 if fresh or not self._syncing else 0)
+        until = None if patience is None else self._runtime.monotonic() + patience
+        while True:
+            seen = self._pulse.version
+            with self._lock:
+                if self._ended >= wanted:
+                    return self._good >= wanted
+                under_way = self._syncing
+                if not under_way:
+                    self._begun += 1
+                    number = self._syncing = self._begun
+                    break
+            left = _STUCK if until is None else until - self._runtime.monotonic()
+            if left <= 0:
+                return False
+            if not await self._pulse.wait(seen, left) and until is None:
+                # Its loop was closed over it. (If not, two at once do no harm.)
+                with self._lock:
+                    if self._syncing == under_way:
+                        self._syncing = 0
+        good = False
+        over = True
+        try:
+            good = await self._sync(probe)
+        except Exception:
+            raise
+        except BaseException:
+            over = False  # cancelled: that says nothing, so somebody else has to go
+            raise
+        finally:
+            with self._lock:
+                if self._syncing == number:
+                    self._syncing = 0
+                if over:
+                    self._ended = max(self._ended, number)
+                if good:
+                    self._good = max(self._good, number)
+            self._pulse.beat()
+        return good
+
+    async def _sync(self, probe: bool) -> bool:
+        until = float("inf") if probe else self._runtime.monotonic() + self._server.timeout
+        await self._flush(probe)
+        while True:
+            reply = await self._ask(SYNC, probe=probe)
+            # What was new must be acknowledged, or a purge waits for the next beat.
+            if reply is not None and reply.complete and not (reply.records and reply.member):
+                return True
+            if self.left or self._runtime.monotonic() >= until:
+                return reply is not None and reply.complete
+
+    async def _flush(self, probe: bool) -> None:
+        """Append what could not be appended before, or was lost since."""
+        while self._outbox:
+            with self._lock:
+                batch = list(self._outbox)[:_BATCH]
+            records = [(one.marks, one.time, one.again) for one in batch]
+            await self._append_records(records, probe=probe)
+            with self._lock:
+                for one in batch:
+                    # (unless it overflowed meanwhile)
+                    if self._outbox and self._outbox[0] is one:
+                        self._outbox.popleft()
+                        self._outbox_marks -= len(one.marks)
+                self._look_below()
+
+    def _place(self) -> _Place:
+        with self._lock:
+            return _Place(
+                self._view.log, self._applied, self._tip, self._epoch, self._runtime.monotonic()
+            )
+
+    def _arguments(self, place: _Place, *, member: bool) -> list[Any]:
+        return [
+            os.urandom(16),
+            round(self._term * 1000),
+            round(self._stride * 1000),
+            self._length,
+            place.log or b"",
+            place.applied,
+            place.tip,
+            self.instance,
+            b"1" if member else b"",
+            _LIMIT,
+        ]
+
+    async def _ask(
+        self, script: Script, arguments: Sequence[Any] = (), *, probe: bool = False
+    ) -> _Reply | None:
+        """Run SYNC or APPEND and take in what comes. None if the reply was out of date.
+
+        Raises what Redis raises.
+        """
+        place = self._place()
+        member = not self.left and self._companion.running
+        if member:
+            self._member = True
+        base = self._arguments(place, member=member)
+        reply = _read(await self._server.run(script, self._keys, [*base, *arguments], probe=probe))
+        return reply if self._take(reply, place) else None
+
+    # -- taking in -----------------------------------------------------------------------------
+
+    def _take(self, reply: _Reply, place: _Place) -> bool:
+        """Apply a reply. False if the log's incarnation changed since it was asked for."""
+        told: list[tuple[str, dict[str, Any]]] = []
+        try:
+            with self._lock:
+                return self._take_locked(reply, place, told)
+        finally:
+            for event, facts in told:  # hooks are strangers: not under the lock
+                self._counters.on(event, **facts)
+
+    def _take_locked(
+        self, reply: _Reply, place: _Place, told: list[tuple[str, dict[str, Any]]]
+    ) -> bool:
+        trusted = self._runtime.monotonic() < self.trusted_until
+        if reply.log != self._view.log:
+            if place.epoch != self._epoch:
+                return False
+            self._begin_incarnation(reply.log, trusted, told)
+        for record in reply.records:
+            self._apply(record, trusted, told)
+        if reply.complete:
+            if reply.last > self._applied:
+                # It is not in the stream any more.
+                self._miss(reply.last, told)
+                self._applied, self._tip = reply.last, b""
+            self._settled_in = True
+            if reply.member and not self.left:
+                if self._trusted_for is None:
+                    self.trusted_until = float("inf")
+                else:
+                    until = place.sent + self._trusted_for
+                    self.trusted_until = max(self.trusted_until, until)
+        return True
+
+    def _local(self, position: int) -> int:
+        return (self._view.base + position) << _K
+
+    def _begin_incarnation(
+        self, log: bytes, trusted: bool, told: list[tuple[str, dict[str, Any]]]
+    ) -> None:
+        before = self._view.log
+        base = (self._marks.position >> _K) + 1
+        # The position first: nothing is ever stamped, or taken from the wire, below what is held.
+        self._move(base << _K, trusted)
+        self._view = _View(log, base, self._view.below)
+        self._applied, self._tip = 0, b""
+        self._epoch += 1
+        self._settled_in = False
+        if before is not None:
+            told.append(("log_reset", {}))
+            # What was applied longer ago, everybody has who may be trusted now.
+            since = _NEVER
+            if self._trusted_for is not None:
+                since = self._runtime.monotonic() - 2 * self._term
+            self._append_again(
+                [one for one in self._recent if one.log == before and one.at > since]
+            )
+
+    def _apply(
+        self, record: _Record, trusted: bool, told: list[tuple[str, dict[str, Any]]]
+    ) -> None:
+        if record.position <= self._applied:
+            return
+        marks = self._marks
+        if record.before > self._applied:
+            self._miss(record.before, told)
+        elif record.before < self._applied and record.blob:
+            # Not by a leap: that cannot be. Whatever it is, it is no log to rely on.
+            self._miss(record.position, told)
+        log = self._view.log
+        assert log is not None
+        now = self._runtime.now()
+        purged: tuple[Mark, ...] = ()
+        time = now
+        if record.blob:
+            try:
+                purged, time = self._codec.decode_record(log, record.blob)
+            except WireError as error:
+                # Forged, damaged, or of a later version, or signed with another secret (one of the
+                # two is being rolled out): it may be any purge, so it is all of them.
+                told.append(("record_refused", {"error": error}))
+                purged = _EVERYTHING
+            # By the clock here: made stale is made stale now, not in an hour.
+            marks.apply(self._local(record.position), purged, min(time, now))
+        else:
+            if self._settled_in:
+                told.append(("log_leap", {}))
+            if record.before < self._applied:
+                self._append_lost(log, record.before)
+            self._move(self._local(record.position), trusted)
+        at = self._runtime.monotonic()
+        self._remember(_Applied(log, record.position, record.before, purged, time, at))
+        self._applied, self._tip = record.position, record.nonce
+
+    def _remember(self, record: _Applied) -> None:
+        recent = self._recent
+        recent.append(record)
+        self._recent_marks += len(record.marks)
+        while len(recent) > _RECENT or self._recent_marks > _MARKS:
+            self._recent_marks -= len(recent.popleft().marks)
+
+    def _miss(self, position: int, told: list[tuple[str, dict[str, Any]]]) -> None:
+        """Records up to ``position`` will never be seen here."""
+        if self._settled_in:
+            told.append(("log_trimmed", {}))
+        self._marks.rise(self._local(position))
+
+    def _move(self, position: int, trusted: bool) -> None:
+        """Go on from ``position``, with what is held, or (not trusted) without it."""
+        if trusted:
+            self._marks.apply(position, (), self._runtime.now())
+        else:
+            self._marks.rise(position)
+
+    # -- what waits to be appended -------------------------------------------------------------
+
+    def _put_off(self, marks: tuple[Mark, ...], time: float) -> None:
+        """Apply here what could not be appended, and remember to append it."""
+        with self._lock:
+            below = self._marks.position
+            for start in range(0, len(marks), MAX_MARKS):
+                part = marks[start : start + MAX_MARKS]
+                self._wait_for_redis(_Waiting(part, time, b"", below))
+            self._marks.apply(below + 1, marks, time)
+
+    def _append_lost(self, log: bytes, after: int) -> None:
+        """Records of ``log`` after position ``after`` that were applied here are not in it."""
+        lost = [one for one in self._recent if one.log == log and one.position > after]
+        whole = bool(lost) and lost[0].before <= after
+        if not whole or any(one.position != two.before for one, two in pairwise(lost)):
+            # Too long ago to remember them all.
+            again = b"all:%b:%d" % (log, after)
+            self._wait_for_redis(_Waiting(_EVERYTHING, self._runtime.now(), again, None))
+        else:
+            self._append_again(lost)
+
+    def _append_again(self, records: list[_Applied]) -> None:
+        for one in records:
+            if one.marks:
+                again = _again(one.log, one.position)
+                self._wait_for_redis(_Waiting(one.marks, one.time, again, None))
+
+    def _wait_for_redis(self, record: _Waiting) -> None:
+        outbox = self._outbox
+        outbox.append(record)
+        self._outbox_marks += len(record.marks)
+        if len(outbox) > _OUTBOX or self._outbox_marks > _MARKS:
+            below = self._lowest()
+            outbox.clear()
+            outbox.append(_Waiting(_EVERYTHING, self._runtime.now(), b"", below))
+            self._outbox_marks = 1
+        self._look_below()
+
+    def _lowest(self) -> int | None:
+        return next((one.below for one in self._outbox if one.below is not None), None)
+
+    def _look_below(self) -> None:
+        below = self._lowest()
+        if below != self._view.below:
+            self._view = self._view._replace(below=below)
+
+    # -- appending -----------------------------------------------------------------------------
+
+    async def _append(
+        self, marks: tuple[Mark, ...], time: float, again: bytes = b""
+    ) -> tuple[bytes, int, bytes]:
+        """Incarnation, position and nonce of the record in Redis (the last one, if there are so many
+        marks that they are several). They are applied here."""
+        parts = [marks[start : start + MAX_MARKS] for start in range(0, len(marks), MAX_MARKS)]
+        return await self._append_records(
+            [
+                (part, time, b"%b:%d" % (again, number) if again and number else again)
+                for number, part in enumerate(parts or [marks])
+            ]
+        )
+
+    async def _append_records(
+        self, records: list[tuple[tuple[Mark, ...], float, bytes]], *, probe: bool = False
+    ) -> tuple[bytes, int, bytes]:
+        for _ in range(_RETRIES):
+            log = self._view.log
+            if log is None:
+                await self._ask(SYNC, probe=probe)
+                continue
+            arguments: list[Any] = []
+            for marks, time, again in records:
+                nonce = blake2b(again, digest_size=8).digest() if again else os.urandom(8)
+                arguments += nonce, again, self._encoded(log, marks, time)
+            reply = await self._ask(APPEND, arguments, probe=probe)
+            if reply is None or not reply.appended:
+                continue
+            # Before a purge returns, this instance has applied it too: in its place in the log.
+            while self._view.log == reply.log and self._applied < reply.appended:
+                await self._ask(SYNC, probe=probe)
+            if self._view.log == reply.log:
+                return reply.log, reply.appended, reply.nonce
+        raise _Overtaken("shared", "the log changed while something was appended to it")
+
+    def _encoded(self, log: bytes, marks: tuple[Mark, ...], time: float) -> bytes:
+        try:
+            return self._codec.encode_record(log, marks, time)
+        except WireError:  # a tag beyond all measure: purge too much rather than too little
+            soft = all(mark.soft for mark in marks)
+            return self._codec.encode_record(log, (Mark("all", soft=soft),), time)
+
+    async def _wait(
+        self,
+        marks: tuple[Mark, ...],
+        time: float,
+        home: bytes,
+        position: int,
+        nonce: bytes,
+        wait: float | None,
+    ) -> PurgeReceipt:
+        """Wait until the record is applied by all members."""
+        monotonic = self._runtime.monotonic
+        bound = self._term + 1.0 if wait is None else wait
+        deadline = monotonic() + bound
+        applied = members = 1
+        looks = failures = losses = 0
+        while True:
+            try:
+                place = self._place()
+                base = self._arguments(place, member=False)
+                answer = await self._server.run(STATUS, self._keys, [*base, position, nonce])
+                log, found, members, applied, settling, known = answer
+                if log != home or not found:
+                    # Lost, and its place with it (or trimmed so soon).
+                    losses += 1
+                    if losses > _RETRIES:
+                        return PurgeReceipt(applied, members, final=False)
+                    if log != place.log:
+                        await self._ask(SYNC)
+                    again = _again(home, position)
+                    home, position, nonce = await self._append(marks, time, again)
+                    if wait is None:
+                        deadline = monotonic() + bound
+                    continue
+                failures = 0
+                if not known:  # this one is no member, but it has applied it
+                    members, applied = members + 1, applied + 1
+                if applied >= members and not int(settling):
+                    return PurgeReceipt(applied, members, final=True)
+            except Exception as error:
+                failures += 1
+                if failures >= 3:
+                    self._counters.on("layer_error", layer="shared", operation="wait", error=error)
+                    return PurgeReceipt(max(1, applied), max(1, members), final=False)
+            left = deadline - monotonic()
+            if left <= 0:
+                return PurgeReceipt(applied, members, final=False)
+            pause = _POLL[min(looks, len(_POLL) - 1)]
+            looks += 1
+            if pause:
+                await self._runtime.event().wait(min(pause, left))
+
+    # -- the process ---------------------------------------------------------------------------
+
+    def is_news(self, payload: bytes) -> bool:
+        """Does a message on the fleet's channel tell of something not applied yet?"""
+        log, position = payload[:16], payload[16:]
+        return log != self._view.log or not position.isdigit() or int(position) > self._applied
+
+    def _look_at_process(self) -> None:
+        if self._pid != os.getpid():
+            self.forked()
+
+
+_PARTS: Final = (b"log", b"meta", b"members", b"acks", b"again")
+
+
+def _again(log: bytes, position: int) -> bytes:
+    return b"%b:%d" % (log, position)
+
+
+def _read(answer: Any) -> _Reply:
+    log, last, complete, member, raw, appended, nonce = answer
+    records = []
+    for name, fields in raw:
+        before, own, blob = fields[1], fields[3], fields[5]
+        records.append(_Record(int(name[:-2]), int(before), own, blob))
+    return _Reply(log, int(last), bool(complete), bool(member), records, int(appended), nonce)
+
+
+# In the child of a fork an instance is another one, whoever made the fork.
+_logs: Final[weakref.WeakSet[RedisLog]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for log in list(_logs):
+        log.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,299 @@
+"""What runs inside of Redis: the log and the leases, as Lua.
+
+Portable from Redis 6.2 and Valkey 7.2 on, Cluster included: the keys of one call lie in one slot and
+are named in KEYS; nothing walks the keyspace; the work of one call is bounded. A script runs as a
+whole or not at all, and is replicated by its effects, so a replica never holds half of one.
+
+The scripts of the log all begin with the same *prologue*, which looks at the server before anything
+else is done: was it emptied, has another one taken over, is the caller ahead of it? What that means
+is argued in `layergate.layers.redis.log`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from layergate.layers.redis.server import Script
+
+__all__ = [
+    "ACQUIRE",
+    "APPEND",
+    "FENCED_SET",
+    "LEAVE",
+    "LOOK",
+    "RELEASE",
+    "RENEW",
+    "STATUS",
+    "SYNC",
+]
+
+# KEYS  1 log      stream: the records, with the ids "n-0"
+#       2 meta     hash: log (incarnation), n (last position), run (the server's run_id), settle,
+#                  at, clock, size, term, kept
+#       3 members  sorted set: instance -> until when it counts as alive, on the fleet's clock
+#       4 acks     hash: instance -> the position it has applied
+#       5 again    hash: what was appended once more after it had been lost -> its new position
+# ARGV  1 16 random bytes    2 term of a membership, ms     3 stride of the clock, ms
+#       4 length of the log  5 the caller's incarnation, or ""   6 the position it has applied
+#       7 the nonce of the record there, or ""   8 instance, or ""   9 "1" to be a member   10 limit
+_PROLOGUE: Final = """
+local LOG, META, MEMBERS, ACKS, AGAIN = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local fresh, stride, instance = ARGV[1], tonumber(ARGV[3]), ARGV[8]
+local mine, applied, tip = ARGV[5], tonumber(ARGV[6]), ARGV[7]
+
+-- Lua's own way to write a number loses digits from 10^14 on.
+local function text(number) return string.format('%.0f', number) end
+
+local meta = redis.call('HMGET', META, 'log', 'n', 'run', 'settle', 'at', 'clock', 'size',
+                        'term', 'kept')
+local log, n, settle = meta[1], tonumber(meta[2] or 0), tonumber(meta[4] or 0)
+local term = math.max(tonumber(ARGV[2]), tonumber(meta[8] or 0))
+local kept = tonumber(meta[9] or 0)
+
+-- The clock of the fleet: it goes as the server's does, but never backward, and never forward by
+-- more than one stride at once. So no step of the server's clock, and no failover to a server with
+-- another one, ends a membership before its time. All who count on it call more often than that.
+local parts = redis.call('TIME')
+local at = parts[1] * 1000 + math.floor(parts[2] / 1000)
+local clock = tonumber(meta[6] or 0)
+clock = clock + math.max(0, math.min(stride, at - tonumber(meta[5] or at)))
+
+-- Which server is this? Some hosts refuse INFO to scripts: then "", and a server that lost the end
+-- of the log is known by the callers who are ahead of it.
+local run = ''
+local info = redis.pcall('INFO', 'server')
+if type(info) == 'string' then run = string.match(info, 'run_id:(%w+)') or '' end
+
+local news = false
+
+local function add(position, nonce, record)
+  redis.call('XADD', LOG, 'MAXLEN', ARGV[4], text(position) .. '-0',
+             'p', text(n), 't', nonce, 'r', record)
+  n = position
+  news = true
+end
+
+-- A record at the caller's position that is another than the caller has applied: two histories
+-- were grown from one (a backup was restored, two primaries wrote). Neither can be trusted.
+if log and mine == log and tip ~= '' and applied <= n then
+  local id = text(applied) .. '-0'
+  local there = redis.call('XRANGE', LOG, id, id)[1]
+  if there and there[2][4] ~= tip then log = false end
+end
+
+if not log then
+  -- New, or emptied, or evicted. What is left of an older log must not be taken for this one's.
+  redis.call('DEL', LOG, META, MEMBERS, ACKS, AGAIN)
+  log, n, settle, kept, news = fresh, 0, clock + term, 0, true
+elseif meta[3] ~= run or (mine == log and applied > n) then
+  -- The leap. The end of the log may have been lost with the other server, or before the restart:
+  -- go on where no position was ever given out. (How far is random: so two servers that leap from
+  -- one point, each cut off from the other, do not arrive at the same one.)
+  local top = n
+  if mine == log and applied > n then top = applied end
+  add((math.floor(top / 16777216) + 1 + string.byte(fresh, 9)) * 16777216,
+      string.sub(fresh, 1, 8), '')
+  settle = clock + term
+elseif redis.call('ZCARD', MEMBERS) ~= tonumber(meta[7] or 0) then
+  -- Members are missing (evicted): purges wait until none of them can be trusted any more.
+  settle = clock + term
+end
+settle = math.min(settle, clock + term)
+
+local same = mine == log
+
+-- At most so many at once; the rest is not counted either, and goes next time.
+local dead = redis.call('ZRANGEBYSCORE', MEMBERS, '-inf', text(clock), 'LIMIT', 0, 100)
+for _, one in ipairs(dead) do
+  redis.call('ZREM', MEMBERS, one)
+  redis.call('HDEL', ACKS, one)
+end
+
+local function acknowledge()
+  if same and instance ~= '' and redis.call('ZSCORE', MEMBERS, instance) then
+    redis.call('HSET', ACKS, instance, text(applied))
+    return 1
+  end
+  return 0
+end
+
+local function save()
+  local hourly = math.abs(at - kept) > 3600000
+  -- The longest term of those who were here lately, should it have been shortened.
+  if hourly then term = tonumber(ARGV[2]) end
+  redis.call('HSET', META, 'log', log, 'n', text(n), 'run', run, 'settle', text(settle),
+             'at', text(at), 'clock', text(clock), 'size', redis.call('ZCARD', MEMBERS),
+             'term', text(term))
+  -- A namespace that nobody uses any more vanishes after a week.
+  if news or hourly then
+    redis.call('HSET', META, 'kept', text(at))
+    for i = 1, 5 do redis.call('EXPIRE', KEYS[i], 604800) end
+  end
+  -- To everybody: there is something to read.
+  if news then redis.call('PUBLISH', LOG, log .. text(n)) end
+end
+"""
+
+# What follows the caller's position. An instance is a member from the moment on at which it gets
+# all there is: so it is waited for from the moment on from which it may be trusted.
+_READ: Final = """
+local limit = tonumber(ARGV[10])
+local start = 0
+if same then start = applied end
+local records = redis.call('XRANGE', LOG, text(start + 1) .. '-0', '+', 'COUNT', limit)
+local complete, member = 0, 0
+if #records < limit then
+  complete = 1
+  if instance ~= '' and ARGV[9] == '1' then
+    if redis.call('ZADD', MEMBERS, text(clock + tonumber(ARGV[2])), instance) == 1 then kept = 0 end
+    member = 1
+  end
+end
+acknowledge()
+save()
+"""
+
+# -> incarnation, last position, all there is?, a member now?, records, position appended (0: none)
+SYNC: Final = Script.of(
+    "sync", _PROLOGUE + _READ + "return {log, text(n), complete, member, records, '0', ''}"
+)
+
+# ARGV from 11 on: nonce, what it is a repetition of (or ""), record; and so on. Nothing is appended
+# if the caller's incarnation is another one: a record is made for the log it goes to.
+# As SYNC; then the position of the last of these records, and its nonce.
+APPEND: Final = Script.of(
+    "append",
+    _PROLOGUE
+    + """
+local last, nonce = 0, ''
+if same then
+  for i = 11, #ARGV, 3 do
+    local was = false
+    if ARGV[i + 1] ~= '' then was = redis.call('HGET', AGAIN, ARGV[i + 1]) end
+    if was then
+      -- Another one who had it was quicker.
+      if tonumber(was) > last then last, nonce = tonumber(was), ARGV[i] end
+    else
+      add(n + 1, ARGV[i], ARGV[i + 2])
+      last, nonce = n, ARGV[i]
+      if ARGV[i + 1] ~= '' then redis.call('HSET', AGAIN, ARGV[i + 1], text(n)) end
+    end
+  end
+end
+"""
+    + _READ
+    + "return {log, text(n), complete, member, records, text(last), nonce}",
+)
+
+# ARGV 11 a position, 12 the nonce of its record.
+# -> incarnation, is the record there?, members, of which have applied it, ms until purges need not
+#    wait for members that are unknown here, is the caller one?
+STATUS: Final = Script.of(
+    "status",
+    _PROLOGUE
+    + """
+local position = tonumber(ARGV[11])
+local known = acknowledge()
+local id = text(position) .. '-0'
+local there = redis.call('XRANGE', LOG, id, id)[1]
+local found = 0
+if same and there and there[2][4] == ARGV[12] then found = 1 end
+local acks, members, done = {}, 0, 0
+local flat = redis.call('HGETALL', ACKS)
+for i = 1, #flat, 2 do acks[flat[i]] = tonumber(flat[i + 1]) end
+for _, one in ipairs(redis.call('ZRANGEBYSCORE', MEMBERS, '(' .. text(clock), '+inf')) do
+  members = members + 1
+  if acks[one] and acks[one] >= position then done = done + 1 end
+end
+save()
+return {log, found, members, done, text(math.max(0, settle - clock)), known}
+""",
+)
+
+LEAVE: Final = Script.of(
+    "leave",
+    _PROLOGUE
+    + """
+redis.call('ZREM', MEMBERS, instance)
+redis.call('HDEL', ACKS, instance)
+save()
+return 1
+""",
+)
+
+# -- leases --------------------------------------------------------------------------------------
+# The value of a lease is its holder's token (16 bytes); once released, "done:" and that token, for
+# one more term. Who waits for it is a set of instances.
+
+# KEYS lease, waiters  ARGV token, term in ms, instance or ""
+# -> 1 and whether it was released lately | 0, ms left, the holder's token
+ACQUIRE: Final = Script.of(
+    "acquire",
+    """
+local holder = redis.call('GET', KEYS[1])
+if not holder or #holder ~= 16 or holder == ARGV[1] then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  local recent = 0
+  if holder and holder ~= ARGV[1] then recent = 1 end
+  return {1, recent, ''}
+end
+if ARGV[3] ~= '' then
+  redis.call('SADD', KEYS[2], ARGV[3])
+  redis.call('PEXPIRE', KEYS[2], math.max(2 * ARGV[2], 60000))
+end
+return {0, redis.call('PTTL', KEYS[1]), holder}
+""",
+)
+
+# KEYS lease, waiters  ARGV the token that was seen, term in ms, instance or ""
+# -> ms left while that one holds it, else -1
+LOOK: Final = Script.of(
+    "look",
+    """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+if ARGV[3] ~= '' then
+  redis.call('SADD', KEYS[2], ARGV[3])
+  redis.call('PEXPIRE', KEYS[2], math.max(2 * ARGV[2], 60000))
+end
+return math.max(0, redis.call('PTTL', KEYS[1]))
+""",
+)
+
+# KEYS lease  ARGV token, term in ms  -> 1 if it is ours. One that ran out, or was lost in a
+# failover, is ours as long as nobody has taken it.
+RENEW: Final = Script.of(
+    "renew",
+    """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+""",
+)
+
+# KEYS lease, waiters  ARGV token, term in ms, the channels' prefix, message  -> 1 if it was ours
+RELEASE: Final = Script.of(
+    "release",
+    """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+if holder then redis.call('SET', KEYS[1], 'done:' .. ARGV[1], 'PX', ARGV[2]) end
+for _, one in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+  redis.call('PUBLISH', ARGV[3] .. one, ARGV[4])
+end
+redis.call('DEL', KEYS[2])
+return 1
+""",
+)
+
+# KEYS lease, entry  ARGV token, blob, ms to live  -> 1 if it was written. What was fetched under a
+# lease that somebody else has taken since, or has even released again, is older than theirs.
+FENCED_SET: Final = Script.of(
+    "fenced set",
+    """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] and holder ~= 'done:' .. ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+return 1
+""",
+)

@@ -1,0 +1,364 @@
+"""Several instances of the HTTP cache on one real Redis, in one process: what one of them fetches,
+stores, refuses or purges, the others know."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from layergate import Rule
+from layergate.core.invalidation import PurgeReceipt
+from tests.fleet.support import Fleet
+from tests.support.asgi import Gate, OriginCall, until
+
+pytest_plugins = ("tests.support.redis_servers",)
+
+FRESH = {"cache-control": "max-age=60"}
+SWR = {"cache-control": "max-age=10, stale-while-revalidate=60"}
+
+
+@pytest.fixture
+async def fleet(shared_valkey: Any) -> AsyncIterator[Fleet]:
+    async with Fleet(shared_valkey.url, shared_valkey.namespace, count=3) as fleet:
+        yield fleet
+
+
+async def settled(fleet: Fleet) -> None:
+    await fleet.idle()
+    for world in fleet.worlds:
+        world.assert_nothing_left()
+
+
+async def test_what_one_has_fetched_the_others_have(fleet: Fleet) -> None:
+    first = await fleet[0].get("/a")
+    await fleet.idle()
+    second, third = await fleet[1].get("/a"), await fleet[2].get("/a")
+    assert fleet.origin.total == 1
+    assert first.body == second.body == third.body
+    assert second.hit
+    assert fleet[1].count("backfill") == 1
+    again = await fleet[1].get("/a")  # from its own memory now
+    assert again.hit
+    assert fleet[1].count("backfill") == 1
+    await settled(fleet)
+
+
+async def test_g2_a_burst_over_all_is_one_fetch(fleet: Fleet) -> None:
+    gate = Gate()
+
+    @fleet.origin.on("/slow")
+    async def slow(call: OriginCall) -> None:
+        await gate.wait()
+        await call.reply(b"one", 200, FRESH)
+
+    burst = asyncio.ensure_future(fleet.burst("/slow", each=20))
+    await gate.reached()
+    await until(lambda: sum(world.count("lease_wait") for world in fleet.worlds) == 2)
+    gate.open()
+    calls = await burst
+    assert fleet.origin.total == 1
+    assert {call.body for call in calls} == {b"one"}
+    await settled(fleet)
+
+
+async def test_g2_a_body_that_takes_long_is_waited_for(fleet: Fleet) -> None:
+    gate = Gate()
+
+    @fleet.origin.on("/long")
+    async def long(call: OriginCall) -> None:
+        await call.start(200, FRESH)
+        await call.chunk(b"a")
+        await gate.wait()
+        await call.end(b"b")
+
+    burst = asyncio.ensure_future(fleet.burst("/long", each=3))
+    await gate.reached()
+    await until(lambda: sum(world.count("lease_wait") for world in fleet.worlds) == 2)
+    gate.open()
+    calls = await burst
+    assert fleet.origin.total == 1
+    assert {call.body for call in calls} == {b"ab"}
+    await settled(fleet)
+
+
+async def test_g4_what_is_not_shareable_queues_nowhere(fleet: Fleet) -> None:
+    """The head of the first response lets everyone go, on every instance, while its body is still
+    under way."""
+    head, rest = Gate(), Gate()
+
+    @fleet.origin.on("/private")
+    async def private(call: OriginCall) -> None:
+        if call.number == 1:
+            await head.wait()
+        await call.start(200, {"cache-control": "private"})
+        await rest.wait()
+        await call.end(b"%d" % call.number)
+
+    burst = asyncio.ensure_future(fleet.burst("/private", each=2))
+    await head.reached()
+    await until(lambda: sum(world.count("lease_wait") for world in fleet.worlds) == 2)
+    head.open()
+    await rest.reached(6)  # all at the same time
+    assert fleet.origin.most_running == 6
+    rest.open()
+    calls = await burst
+    assert len({call.body for call in calls}) == 6
+    await fleet.idle()
+    # The marker is known to those who have not asked yet.
+    fleet.origin.most_running = 0
+    await fleet.burst("/private", each=2)
+    assert sum(world.count("lease_wait") for world in fleet.worlds) == 2
+    await settled(fleet)
+
+
+async def test_g2_another_instance_takes_over_from_one_whose_app_fails(fleet: Fleet) -> None:
+    gate = Gate()
+
+    @fleet.origin.on("/fails")
+    async def fails(call: OriginCall) -> None:
+        if call.number == 1:
+            await gate.wait()
+            raise RuntimeError("no")
+        await call.reply(b"fine", 200, FRESH)
+
+    first = asyncio.ensure_future(fleet[0].get("/fails"))
+    await gate.reached()
+    others = asyncio.ensure_future(asyncio.gather(fleet[1].get("/fails"), fleet[2].get("/fails")))
+    await until(lambda: fleet[1].count("lease_wait") + fleet[2].count("lease_wait") == 2)
+    gate.open()
+    with pytest.raises(RuntimeError, match="no"):
+        await first
+    assert {call.body for call in await others} == {b"fine"}
+    assert fleet.origin.total == 2
+    await settled(fleet)
+
+
+async def test_g2_a_request_cancelled_while_it_waits_for_a_lease_leaves_nothing(
+    fleet: Fleet,
+) -> None:
+    gate = Gate()
+
+    @fleet.origin.on("/slow")
+    async def slow(call: OriginCall) -> None:
+        await gate.wait()
+        await call.reply(b"one", 200, FRESH)
+
+    leader = asyncio.ensure_future(fleet[0].get("/slow"))
+    await gate.reached()
+    waiter = fleet[1].call("/slow")
+    await until(lambda: fleet[1].count("lease_wait") == 1)
+    follower = asyncio.ensure_future(fleet[1].get("/slow"))
+    await fleet[1].waiting(1)
+    await waiter.cancel()
+    await until(lambda: fleet[1].count("lease_wait") == 2)  # who followed it waits in its place
+    gate.open()
+    assert (await leader).body == (await follower).body == b"one"
+    assert fleet.origin.total == 1
+    await settled(fleet)
+
+
+@pytest.mark.parametrize("fallback", ["fetch", "504"])
+async def test_after_the_coalesce_timeout(shared_valkey: Any, fallback: str) -> None:
+    gate = Gate()
+    options: dict[str, Any] = {"coalesce_timeout": 0.2, "coalesce_fallback": fallback}
+    async with Fleet(shared_valkey.url, shared_valkey.namespace, **options) as fleet:
+
+        @fleet.origin.on("/slow")
+        async def slow(call: OriginCall) -> None:
+            if call.number == 1:
+                await gate.wait()
+            await call.reply(b"%d" % call.number, 200, FRESH)
+
+        first = asyncio.ensure_future(fleet[0].get("/slow"))
+        await gate.reached()
+        second = await fleet[1].get("/slow")
+        if fallback == "504":
+            assert second.status == 504
+            assert (await fleet[0].get("/slow")).status == 504  # in the same instance as well
+        else:
+            assert second.body == b"2"
+        gate.open()
+        assert (await first).status == 200
+        await settled(fleet)
+
+
+@pytest.mark.parametrize("fallback", ["fetch", "504"])
+async def test_after_the_coalesce_timeout_stale_if_error_comes_first(
+    shared_valkey: Any, fallback: str
+) -> None:
+    gate = Gate()
+    options: dict[str, Any] = {"coalesce_timeout": 0.2, "coalesce_fallback": fallback}
+    async with Fleet(shared_valkey.url, shared_valkey.namespace, **options) as fleet:
+
+        @fleet.origin.on("/slow")
+        async def slow(call: OriginCall) -> None:
+            if call.number == 2:
+                await gate.wait()
+            await call.reply(
+                b"%d" % call.number, 200, {"cache-control": "max-age=10, stale-if-error=60"}
+            )
+
+        await fleet[0].get("/slow")
+        await fleet.idle()
+        fleet.clock.advance(20)
+        first = asyncio.ensure_future(fleet[0].get("/slow"))
+        await gate.reached()
+        second = await fleet[1].get("/slow")
+        assert second.body == b"1"
+        assert "stale" in second.cache_status
+        gate.open()
+        assert (await first).body == b"2"
+        await settled(fleet)
+
+
+async def test_a_stale_response_is_refreshed_once_in_the_fleet(fleet: Fleet) -> None:
+    gate = Gate()
+
+    @fleet.origin.on("/swr")
+    async def swr(call: OriginCall) -> None:
+        if call.number > 1:
+            await gate.wait()
+        await call.reply(b"%d" % call.number, 200, SWR)
+
+    await fleet[0].get("/swr")
+    await fleet.idle()
+    await fleet.everywhere("/swr")
+    fleet.clock.advance(20)
+    calls = await fleet.burst("/swr", each=3)
+    assert {call.body for call in calls} == {b"1"}
+    await gate.reached()
+    await until(lambda: sum(world.count("refresh_skipped") for world in fleet.worlds) >= 2)
+    gate.open()
+    await fleet.idle()
+    assert fleet.origin.total == 2
+    calls = await fleet.everywhere("/swr")
+    assert [call.body for call in calls] == [b"2"] * 3
+    assert fleet.origin.total == 2
+    await settled(fleet)
+
+
+async def test_what_one_has_validated_is_fresh_for_all(fleet: Fleet) -> None:
+    @fleet.origin.on("/etag")
+    async def etag(call: OriginCall) -> None:
+        headers = {"cache-control": "max-age=10", "etag": '"x"'}
+        if call.header("if-none-match") == '"x"':
+            await call.reply(b"", 304, headers)
+        else:
+            await call.reply(b"body", 200, headers)
+
+    await fleet[0].get("/etag")
+    await fleet.idle()
+    await fleet.everywhere("/etag")
+    fleet.clock.advance(20)
+    calls = await fleet.burst("/etag", each=5)
+    assert {call.body for call in calls} == {b"body"}
+    assert fleet.origin.total == 2
+    await fleet.idle()
+    assert all(call.hit for call in await fleet.everywhere("/etag"))
+    await settled(fleet)
+
+
+async def test_variants_are_shared(fleet: Fleet) -> None:
+    @fleet.origin.on("/vary")
+    async def vary(call: OriginCall) -> None:
+        language = call.header("accept-language") or "none"
+        await call.reply(language.encode(), 200, {**FRESH, "vary": "accept-language"})
+
+    for language in ("de", "fr"):
+        calls = await fleet.burst("/vary", each=3, headers={"accept-language": language})
+        assert {call.body for call in calls} == {language.encode()}
+        await fleet.idle()
+    assert fleet.origin.total == 2
+    for language in ("de", "fr"):
+        calls = await fleet.everywhere("/vary", headers={"accept-language": language})
+        assert {call.body for call in calls} == {language.encode()}
+    assert fleet.origin.total == 2
+    await settled(fleet)
+
+
+# -- purges ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("soft", [False, True])
+async def test_g3_a_purge_through_one_is_seen_by_all(fleet: Fleet, soft: bool) -> None:
+    fleet.origin.answers("/a", {**FRESH, "cache-tag": "t"}, b"old")
+    await fleet.everywhere("/a")
+    await fleet.idle()
+    fleet.origin.answers("/a", {**FRESH, "cache-tag": "t"}, b"new")
+    receipt = await fleet[1].cache.purge(tags=["t"], soft=soft)
+    assert receipt == PurgeReceipt(3, 3, final=True)
+    calls = await fleet.everywhere("/a")
+    assert [call.body for call in calls] == [b"new"] * 3
+    await settled(fleet)
+
+
+async def test_g3_a_fill_that_began_before_the_purge_dies_on_arrival(fleet: Fleet) -> None:
+    """Whoever purges, and whoever fetches: what was read at the origin before the purge is served
+    to nobody who asks after it."""
+    gate = Gate()
+    content = [b"old"]
+
+    @fleet.origin.on("/race")
+    async def race(call: OriginCall) -> None:
+        body = content[0]
+        if call.number == 1:
+            await gate.wait()
+        await call.reply(body, 200, {**FRESH, "cache-tag": "t"})
+
+    first = asyncio.ensure_future(fleet[0].get("/race"))
+    await gate.reached()
+    waiting = asyncio.ensure_future(fleet[2].get("/race"))  # asked before the purge
+    await until(lambda: fleet[2].count("lease_wait") == 1)
+    content[0] = b"new"
+    assert (await fleet[1].cache.purge(tags=["t"])).final
+    later = asyncio.ensure_future(fleet.burst("/race"))
+    gate.open()
+    assert (await first).body == b"old"  # it asked before the purge, too
+    await waiting
+    assert {call.body for call in await later} == {b"new"}
+    await fleet.idle()
+    assert {call.body for call in await fleet.everywhere("/race")} == {b"new"}
+    await settled(fleet)
+
+
+async def test_an_unsafe_request_through_one_invalidates_for_all(fleet: Fleet) -> None:
+    await fleet.everywhere("/item")
+    await fleet.idle()
+    await fleet[2].get("/item", method="POST")
+    bodies = {call.body for call in await fleet.everywhere("/item")}
+    assert bodies == {b"/item 3"}
+    await settled(fleet)
+
+
+async def test_an_instance_that_has_left_is_not_waited_for(fleet: Fleet) -> None:
+    await fleet[2].cache.aclose()
+    assert await fleet[0].cache.purge(tags=["t"]) == PurgeReceipt(2, 2, final=True)
+    # It comes back with the next request.
+    await fleet[2].get("/a")
+    assert await fleet[0].cache.purge(tags=["t"]) == PurgeReceipt(3, 3, final=True)
+
+
+async def test_g1_what_is_for_one_client_takes_no_lease(shared_valkey: Any) -> None:
+    rules = [Rule("/page", ttl=60)]
+    async with Fleet(shared_valkey.url, shared_valkey.namespace, rules=rules) as fleet:
+        gate = Gate()
+
+        @fleet.origin.on("/page")
+        async def page(call: OriginCall) -> None:
+            await gate.wait()
+            await call.reply((call.header("authorization") or "nobody").encode())
+
+        async def ask(index: int, user: str) -> bytes:
+            call = await fleet[index].get("/page", headers={"authorization": user})
+            return call.body
+
+        users = [ask(index % 2, f"user{index}") for index in range(6)]
+        asking = asyncio.ensure_future(asyncio.gather(*users))
+        await gate.reached(6)
+        gate.open()
+        assert await asking == [f"user{index}".encode() for index in range(6)]
+        assert sum(world.count("lease_wait") for world in fleet.worlds) == 0
+        await settled(fleet)

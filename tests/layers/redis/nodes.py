@@ -1,0 +1,194 @@
+"""Several instances in one process, in either world, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from layergate.core.codec import Codec
+from layergate.core.events import Counters
+from layergate.core.fleet import Joining
+from layergate.core.invalidation import Mark, Marks, PurgeReceipt
+from layergate.core.lease import Exponential, Waiting
+from layergate.layers.redis.leases import RedisLeases
+from layergate.layers.redis.log import RedisLog
+from layergate.layers.redis.server import Server
+from layergate.runtime.loop import LoopRuntime
+from layergate.runtime.threads import ThreadRuntime, run_blocking
+
+BOUND = 20.0  # seconds; a wait that long is a hang
+FAR = 2.0**39
+
+
+class Loop:
+    """Scenarios run on a loop."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+
+    def runtime(self) -> Any:
+        return LoopRuntime()
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        async def whole() -> Any:
+            try:
+                return await asyncio.wait_for(work, 3 * BOUND)
+            finally:
+                await self.end()
+
+        return asyncio.run(whole())
+
+    async def end(self) -> None:
+        for node in self.nodes:
+            await node.close()
+
+    async def together(self, *work: Coroutine[Any, Any, Any]) -> list[Any]:
+        return await asyncio.gather(*work)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class Threads(Loop):
+    """Scenarios run on threads."""
+
+    def runtime(self) -> Any:
+        return ThreadRuntime()
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return run_blocking(work)
+        finally:
+            run_blocking(self.end())
+
+    async def together(self, *work: Coroutine[Any, Any, Any]) -> list[Any]:
+        with ThreadPoolExecutor(len(work)) as pool:
+            return [one.result(3 * BOUND) for one in [pool.submit(run_blocking, w) for w in work]]
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - this world blocks
+
+
+@pytest.fixture(params=[Loop, Threads], ids=["loop", "threads"])
+def world(request: pytest.FixtureRequest) -> Any:
+    return request.param()
+
+
+class Still:
+    """Instead of a companion: the test does what it would do."""
+
+    running = True
+    leases = None
+
+    def ensure(self) -> bool:
+        return True
+
+    def stop(self) -> None: ...
+
+    def forked(self) -> None: ...
+
+
+class Node:
+    """One instance: marks, a log, leases."""
+
+    def __init__(
+        self,
+        world: Any,
+        url: str,
+        namespace: str,
+        *,
+        disconnected: float | None = 5.0,
+        length: int = 1000,
+        term: float = 10.0,
+        waiting: Waiting | None = None,
+        secret: bytes | None = None,
+        still: bool = False,
+        runtime: Any = None,
+        timeout: float = 1.0,
+        wrap: Callable[[Any], Any] = lambda server: server,
+    ) -> None:
+        self.runtime = world.runtime() if runtime is None else runtime
+        self.marks = Marks()
+        self.events: list[str] = []
+        self.counters = Counters([lambda event, facts: self.events.append(event)])
+        self.codec = Codec(secret=secret)
+        joining = Joining(self.marks, self.runtime, self.counters, ())
+        server = Server(url, connect_timeout=1.0, timeout=timeout, namespace=namespace)
+        server.bind(self.runtime, self.counters)
+        self.server = wrap(server)
+        self.log = RedisLog(
+            self.server,
+            self.codec,
+            joining,
+            namespace=namespace,
+            max_disconnected=disconnected,
+            log_length=length,
+        )
+        self.leases = RedisLeases(
+            self.server,
+            joining,
+            namespace=namespace,
+            secret=secret or b"",
+            term=term,
+            waiting=Exponential() if waiting is None else waiting,
+            companion=self.log.companion,
+        )
+        if still:
+            self.log._companion = Still()  # type: ignore[assignment]
+        world.nodes.append(self)
+
+    @property
+    def trusted(self) -> bool:
+        return bool(self.runtime.monotonic() < self.log.trusted_until)
+
+    @property
+    def position(self) -> int:
+        return self.marks.position
+
+    def knows(self, tag: str, since: int = 0) -> bool:
+        """Is what bears ``tag`` and was stamped ``since`` gone?"""
+        return self.marks.purged_since(since, (tag,), "label")
+
+    def held(self, tag: str) -> Callable[[], bool]:
+        """Is what would be fetched now, bearing ``tag``, still valid when asked later?"""
+        since = self.position
+        return lambda: not self.knows(tag, since)
+
+    async def purge(
+        self, tag: str, *, wait: float | None = None, soft: bool = False
+    ) -> PurgeReceipt:
+        return await self.log.append((Mark("tag", tag, soft),), self.runtime.now(), wait=wait)
+
+    async def join(self) -> None:
+        assert await self.log.catch_up()
+
+    async def close(self) -> None:
+        with contextlib.suppress(Exception):
+            await self.log.leave()
+        await self.runtime.aclose(0.1)
+        await self.server.close()
+
+
+async def eventually(
+    world: Any, holds: Callable[[], Any] | Callable[[], Awaitable[Any]], what: str = ""
+) -> None:
+    limit = time.monotonic() + BOUND
+    while True:
+        value = holds()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return
+        assert time.monotonic() < limit, f"not within {BOUND} s: {what or holds}"
+        await world.sleep(0.002)
+
+
+def settle(server: Any, namespace: str) -> None:
+    """End the settling of a log: the test knows all its instances."""
+    assert server.cli("HSET", "{%s}:meta" % namespace, "settle", "0") == 0

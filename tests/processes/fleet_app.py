@@ -1,0 +1,111 @@
+"""The application that a fleet's processes serve: LayerGate around a handler that asks the test.
+
+See `tests/support/fleet.py`, which starts it and says in the environment what it is to be.
+``/control/up`` is outside of LayerGate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from layergate import Admin, HttpCache, LayerGate
+from layergate.wsgi import LayerGate as WsgiLayerGate
+from layergate.wsgi import ThreadRuntime
+
+ORIGIN = ("127.0.0.1", int(os.environ["FLEET_ORIGIN"]))
+UP = "/control/up"
+
+
+def shared() -> Any:
+    url = os.environ["FLEET_SHARED"]
+    options = json.loads(os.environ["FLEET_LAYER"])
+    if not url or not options:
+        return url or None
+    from layergate.layers.redis import RedisLayer
+
+    return RedisLayer(url, **options)
+
+
+def cache(**more: Any) -> HttpCache:
+    return HttpCache(
+        shared=shared(),
+        admin=Admin(token=os.environ["FLEET_TOKEN"]),
+        name=os.environ["FLEET_INSTANCE"],
+        **json.loads(os.environ["FLEET_OPTIONS"]),
+        **more,
+    )
+
+
+def question(method: str, path: str) -> bytes:
+    asked = {
+        "method": method,
+        "path": path,
+        "instance": os.environ["FLEET_INSTANCE"],
+        "pid": os.getpid(),
+    }
+    return json.dumps(asked).encode() + b"\n"
+
+
+async def handle(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        for phase in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{phase}.complete"})
+        return
+    reader, writer = await asyncio.open_connection(*ORIGIN)
+    try:
+        writer.write(question(scope["method"], scope["path"]))
+        head = json.loads(await reader.readline())
+        headers = [(name.encode(), value.encode()) for name, value in head["headers"]]
+        await send({"type": "http.response.start", "status": head["status"], "headers": headers})
+        while size := json.loads(await reader.readline())["size"]:
+            data = await reader.readexactly(size)
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body"})
+    finally:
+        writer.close()
+
+
+def asgi() -> Any:
+    gated = LayerGate(handle, cache=cache())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == UP:
+            head = {"status": 200, "headers": [(b"content-length", b"0")]}
+            await send({"type": "http.response.start", **head})
+            await send({"type": "http.response.body"})
+        else:
+            await gated(scope, receive, send)
+
+    return app
+
+
+def answer(environ: Any, start_response: Any) -> Iterator[bytes]:
+    with socket.create_connection(ORIGIN, 60) as line, line.makefile("rb") as reader:
+        line.sendall(question(environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        head = json.loads(reader.readline())
+        start_response(f"{head['status']} Said", [tuple(pair) for pair in head["headers"]])
+        while size := json.loads(reader.readline())["size"]:
+            yield reader.read(size)
+
+
+def wsgi() -> Any:
+    """With ``FLEET_BEFORE_FORK``: used before a preloading server forks."""
+    gated = WsgiLayerGate(answer, cache=cache(runtime=ThreadRuntime()))
+    if path := os.environ.get("FLEET_BEFORE_FORK"):
+        from tests.support.wsgi import ask
+
+        ask(gated, path, HTTP_HOST="example.com")
+
+    def app(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == UP:
+            start_response("200 OK", [("Content-Length", "0")])
+            return []
+        return gated(environ, start_response)
+
+    return app

@@ -1,0 +1,558 @@
+"""A fleet: app processes under real servers, one Redis, and an origin that the test itself is.
+
+The apps (`tests/processes/fleet_app.py`) hold no content of their own. Each call of a handler
+becomes a line to the `Origin` here, in the test's process and on its loop: so a test counts and
+holds origin calls of eight processes as if they were one, and what it counts with is not LayerGate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import resource
+import signal
+import struct
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Any, NamedTuple, Self
+
+from tests.support.redis_servers import BOUND, HOST, Process, free_port
+
+__all__ = [
+    "FRESH",
+    "TOKEN",
+    "Answer",
+    "Connection",
+    "Fleet",
+    "Gate",
+    "Instance",
+    "Origin",
+    "OriginCall",
+    "Purged",
+    "eventually",
+]
+
+ROOT = Path(__file__).parent.parent.parent
+TOKEN = "fleet-token"
+FRESH = {"cache-control": "max-age=600"}
+
+Handler = Callable[["OriginCall"], Awaitable[None]]
+
+
+async def eventually(holds: Callable[[], Any], what: str = "", *, bound: float = BOUND) -> Any:
+    """Poll until ``holds()`` (or what it awaits to) is true, and give its value."""
+    async with asyncio.timeout(bound):
+        while True:
+            value = holds()
+            if asyncio.iscoroutine(value):
+                value = await value
+            if value:
+                return value
+            await asyncio.sleep(0.005)
+
+
+# ------------------------------------------------------------------------------------ the origin
+
+
+class Gate:
+    """A place in a handler where it waits for the test."""
+
+    def __init__(self) -> None:
+        self.arrived = 0
+        self._open = asyncio.Event()
+
+    async def wait(self) -> None:
+        self.arrived += 1
+        await self._open.wait()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def reached(self, count: int = 1) -> None:
+        await eventually(lambda: self.arrived >= count)
+
+
+class OriginCall:
+    """One call of an app's handler, as it reaches the origin."""
+
+    def __init__(self, asked: Mapping[str, Any], number: int, writer: asyncio.StreamWriter) -> None:
+        self.path: str = asked["path"]
+        self.method: str = asked["method"]
+        self.instance: str = asked["instance"]
+        self.pid: int = asked["pid"]
+        self.number = number  # 1 for the first call of this path
+        self._writer = writer
+
+    async def start(self, status: int = 200, headers: Mapping[str, str] = FRESH) -> None:
+        await self._say({"status": status, "headers": list(headers.items())})
+
+    async def chunk(self, data: bytes) -> None:
+        if data:
+            await self._say({"size": len(data)}, data)
+
+    async def end(self, data: bytes = b"") -> None:
+        await self.chunk(data)
+        await self._say({"size": 0})
+
+    async def reply(
+        self, body: bytes = b"", headers: Mapping[str, str] = FRESH, status: int = 200
+    ) -> None:
+        await self.start(status, {**headers, "content-length": str(len(body))})
+        await self.end(body)
+
+    async def _say(self, facts: Mapping[str, Any], data: bytes = b"") -> None:
+        # An app that was killed does not listen any more: its handler's affair, not the origin's.
+        with contextlib.suppress(OSError):
+            self._writer.write(json.dumps(facts).encode() + b"\n" + data)
+            await self._writer.drain()
+
+
+class Origin:
+    """Counts every call, and answers by the handler of its path (the longest prefix wins).
+
+    Without a handler: ``<path> <number of the call>``, fresh for ten minutes.
+    """
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.log: list[OriginCall] = []
+        self.running: Counter[str] = Counter()
+        self.most_running: Counter[str] = Counter()
+        self.handlers: dict[str, Handler] = {}
+        self.errors: list[Exception] = []  # of handlers
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, HOST, 0, backlog=4096)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def on(self, prefix: str) -> Callable[[Handler], Handler]:
+        def register(handler: Handler) -> Handler:
+            self.handlers[prefix] = handler
+            return handler
+
+        return register
+
+    def answers(self, prefix: str, headers: Mapping[str, str], body: bytes = b"body") -> None:
+        async def handler(call: OriginCall) -> None:
+            await call.reply(body, headers)
+
+        self.handlers[prefix] = handler
+
+    def gated(self, prefix: str, headers: Mapping[str, str] = FRESH) -> Gate:
+        """A handler that waits at the gate, then answers with the number of the call."""
+        gate = Gate()
+
+        async def handler(call: OriginCall) -> None:
+            await gate.wait()
+            await call.reply(b"%d" % call.number, headers)
+
+        self.handlers[prefix] = handler
+        return gate
+
+    async def called(self, path: str, count: int = 1) -> None:
+        await eventually(lambda: self.calls[path] >= count, f"{count} calls of {path}")
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            line = await reader.readline()
+            if line:
+                await self._answer(json.loads(line), writer)
+        except asyncio.CancelledError:
+            pass  # the end of the test
+        except Exception as error:
+            self.errors.append(error)
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _answer(self, asked: Mapping[str, Any], writer: asyncio.StreamWriter) -> None:
+        path = asked["path"]
+        self.calls[path] += 1
+        self.running[path] += 1
+        self.most_running[path] = max(self.most_running[path], self.running[path])
+        call = OriginCall(asked, self.calls[path], writer)
+        self.log.append(call)
+        prefixes = [prefix for prefix in self.handlers if path.startswith(prefix)]
+        try:
+            if prefixes:
+                await self.handlers[max(prefixes, key=len)](call)
+            else:
+                await call.reply(f"{path} {call.number}".encode())
+        finally:
+            self.running[path] -= 1
+
+
+# ------------------------------------------------------------------------------------ the clients
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def told(self) -> str:
+        """Cache-Status."""
+        return self.headers.get("cache-status", "")
+
+    @property
+    def hit(self) -> bool:
+        return "; hit" in self.told
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Connection:
+    """A client's connection, and HTTP/1.1 as RFC 9112 frames it. Everything is bounded."""
+
+    def __init__(self, port: int, *, bound: float = BOUND) -> None:
+        self.port = port
+        self.bound = bound
+
+    async def __aenter__(self) -> Self:
+        async with asyncio.timeout(self.bound):
+            self._reader, self._writer = await asyncio.open_connection(HOST, self.port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # Not `wait_closed`: nobody cares how a server that was killed says good-bye.
+        self._writer.transport.abort()
+
+    def ask(
+        self,
+        path: str,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> None:
+        fields = {"host": "example.com", **(headers or {})}
+        if body:
+            fields["content-length"] = str(len(body))
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        self._writer.write(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
+
+    async def head(self) -> Answer:
+        async with asyncio.timeout(self.bound):
+            text = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        status, *lines = text.rstrip("\r\n").split("\r\n")
+        pairs = [line.partition(":") for line in lines]
+        return Answer(int(status.split()[1]), {n.lower(): v.strip() for n, _, v in pairs}, b"")
+
+    async def answer(self, method: str = "GET") -> Answer:
+        """The next response, whole. Raises OSError, EOFError, TimeoutError."""
+        head = await self.head()
+        if method == "HEAD" or head.status in (204, 304):
+            return head
+        async with asyncio.timeout(self.bound):
+            if head.headers.get("transfer-encoding") != "chunked":
+                size = int(head.headers["content-length"])
+                return head._replace(body=await self._reader.readexactly(size))
+            body = b""
+            while size := int(await self._reader.readuntil(b"\r\n"), 16):
+                body += (await self._reader.readexactly(size + 2))[:-2]
+            await self._reader.readexactly(2)
+            return head._replace(body=body)
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        self.ask(path, headers=headers)
+        return await self.answer()
+
+    def reset(self) -> None:
+        """Go away as a client that crashed does: RST, with no good-bye."""
+        sock = self._writer.get_extra_info("socket")
+        sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
+
+
+# ---------------------------------------------------------------------------------- the instances
+
+
+class Purged(NamedTuple):
+    status: int  # 200: final; 202: not yet
+    applied: int
+    instances: int
+
+    @property
+    def final(self) -> bool:
+        return self.status == 200
+
+
+class Instance:
+    """One app behind a server of its own, of ``kind`` uvicorn, gunicorn (gthread) or gunicorn-preload.
+
+    ``shared``: URL of the shared layer; None: there is none. ``layer``: options of `RedisLayer`;
+    ``options``: of `HttpCache`.
+    """
+
+    KINDS = ("uvicorn", "gunicorn", "gunicorn-preload")
+
+    def __init__(
+        self,
+        folder: Path,
+        origin: Origin,
+        shared: str | None,
+        *,
+        kind: str = "uvicorn",
+        layer: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        workers: int = 1,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        number = next(_numbers)
+        self.name = f"{kind}-{number}"
+        self.kind = kind
+        self.port = free_port()
+        self.workers = workers
+        self._log = folder / f"{self.name}.log"
+        self._environ = {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "FLEET_INSTANCE": self.name,
+            "FLEET_ORIGIN": str(origin.port),
+            "FLEET_TOKEN": TOKEN,
+            "FLEET_SHARED": shared or "",
+            "FLEET_LAYER": json.dumps(dict(layer or {})),
+            "FLEET_OPTIONS": json.dumps(dict(options or {})),
+            **(environ or {}),
+        }
+        self._process: Process | None = None
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def process(self) -> Process:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.alive
+
+    def _command(self) -> list[str]:
+        if self.kind == "uvicorn":
+            return [
+                sys.executable, "-m", "uvicorn", "--factory", "tests.processes.fleet_app:asgi",
+                "--host", HOST, "--port", str(self.port), "--backlog", "2048",
+                "--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "2",
+            ]  # fmt: skip
+        return [
+            sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{self.port}",
+            "--worker-class", "gthread", "--threads", "32", "--workers", str(self.workers),
+            "--graceful-timeout", "3", "--log-level", "warning", "--no-control-socket",
+            *(["--preload"] if self.kind == "gunicorn-preload" else []),
+            "tests.processes.fleet_app:wsgi()",
+        ]  # fmt: skip
+
+    async def start(self) -> None:
+        """Start, and wait until it answers (outside of LayerGate)."""
+        assert not self.alive
+        for attempt in itertools.count():
+            self._process = Process(self._command(), log=self._log, cwd=ROOT, environ=self._environ)
+            try:
+                await eventually(self._up, f"{self} to answer")
+                return
+            except _EndedError:
+                if attempt == 3 or "in use" not in self._process.tail():
+                    raise AssertionError(f"{self} ended:\n{self._process.tail()}") from None
+                self.port = free_port()
+            except BaseException:
+                self._process.kill()
+                raise
+
+    async def _up(self) -> bool:
+        if not self.alive:
+            raise _EndedError
+        try:
+            return (await self.get("/control/up", bound=1.0)).status == 200
+        except (OSError, EOFError, TimeoutError):
+            return False
+
+    async def get(
+        self,
+        path: str,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        *,
+        bound: float = BOUND,
+    ) -> Answer:
+        """Raises OSError, EOFError, TimeoutError."""
+        async with Connection(self.port, bound=bound) as connection:
+            connection.ask(path, method, headers, body)
+            return await connection.answer(method)
+
+    async def purge(self, *, connection: Connection | None = None, **what: Any) -> Purged:
+        """``tags``, ``files``, ``patterns``, ``purge_everything``... of the admin endpoint."""
+        async with contextlib.AsyncExitStack() as stack:
+            if connection is None:
+                connection = await stack.enter_async_context(Connection(self.port))
+            authorization = {"authorization": f"Bearer {TOKEN}"}
+            connection.ask("/_layergate/purge", "POST", authorization, json.dumps(what).encode())
+            answer = await connection.answer()
+        assert answer.status in (200, 202), answer
+        result = answer.json()["result"]
+        return Purged(answer.status, result["applied"], result["instances"])
+
+    async def stats(self) -> dict[str, Any]:
+        answer = await self.get("/_layergate/stats", headers={"authorization": f"Bearer {TOKEN}"})
+        assert answer.status == 200, answer
+        stats: dict[str, Any] = answer.json()
+        return stats
+
+    async def waiting(self, count: int) -> None:
+        """Until so many of its requests wait for a leader."""
+
+        async def holds() -> bool:
+            return bool((await self.stats())["waiters"] >= count)
+
+        await eventually(holds, f"{count} waiters on {self}")
+
+    # What befalls it.
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def stall(self) -> None:
+        self.process.stall()
+
+    def resume(self) -> None:
+        self.process.resume()
+
+    def stop(self) -> int:
+        """As an operator does. The exit status."""
+        return self.process.stop(bound=10.0)
+
+    def fork(self) -> None:
+        """gunicorn: replace the workers (SIGHUP)."""
+        self.process.signal(signal.SIGHUP)
+
+    def log(self) -> str:
+        return self.process.tail() if self._process is not None else ""
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
+
+_numbers = itertools.count(1)
+
+
+class _EndedError(Exception):
+    pass
+
+
+# --------------------------------------------------------------------------------------- together
+
+
+class Fleet:
+    """Instances with one shared layer and one origin::
+
+    async with Fleet(tmp_path, valkey.url, kinds=["uvicorn"] * 3) as fleet:
+        answers = await fleet.burst("/page", 300)
+        assert fleet.origin.calls["/page"] == 1
+
+    ``shared``: one URL for all, or one for each (a proxy before each). ``warm``: let each join the
+    fleet first, with one request, so that all of them are there to be counted.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shared: str | Sequence[str | None] | None,
+        *,
+        kinds: Sequence[str] = ("uvicorn", "uvicorn"),
+        warm: bool = True,
+        **instance: Any,
+    ) -> None:
+        self.folder = folder
+        self.origin = Origin()
+        self.instances: list[Instance] = []
+        each = [shared] * len(kinds) if shared is None or isinstance(shared, str) else shared
+        self._wanted = list(zip(kinds, each, strict=True))
+        self._warm = warm
+        self._options = instance
+
+    async def __aenter__(self) -> Self:
+        _allow_many_sockets()
+        await self.origin.__aenter__()
+        try:
+            for kind, shared in self._wanted:
+                self.instances.append(
+                    Instance(self.folder, self.origin, shared, kind=kind, **self._options)
+                )
+            await asyncio.gather(*(instance.start() for instance in self.instances))
+            if self._warm:
+                await asyncio.gather(*(one.get(f"/warm/{one}") for one in self.instances))
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for instance in self.instances:
+            instance.close()
+        await self.origin.__aexit__()
+        if self.origin.errors:
+            raise ExceptionGroup("in handlers of the test", self.origin.errors)
+
+    def __getitem__(self, number: int) -> Instance:
+        return self.instances[number]
+
+    async def each(self, path: str) -> list[Answer]:
+        """The answer of every instance to a request of its own."""
+        return list(await asyncio.gather(*(instance.get(path) for instance in self.instances)))
+
+    @contextlib.asynccontextmanager
+    async def connected(
+        self, count: int, instances: Sequence[Instance] | None = None
+    ) -> AsyncIterator[list[Connection]]:
+        """``count`` connections, evenly spread, established."""
+        instances = instances or self.instances
+        slots = asyncio.Semaphore(200)  # a backlog is finite
+
+        async def connect(number: int) -> Connection:
+            async with slots:
+                return await Connection(instances[number % len(instances)].port).__aenter__()
+
+        connections = await asyncio.gather(*(connect(number) for number in range(count)))
+        try:
+            yield list(connections)
+        finally:
+            for connection in connections:
+                await connection.__aexit__()
+
+    async def burst(
+        self, path: str, count: int, instances: Sequence[Instance] | None = None
+    ) -> list[Answer]:
+        """``count`` identical requests at once: all connected before the first is sent."""
+        async with self.connected(count, instances) as connections:
+            for connection in connections:
+                connection.ask(path)
+            return list(await asyncio.gather(*(one.answer() for one in connections)))
+
+
+def _allow_many_sockets(wanted: int = 8192) -> None:
+    """The processes started from here inherit the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted and soft != resource.RLIM_INFINITY:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
