@@ -134,7 +134,7 @@ async def member(port: int) -> None:
 
 
 def purging(port: int) -> Stack:
-    layers = [MemoryLayer("64MB"), RedisLayer(f"redis://127.0.0.1:{port}", namespace="purges")]
+    layers: list[Any] = [MemoryLayer("64MB"), RedisLayer(f"redis://127.0.0.1:{port}", namespace="purges")]
     return Stack(layers, runtime=LoopRuntime(), values=VALUES)
 
 
@@ -161,7 +161,7 @@ async def purges(port: int, sizes: list[int], count: int) -> list[tuple[str, ...
         )
         for _ in range(2)
     ]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     try:
         for process in members:
             assert process.stdout is not None
@@ -245,7 +245,7 @@ async def misses(port: int) -> None:
 
     alone = HttpCache(memory="64MB")
     fleet = HttpCache(memory="64MB", shared=f"redis://127.0.0.1:{port}")
-    apps = {
+    apps: dict[str, Any] = {
         "origin": origin,
         "memory": LayerGate(origin, cache=alone),
         "fleet": LayerGate(origin, cache=fleet),
