@@ -514,11 +514,14 @@ class LayerGate:
         return after
 
     def _closing(self, receive: Receive) -> Receive:
-        """End background work before the application hears of the shutdown: refreshes may still
-        need what it is about to close."""
+        """Join the fleet when the server starts, rather than with the first request. End background
+        work before the application hears of the shutdown: refreshes may still need what it is about
+        to close."""
 
         async def closing() -> Message:
             message = await receive()
+            if message["type"] == "lifespan.startup" and self.cache.stack.fleet is not None:
+                self.cache.aside(self.cache.stack.join(), "layergate join")
             if message["type"] == "lifespan.shutdown":
                 await self.cache.aclose()
             return message

@@ -84,9 +84,7 @@ class Entry:
         copy.checked = self.checked
         return copy
 
-    def windowed(
-        self, stale_while_revalidate: float | None, stale_if_error: float | None
-    ) -> Entry:
+    def windowed(self, stale_while_revalidate: float | None, stale_if_error: float | None) -> Entry:
         """A copy whose stale windows are no longer than these (a layer's own), seconds; None: as
         they are."""
         copy = self.clipped(self.fresh_until)

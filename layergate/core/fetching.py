@@ -528,9 +528,7 @@ class Fetching(Stack):
                 self.counters.on("refresh_skipped", key=key, reason="too many")
             self._land_with(flight, entry, pending)
 
-    async def _keep(
-        self, flight: _Flight, value: Any, policy: Policy, lease: Lease | None
-    ) -> None:
+    async def _keep(self, flight: _Flight, value: Any, policy: Policy, lease: Lease | None) -> None:
         """Store a fetched value and make it the outcome."""
         key = flight.key
         refused = None

@@ -306,10 +306,8 @@ class Marks:
     def rise(self, floor: int) -> None:
         """Everything stamped before position ``floor`` is gone, and ``position`` is at least there:
         records in between were lost."""
-        if floor > self.floor:
-            self.floor = floor
-        if floor > self.position:
-            self.position = floor
+        self.floor = max(self.floor, floor)
+        self.position = max(self.position, floor)
 
     def purged_since(
         self, since: int, tags: Iterable[str], label: str, *, soft: bool = False

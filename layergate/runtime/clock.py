@@ -18,4 +18,6 @@ def _boottime() -> bool:
 
 # Linux's monotonic clock stands still while the machine is suspended; what was heard before that
 # would look recent afterwards. Elsewhere the monotonic clock goes on.
-monotonic = functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME) if _boottime() else time.monotonic
+monotonic = (
+    functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME) if _boottime() else time.monotonic
+)

@@ -29,7 +29,12 @@ class Fleet:
         **options: Any,
     ) -> None:
         urls = [url] * count if isinstance(url, str) else list(url)
-        settings: dict[str, Any] = {"namespace": namespace, "timeout": 2.0, "max_disconnected": 1.0, **(layer or {})}
+        settings: dict[str, Any] = {
+            "namespace": namespace,
+            "timeout": 2.0,
+            "max_disconnected": 1.0,
+            **(layer or {}),
+        }
         self.origin = Origin()
         self.clock = ClockRuntime()
         self.worlds = [

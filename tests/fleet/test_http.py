@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from layergate import Rule
+from layergate import LayerGate, Rule
 from layergate.core.invalidation import PurgeReceipt
 from tests.fleet.support import Fleet
-from tests.support.asgi import Gate, OriginCall, until
+from tests.support.asgi import Gate, Lifespan, OriginCall, until
 
 pytest_plugins = ("tests.support.redis_servers",)
 
@@ -362,3 +362,28 @@ async def test_g1_what_is_for_one_client_takes_no_lease(shared_valkey: Any) -> N
         assert await asking == [f"user{index}".encode() for index in range(6)]
         assert sum(world.count("lease_wait") for world in fleet.worlds) == 0
         await settled(fleet)
+
+
+async def living(scope: Any, receive: Any, send: Any) -> None:
+    """An app with a lifespan."""
+    for word in ("startup", "shutdown"):
+        assert (await receive())["type"] == f"lifespan.{word}"
+        await send({"type": f"lifespan.{word}.complete"})
+
+
+async def test_an_instance_joins_when_its_server_starts(shared_valkey: Any) -> None:
+    fleet = Fleet(shared_valkey.url, shared_valkey.namespace)
+    assert not fleet[0].cache.stack.trusted
+    async with Lifespan(LayerGate(living, cache=fleet[0].cache)):
+        await fleet.idle()
+        assert fleet[0].cache.stack.trusted
+    assert not fleet[0].cache.stack.trusted
+
+
+async def test_g5_a_server_starts_without_its_redis() -> None:
+    fleet = Fleet("redis://127.0.0.1:1/0", "nowhere", count=1)
+    async with Lifespan(LayerGate(living, cache=fleet[0].cache)):
+        await fleet.idle()
+        assert not fleet[0].cache.stack.trusted
+        assert (await fleet[0].get("/a")).status == 200
+    assert fleet.origin.total == 1
