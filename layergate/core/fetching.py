@@ -19,7 +19,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVar
 
 from layergate.core.entry import Entry
 from layergate.core.events import Hook
@@ -94,11 +94,19 @@ _inside: Final[contextvars.ContextVar[_Crew | None]] = contextvars.ContextVar(
 )
 
 
+class _Since(NamedTuple):
+    """When a call began: a log position, and seconds of `Runtime.monotonic`."""
+
+    position: int
+    at: float
+
+
 class _Flight:
     """One key's way from miss to value.
 
     ``stamp``   log position when the fetch began (until then: when the flight began).
     ``began``   seconds since the epoch.
+    ``departed`` when the fetch began (until then: when the flight began), `Runtime.monotonic`.
     ``held``    what the layers have, if anything: stale, or fresh but late (`refresh_ahead`).
     ``entry``   the outcome: from a layer or, if ``fetched``, from the source. None with ``done``
                 set: see ``error`` and ``aborted``; if neither is there, a bulk fetch left it out.
@@ -108,6 +116,7 @@ class _Flight:
         "aborted",
         "began",
         "crew",
+        "departed",
         "done",
         "entry",
         "error",
@@ -129,6 +138,7 @@ class _Flight:
         self.crew = crew
         self.stamp = stamp
         self.began = runtime.now()
+        self.departed = runtime.monotonic()
         self.previous = previous
         self.held: Entry | None = None
         self.entry: Entry | None = None
@@ -307,7 +317,7 @@ class Fetching(Stack):
     ) -> dict[Key, Any]:
         """Join or begin the flights of these keys, and wait for what they bring."""
         now = self._now()
-        started = self.marks.position
+        started = _Since(self.marks.position, self.runtime.monotonic())
         soft = None if policy.soft_timeout is None else now + policy.soft_timeout
         limit = None if policy.timeout is None else now + policy.timeout
         values: dict[Key, Any] = {}
@@ -356,7 +366,9 @@ class Fetching(Stack):
             values.update(await load(bypassing))
         return values
 
-    def _board(self, key: Key, crew: _Crew, started: int, *, strict: bool, alone: bool) -> _Flight:
+    def _board(
+        self, key: Key, crew: _Crew, started: _Since, *, strict: bool, alone: bool
+    ) -> _Flight:
         """The flight to wait for: the one under way if it will do, or else a new one."""
         while True:
             present = self._flights.get(key)
@@ -366,12 +378,19 @@ class Fetching(Stack):
             if self._flights.lead(key, flight, instead_of=present) is flight:
                 return flight
 
-    def _will_do(self, flight: _Flight, started: int, strict: bool) -> bool:
+    def _will_do(self, flight: _Flight, started: _Since, strict: bool) -> bool:
         if flight.done or self._is_overdue(flight):
             return False
-        return flight.stamp >= started or not (
+        if strict and not self._flown_for(flight, started):
+            return False
+        return flight.stamp >= started.position or not (
             strict or self.purged_since(flight.stamp, (), flight.key, soft=True)
         )
+
+    def _flown_for(self, flight: _Flight, started: _Since) -> bool:
+        """Can no purge have become final, unheard of here, between the beginning of this fetch and
+        that call? Cut off from the log, a call takes only what is fetched after it began."""
+        return self.trusted or flight.departed >= started.at
 
     def _take_off(self, flights: list[_Flight], load: Load, policy: Policy, *, reason: str) -> None:
         try:
@@ -425,6 +444,7 @@ class Fetching(Stack):
                 return
             for flight in pending.values():
                 flight.stamp = self.marks.position
+                flight.departed = self.runtime.monotonic()
                 why = "stale" if reason == "miss" and flight.held is not None else reason
                 self.counters.on("fetch", key=flight.key, reason=why)
             values = await load(list(pending))
@@ -589,7 +609,7 @@ class Fetching(Stack):
         self,
         flight: _Flight,
         led: bool,
-        started: int,
+        started: _Since,
         soft: float | None,
         limit: float | None,
         policy: Policy,
@@ -645,7 +665,11 @@ class Fetching(Stack):
         if flight.entry is None:
             raise _LeftOut
         entry = flight.entry
-        if flight.stamp < started and self.purged_since(flight.stamp, entry.tags, key, soft=True):
+        if flight.stamp < started.position and self.purged_since(
+            flight.stamp, entry.tags, key, soft=True
+        ):
+            raise _Retry
+        if flight.fetched and not self._flown_for(flight, started):
             raise _Retry
         if not flight.fetched:
             self._count_use(key, entry)
@@ -665,6 +689,8 @@ class Fetching(Stack):
             and not self.marks.admit(entry, self._label(flight.key))
         ):
             return None
+        if not self.trusted:
+            windows = tuple(window for window in windows if window == "stale_if_error")
         past = self._now() - entry.fresh_until  # after `admit`, which may lower it
         return entry if any(past < getattr(entry, window) for window in windows) else None
 

@@ -17,6 +17,7 @@ The cache never calls the app; the adapter does.
 from __future__ import annotations
 
 from collections.abc import Collection, Coroutine, Iterable, Mapping
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from layergate.config import MAX_TAG_LENGTH, Options
@@ -32,7 +33,7 @@ from layergate.http.decision import Decision, answers, decide, passes, stale_if_
 from layergate.http.exchange import Exchange, State
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.invalidation import invalidated_uris, invalidates
-from layergate.http.key import variant_key
+from layergate.http.key import label_of, variant_key
 from layergate.http.policy import TAG_FIELDS, Plan, plan_update
 from layergate.http.request import Request
 from layergate.http.rules import Match, RuleSet
@@ -294,9 +295,10 @@ class Cache:
         fetch without validators.
         """
         until = 0.0
-        if self.stack.leases is not None:
-            patience = float(self.options.coalesce_timeout)  # type: ignore[arg-type]
-            until = self._monotonic() + patience
+        if self._fleet is not None:
+            now = self._monotonic()
+            request.arrived = request.arrived or now
+            until = now + float(self.options.coalesce_timeout)  # type: ignore[arg-type]
         answer = await self._open(request, alone, fresh, until, late=late)
         while isinstance(answer, _Landed):
             # Between threads once is enough: what is stored by now is from a fetch that ended just
@@ -546,7 +548,7 @@ class Cache:
         fwd: str,
         match: Match | None,
     ) -> Exchange:
-        return Exchange(
+        exchange = Exchange(
             self,
             request,
             storage_key=selected.storage_key,
@@ -555,6 +557,8 @@ class Cache:
             fwd=fwd,
             match=match,
         )
+        exchange.marked = selected.marker is not None
+        return exchange
 
     def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
         """The marker for requests with cookies to a target whose lifetime is a rule's, if the
@@ -748,6 +752,10 @@ class Cache:
             return False
         key = await self._place(exchange.primary, plan.names, exchange.request.fields, entry)
         stored = not await self._overtaken(key, entry) and await self.stack.store(key, entry)
+        if stored and exchange.marked and self._fleet is not None:
+            # What other instances remember of it (see `_settle`) was true until now.
+            tag = _marker_tag(exchange.primary)
+            await self.stack.invalidate((Mark("tag", tag),), wait=0.0)
         if not stored:
             self.stack.counters.on("refused", request=exchange.request, reason=Refused.PURGED.token)
         return stored
@@ -893,6 +901,7 @@ class Cache:
             HitForMiss(reason),
             created=now,
             fresh_until=now + ttl,
+            tags=() if self._fleet is None else (_marker_tag(exchange.primary),),
             stamp=self.stack.marks.position,
             size=64,
         )
@@ -966,6 +975,9 @@ class Cache:
             )
         if isinstance(planned, Refused) or planned.names != vary_names(stored.fields):
             entry.fresh_until = min(entry.fresh_until, now)
+            if self._fleet is not None:  # so too where else it is held
+                mark = Mark("key", label_of(exchange.storage_key), soft=True)
+                await self.stack.invalidate((mark,), wait=0.0)
             return
         fresh = exchange.entry_for(planned, 200, planned.lines, entry.value.body)
         # The body is as old as it was: what purges it is what would have purged it before.
@@ -1163,6 +1175,12 @@ def forwards_plainly(fields: Mapping[bytes, bytes]) -> bool:
     return CAREFUL.isdisjoint(fields) and (
         b"cache-control" not in fields or b"only-if-cached" not in fields[b"cache-control"].lower()
     )
+
+
+def _marker_tag(primary: bytes) -> str:
+    """What the hit-for-miss markers of a target are tagged with. No response can be tagged so: a
+    field's value has no NUL."""
+    return f"\x00marker {blake2b(primary, digest_size=16).hexdigest()}"
 
 
 def _apart(match: Match | None) -> bool:

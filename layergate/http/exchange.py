@@ -95,6 +95,7 @@ class Exchange:
         "_storing",
         "_touched",
         "_trimmed",
+        "began",
         "broken",
         "client_lines",
         "conditional",
@@ -105,6 +106,7 @@ class Exchange:
         "flight_key",
         "fwd",
         "lease",
+        "marked",
         "match",
         "mismatched",
         "origin_status",
@@ -145,6 +147,7 @@ class Exchange:
         self.match = match
         self.stamp = cache.stack.marks.position
         self.request_time = self._touched = cache.stack.runtime.now()
+        self.began = 0.0 if cache.stack.fleet is None else cache.stack.runtime.monotonic()
         self.state = State.PENDING
         self.pulse = Pulse(cache.stack.runtime)
         self.plan: Plan | None = None
@@ -168,6 +171,7 @@ class Exchange:
         self._stored = False
         self._readers: set[Reader] = set()
         self._alias: bytes | None = None
+        self.marked = False  # its target was known not to be shareable
         self.refreshes = False  # in the background, for the store alone
         self.lease: Lease | None = None
         self.conditional = False
@@ -180,6 +184,7 @@ class Exchange:
         """The fetch begins now, under a lease: what was purged while we waited for it concerns
         this fetch no more."""
         self.lease = lease
+        self.began = self._cache.stack.runtime.monotonic()
         self.stamp = self._cache.stack.marks.position
         self.request_time = self._touched = self._cache.stack.runtime.now()
 
@@ -584,7 +589,7 @@ class Exchange:
             # What is half here already was not fetched for a client that says so now (5.2.1).
             if request.directives.no_cache or request.directives.max_age == 0:
                 return False
-            if not self.fits(request):
+            if not self.fits(request) or not self.begun_for(request):
                 return False
             tags = self.plan.tags
         return not self._cache.stack.purged_since(self.stamp, tags, self.primary, soft=True)
@@ -601,6 +606,15 @@ class Exchange:
         if not answers(request, plan):
             return False
         return plan.shareable and secondary_key(plan.names, request.fields) == self.secondary
+
+    def begun_for(self, request: Request) -> bool:
+        """Can no purge have become final, unheard of here, after this fetch began and before that
+        request arrived?
+
+        Not while the log is heard. Cut off from it, a request takes part only in a fetch that begins
+        after it; it waits for the head of one that is older, so that there is one at a time.
+        """
+        return self._cache.stack.trusted or self.began >= request.arrived
 
     @property
     def private(self) -> bool:
@@ -677,6 +691,8 @@ class Reader:
         have, and nothing may have purged it between the start of the fetch and this request.
         """
         exchange, request = self._exchange, self.request
+        if not exchange.begun_for(request):
+            return False
         plan = exchange.plan
         if plan is None:
             entry = exchange.entry

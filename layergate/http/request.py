@@ -41,10 +41,11 @@ class Request:
     ``personal``: the app knows its user otherwise (a session, a login).
     ``directives``: the request's Cache-Control; ``Pragma: no-cache`` counts as ``no-cache`` when
     there is none (RFC 9111 5.4, for HTTP/1.0 clients).
+    ``arrived``: when the cache first looked at it, seconds of `Runtime.monotonic`; 0 before.
     """
 
     __slots__ = (
-        "authorization", "cookie", "directives", "fields", "has_body", "host", "key", "method",
+        "arrived", "authorization", "cookie", "directives", "fields", "has_body", "host", "key", "method",
         "path", "personal", "scheme", "target_length",
     )  # fmt: skip
 
@@ -79,6 +80,7 @@ class Request:
                 directives = parse_cache_control(b"no-cache")
         self.directives = directives
         self.personal = False
+        self.arrived = 0.0
 
     def mark_personal(self, personal: bool) -> None:
         """Note that the app knows its user by something outside of the request's fields."""
@@ -102,4 +104,5 @@ class Request:
         copy.cookie = self.cookie
         copy.directives = EMPTY
         copy.personal = self.personal
+        copy.arrived = self.arrived
         return copy

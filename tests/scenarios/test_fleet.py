@@ -1,0 +1,137 @@
+"""The table of scenarios, through a fleet: each step goes to another instance, one ASGI, one WSGI,
+with nothing in common but a Redis. What one has stored, refused, validated or invalidated, the other
+knows, to the letter of the table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layergate import Admin, HttpCache, LayerGate, MemoryLayer, Rule
+from layergate.layers.redis import RedisLayer
+from layergate.wsgi import LayerGate as WSGILayerGate
+from tests.scenarios import asgi, wsgi
+from tests.scenarios.checks import check_step
+from tests.scenarios.model import TOKEN, Scenario
+from tests.scenarios.table import SCENARIOS
+from tests.support.redis_servers import Valkey
+
+# Rows whose expectation is about one process, each with the reason.
+_OWN_COPY = "an instance's memory keeps a fresh response that another one has replaced early"
+_OWN_INDEX = "an instance's memory keeps an index of variants that another one has changed"
+NOT_IN_A_FLEET: dict[str, str] = {
+    "req-no-cache": _OWN_COPY,
+    "rule-head-freshens": _OWN_COPY,
+    "rule-request-directives": _OWN_COPY,
+    "vary-cap": _OWN_COPY,
+    "vary-default-later": _OWN_INDEX,
+    "vary-then-none-then-vary": _OWN_INDEX,
+}
+
+NAMESPACE = "scenarios"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+def _emptied(server: Valkey) -> str:
+    """A Redis without entries and leases; the log stays, so that nobody waits for it to settle."""
+    cursor = "0"
+    while True:
+        cursor, keys = server.cli("SCAN", cursor, "MATCH", f"{NAMESPACE}:*", "COUNT", 1000)
+        if keys:
+            server.cli("UNLINK", *keys)
+        if int(cursor) == 0:
+            return server.url
+
+
+def _apart(caches: list[HttpCache]) -> bool:
+    """Has one of them heard of a purge that another has not yet?"""
+    positions = {cache.stack.fleet.stats()["log_position"] for cache in caches if cache.stack.fleet}
+    return len(positions - {0}) > 1  # 0: has not asked for anything yet
+
+
+class _Twin(wsgi.Clock):
+    """The clock of another instance."""
+
+    def __init__(self, clock: asgi.Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def now(self) -> float:
+        return self._clock.time
+
+
+def test_what_is_left_out_is_in_the_table() -> None:
+    assert {scenario.id for scenario in SCENARIOS} >= set(NOT_IN_A_FLEET)
+
+
+# Who is asked first: now the one, now the other; and the other way round in `make soak`.
+ROWS = [
+    pytest.param(scenario, first, id=f"{scenario.id}-{('asgi', 'wsgi')[first]}", marks=marks)
+    for number, scenario in enumerate(SCENARIOS)
+    if scenario.id not in NOT_IN_A_FLEET
+    for first, marks in ((number % 2, ()), (1 - number % 2, pytest.mark.soak))
+]
+
+
+@pytest.mark.parametrize(("scenario", "first"), ROWS)
+async def test_scenario(server: Valkey, scenario: Scenario, first: int) -> None:
+    url = _emptied(server)
+    clock = asgi.Clock()
+    runtimes = [clock, _Twin(clock)]
+    caches = [
+        HttpCache(
+            runtime=runtime,
+            layers=[
+                MemoryLayer("4MB", clock=runtime.now),
+                RedisLayer(url, namespace=NAMESPACE, timeout=5.0, max_disconnected=2.0),
+            ],
+            rules=[Rule(**rule) for rule in scenario.rules],
+            admin=Admin(token=TOKEN),
+            **{"layer_timeout": 5.0, **scenario.options},
+        )
+        for runtime in runtimes
+    ]
+    origins: list[Any] = [asgi.Origin(clock), wsgi.Origin(clock)]
+    loop_app = LayerGate(origins[0], cache=caches[0])
+    thread_app = WSGILayerGate(origins[1], cache=caches[1])
+    try:
+        for number, step in enumerate(scenario.steps, 1):
+            clock.time += step.advance
+            which = (first + number - 1) % 2
+            origin = origins[which]
+            origin.script = [*step.origin, *([] if step.refresh is None else [step.refresh])]
+            origin.seen = []
+            if which == 0:
+                asked = [asgi.ask(loop_app, step) for _ in range(step.concurrent)]
+            else:
+                asked = [
+                    asyncio.to_thread(wsgi.ask, thread_app, step, validate=False)
+                    for _ in range(step.concurrent)
+                ]
+            if step.concurrent > 1:
+                origin.gate = asyncio.Event() if which == 0 else wsgi.threading.Event()
+            tasks = [asyncio.ensure_future(one) for one in asked]
+            if step.concurrent > 1:
+                async with asyncio.timeout(10):
+                    cache = caches[which]
+                    while len(origin.seen) + cache.stats()["waiters"] < step.concurrent:
+                        await asyncio.sleep(0.001)
+                origin.gate.set()
+            answers = list(await asyncio.gather(*tasks))
+            origin.gate = None
+            async with asyncio.timeout(10):
+                while any(runtime.pending() for runtime in runtimes) or _apart(caches):
+                    await asyncio.sleep(0.001)
+            check_step(f"{scenario.id}, step {number} ({scenario.rfc})", step, answers, origin.seen)
+    finally:
+        await caches[0].aclose()
+        await asyncio.to_thread(thread_app.close)
