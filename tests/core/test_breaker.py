@@ -23,6 +23,10 @@ class World:
             **options,
         )
 
+    @property
+    def state(self) -> str:
+        return self.breaker.state
+
     def fail(self) -> None:
         self.breaker.failed(self.enter())
 
@@ -37,12 +41,12 @@ class World:
     def open(self) -> None:
         for _ in range(3):
             self.fail()
-        assert self.breaker.state == "open"
+        assert self.state == "open"
 
 
 def test_it_is_closed_at_first_and_lets_everybody_through():
     world = World()
-    assert world.breaker.state == "closed"
+    assert world.state == "closed"
     assert world.breaker.number == 0
     assert all(world.breaker.enter() is not None for _ in range(10))
 
@@ -51,9 +55,9 @@ def test_failures_in_a_row_open_it():
     world = World()
     world.fail()
     world.fail()
-    assert world.breaker.state == "closed"
+    assert world.state == "closed"
     world.fail()
-    assert world.breaker.state == "open"
+    assert world.state == "open"
     assert world.breaker.number == 2
     assert world.breaker.enter() is None
     assert world.told == [("closed", "open")]
@@ -66,7 +70,7 @@ def test_a_success_in_between_begins_the_count_anew():
         world.fail()
         world.fail()
         world.succeed()
-    assert world.breaker.state == "closed"
+    assert world.state == "closed"
     assert world.told == []
 
 
@@ -77,7 +81,7 @@ def test_after_the_retry_time_one_probe_is_let_through():
     assert world.breaker.enter() is None
     world.now += 0.001
     assert world.breaker.enter() is not None
-    assert world.breaker.state == "half-open"
+    assert world.state == "half-open"
     assert world.breaker.number == 1
     assert world.breaker.enter() is None
 
@@ -87,12 +91,12 @@ def test_a_probe_that_succeeds_closes_it():
     world.open()
     world.now += 2.0
     world.succeed()
-    assert world.breaker.state == "closed"
+    assert world.state == "closed"
     assert world.told == [("closed", "open"), ("open", "half-open"), ("half-open", "closed")]
     # and the count begins at nothing
     world.fail()
     world.fail()
-    assert world.breaker.state == "closed"
+    assert world.state == "closed"
 
 
 def test_each_probe_that_fails_doubles_the_wait_up_to_the_cap():
@@ -131,11 +135,11 @@ def test_a_probe_without_an_outcome_is_replaced_after_another_interval():
     world.now += 0.1
     second = world.enter()
     world.breaker.succeeded(second)
-    assert world.breaker.state == "closed"
+    assert world.state == "closed"
     world.breaker.failed(lost)
     world.fail()
     world.fail()
-    assert world.breaker.state == "closed", "the lost one's failure counts no more"
+    assert world.state == "closed", "the lost one's failure counts no more"
 
 
 def test_a_forced_probe_is_let_through_at_any_time():
@@ -144,9 +148,9 @@ def test_a_forced_probe_is_let_through_at_any_time():
     ticket = world.enter(probe=True)
     assert world.breaker.enter() is None
     world.breaker.failed(ticket)
-    assert world.breaker.state == "open"
+    assert world.state == "open"
     world.breaker.succeeded(world.enter(probe=True))
-    assert world.breaker.state == "closed"
+    assert world.state == "closed"
 
 
 def test_of_a_thousand_failures_in_flight_the_first_few_count():
@@ -168,12 +172,12 @@ def test_outcomes_from_before_it_opened_count_no_more(late):
     world.open()
     for ticket in old:
         getattr(world.breaker, late)(ticket)
-    assert world.breaker.state == "open"
+    assert world.state == "open"
     world.now += 2.0
     world.succeed()
     for ticket in old:
         getattr(world.breaker, late)(ticket)
-    assert world.breaker.state == "closed"
+    assert world.state == "closed"
 
 
 def test_threads_that_fail_at_once_open_it_once():

@@ -49,8 +49,9 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
     folder = tmp_path_factory.mktemp("faults")
     layer = {"max_disconnected": MAX_DISCONNECTED}
     with contextlib.ExitStack() as stack:
-        valkey = stack.enter_context(Valkey(folder))
-        spare = stack.enter_context(Valkey(folder))
+        at_once = {"repl-diskless-sync-delay": 0}
+        valkey = stack.enter_context(Valkey(folder, config=at_once))
+        spare = stack.enter_context(Valkey(folder, config=at_once))
         proxy = stack.enter_context(Proxy(valkey.port))
         async with (
             Fleet(folder, proxy.url, layer=layer) as fleet,

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support.fleet import FRESH, Connection, Fleet, Instance, OriginCall
-from tests.support.redis_servers import Proxy, Valkey
+from tests.support.redis_servers import Proxy, Valkey, ValkeyCluster, ValkeySentinel
 
 GONE = (OSError, EOFError, TimeoutError)
 
@@ -35,14 +35,16 @@ class Read(NamedTuple):
     began: float
     key: str
     version: int
-    instance: str = ""
     ended: float = 0.0
+    told: str = ""  # Cache-Status
 
 
 class Purge(NamedTuple):
     returned: float
     versions: dict[str, int]  # by key: what the purge made way for
     final: bool = True
+    began: float = 0.0
+    instance: str = ""
 
 
 class Violation(NamedTuple):
@@ -101,6 +103,7 @@ def test_the_checker_sees_a_violation():
 GROUPS = 8
 KEYS = [f"/g{group}/{number}" for group in range(GROUPS) for number in range(5)]
 MAX_DISCONNECTED = 0.8  # seconds
+SHORT, LONG = MAX_DISCONNECTED * 0.4, MAX_DISCONNECTED * 2  # seconds that something is away
 
 
 def group_of(key: str) -> str:
@@ -110,12 +113,10 @@ def group_of(key: str) -> str:
 class Story:
     """All that goes on at once, for ``seconds``."""
 
-    def __init__(
-        self, fleet: Fleet, valkey: Valkey, proxies: list[Proxy], *, seconds: float, seed: int
-    ) -> None:
+    def __init__(self, fleet: Fleet, *, seconds: float, seed: int) -> None:
         self.fleet = fleet
-        self.valkey = valkey
-        self.proxies = proxies
+        self.seconds = seconds
+        self.seed = seed
         self.random = random.Random(seed)
         self.ends = time.monotonic() + seconds
         self.current: Counter[str] = Counter()  # the newest version of each key, at the origin
@@ -128,6 +129,8 @@ class Story:
         self.races = 0
         self.troubles: Counter[str] = Counter()
         self.bad: list[str] = []  # what no client may see
+        self.calls: list[tuple[float, str, int, str]] = []  # of the origin
+        self.log: list[tuple[float, str]] = []  # what went wrong
         fleet.origin.on("/")(self.answer)
 
     @property
@@ -139,6 +142,7 @@ class Story:
     async def answer(self, call: OriginCall) -> None:
         key = call.path
         version = self.current[key]
+        self.calls.append((time.monotonic(), key, version, call.instance))
         if key in self.held and not self.arrived[key].is_set():
             self.arrived[key].set()
             await self.held[key].wait()
@@ -167,7 +171,7 @@ class Story:
         if answer.status != 200:
             self.bad.append(f"{instance} at {began:.3f}: {answer}")
             return
-        self.reads.append(Read(began, key, int(answer.body), instance.name, time.monotonic()))
+        self.reads.append(Read(began, key, int(answer.body), time.monotonic(), answer.told))
 
     async def reader(self, instance: Instance) -> None:
         while not self.over:
@@ -185,9 +189,11 @@ class Story:
         for key in keys:
             self.current[key] += 1
         versions = {key: self.current[key] for key in keys}
+        began = time.monotonic()
         async with self.connected(instance) as connection:
             purged = await instance.purge(connection=connection, **what)
-        self.purges.append(Purge(time.monotonic(), versions, purged.final))
+        ended = time.monotonic()
+        self.purges.append(Purge(ended, versions, purged.final, began, instance.name))
         return purged.final
 
     async def writer(self) -> None:
@@ -254,22 +260,10 @@ class Story:
 
     @property
     def faults(self) -> list[Callable[[], Awaitable[None]]]:
-        short, long = MAX_DISCONNECTED * 0.4, MAX_DISCONNECTED * 2
-        partial = functools.partial
         return [
             self.kills_an_instance,
-            partial(self.stops_an_instance, short),
-            partial(self.stops_an_instance, long),
-            self.cuts_a_line,
-            partial(self.holds_a_line, short),
-            partial(self.holds_a_line, long),
-            self.refuses_a_line,
-            partial(self.stops_redis, short),
-            partial(self.stops_redis, long),
-            self.empties_redis,
-            self.restarts_redis,
-            self.sets_redis_back,
-            self.flushes_redis,
+            functools.partial(self.stops_an_instance, SHORT),
+            functools.partial(self.stops_an_instance, LONG),
         ]
 
     async def chaos(self) -> None:
@@ -277,14 +271,46 @@ class Story:
             for fault in self.random.sample(self.faults, len(self.faults)):
                 if self.over:
                     return
-                await fault()
                 name = getattr(fault, "func", fault).__name__
                 self.troubles[name] += 1
+                self.note(name)
+                await fault()
+                self.note("is over")
                 # Long enough for purges to become final again.
                 await asyncio.sleep(MAX_DISCONNECTED * (0.5 + self.random.random() * 0.8))
 
-    async def kills_an_instance(self) -> None:
+    def note(self, text: str) -> None:
+        self.log.append((time.monotonic(), text))
+
+    def explain(self, violation: Violation) -> str:
+        """All that happened around it, in order."""
+        read, purge = violation
+        key = read.key
+        first, last = purge.began - 3, read.ended + 0.5
+        events = [
+            (at, f"the origin is asked by {who}, says {version}")
+            for at, of, version, who in self.calls
+            if of == key
+        ]
+        for one in self.purges:
+            if key in one.versions:
+                what = f"a purge for {one.versions[key]} by {one.instance}"
+                events += (one.began, what), (one.returned, f"{what}: final {one.final}")
+        for each in self.reads:
+            if each.key == key:
+                seen = f"a read that began at {each.began:.3f} sees {each.version}: {each.told}"
+                events.append((each.ended, "VIOLATION " * (each is read) + seen))
+        events += self.log
+        lines = [f"{at:.3f} {what}" for at, what in sorted(events) if first < at < last]
+        return "\n".join([f"--- {key}", *lines])
+
+    def victim(self) -> Instance:
         instance = self.random.choice(self.fleet.instances)
+        self.note(f"... {instance}")
+        return instance
+
+    async def kills_an_instance(self) -> None:
+        instance = self.victim()
         self.deaths[instance.name] += 1
         self.down.add(instance.name)
         instance.kill()
@@ -293,22 +319,80 @@ class Story:
         self.down.remove(instance.name)
 
     async def stops_an_instance(self, seconds: float) -> None:
-        instance = self.random.choice(self.fleet.instances)
+        instance = self.victim()
         instance.stall()
         await asyncio.sleep(seconds)
         instance.resume()
 
+    async def run(self, *, readers: int = 2, writers: int = 3, racers: int = 2) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for instance in self.fleet.instances:
+                for _ in range(readers):
+                    tasks.create_task(self.reader(instance))
+            for _ in range(writers):
+                tasks.create_task(self.writer())
+            for _ in range(racers):
+                tasks.create_task(self.racer())
+            tasks.create_task(self.chaos())
+
+    def check(self) -> None:
+        found = violations(self.reads, self.purges)
+        finals = sum(purge.final for purge in self.purges)
+        print(  # noqa: T201 - with -s
+            f"\n{self.seconds:.0f} s, seed {self.seed}: {len(self.reads)} reads,"
+            f" {len(self.calls)} origin calls, {len(self.purges)} purges, {finals} final,"
+            f" {self.races} races, {len(found)} violations, {len(self.bad)} errors;"
+            f" {dict(self.troubles)}"
+        )
+        assert not found, "\n".join(self.explain(violation) for violation in found[:5])
+        assert not self.bad, self.bad[:10]
+        for instance in self.fleet.instances:
+            assert "Traceback" not in instance.log(), instance.log()
+        # Much happened, or this shows nothing.
+        assert len(self.reads) > 50 * self.seconds
+        assert finals > self.seconds
+        assert self.races > self.seconds / 10
+
+
+class OneRedis(Story):
+    """One server, and a line to it for each instance."""
+
+    valkey: Valkey
+    proxies: list[Proxy]
+
+    @property
+    def faults(self) -> list[Callable[[], Awaitable[None]]]:
+        partial = functools.partial
+        return [
+            *super().faults,
+            self.cuts_a_line,
+            partial(self.holds_a_line, SHORT),
+            partial(self.holds_a_line, LONG),
+            self.refuses_a_line,
+            partial(self.stops_redis, SHORT),
+            partial(self.stops_redis, LONG),
+            self.empties_redis,
+            self.restarts_redis,
+            self.sets_redis_back,
+            self.flushes_redis,
+        ]
+
+    def line(self) -> Proxy:
+        number = self.random.randrange(len(self.proxies))
+        self.note(f"... of {self.fleet[number]}")
+        return self.proxies[number]
+
     async def cuts_a_line(self) -> None:
-        self.random.choice(self.proxies).cut()
+        self.line().cut()
 
     async def holds_a_line(self, seconds: float) -> None:
-        proxy = self.random.choice(self.proxies)
+        proxy = self.line()
         proxy.blackhole()
         await asyncio.sleep(seconds)
         proxy.resume()
 
     async def refuses_a_line(self) -> None:
-        proxy = self.random.choice(self.proxies)
+        proxy = self.line()
         proxy.refuse()
         await asyncio.sleep(MAX_DISCONNECTED * self.random.random() * 2)
         proxy.resume()
@@ -334,44 +418,62 @@ class Story:
     async def flushes_redis(self) -> None:
         await asyncio.to_thread(self.valkey.cli, "FLUSHALL")
 
-    async def run(self, *, readers: int = 2, writers: int = 3, racers: int = 2) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for instance in self.fleet.instances:
-                for _ in range(readers):
-                    tasks.create_task(self.reader(instance))
-            for _ in range(writers):
-                tasks.create_task(self.writer())
-            for _ in range(racers):
-                tasks.create_task(self.racer())
-            tasks.create_task(self.chaos())
+
+class Failovers(Story):
+    """Servers of which one stands in for another."""
+
+    group: ValkeyCluster | ValkeySentinel
+
+    @property
+    def faults(self) -> list[Callable[[], Awaitable[None]]]:
+        return [*super().faults, self.loses_its_master, self.loses_its_master_for_a_while]
+
+    @property
+    def master(self) -> Valkey:
+        if isinstance(self.group, ValkeyCluster):
+            return self.group.owner("{layergate}:log")
+        return self.group.master
+
+    async def loses_its_master(self) -> None:
+        master = self.master
+        await asyncio.to_thread(master.kill)
+        await asyncio.to_thread(self.group.failed_over, master, bound=30)
+        self.note("another is the master")
+        await asyncio.to_thread(master.start)
+        await self.whole()
+
+    async def loses_its_master_for_a_while(self) -> None:
+        """It comes back believing that it still is the master."""
+        master = self.master
+        master.stall()
+        with contextlib.suppress(AssertionError):
+            await asyncio.to_thread(self.group.failed_over, master, bound=5)
+        self.note("another is the master")
+        master.resume()
+        await self.whole()
+
+    async def whole(self) -> None:
+        if isinstance(self.group, ValkeyCluster):
+            await asyncio.to_thread(self.group.wait)
+        else:
+            await asyncio.to_thread(self.group.linked)
+        self.note("both are there")
+
+
+KINDS = ["uvicorn", "uvicorn", "uvicorn", "gunicorn"]
+LAYER = {"max_disconnected": MAX_DISCONNECTED, "lease_term": 2.0, "timeout": 0.2}
 
 
 async def tell(folder: Path, *, seconds: float, seed: int) -> None:
-    kinds = ["uvicorn", "uvicorn", "uvicorn", "gunicorn"]
-    layer = {"max_disconnected": MAX_DISCONNECTED, "lease_term": 2.0, "timeout": 0.2}
     with contextlib.ExitStack() as stack:
         valkey = stack.enter_context(Valkey(folder))
-        proxies = [stack.enter_context(Proxy(valkey.port)) for _ in kinds]
+        proxies = [stack.enter_context(Proxy(valkey.port)) for _ in KINDS]
         urls = [proxy.url for proxy in proxies]
-        async with Fleet(folder, urls, kinds=kinds, layer=layer) as fleet:
-            story = Story(fleet, valkey, proxies, seconds=seconds, seed=seed)
+        async with Fleet(folder, urls, kinds=KINDS, layer=LAYER) as fleet:
+            story = OneRedis(fleet, seconds=seconds, seed=seed)
+            story.valkey, story.proxies = valkey, proxies
             await story.run()
-            found = violations(story.reads, story.purges)
-            finals = sum(purge.final for purge in story.purges)
-            print(  # noqa: T201 - with -s
-                f"\n{seconds:.0f} s, seed {seed}: {len(story.reads)} reads,"
-                f" {sum(fleet.origin.calls.values())} origin calls,"
-                f" {len(story.purges)} purges, {finals} final, {story.races} races,"
-                f" {len(found)} violations, {len(story.bad)} errors; {dict(story.troubles)}"
-            )
-            for instance in fleet.instances:
-                assert "Traceback" not in instance.log(), instance.log()
-    assert not found, found[:5]
-    assert not story.bad, story.bad[:10]
-    # Much happened, or this shows nothing.
-    assert len(story.reads) > 50 * seconds
-    assert finals > seconds
-    assert story.races > seconds / 10
+            story.check()
 
 
 async def test_no_read_sees_what_was_purged_before_it_began(tmp_path):
@@ -382,3 +484,14 @@ async def test_no_read_sees_what_was_purged_before_it_began(tmp_path):
 @pytest.mark.parametrize("seed", [2, 3, 4])
 async def test_for_minutes(tmp_path, seed):
     await tell(tmp_path, seconds=120, seed=seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", [ValkeyCluster, ValkeySentinel])
+async def test_failovers_for_minutes(tmp_path, kind):
+    with kind(tmp_path) as group:
+        async with Fleet(tmp_path, group.url, kinds=KINDS, layer=LAYER) as fleet:
+            story = Failovers(fleet, seconds=120, seed=5)
+            story.group = group
+            await story.run()
+            story.check()

@@ -10,6 +10,8 @@ import asyncio
 import json
 import os
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +21,18 @@ from layergate.wsgi import ThreadRuntime
 
 ORIGIN = ("127.0.0.1", int(os.environ["FLEET_ORIGIN"]))
 UP = "/control/up"
+TROUBLE = (
+    "breaker",
+    "layer_error",
+    "lease_lost",
+    "log_leap",
+    "log_reset",
+    "log_trimmed",
+    "record_refused",
+    "shared_back",
+    "shared_lost",
+    "wait_timeout",
+)
 
 
 def shared() -> Any:
@@ -31,8 +45,16 @@ def shared() -> Any:
     return RedisLayer(url, **options)
 
 
+def tell(event: str, facts: dict[str, Any]) -> None:
+    """What went wrong, into the instance's log, for whoever reads it after a failure."""
+    if event in TROUBLE:
+        more = {name: fact for name, fact in facts.items() if name != "request"}
+        print(f"{time.monotonic():.3f} {event} {more}", file=sys.stderr)  # noqa: T201
+
+
 def cache(**more: Any) -> HttpCache:
     return HttpCache(
+        hooks=[tell],
         shared=shared(),
         admin=Admin(token=os.environ["FLEET_TOKEN"]),
         name=os.environ["FLEET_INSTANCE"],

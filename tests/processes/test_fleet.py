@@ -129,6 +129,17 @@ async def test_two_thousand_requests_cost_one_call_whose_first_byte_is_late(eigh
     assert eight.origin.calls["/slow"] == 1
 
 
+async def test_many_cold_targets_at_once_cost_one_call_each(eight):
+    paths = [f"/many/{number}" for number in range(200)]
+    async with eight.connected(1600) as connections:
+        # Each instance is asked for all of them, each in an order of its own.
+        for number, connection in enumerate(connections):
+            connection.ask(paths[(number // 8 + number % 8 * 25) % 200])
+        answers = await asyncio.gather(*(connection.answer() for connection in connections))
+    assert {answer.status for answer in answers} == {200}
+    assert {path: eight.origin.calls[path] for path in paths} == dict.fromkeys(paths, 1)
+
+
 async def test_a_body_that_takes_its_time_is_fetched_once(eight):
     @eight.origin.on("/long")
     async def handler(call: OriginCall) -> None:

@@ -645,7 +645,7 @@ class ValkeySentinel:
         try:
             following = {**quick, "replicaof": f"{HOST} {self.data[0].port}"}
             self.data.append(Valkey(folder, binary=binary, config=following))
-            self._linked()
+            self.linked()
             ids = [f"{number:040x}" for number in range(1, 4)]
             self.sentinels = [_Sentinel(folder, self, me, binary) for me in ids]
             for sentinel in self.sentinels:
@@ -658,11 +658,15 @@ class ValkeySentinel:
             self.close()
             raise
 
-    def _linked(self) -> None:
-        until(
-            lambda: self.data[1].info("replication")["master_link_status"] == "up",
-            "the replica to follow",
-        )
+    def linked(self) -> None:
+        """Wait until one of the two is the master, and the other follows."""
+
+        def follows() -> bool:
+            roles = [server.info("replication") for server in self.data]
+            followers = [role for role in roles if role["role"] == "slave"]
+            return len(followers) == 1 and followers[0]["master_link_status"] == "up"
+
+        until(follows, "a master and one that follows")
 
     @property
     def url(self) -> str:

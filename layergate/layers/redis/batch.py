@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from layergate.layers.redis.link import Command
@@ -73,6 +74,8 @@ class _Group:
             at = 1
             if isinstance(values, Exception):
                 values = [values] * len(self.keys)
+            elif not isinstance(values, list) or len(values) != len(self.keys):
+                raise InvalidResponse(f"this is no reply to MGET: {values!r:.100}")
         else:
             at = len(self.keys)
             values = replies
@@ -164,10 +167,14 @@ class Batcher:
         self._queue.append(group)
         group.timer = self._loop.call_later(self._timeout, self._expire, group)
         if len(self._tasks) < _PARALLEL:
-            # It begins in the next turn of the loop: by then all of this turn have asked.
-            # An empty context: what a caller keeps in theirs is not held here.
-            task = self._loop.create_task(
-                self._run(), name="layergate-redis", context=contextvars.Context()
+            # It begins in the next turn of the loop, when all of this turn have asked: so not by the
+            # loop's factory, which may be an eager one. In an empty context: what a caller keeps in
+            # theirs is not held here.
+            task = asyncio.Task(
+                self._run(),
+                loop=self._loop,
+                name="layergate-redis",
+                context=contextvars.Context(),
             )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -187,6 +194,9 @@ class Batcher:
         self.commands += len(commands)
         try:
             replies = await self._send(commands, group.probe, group.wanted)
+            if len(replies) == len(commands):
+                group.resolve(replies, self._merge)
+                self._over(group, replies)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
                 group.fail(RedisConnectionError("closed"))
@@ -195,13 +205,11 @@ class Batcher:
                 group.fail(error)
             if not isinstance(error, Exception):
                 raise
-        else:
-            if len(replies) == len(commands):
-                self._over(group, replies)
-                group.resolve(replies, self._merge)
         finally:
             if group.timer is not None:
                 group.timer.cancel()
+            # There is no timer any more: whatever happens, nobody is left waiting.
+            group.fail(RedisConnectionError("no reply"))
 
     def _expire(self, group: _Group) -> None:
         if group.wanted():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError, ResponseError
 
 from layergate.layers.redis.link import Command, Word
 from layergate.layers.redis.url import Address
 
-__all__ = ["Slots", "slot_of"]
+__all__ = ["Redirection", "Slots", "redirection", "slot_of"]
 
 _COUNT: Final = 16384
 _SCRIPTS: Final = frozenset({"EVAL", "EVALSHA"})
@@ -32,6 +33,31 @@ def slot_of(command: Command) -> int | None:
 
 def _bytes(word: Word) -> bytes:
     return word if isinstance(word, bytes) else str(word).encode()
+
+
+class Redirection(NamedTuple):
+    """Another node has it: for good, or ``asking`` for this once."""
+
+    slot: int
+    host: str
+    port: int
+    asking: bool
+
+
+def redirection(reply: object) -> Redirection | None:
+    """What a reply says about where to go, if it does."""
+    if isinstance(reply, AskError):  # which MovedError is a kind of
+        return Redirection(
+            reply.slot_id, reply.host, int(reply.port), not isinstance(reply, MovedError)
+        )
+    if type(reply) is ResponseError:
+        # Outside of its own Cluster client redis-py 5 does not know these.
+        kind, _, rest = str(reply).partition(" ")
+        if kind in {"ASK", "MOVED"}:
+            slot, _, address = rest.partition(" ")
+            host, _, port = address.rpartition(":")
+            return Redirection(int(slot), host, int(port), kind == "ASK")
+    return None
 
 
 class Slots:

@@ -245,13 +245,12 @@ class RedisLayer:
                 "layer_error", layer=self.name, operation="decode", error=error
             )
             return None
-        log = joined.log
-        if decoded.log != log.log_id:
-            # Positions of another log mean nothing here.
+        stamp = joined.log.stamp(decoded.log, decoded.position)
+        if stamp is None:  # positions of another log mean nothing here
             self._other_log += 1
             return None
         entry = decoded.entry
-        entry.stamp = entry.checked = log.from_wire(decoded.position)
+        entry.stamp = entry.checked = stamp
         return entry if entry.expires > joined.joining.runtime.now() else None
 
     # -- writing -------------------------------------------------------------------------------
@@ -292,13 +291,13 @@ class RedisLayer:
 
     def _encoded(self, joined: _Joined, key: Key, entry: Entry) -> bytes | None:
         """None if it is not to be stored."""
-        log = joined.log
-        log_id, position = log.log_id, log.to_wire(entry.stamp)
-        if log_id is None or position is None:
+        place = joined.log.place(entry.stamp)
+        if place is None:
             self._unplaced += 1
             return None
+        log, position = place
         try:
-            return joined.codec.encode(self._entry_key(key), entry, position=position, log=log_id)
+            return joined.codec.encode(self._entry_key(key), entry, position=position, log=log)
         except WireError as error:
             if "max_size" not in str(error):
                 raise
@@ -330,10 +329,6 @@ class RedisLayer:
         """Close the connections of this process (under asyncio: of this loop). Using the layer again
         opens new ones."""
         await self._server.close()
-
-    def forked(self) -> None:
-        """This is the child of a fork: the parent's connections are left alone."""
-        self._server.forked()
 
     def stats(self) -> Mapping[str, int | float]:
         """Since construction: ``hits``, ``misses``; of the misses, ``undecodable`` ones and those of

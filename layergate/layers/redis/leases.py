@@ -21,6 +21,7 @@ from layergate.core.fleet import Joining, Waited
 from layergate.core.flight import Pulse
 from layergate.core.layer import Key
 from layergate.core.lease import Waiting
+from layergate.errors import LayerUnavailable
 from layergate.layers.redis.companion import Companion
 from layergate.layers.redis.keys import digest, lease_key, waiters_key
 from layergate.layers.redis.scripts import ACQUIRE, LOOK, RELEASE, RENEW
@@ -128,6 +129,8 @@ class RedisLeases:
             granted, detail, holder = await self._server.run(
                 ACQUIRE, keys, [token, self._milliseconds, instance]
             )
+        except LayerUnavailable:
+            raise  # it was never asked
         except BaseException:
             # Cut off or cancelled: it may have been granted, to nobody.
             self._abandon(lease)

@@ -36,7 +36,7 @@ Command: TypeAlias = Sequence[Word]
 # What a client's own pool adds, and what would wait or retry beyond our budgets.
 _LEFT_OUT: Final = frozenset({
     "cache", "cache_config", "connection_class", "max_connections", "response_callbacks", "retry",
-    "retry_on_error", "retry_on_timeout",
+    "retry_on_error", "retry_on_timeout", "socket_connect_timeout",
 })  # fmt: skip
 _LEFT_OUT_PREFIXES: Final = ("maint_", "maintenance_", "orig_", "oss_cluster_")
 
@@ -59,6 +59,9 @@ class Recipe(NamedTuple):
             for name, value in options.items()
             if name not in _LEFT_OUT and not name.startswith(_LEFT_OUT_PREFIXES)
         }
+        if "socket_keepalive" in kept and not kept["socket_keepalive"]:
+            # A peer that vanished is noticed while the connection is idle, not by whoever needs it.
+            kept |= {"socket_keepalive": True, "socket_keepalive_options": keepalive()}
         retry = redis.retry.Retry if blocking else redis.asyncio.retry.Retry
         kept |= {
             # One way for a reply to look, whatever the client was set to.

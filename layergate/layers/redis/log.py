@@ -73,7 +73,7 @@ from layergate.core.codec import MAX_MARKS, Codec
 from layergate.core.fleet import Joining
 from layergate.core.flight import Pulse
 from layergate.core.invalidation import Mark, Marks, PurgeReceipt
-from layergate.errors import LayerError, WireError
+from layergate.errors import LayerError, LayerUnavailable, WireError
 from layergate.layers.redis.companion import Companion
 from layergate.layers.redis.keys import log_key
 from layergate.layers.redis.scripts import APPEND, LEAVE, STATUS, SYNC
@@ -90,6 +90,7 @@ _OUTBOX: Final = 1024  # records that may wait for Redis to come back
 _MARKS: Final = 20_000  # marks in either of the two
 _RETRIES: Final = 5
 _POLL: Final = (0.0, 0.001, 0.001, 0.002, 0.002, 0.004, 0.004, 0.008, 0.016, 0.032, 0.05)  # seconds
+_HOPELESS: Final = 0.25  # seconds that requests do not ask again after a failure
 _STUCK: Final = 10.0  # seconds after which a sync that does not end is not waited for
 _EVERYTHING: Final = (Mark("all"),)
 
@@ -127,6 +128,7 @@ class _Applied(NamedTuple):
     log: bytes
     position: int
     before: int
+    nonce: bytes
     marks: tuple[Mark, ...]
     time: float
     at: float  # monotonic
@@ -146,11 +148,17 @@ class _Waiting(NamedTuple):
 
 
 class _View(NamedTuple):
-    """How positions here and on the wire belong together: replaced as a whole, read without lock."""
+    """How positions here and on the wire belong together: replaced as a whole, read without lock.
+
+    ``below``: entries from the wire are stamped no higher. ``least``: entries stamped lower are
+    from before this instance came over from another incarnation, whose purges this one may not
+    hold (a backup was restored): they are none.
+    """
 
     log: bytes | None
     base: int
     below: int | None
+    least: int
 
 
 class _Overtaken(LayerError):
@@ -200,7 +208,7 @@ class RedisLog:
         # Until when the marks are complete (see `Log.trusted_until`). Read on the hit path.
         self.trusted_until = _NEVER
         self.left = False
-        self._view = _View(None, 0, None)
+        self._view = _View(None, 0, None, 0)
         self._applied = 0
         self._tip = b""
         # Counts the incarnations seen: a reply from before the last change is out of date.
@@ -225,6 +233,7 @@ class RedisLog:
         self._ended = 0
         self._good = 0
         self._syncing = 0  # which one, or 0
+        self._hopeless_until = _NEVER
 
     def forked(self) -> None:
         """See `Log.forked`. What the parent could not append yet, the child appends too: once too
@@ -278,9 +287,9 @@ class RedisLog:
 
     def stamp(self, log: bytes, position: int) -> int | None:
         """The stamp, here, of an entry that was written with ``position`` in the incarnation
-        ``log``; None if that is another one than the log's: then the entry is none."""
+        ``log``; None if that is another one than the log's, or too long ago: the entry is none."""
         view = self._view
-        if log != view.log:
+        if log != view.log or position < view.least:
             return None
         stamp = (view.base + position) << _K
         return stamp if view.below is None else min(stamp, view.below)
@@ -314,12 +323,16 @@ class RedisLog:
             background = self._companion.ensure()
             if self._runtime.monotonic() < self.trusted_until:
                 return True
+            # What just failed would fail for every request, and each would pay for it.
+            if self._runtime.monotonic() < self._hopeless_until:
+                return False
             # Without a companion nobody waits for this instance, so what was asked before this
             # request came is no answer for it.
             complete = await self.sync(fresh=not background, patience=self._server.timeout)
             return complete and (not background or self._runtime.monotonic() < self.trusted_until)
         except Exception as error:
-            self._counters.on("layer_error", layer="shared", operation="catch up", error=error)
+            if not isinstance(error, LayerUnavailable):  # told of when the breaker opened
+                self._counters.on("layer_error", layer="shared", operation="catch up", error=error)
             return False
 
     async def append(
@@ -396,7 +409,9 @@ class RedisLog:
         over = True
         try:
             good = await self._sync(probe)
+            self._hopeless_until = _NEVER
         except Exception:
+            self._hopeless_until = self._runtime.monotonic() + min(_HOPELESS, self.heartbeat)
             raise
         except BaseException:
             over = False  # cancelled: that says nothing, so somebody else has to go
@@ -414,14 +429,17 @@ class RedisLog:
 
     async def _sync(self, probe: bool) -> bool:
         until = float("inf") if probe else self._runtime.monotonic() + self._server.timeout
-        await self._flush(probe)
         while True:
+            await self._flush(probe)
             reply = await self._ask(SYNC, probe=probe)
-            # What was new must be acknowledged, or a purge waits for the next beat.
-            if reply is not None and reply.complete and not (reply.records and reply.member):
+            complete = reply is not None and reply.complete
+            # What was new must be acknowledged, or a purge waits for the next beat. And it may have
+            # shown that something was lost.
+            new = reply is not None and reply.records and reply.member
+            if complete and not new and not self._outbox:
                 return True
             if self.left or self._runtime.monotonic() >= until:
-                return reply is not None and reply.complete
+                return complete
 
     async def _flush(self, probe: bool) -> None:
         """Append what could not be appended before, or was lost since."""
@@ -492,7 +510,7 @@ class RedisLog:
         if reply.log != self._view.log:
             if place.epoch != self._epoch:
                 return False
-            self._begin_incarnation(reply.log, trusted, told)
+            self._begin_incarnation(reply, trusted, told)
         for record in reply.records:
             self._apply(record, trusted, told)
         if reply.complete:
@@ -513,13 +531,14 @@ class RedisLog:
         return (self._view.base + position) << _K
 
     def _begin_incarnation(
-        self, log: bytes, trusted: bool, told: list[tuple[str, dict[str, Any]]]
+        self, reply: _Reply, trusted: bool, told: list[tuple[str, dict[str, Any]]]
     ) -> None:
         before = self._view.log
         base = (self._marks.position >> _K) + 1
         # The position first: nothing is ever stamped, or taken from the wire, below what is held.
         self._move(base << _K, trusted)
-        self._view = _View(log, base, self._view.below)
+        least = 0 if before is None else reply.last
+        self._view = _View(reply.log, base, self._view.below, least)
         self._applied, self._tip = 0, b""
         self._epoch += 1
         self._settled_in = False
@@ -566,7 +585,8 @@ class RedisLog:
                 self._append_lost(log, record.before)
             self._move(self._local(record.position), trusted)
         at = self._runtime.monotonic()
-        self._remember(_Applied(log, record.position, record.before, purged, time, at))
+        position, before, nonce, _ = record
+        self._remember(_Applied(log, position, before, nonce, purged, time, at))
         self._applied, self._tip = record.position, record.nonce
 
     def _remember(self, record: _Applied) -> None:
@@ -614,7 +634,7 @@ class RedisLog:
     def _append_again(self, records: list[_Applied]) -> None:
         for one in records:
             if one.marks:
-                again = _again(one.log, one.position)
+                again = _again(one.log, one.position, one.nonce)
                 self._wait_for_redis(_Waiting(one.marks, one.time, again, None))
 
     def _wait_for_redis(self, record: _Waiting) -> None:
@@ -708,7 +728,7 @@ class RedisLog:
                         return PurgeReceipt(applied, members, final=False)
                     if log != place.log:
                         await self._ask(SYNC)
-                    again = _again(home, position)
+                    again = _again(home, position, nonce)
                     home, position, nonce = await self._append(marks, time, again)
                     if wait is None:
                         deadline = monotonic() + bound
@@ -746,8 +766,9 @@ class RedisLog:
 _PARTS: Final = (b"log", b"meta", b"members", b"acks", b"again")
 
 
-def _again(log: bytes, position: int) -> bytes:
-    return b"%b:%d" % (log, position)
+def _again(log: bytes, position: int, nonce: bytes) -> bytes:
+    """What a record was, before it was lost."""
+    return b"%b:%d:%b" % (log, position, nonce)
 
 
 def _read(answer: Any) -> _Reply:

@@ -87,12 +87,14 @@ if not log then
   log, n, settle, kept, news = fresh, 0, clock + term, 0, true
 elseif meta[3] ~= run or (mine == log and applied > n) then
   -- The leap. The end of the log may have been lost with the other server, or before the restart:
-  -- go on where no position was ever given out. (How far is random: so two servers that leap from
-  -- one point, each cut off from the other, do not arrive at the same one.)
+  -- go on where no position was ever given out. That is above all that is known here, and above
+  -- what the time suggests and somewhat at random: so also servers that leap from one point, and do
+  -- not know of each other, do not arrive at the same one, and the later leap is the higher one.
+  -- (4096 positions for each ms since 2020: that is below 2^53, where numbers end, until 2089.)
   local top = n
   if mine == log and applied > n then top = applied end
-  add((math.floor(top / 16777216) + 1 + string.byte(fresh, 9)) * 16777216,
-      string.sub(fresh, 1, 8), '')
+  add(math.max(math.floor(top / 4096) + 1, at - 1577836800000) * 4096
+      + string.byte(fresh, 9) * 16, string.sub(fresh, 1, 8), '')
   settle = clock + term
 elseif redis.call('ZCARD', MEMBERS) ~= tonumber(meta[7] or 0) then
   -- Members are missing (evicted): purges wait until none of them can be trusted any more.
@@ -130,7 +132,8 @@ local function save()
     for i = 1, 5 do redis.call('EXPIRE', KEYS[i], 604800) end
   end
   -- To everybody: there is something to read.
-  if news then redis.call('PUBLISH', LOG, log .. text(n)) end
+  -- (pcall: to users who may not publish, the log is worth more than being told of it.)
+  if news then redis.pcall('PUBLISH', LOG, log .. text(n)) end
 end
 """
 
@@ -279,7 +282,7 @@ local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 if holder then redis.call('SET', KEYS[1], 'done:' .. ARGV[1], 'PX', ARGV[2]) end
 for _, one in ipairs(redis.call('SMEMBERS', KEYS[2])) do
-  redis.call('PUBLISH', ARGV[3] .. one, ARGV[4])
+  redis.pcall('PUBLISH', ARGV[3] .. one, ARGV[4])
 end
 redis.call('DEL', KEYS[2])
 return 1

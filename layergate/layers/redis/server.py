@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -34,6 +35,7 @@ _IDLE: Final = 32  # connections kept for later, per node and loop
 _REDIRECTIONS: Final = 3  # in a row, of one command in a Cluster
 _REMAP_PAUSE: Final = 0.25  # seconds between two looks at the map of a Cluster that has faults
 _SWEEP: Final = 500  # keys per round trip of `unlink_prefix`
+_DOWN: Final = ("BUSY ", "CLUSTERDOWN ", "MASTERDOWN ", "TRYAGAIN ")
 _QUIET: Final = 5.0  # seconds without a message after which a subscription asks for a sign of life
 
 
@@ -70,8 +72,7 @@ class Server:
     ``namespace``        for the name that the connections show in CLIENT LIST.
     ``name``             of the layer, for events and errors.
 
-    Nothing is connected before the first call. A fork's child makes connections of its own, even if
-    it does not call `forked`.
+    Nothing is connected before the first call. A fork's child makes connections of its own.
 
     Raises ConfigError for a target that cannot be used.
     """
@@ -102,6 +103,7 @@ class Server:
         self._nodes: dict[Address, Breaker] = {}
         self.connects = 0
         self.calls = 0
+        _servers.add(self)
 
     def __repr__(self) -> str:
         return f"Server({self._source})"
@@ -257,7 +259,8 @@ class Server:
             await side.close()
 
     def forked(self) -> None:
-        """This is the child of a fork: nothing of the parent's is used or closed."""
+        """This is the child of a fork: nothing of the parent's is used or closed. Called by itself
+        where ``os.fork`` is."""
         self._inherited.append(self._sides)
         self._sides = {}
         if self._runtime is not None:
@@ -311,17 +314,12 @@ class Server:
 
     def _settle(self, ticket: int, outcome: list[Any] | BaseException) -> None:
         """Tell the breaker how a round trip ended."""
-        if isinstance(outcome, LayerUnavailable):
-            return  # not asked: no outcome
-        if isinstance(outcome, BaseException):
-            if is_fault(outcome):
-                self.breaker.failed(ticket)
-            else:
-                self.breaker.succeeded(ticket)
-        elif any(not is_fault(reply) for reply in outcome):
+        replies = [outcome] if isinstance(outcome, BaseException) else outcome
+        if any(_is_answer(reply) for reply in replies):
             self.breaker.succeeded(ticket)
-        elif any(not isinstance(reply, LayerUnavailable) for reply in outcome):
+        elif any(is_fault(reply) for reply in replies):
             self.breaker.failed(ticket)
+        # else nobody was asked: no outcome
 
     # -- the round trip ------------------------------------------------------------------------
 
@@ -374,7 +372,7 @@ class Server:
 
     def _recipe(self, *, blocking: bool) -> Recipe:
         if isinstance(self._source, _Client):
-            return self._source.recipe(blocking=blocking)
+            return self._source.recipe(self.connect_timeout, blocking=blocking)
         return _recipe(
             self._source,
             blocking=blocking,
@@ -478,9 +476,7 @@ class Server:
     ) -> list[Any]:
         """A reply for each command from the node it belongs to; a fault of a node is the reply to
         what was asked of it."""
-        from redis.exceptions import AskError, MovedError
-
-        from layergate.layers.redis.cluster import slot_of
+        from layergate.layers.redis.cluster import redirection, slot_of
 
         slots = await self._slots(side, give_up)
         results: list[Any] = [None] * len(commands)
@@ -504,14 +500,13 @@ class Server:
             again: dict[Address, list[tuple[int, bool]]] = {}
             for node, which in todo.items():
                 for index, _asking in which:
-                    reply = results[index]
-                    if isinstance(reply, MovedError):
-                        there = slots.address(reply.host, reply.port, node)
-                        slots.move(reply.slot_id, there)
-                        again.setdefault(there, []).append((index, False))
-                    elif isinstance(reply, AskError):
-                        there = slots.address(reply.host, reply.port, node)
-                        again.setdefault(there, []).append((index, True))
+                    new = redirection(results[index])
+                    if new is None:
+                        continue
+                    there = slots.address(new.host, new.port, node)
+                    again.setdefault(there, []).append((index, new.asking))
+                    if not new.asking:
+                        slots.move(new.slot, there)
             todo = again
         return results
 
@@ -749,26 +744,58 @@ class _Side:
         for node in list(self._idle):
             for link in self._idle.pop(node, ()):
                 await link.drop(gently=True)
+        # Connections to Sentinels are the only ones that redis-py keeps for us.
+        manager = getattr(self.recipe.keep, "sentinel_manager", None)
+        for sentinel in () if manager is None else manager.sentinels:
+            if self._loop is None:
+                sentinel.close()
+            else:
+                await sentinel.aclose()
+
+
+# -- fork -----------------------------------------------------------------------------------------
+
+_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for server in list(_servers):
+        server.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 # -- what went wrong ------------------------------------------------------------------------------
 
 
 def is_fault(reply: object) -> bool:
-    """Is this (a reply, or what was raised) no answer?
+    """Is this (a reply, or what was raised) a sign that the Redis does not work?
 
     Error replies are answers: the server is there. OOM, READONLY, MISCONF and NOREPLICAS refuse
     writes only; reads go on, so the breaker does not count them. A Cluster or replica that says it
-    cannot serve (CLUSTERDOWN, TRYAGAIN, MASTERDOWN) is as good as away, and so is one that loads
-    its data (LOADING is a ConnectionError).
+    cannot serve (CLUSTERDOWN, TRYAGAIN, MASTERDOWN) is as good as away, and so is one that is held up
+    by a script (BUSY), loads its data (LOADING is a ConnectionError) or does not let us in
+    (AuthenticationError is one, too).
     """
     if not isinstance(reply, BaseException):
         return False
-    from redis.exceptions import ClusterDownError, ResponseError, TryAgainError
+    from redis.exceptions import ClusterDownError, RedisError, ResponseError, TryAgainError
 
-    if isinstance(reply, (ClusterDownError, TryAgainError)):  # MASTERDOWN is the former
+    if isinstance(reply, ResponseError):
+        # By name as well: outside of its own Cluster client redis-py 5 does not know these.
+        down = isinstance(reply, (ClusterDownError, TryAgainError))
+        return down or str(reply).startswith(_DOWN)
+    return isinstance(reply, (RedisError, OSError))
+
+
+def _is_answer(reply: object) -> bool:
+    if not isinstance(reply, BaseException):
         return True
-    return not isinstance(reply, ResponseError)
+    from redis.exceptions import ResponseError
+
+    return isinstance(reply, ResponseError) and not is_fault(reply)
 
 
 def _uncovered() -> Exception:
@@ -791,9 +818,7 @@ def _checked(replies: list[Any]) -> list[Any]:
 def _recipe(target: Target, *, blocking: bool, connect_timeout: float, client_name: str) -> Recipe:
     """How to connect to what a URL names."""
     import redis.asyncio.connection
-    import redis.asyncio.sentinel
     import redis.connection
-    import redis.sentinel
 
     from layergate.layers.redis.link import Recipe, keepalive
 
@@ -810,33 +835,58 @@ def _recipe(target: Target, *, blocking: bool, connect_timeout: float, client_na
         return Recipe.of(module.UnixDomainSocketConnection, options, blocking=blocking)
     options |= {"socket_keepalive": True, "socket_keepalive_options": keepalive()}
     if target.kind == "sentinel":
-        sentinel: Any = redis.sentinel if blocking else redis.asyncio.sentinel
-        # They are asked one after the other, and two of three may be away: each gets a share of
-        # the time, so that the last one, and then the master, have theirs.
-        share = connect_timeout / (2 * len(target.addresses) + 1)
-        asked: dict[str, Any] = dict(target.options) | ({"ssl": True} if target.tls else {})
-        asked |= {
+        asked = {
+            **target.options,
             "username": target.sentinel_username,
             "password": target.sentinel_password,
-            "socket_timeout": share,
-            "socket_connect_timeout": share,
-            "protocol": 2,
-            "retry": Recipe.of(object, {}, blocking=blocking).options["retry"],
+            "ssl": target.tls,
         }
-        manager = sentinel.Sentinel(list(target.addresses), sentinel_kwargs=asked)
-        pool = sentinel.SentinelConnectionPool(
-            target.master, manager, protocol=2, ssl=target.tls, **options
+        if target.tls:
+            options["ssl"] = True
+        return _by_sentinel(
+            target.addresses,
+            target.master,
+            asked,
+            {**options, "protocol": 2},
+            connect_timeout,
+            blocking=blocking,
         )
-        options = dict(pool.connection_kwargs)
-        recipe = Recipe.of(pool.connection_class, options, blocking=blocking)
-        # The connection refers to its pool weakly.
-        return recipe._replace(keep=pool)
     connection = module.SSLConnection if target.tls else module.Connection
     if target.kind == "single":
         options |= target.addresses[0]._asdict()
     else:
         options.pop("db")
     return Recipe.of(connection, options, blocking=blocking)
+
+
+def _by_sentinel(
+    addresses: Sequence[Address],
+    master: str,
+    asked: dict[str, Any],
+    options: dict[str, Any],
+    connect_timeout: float,
+    *,
+    blocking: bool,
+) -> Recipe:
+    """How to connect to the master that Sentinels name.
+
+    ``asked``: options of the connections to Sentinels; ``options``: to the master.
+    """
+    import redis.asyncio.sentinel
+    import redis.sentinel
+
+    from layergate.layers.redis.link import Recipe
+
+    module: Any = redis.sentinel if blocking else redis.asyncio.sentinel
+    # They are asked one after the other, and all but the last may be away: each gets a share of the
+    # time, so that the last one, and then the master, have theirs.
+    share = connect_timeout / (2 * len(addresses) + 1)
+    bare = Recipe.of(object, asked, blocking=blocking).options
+    asked = {**bare, "socket_timeout": share, "socket_connect_timeout": share}
+    manager = module.Sentinel([tuple(address) for address in addresses], sentinel_kwargs=asked)
+    pool = module.SentinelConnectionPool(master, manager, **options)
+    recipe = Recipe.of(pool.connection_class, pool.connection_kwargs, blocking=blocking)
+    return recipe._replace(keep=pool)  # to which the connections refer weakly
 
 
 class _Client:
@@ -857,6 +907,13 @@ class _Client:
                 " give its URL"
             )
         self._blocking = isinstance(client, (redis.Redis, redis.RedisCluster))
+        pool = getattr(client, "connection_pool", None)
+        self._by_sentinel = hasattr(pool, "sentinel_manager")
+        if self._by_sentinel and not getattr(pool, "is_master", True):
+            raise ConfigError(
+                "client must be connected to a master, got one for its replicas;"
+                " make it with sentinel.master_for(...)"
+            )
 
     def __str__(self) -> str:
         return f"{type(self._client).__module__}.{type(self._client).__name__}"
@@ -885,20 +942,40 @@ class _Client:
         remap = getattr(self._client.nodes_manager, "address_remap", None)
         return address if remap is None else Address(*remap(tuple(address)))
 
-    def recipe(self, *, blocking: bool) -> Recipe:
+    def recipe(self, connect_timeout: float, *, blocking: bool) -> Recipe:
         from layergate.layers.redis.link import Recipe
 
         client = self._client
         if self.kind == "single":
             pool = client.connection_pool
-        elif blocking:
+            if self._by_sentinel:
+                return self._sentinel_recipe(pool, connect_timeout, blocking=blocking)
+            return Recipe.of(pool.connection_class, pool.connection_kwargs, blocking=blocking)
+        if blocking:
             # Any node's: they differ in the address only.
             pool = client.get_redis_connection(client.get_default_node()).connection_pool
+            connection, options = pool.connection_class, dict(pool.connection_kwargs)
         else:
             options = dict(client.get_connection_kwargs())
-            options.pop("redis_connect_func", None)  # would make the connection read-only
-            return Recipe.of(options["connection_class"], options, blocking=False)
-        options = dict(pool.connection_kwargs)
-        if self.kind == "cluster":
-            options.pop("redis_connect_func", None)
-        return Recipe.of(pool.connection_class, options, blocking=blocking)._replace(keep=pool)
+            connection = options["connection_class"]
+        options.pop("redis_connect_func", None)  # it may make connections read-only
+        return Recipe.of(connection, options, blocking=blocking)
+
+    def _sentinel_recipe(self, pool: Any, connect_timeout: float, *, blocking: bool) -> Recipe:
+        """With Sentinels of our own, which are not asked ten times each."""
+        manager = pool.sentinel_manager
+        places = [sentinel.connection_pool.connection_kwargs for sentinel in manager.sentinels]
+        options = {
+            name: value
+            for name, value in pool.connection_kwargs.items()
+            if name != "connection_pool"
+        }
+        options.pop("protocol", None)
+        return _by_sentinel(
+            [Address(place["host"], place["port"]) for place in places],
+            pool.service_name,
+            dict(manager.sentinel_kwargs),
+            options | {"connection_class": pool.connection_class},
+            connect_timeout,
+            blocking=blocking,
+        )

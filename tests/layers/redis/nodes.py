@@ -16,6 +16,7 @@ from layergate.core.events import Counters
 from layergate.core.fleet import Joining
 from layergate.core.invalidation import Mark, Marks, PurgeReceipt
 from layergate.core.lease import Exponential, Waiting
+from layergate.layers.redis.keys import log_key
 from layergate.layers.redis.leases import RedisLeases
 from layergate.layers.redis.log import RedisLog
 from layergate.layers.redis.server import Server
@@ -151,7 +152,7 @@ class Node:
     def position(self) -> int:
         return self.marks.position
 
-    def knows(self, tag: str, since: int = 0) -> bool:
+    def knows(self, tag: str, since: int) -> bool:
         """Is what bears ``tag`` and was stamped ``since`` gone?"""
         return self.marks.purged_since(since, (tag,), "label")
 
@@ -191,4 +192,13 @@ async def eventually(
 
 def settle(server: Any, namespace: str) -> None:
     """End the settling of a log: the test knows all its instances."""
-    assert server.cli("HSET", "{%s}:meta" % namespace, "settle", "0") == 0
+    assert server.cli("HSET", key_of(namespace, "meta"), "settle", "0") == 0
+
+
+def key_of(namespace: str, part: str) -> str:
+    return log_key(namespace.encode(), part.encode()).decode()
+
+
+def part_of(server: Any, part: str) -> str:
+    """The key of a part of the log, in the namespace that goes with ``server``."""
+    return key_of(getattr(server, "namespace", "fleet"), part)

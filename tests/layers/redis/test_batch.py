@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from layergate.layers.redis.batch import LIMIT, Batcher
@@ -91,13 +91,10 @@ async def test_everything_of_one_tick_travels_together_and_finds_its_asker():
 
 async def test_an_error_reply_is_its_askers_alone():
     wire = Wire()
-    bad, good = await asyncio.gather(
-        wire.batcher.ask(("SET", b"bad"), 0, probe=False),
-        wire.batcher.get(b"a", 0),
-        return_exceptions=True,
-    )
-    assert isinstance(bad, ResponseError)
-    assert good == b"=a"
+    asked = wire.batcher.ask(("SET", b"bad"), 0, probe=False), wire.batcher.get(b"a", 0)
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(results[0], ResponseError)
+    assert results[1] == b"=a"
     assert len(wire.settled) == 1
 
 
@@ -181,12 +178,24 @@ async def test_callers_are_told_when_their_time_is_over_whatever_the_wire_does()
 
 async def test_a_round_trip_that_fails_fails_all_of_it_and_counts_once():
     wire = Wire()
-    wire.reply = lambda command: 1 / 0  # type: ignore[method-assign, assignment]
+    wire.reply = lambda command: 1 / 0  # type: ignore[method-assign]
     results = await asyncio.gather(
         *(wire.batcher.get(b"%d" % n, 3) for n in range(5)), return_exceptions=True
     )
     assert all(isinstance(result, ZeroDivisionError) for result in results)
     assert len(wire.settled) == 1
+
+
+@pytest.mark.parametrize("nonsense", [None, 5, b"value", [], [b"one"], [b"1", b"2", b"3"]])
+async def test_nonsense_for_an_mget_is_a_fault_and_leaves_nobody_waiting(nonsense: Any):
+    wire = Wire()
+    wire.reply = lambda command: nonsense  # type: ignore[method-assign]
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(
+            wire.batcher.get(b"a", 1), wire.batcher.get(b"b", 1), return_exceptions=True
+        )
+    assert all(isinstance(result, InvalidResponse) for result in results)
+    assert [(ticket, type(outcome)) for ticket, outcome in wire.settled] == [(1, InvalidResponse)]
 
 
 async def test_different_tickets_travel_apart():
@@ -208,10 +217,12 @@ async def test_close_fails_what_is_under_way_and_leaves_no_task():
 
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12")
 async def test_with_eager_tasks():
-    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    factory = asyncio.eager_task_factory  # type: ignore[attr-defined] # 3.12
+    asyncio.get_running_loop().set_task_factory(factory)
     wire = Wire()
     got = await asyncio.gather(*(wire.batcher.get(b"%d" % n, 0) for n in range(64)))
     assert got == [b"=%d" % n for n in range(64)]
+    assert len(wire.sent) == 1
 
 
 async def _wait(future: asyncio.Future[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import socket
@@ -12,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +35,7 @@ from layergate.runtime.threads import ThreadRuntime, run_blocking
 from tests.support.redis_servers import (
     BOUND,
     Proxy,
+    ReplyError,
     SharedValkey,
     Valkey,
     ValkeyCluster,
@@ -99,6 +101,10 @@ def within(seconds: float) -> Iterator[None]:
     assert time.monotonic() - start < seconds + 1.0
 
 
+def state_of(server: Server) -> str:
+    return server.breaker.state
+
+
 def clients(server: Any, name: bytes = b"layergate") -> list[bytes]:
     """The connections that the Redis has, of those who introduced themselves so."""
     lines: list[bytes] = server.cli("CLIENT", "LIST").splitlines()
@@ -160,7 +166,7 @@ def test_an_error_reply_is_raised_and_harms_nobody(world: World, shared_valkey: 
         await server.call("UNLINK", key)
 
     world.run(story())
-    assert server.breaker.state == "closed"
+    assert state_of(server) == "closed"
     assert server.stats()["connects"] == 1
 
 
@@ -184,6 +190,7 @@ def test_a_word_of_another_type_is_refused(world: World, shared_valkey: SharedVa
     for word in (None, True, object(), [1]):
         with pytest.raises(TypeError):
             world.run(server.call("SET", "key", word))
+    assert state_of(server) == "closed"
 
 
 def test_it_is_of_no_use_before_it_is_bound():
@@ -254,7 +261,9 @@ def test_by_tls(world: World, valkey: Valkey, tmp_path: Path):
         server = world.server(url)
         value = os.urandom(300_000)
         world.run(server.call("SET", "key", value))
-        assert world.run(server.get(b"key")) == value
+        for _ in range(3):
+            assert world.run(server.get(b"key")) == value
+        assert server.stats()["connects"] == 1
         with pytest.raises(RedisConnectionError):  # nobody vouches for it
             world.run(world.server(proxy.url).call("PING"))
         world.run(server.close())
@@ -292,6 +301,13 @@ def test_a_client_of_the_other_world_is_refused(world: World):
         server = Server(client, connect_timeout=1, timeout=1, namespace="x")
         with pytest.raises(ConfigError, match=r"pass a redis.*, or a URL"):
             server.bind(world.runtime, Counters())
+
+
+def test_a_client_for_the_replicas_is_refused():
+    for sentinel in (redis.sentinel, redis.asyncio.sentinel):
+        client = sentinel.Sentinel([("h", 1)]).slave_for("mymaster")
+        with pytest.raises(ConfigError, match="master_for"):
+            Server(client, connect_timeout=1, timeout=1, namespace="x")
 
 
 @pytest.mark.parametrize("target", [None, 6379, b"redis://localhost", object(), redis.Redis])
@@ -352,8 +368,7 @@ def test_each_loop_has_connections_of_its_own(valkey: Valkey):
 
 
 @pytest.mark.parametrize("name", ["loop", "threads"])
-@pytest.mark.parametrize("told", [True, False])
-def test_a_forks_child_never_uses_its_parents_connections(name: str, told: bool, valkey: Valkey):
+def test_a_forks_child_never_uses_its_parents_connections(name: str, valkey: Valkey):
     script = f"""
         import asyncio, os, sys
         from layergate.core.events import Counters
@@ -373,8 +388,6 @@ def test_a_forks_child_never_uses_its_parents_connections(name: str, told: bool,
         before = run(server.call("CLIENT", "ID"))
         child = os.fork()
         if not child:
-            if {told}:
-                server.forked()
             if {name!r} == "loop":
                 runner = asyncio.Runner()
                 run = runner.run
@@ -453,13 +466,13 @@ def test_nobody_there(world: World):
 
 
 def test_a_server_that_stands_still_costs_its_budget(world: World, valkey: Valkey):
-    server = world.server(valkey.url, timeout=0.1)
+    server = world.server(valkey.url, timeout=0.1, connect_timeout=0.1)
     world.run(server.get(b"x"))
     with valkey.stalled():
-        for work in (server.get(b"x"), server.get_many([b"x", b"y"]), server.run(ECHO, [b"k"])):
-            with within(0.1), pytest.raises(RedisTimeoutError):
+        for work in (server.get(b"x"), server.get_many([b"x"]), server.subscribe([b"x"])):
+            with within(0.2), pytest.raises(RedisTimeoutError):
                 world.run(work)
-    assert server.breaker.state == "open"
+    assert state_of(server) == "open"
 
 
 def test_a_server_that_stands_still_when_we_connect(world: World, valkey: Valkey):
@@ -512,7 +525,7 @@ def test_a_server_that_was_restarted_is_asked_again_at_once(world: World, valkey
         world.run(server.get(b"x"))
         valkey.restart()
         assert world.run(server.get(b"x")) is None, "a stale connection is replaced, not reported"
-    assert server.breaker.state == "closed"
+    assert state_of(server) == "closed"
 
 
 def test_connections_that_were_cut_are_replaced(world: World, valkey: Valkey, proxy: Proxy):
@@ -559,7 +572,7 @@ def test_the_breaker_opens_and_what_follows_costs_nothing(world: World, valkey: 
     for _ in range(3):
         with pytest.raises(RedisConnectionError):
             world.run(server.get(b"x"))
-    assert server.breaker.state == "open"
+    assert state_of(server) == "open"
     assert world.events == [("breaker", {"layer": "redis", "was": "closed", "state": "open"})]
     connects = server.stats()["connects"]
     start = time.perf_counter()
@@ -575,7 +588,7 @@ def test_the_breaker_opens_and_what_follows_costs_nothing(world: World, valkey: 
         world.run(server.get(b"x"))
     world.now += 3.0
     assert world.run(server.get(b"x")) is None, "the probe is somebody's call"
-    assert server.breaker.state == "closed"
+    assert state_of(server) == "closed"
 
 
 def test_a_forced_probe_closes_the_breaker(world: World, valkey: Valkey):
@@ -601,8 +614,33 @@ def test_refused_writes_do_not_open_the_breaker(world: World, valkey: Valkey):
     for _ in range(10):
         with pytest.raises(OutOfMemoryError):
             world.run(server.call("SET", "other", "x" * 1000))
-    assert server.breaker.state == "closed"
+    assert state_of(server) == "closed"
     assert world.run(server.get(b"key")) == b"value"
+
+
+def test_a_server_held_up_by_a_script_is_as_good_as_away(world: World, valkey: Valkey):
+    server = world.server(valkey.url)
+    valkey.cli("CONFIG", "SET", "busy-reply-threshold", 1)
+    world.run(server.call("PING"))
+    with socket.create_connection(("127.0.0.1", valkey.port)) as other:
+        other.sendall(b"EVAL 'while true do end' 0\r\n")
+        until(lambda: b"BUSY" in _error(valkey, "GET", "x"), "the script to hold it up")
+        for _ in range(3):
+            with pytest.raises(ResponseError, match="BUSY"):
+                world.run(server.get(b"x"))
+        assert state_of(server) == "open"
+        valkey.cli("SCRIPT", "KILL")
+        until(lambda: not _error(valkey, "GET", "x"), "it to end")
+    assert world.run(server.call("PING", probe=True)) == b"PONG"
+    assert state_of(server) == "closed"
+
+
+def _error(valkey: Valkey, *command: str) -> bytes:
+    try:
+        valkey.cli(*command)
+    except ReplyError as error:
+        return str(error).encode()
+    return b""
 
 
 def test_a_master_that_became_a_replica_is_looked_up_anew(world: World, valkey: Valkey):
@@ -616,7 +654,7 @@ def test_a_master_that_became_a_replica_is_looked_up_anew(world: World, valkey: 
         with pytest.raises(ReadOnlyError):
             world.run(server.call("SET", "key", "other"))
     assert server.stats()["connects"] >= before + 4
-    assert server.breaker.state == "closed"
+    assert state_of(server) == "closed"
     valkey.cli("REPLICAOF", "NO", "ONE")
     assert world.run(server.call("SET", "key", "other")) == b"OK"
 
@@ -700,8 +738,6 @@ async def test_a_storm_of_cancellations_and_timeouts_mixes_up_no_replies(valkey:
                 with contextlib.suppress(*FAULTS):
                     await server.call("PING", probe=True)
                     break
-        patient = server
-        patient.timeout = 5.0
         assert await gets(server, keys) == [b"value of " + key for key in keys]
         assert server.stats()["connections"] <= 4
 
@@ -748,9 +784,9 @@ def test_a_storm_of_timeouts_on_threads_mixes_up_no_replies(valkey: Valkey):
     for _ in range(10):
         valkey.stall()
         end.wait(0.03)
-        before = sum(answered)
+        enough = sum(answered) + 20
         valkey.resume()
-        until(lambda before=before: sum(answered) > before + 20, "answers")
+        until(functools.partial(_more, answered, enough), "answers")
     end.set()
     for thread in threads:
         thread.join(BOUND)
@@ -759,6 +795,10 @@ def test_a_storm_of_timeouts_on_threads_mixes_up_no_replies(valkey: Valkey):
         b"value of " + key for key in keys
     ]
     run_blocking(server.close())
+
+
+def _more(answered: list[int], than: int) -> bool:
+    return sum(answered) > than
 
 
 # -- subscriptions --------------------------------------------------------------------------------
@@ -956,7 +996,7 @@ def test_a_master_of_a_cluster_that_dies(world: World, valkey_cluster: ValkeyClu
     dead.kill()
     values = world.run(server.get_many(keys))
     assert values == [None if key in lost else key for key in keys], "the others answer"
-    assert server.breaker.state == "closed"
+    assert state_of(server) == "closed"
     for _ in range(5):
         with within(0.8), contextlib.suppress(RedisConnectionError, LayerUnavailable):
             world.run(server.get(lost[0]))
@@ -1054,10 +1094,11 @@ def test_a_master_that_was_demoted_is_left(world: World, valkey_sentinel: Valkey
     old = valkey_sentinel.master
     valkey_sentinel.sentinels[0].cli("SENTINEL", "FAILOVER", valkey_sentinel.NAME)
     valkey_sentinel.failed_over(old)
-    until(lambda: old.info("replication")["role"] == "slave", "the old one to follow")
+    # What the Sentinels do some seconds later. They would close our connection then.
+    old.cli("REPLICAOF", "127.0.0.1", valkey_sentinel.master.port)
     assert world.run(server.call("SET", "key", "after")) == b"OK"
     assert valkey_sentinel.master.cli("GET", "key") == b"after"
-    assert server.breaker.state == "closed"
+    assert state_of(server) == "closed"
 
 
 def test_sentinels_that_stand_still(world: World, valkey_sentinel: ValkeySentinel):
@@ -1065,11 +1106,11 @@ def test_sentinels_that_stand_still(world: World, valkey_sentinel: ValkeySentine
     server = world.server(valkey_sentinel.url, timeout=0.5, connect_timeout=1.0)
     for sentinel in valkey_sentinel.sentinels[:2]:
         sentinel.stall()
-    start: Callable[[], Any] = lambda: world.run(server.call("PING", probe=True))  # noqa: E731
+
+    def answered() -> bool:
+        with contextlib.suppress(*FAULTS):
+            return bool(world.run(server.call("PING", probe=True)) == b"PONG")
+        return False
+
     with within(1.5):
-        until(lambda: _suppressed(start) == b"PONG", "the third Sentinel", bound=5)
-
-
-def _suppressed(work: Callable[[], Any]) -> Any:
-    with contextlib.suppress(*FAULTS):
-        return work()
+        until(answered, "the third Sentinel")

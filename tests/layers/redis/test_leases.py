@@ -1,0 +1,371 @@
+"""Leases in Redis (G2): one holder, bounded waits, the fence. In both worlds."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from typing import Any
+
+import pytest
+from redis.exceptions import RedisError
+
+from layergate.core.fleet import Leases, Waited
+from layergate.core.lease import Fixed
+from layergate.errors import LayerUnavailable
+from layergate.layers.redis.keys import digest, entry_key, lease_key, waiters_key
+from layergate.layers.redis.leases import RedisLease
+from layergate.layers.redis.scripts import FENCED_SET
+from tests.layers.redis.nodes import Loop, Node, Threads, eventually, world
+from tests.support.redis_servers import Proxy, SharedValkey, Valkey
+
+pytest_plugins = ("tests.support.redis_servers",)
+__all__ = ["world"]
+
+NEVER = Fixed(3600.0)
+KEY = b"key"
+
+
+async def fleet(world: Any, server: Any, count: int = 2, **options: Any) -> list[Node]:
+    namespace = getattr(server, "namespace", "fleet")
+    nodes = [Node(world, server.url, namespace, **options) for _ in range(count)]
+    for node in nodes:
+        await node.join()
+    return nodes
+
+
+async def take(node: Node, key: Any = KEY, *, wait: float = 0) -> RedisLease:
+    lease = await node.leases.acquire(key, wait=wait)
+    assert isinstance(lease, RedisLease)
+    return lease
+
+
+def name(server: SharedValkey, key: Any = KEY, secret: bytes = b"") -> bytes:
+    return lease_key(server.namespace.encode(), digest(key, secret))
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+def test_digests() -> None:
+    assert digest(b"a") != digest("a")
+    assert digest(b"a") != digest(b"a", b"secret") != digest(b"a", b"secret two")
+    assert digest(b"a", b"s" * 65) != digest(b"a", b"s" * 66)
+    assert len(digest("\udcff" * 10_000)) == 40
+    one = digest(b"a")
+    assert entry_key(b"ns", one) == b"ns:e:{" + one + b"}"
+    assert lease_key(b"ns", one) == b"ns:l:{" + one + b"}"
+    assert waiters_key(b"ns", one) == b"ns:w:{" + one + b"}"
+
+
+def test_it_is_what_the_core_asks_for(world: Any) -> None:
+    leases: Leases = Node(world, "redis://127.0.0.1:1/0", "fleet").leases
+    assert leases is not None
+
+
+# -- one holder ------------------------------------------------------------------------------------
+
+
+def test_one_holds_it(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey)
+        lease = await take(one)
+        assert not lease.recent
+        assert await other.leases.acquire(KEY, wait=0) is Waited.TIMEOUT
+        assert await one.leases.acquire(KEY, wait=0) is Waited.TIMEOUT
+        await (await take(other, b"another key")).release()
+        assert one.leases.token_of(KEY) == lease.token
+        assert other.leases.token_of(KEY) is None
+        assert await lease.confirm()
+        await lease.release()
+        await lease.release()
+        assert one.leases.token_of(KEY) is None
+        again = await take(other)
+        assert again.recent, "somebody else had it a moment ago"
+        await lease.release()
+        assert await other.leases._renew(again)
+
+    world.run(scenario())
+
+
+def test_two_hundred_at_once_over_four_instances(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        nodes = await fleet(world, shared_valkey, 4)
+        holding: list[int] = []
+        most: list[int] = []
+        taken = 0
+
+        async def fetch(node: Node, number: int) -> None:
+            nonlocal taken
+            until = time.monotonic() + 30
+            while time.monotonic() < until:
+                lease = await node.leases.acquire(KEY, wait=20)
+                if isinstance(lease, RedisLease):
+                    holding.append(number)
+                    most.append(len(holding))
+                    taken += 1
+                    await world.sleep(0.0005)
+                    holding.remove(number)
+                    await lease.release()
+                    return
+                assert lease is Waited.LANDED
+            pytest.fail("never got it")
+
+        count = 200 if isinstance(world, Loop) and not isinstance(world, Threads) else 60
+        await world.together(*(fetch(nodes[number % 4], number) for number in range(count)))
+        assert (taken, max(most)) == (count, 1)
+        assert [node.leases.waiting for node in nodes] == [0, 0, 0, 0]
+        assert not shared_valkey.cli("EXISTS", waiters_key(
+            shared_valkey.namespace.encode(), digest(KEY)))  # fmt: skip
+
+    world.run(scenario())
+
+
+# -- waiting ---------------------------------------------------------------------------------------
+
+
+def test_a_release_wakes_by_message(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        one, other, third = await fleet(world, shared_valkey, 3, waiting=NEVER, term=60.0)
+        lease = await take(one)
+        woken: list[float] = []
+
+        async def follow(node: Node) -> None:
+            assert await node.leases.acquire(KEY, wait=30) is Waited.LANDED
+            woken.append(time.monotonic())
+
+        async def release() -> None:
+            waiting = waiters_key(shared_valkey.namespace.encode(), digest(KEY))
+            await eventually(world, lambda: shared_valkey.cli("SCARD", waiting) == 2)
+            released.append(time.monotonic())
+            await lease.release()
+
+        released: list[float] = []
+        await world.together(follow(other), follow(other), follow(third), release())
+        assert max(woken) - released[0] < 1.0
+        assert other.events.count("lease_wait") == 2
+        assert other.leases.waiting == third.leases.waiting == 0
+
+    world.run(scenario())
+
+
+def test_without_a_companion_looking_again_is_enough(
+    world: Any, shared_valkey: SharedValkey
+) -> None:
+    async def scenario() -> None:
+        (one,) = await fleet(world, shared_valkey, 1)
+        runtime = world.runtime()
+        runtime.background = lambda: False
+        other = Node(world, shared_valkey.url, shared_valkey.namespace, runtime=runtime)
+        lease = await take(one)
+
+        async def release() -> None:
+            await world.sleep(0.1)
+            await lease.release()
+
+        landed, _ = await world.together(other.leases.acquire(KEY, wait=20), release())
+        assert landed is Waited.LANDED
+        assert not other.log.companion.running
+        waiting = waiters_key(shared_valkey.namespace.encode(), digest(KEY))
+        assert not shared_valkey.cli("EXISTS", waiting)
+
+    world.run(scenario())
+
+
+def test_waits_are_bounded(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey)
+        await_lease = await take(one)
+        began = time.monotonic()
+        assert await other.leases.acquire(KEY, wait=0.15) is Waited.TIMEOUT
+        assert 0.15 <= time.monotonic() - began < 2
+        assert other.leases.waiting == 0
+        await await_lease.release()
+
+    world.run(scenario())
+
+
+def test_a_dead_leader_is_replaced_within_one_term(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey, term=0.4, waiting=NEVER, still=True)
+        lease = await take(one)  # its companion stands still: nobody renews it
+        began = time.monotonic()
+        assert await other.leases.acquire(KEY, wait=20) is Waited.LANDED
+        assert 0.3 < time.monotonic() - began < 2
+        mine = await take(other)
+        assert not mine.recent, "nobody released it"
+        assert not await lease.confirm()
+        assert one.events.count("lease_lost") == 1
+        assert not await lease.confirm()
+        await lease.release()
+        assert await other.leases._renew(mine), "who lost it cannot give it back"
+
+    world.run(scenario())
+
+
+def test_a_lease_that_is_held_is_renewed(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey, term=0.5, disconnected=1.0)
+        leases = [await take(one, b"k%d" % number) for number in range(5)]
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert await other.leases.acquire(b"k3", wait=0) is Waited.TIMEOUT
+            await world.sleep(0.05)
+        for lease in leases:
+            assert await lease.confirm()
+            await lease.release()
+        assert "lease_lost" not in one.events
+
+    world.run(scenario())
+
+
+def test_renewals_survive_scripts_that_redis_forgot(
+    world: Any, shared_valkey: SharedValkey
+) -> None:
+    async def scenario() -> None:
+        (one,) = await fleet(world, shared_valkey, 1, still=True)
+        leases = [await take(one, b"k%d" % number) for number in range(3)]
+        shared_valkey.cli("SCRIPT", "FLUSH")
+        before = [lease.until for lease in leases]
+        await one.leases.renew()
+        assert all(lease.until > was for lease, was in zip(leases, before, strict=True))
+
+    world.run(scenario())
+
+
+def test_one_that_is_garbage_is_not_renewed(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey, term=0.3, disconnected=1.0)
+        lease = await take(one)
+        assert one.leases.holding
+        del lease
+        gc.collect()
+        assert one.leases.token_of(KEY) is None
+        assert await other.leases.acquire(KEY, wait=20) is Waited.LANDED
+        await eventually(world, lambda: not one.leases.holding)
+
+    world.run(scenario())
+
+
+def test_confirm_asks_only_if_it_may_have_run_out(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        (one,) = await fleet(world, shared_valkey, 1, still=True)
+        lease = await take(one)
+        before = one.server.stats()["commands"]
+        assert await lease.confirm()
+        assert one.server.stats()["commands"] == before
+        lease.until = 0
+        shared_valkey.cli("DEL", name(shared_valkey))
+        assert await lease.confirm(), "nobody took it"
+        assert shared_valkey.cli("GET", name(shared_valkey)) == lease.token
+        lease.until = 0
+        shared_valkey.cli("SET", name(shared_valkey), b"x" * 16)
+        assert not await lease.confirm()
+        assert lease.lost
+
+    world.run(scenario())
+
+
+def test_nobody_can_tell_while_redis_is_away(world: Any, valkey: Valkey) -> None:
+    async def scenario() -> None:
+        with Proxy(valkey.port) as proxy:
+            node = Node(world, proxy.url, "fleet", timeout=0.1, still=True)
+            lease = await take(node)
+            lease.until = 0
+            proxy.refuse()
+            assert await lease.confirm()
+            await lease.release()
+            with pytest.raises((RedisError, LayerUnavailable)):
+                await node.leases.acquire(KEY, wait=0)
+            assert node.leases.waiting == 0
+
+    world.run(scenario())
+
+
+def test_redis_goes_away_while_somebody_waits(world: Any, valkey: Valkey) -> None:
+    async def scenario() -> None:
+        with Proxy(valkey.port) as proxy:
+            (one,) = await fleet(world, valkey, 1)
+            other = Node(world, proxy.url, "fleet", timeout=0.1)
+            lease = await take(one)
+
+            async def wait() -> None:
+                with pytest.raises((RedisError, LayerUnavailable)):
+                    await other.leases.acquire(KEY, wait=30)
+
+            async def cut() -> None:
+                await world.sleep(0.1)
+                proxy.refuse()
+
+            await world.together(wait(), cut())
+            assert other.leases.waiting == 0
+            await lease.release()
+
+    world.run(scenario())
+
+
+# -- cancelled -------------------------------------------------------------------------------------
+
+
+def test_a_storm_of_cancellations_leaves_nothing_behind(shared_valkey: SharedValkey) -> None:
+    world = Loop()
+
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey, waiting=Fixed(0.005))
+        lease = await take(one)
+        tasks = [
+            asyncio.create_task(other.leases.acquire(b"k%d" % (number % 7) if number % 2 else KEY,
+                                                     wait=30))
+            for number in range(200)
+        ]  # fmt: skip
+        for number, task in enumerate(tasks):
+            if number % 10 == 0:
+                await asyncio.sleep(0.001)
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, RedisLease):
+                await result.release()
+        del results, tasks
+        assert other.leases.waiting == 0
+        await other.runtime.aclose(5.0)
+        # What was granted to somebody who was gone by then has been given back.
+        for number in range(7):
+            again = await take(one, b"k%d" % number)
+            await again.release()
+        await lease.release()
+        gc.collect()
+        assert not other.leases._alive()
+
+    world.run(scenario())
+
+
+# -- the fence -------------------------------------------------------------------------------------
+
+
+def test_who_lost_the_lease_cannot_write(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey, term=0.2, still=True)
+        lease = await take(one)
+        entry = entry_key(shared_valkey.namespace.encode(), digest(KEY))
+
+        async def write(node: Node, value: bytes) -> int:
+            token = node.leases.token_of(KEY)
+            assert token is not None
+            keys = [name(shared_valkey), entry]
+            written: int = await node.server.run(FENCED_SET, keys, [token, value, 60_000])
+            return written
+
+        assert await write(one, b"first")
+        await world.sleep(0.3)
+        assert await write(one, b"run out, but nobody has taken it")
+        theirs = await take(other)
+        assert not await write(one, b"late")
+        assert await write(other, b"theirs")
+        await theirs.release()
+        assert not await write(one, b"later"), "they have finished after us"
+        assert shared_valkey.cli("GET", entry) == b"theirs"
+        assert 0 < shared_valkey.cli("PTTL", entry) <= 60_000
+        assert lease.token
+
+    world.run(scenario())
