@@ -177,16 +177,21 @@ class Batcher:
                 context=contextvars.Context(),
             )
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._tasks.discard)  # (one that never began)
         return group
 
     async def _run(self) -> None:
-        while self._queue:
-            group = self._queue.popleft()
-            if group is self._open:
-                self._open = None
-            if group.wanted():
-                await self._exchange(group)
+        try:
+            while self._queue:
+                group = self._queue.popleft()
+                if group is self._open:
+                    self._open = None
+                if group.wanted():
+                    await self._exchange(group)
+        finally:
+            # At once, and not in a callback a turn later: whom this has woken may ask in between,
+            # and would count on a task that looks at the queue no more.
+            self._tasks.discard(asyncio.current_task())  # type: ignore[arg-type]
 
     async def _exchange(self, group: _Group) -> None:
         commands = group.wire(self._merge)

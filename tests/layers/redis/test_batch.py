@@ -128,6 +128,27 @@ async def test_what_comes_while_all_connections_are_busy_waits_and_goes_together
     assert await asyncio.gather(*first) == [b"=first-%d" % n for n in range(4)]
 
 
+async def test_whom_a_reply_has_woken_may_ask_at_once():
+    """All connections answer in one turn; those who are woken ask before any callback has run."""
+    wire = Wire()
+    wire.held = []
+
+    async def caller(name: bytes) -> bytes:
+        await wire.batcher.get(name, 0)
+        answer: bytes = await wire.batcher.get(name + b"!", 0)
+        return answer
+
+    callers = []
+    for number in range(4):  # one round trip each
+        callers.append(asyncio.create_task(caller(b"%d" % number)))
+        await wire.until_sent(number + 1)
+    gates, wire.held = wire.held, None
+    for gate in gates:
+        gate.set_result(None)
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*callers) == [b"=%d!" % number for number in range(4)]
+
+
 async def test_a_cancelled_caller_takes_nothing_from_the_others():
     wire = Wire()
     wire.held = []
