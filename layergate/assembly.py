@@ -86,7 +86,7 @@ class HttpCache(Cache):
         if layers is None:
             layers = (MemoryLayer(checked.memory or "64MB", clock=self.runtime.now),)
             if checked.shared is not None:
-                layers = (*layers, _shared_layer(checked.shared))
+                layers = (*layers, _shared_layer(checked))
         stack = Stack(
             tuple(layers),
             runtime=self.runtime,
@@ -143,7 +143,8 @@ class HttpCache(Cache):
         run_blocking(self.stack.leave())
 
 
-def _shared_layer(shared: Any) -> Layer:
+def _shared_layer(options: Options) -> Layer:
+    shared = options.shared
     if isinstance(shared, Layer):
         if not isinstance(shared, SharedLayer):
             raise ConfigError(
@@ -153,4 +154,5 @@ def _shared_layer(shared: Any) -> Layer:
         return shared
     from layergate.layers.redis import RedisLayer
 
-    return RedisLayer(shared)
+    patience = float(options.layer_timeout)  # type: ignore[arg-type]
+    return RedisLayer(shared, timeout=min(patience, 0.2))

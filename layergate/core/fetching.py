@@ -485,7 +485,7 @@ class Fetching(Stack):
         leases = self.leases
         assert leases is not None
         until = self.runtime.monotonic() + self._fetch_term
-        while self.trusted:
+        while await self.catch_up():
             # Where callers are served already, nobody waits: one refresh in the fleet is enough.
             background = flight in self._refreshing
             wait = 0.0 if background else max(0.0, until - self.runtime.monotonic())

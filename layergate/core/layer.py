@@ -25,6 +25,10 @@ class Layer(Protocol):
     """What the stack needs from a layer. Any method may raise; the stack turns that into a miss.
 
     ``name`` is unique within a stack; it is the key of per-layer TTLs and of metrics.
+
+    Optional attributes, all in seconds, None for none: ``ttl``, ``stale_while_revalidate``,
+    ``stale_if_error`` cap what the stack writes here; with a ``timeout`` the layer ends its own
+    operations, and the stack's ``layer_timeout`` is not for it.
     """
 
     @property

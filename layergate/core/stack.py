@@ -121,6 +121,7 @@ class Stack:
         for layer in layers:
             _claim(layer, self)
         self.layers = tuple(layers)
+        self._keep_time = tuple(layer for layer in layers if getattr(layer, "timeout", None))
         self.runtime = runtime
         self.write_policy = write_policy
         self.counters = Counters(hooks)
@@ -204,7 +205,7 @@ class Stack:
         for depth, layer in enumerate(self.layers):
             try:
                 got = layer.get(key)
-                entry: Entry | None = await self._answer(got)
+                entry: Entry | None = await self._answer(layer, got)
                 if entry is None or not self._usable(key, entry):
                     continue
                 if after is not None and entry.created <= after.created:
@@ -229,7 +230,7 @@ class Stack:
         """What the top layer holds, as stale: good for validation, and when the origin fails."""
         top = self.layers[0]
         try:
-            entry: Entry | None = await self._answer(top.get(key))
+            entry: Entry | None = await self._answer(top, top.get(key))
             if entry is None or not self._usable(key, entry):
                 return None
         except Exception as error:
@@ -251,7 +252,7 @@ class Stack:
                 break
             try:
                 got = layer.get_many(wanted)
-                entries: Mapping[Key, Entry] = await self._answer(got)
+                entries: Mapping[Key, Entry] = await self._answer(layer, got)
                 now = self.runtime.now()
                 still: list[Key] = []
                 for key in wanted:
@@ -331,24 +332,27 @@ class Stack:
         if revalidate is not None or on_error is not None:
             entry = entry.windowed(revalidate, on_error)
         try:
-            await self._answer(layer.set(key, entry))
+            await self._answer(layer, layer.set(key, entry))
         except Exception as error:
             self.counters.on("write_error", layer=layer.name, error=error)
             if isinstance(error, LayerUnavailable):
                 return error  # it takes no word from us now
             # What it still holds under this key is older than what the others hold now.
             try:
-                await self._answer(layer.delete(key))
+                await self._answer(layer, layer.delete(key))
             except Exception as second:
                 self.counters.on("layer_error", layer=layer.name, operation="delete", error=second)
             return error
         return None
 
-    async def _answer(self, result: MaybeAwaitable[T]) -> T:
-        """What a layer answers, awaited if it takes time, but no longer than ``layer_timeout``."""
-        if inspect.isawaitable(result):
-            return await self.runtime.within(self._layer_timeout, result)
-        return result
+    async def _answer(self, layer: Layer, result: MaybeAwaitable[T]) -> T:
+        """What a layer answers, awaited if it takes time, but no longer than ``layer_timeout``, or
+        as long as its own budget is."""
+        if not inspect.isawaitable(result):
+            return result
+        if layer in self._keep_time:
+            return await result
+        return await self.runtime.within(self._layer_timeout, result)
 
     async def delete(self, key: Key) -> bool:
         """Remove one key from every layer; a fill of it that is under way dies on arrival.
@@ -371,7 +375,7 @@ class Stack:
         failed: dict[str, BaseException] = {}
         for layer in self.layers:
             try:
-                held |= bool(await self._answer(layer.delete(key)))
+                held |= bool(await self._answer(layer, layer.delete(key)))
             except Exception as error:
                 failed[layer.name] = error
                 self.counters.on("layer_error", layer=layer.name, operation="delete", error=error)
@@ -383,7 +387,7 @@ class Stack:
         failed: dict[str, BaseException] = {}
         for layer in self.layers:
             try:
-                await self._answer(layer.clear())
+                await self._answer(layer, layer.clear())
             except Exception as error:
                 failed[layer.name] = error
                 self.counters.on("layer_error", layer=layer.name, operation="clear", error=error)
@@ -442,7 +446,7 @@ class Stack:
             close = getattr(layer, "aclose", None)
             if close is not None:
                 try:
-                    await self._answer(close())
+                    await self._answer(layer, close())
                 except Exception as error:
                     name = layer.name
                     self.counters.on("layer_error", layer=name, operation="close", error=error)

@@ -396,7 +396,7 @@ class Cache:
         app; if not, it aborts the exchange."""
         request, entry = exchange.request, exchange.entry
         leases = self.stack.leases
-        if leases is not None and exchange.flight_key is not None and self.stack.trusted:
+        if leases is not None and exchange.flight_key is not None and await self.stack.catch_up():
             try:
                 lease = await leases.acquire(exchange.flight_key, wait=0.0)
             except Exception as error:  # away: then each instance looks after itself
@@ -465,7 +465,7 @@ class Cache:
                 self.flights.land(key, exchange)
                 exchange.abort()  # another thread may have joined it already
                 return _Landed()
-            if self.stack.leases is not None and self.stack.trusted:
+            if self.stack.leases is not None and await self._caught_up(exchange):
                 instead = await self._license(exchange, selected, until)
                 if instead is not None:
                     exchange.abort()  # those who have joined it decide anew
@@ -514,6 +514,14 @@ class Cache:
                 if await self._landed(request, selected):
                     return _Landed()
         except BaseException:
+            exchange.abort()
+            raise
+
+    async def _caught_up(self, exchange: Exchange) -> bool:
+        """Can there be a lease? Not while the shared layer is away."""
+        try:
+            return await self.stack.catch_up()
+        except BaseException:  # cancelled
             exchange.abort()
             raise
 

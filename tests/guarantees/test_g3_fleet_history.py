@@ -375,6 +375,9 @@ class OneRedis(Story):
             self.restarts_redis,
             self.sets_redis_back,
             self.flushes_redis,
+            self.evicts,
+            self.forgets_scripts,
+            self.hangs_up_on_those_who_listen,
         ]
 
     def line(self) -> Proxy:
@@ -416,7 +419,25 @@ class OneRedis(Story):
         await asyncio.to_thread(self.valkey.start)
 
     async def flushes_redis(self) -> None:
-        await asyncio.to_thread(self.valkey.cli, "FLUSHALL")
+        self.valkey.cli("FLUSHALL")
+
+    async def evicts(self) -> None:
+        """Anything, the log's own keys included."""
+        self.valkey.cli("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
+        for _ in range(20):
+            size = self.valkey.cli("DBSIZE")
+            used = int(self.valkey.info("memory")["used_memory"])
+            self.valkey.cli("CONFIG", "SET", "maxmemory", used - 20_000)
+            self.note(f"... {size - self.valkey.cli('DBSIZE')} of {size} keys")
+            self.valkey.cli("CONFIG", "SET", "maxmemory", 0)
+            await asyncio.sleep(0.05)
+        self.valkey.cli("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+    async def forgets_scripts(self) -> None:
+        self.valkey.cli("SCRIPT", "FLUSH")
+
+    async def hangs_up_on_those_who_listen(self) -> None:
+        self.valkey.cli("CLIENT", "KILL", "TYPE", "pubsub")
 
 
 class Failovers(Story):

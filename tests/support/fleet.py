@@ -12,9 +12,11 @@ import contextlib
 import itertools
 import json
 import resource
+import shutil
 import signal
 import struct
 import sys
+import sysconfig
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -296,13 +298,13 @@ class Purged(NamedTuple):
 
 
 class Instance:
-    """One app behind a server of its own, of ``kind`` uvicorn, gunicorn (gthread) or gunicorn-preload.
+    """One app behind a server of its own.
 
+    ``kind``: uvicorn, gunicorn (gthread), gunicorn-preload, gunicorn-gevent, or uwsgi (one request
+    at a time, no threads, so nothing in the background).
     ``shared``: URL of the shared layer; None: there is none. ``layer``: options of `RedisLayer`;
     ``options``: of `HttpCache`.
     """
-
-    KINDS = ("uvicorn", "gunicorn", "gunicorn-preload")
 
     def __init__(
         self,
@@ -348,18 +350,32 @@ class Instance:
         return self._process is not None and self._process.alive
 
     def _command(self) -> list[str]:
+        listening = f"{HOST}:{self.port}"
+        app = "tests.processes.fleet_app"
         if self.kind == "uvicorn":
             return [
-                sys.executable, "-m", "uvicorn", "--factory", "tests.processes.fleet_app:asgi",
+                sys.executable, "-m", "uvicorn", "--factory", f"{app}:asgi",
                 "--host", HOST, "--port", str(self.port), "--backlog", "2048",
                 "--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "2",
             ]  # fmt: skip
+        if self.kind == "uwsgi":
+            uwsgi = shutil.which("uwsgi", path=sysconfig.get_path("scripts"))
+            assert uwsgi is not None, "pyuwsgi is not installed; `make test` does that"
+            return [
+                uwsgi, "--http-socket", listening, "--master", "--die-on-term", "--need-app",
+                "--pythonpath", str(ROOT), "--virtualenv", sys.prefix, "--module", f"{app}:wsgi()",
+            ]  # fmt: skip
+        _, _, variant = self.kind.partition("-")
         return [
-            sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{self.port}",
-            "--worker-class", "gthread", "--threads", "32", "--workers", str(self.workers),
+            sys.executable, "-m", "gunicorn", "--bind", listening, "--workers", str(self.workers),
             "--graceful-timeout", "3", "--log-level", "warning", "--no-control-socket",
-            *(["--preload"] if self.kind == "gunicorn-preload" else []),
-            "tests.processes.fleet_app:wsgi()",
+            *(
+                ["--worker-class", "gevent"]
+                if variant == "gevent"
+                else ["--worker-class", "gthread", "--threads", "32"]
+            ),
+            *(["--preload"] if variant == "preload" else []),
+            f"{app}:wsgi()",
         ]  # fmt: skip
 
     async def start(self) -> None:

@@ -30,7 +30,9 @@ Send: TypeAlias = Callable[[list[Command], bool, Wanted], Awaitable[list[Any]]]
 class _Group:
     """What goes together: keys to get, and other commands."""
 
-    __slots__ = ("asks", "commands", "gets", "keys", "probe", "settled", "ticket", "timer")
+    __slots__ = (
+        "asks", "commands", "due", "gets", "keys", "probe", "settled", "ticket", "timer",
+    )  # fmt: skip
 
     def __init__(self, ticket: int, probe: bool) -> None:
         self.ticket = ticket
@@ -43,6 +45,7 @@ class _Group:
         self.asks: list[tuple[asyncio.Future[Any], int | None]] = []
         self.settled = False
         self.timer: asyncio.TimerHandle | None = None
+        self.due = 0.0  # of the timer, on the loop's clock; 0: it has had its grace
 
     def __len__(self) -> int:
         return len(self.keys) + len(self.commands)
@@ -165,7 +168,8 @@ class Batcher:
             return group
         self._open = group = _Group(ticket, probe)
         self._queue.append(group)
-        group.timer = self._loop.call_later(self._timeout, self._expire, group)
+        group.due = self._loop.time() + self._timeout
+        group.timer = self._loop.call_at(group.due, self._expire, group)
         if len(self._tasks) < _PARALLEL:
             # It begins in the next turn of the loop, when all of this turn have asked: so not by the
             # loop's factory, which may be an eager one. In an empty context: what a caller keeps in
@@ -191,7 +195,7 @@ class Batcher:
         finally:
             # At once, and not in a callback a turn later: whom this has woken may ask in between,
             # and would count on a task that looks at the queue no more.
-            self._tasks.discard(asyncio.current_task())  # type: ignore[arg-type]
+            self._tasks.discard(asyncio.current_task())
 
     async def _exchange(self, group: _Group) -> None:
         commands = group.wire(self._merge)
@@ -217,6 +221,12 @@ class Batcher:
             group.fail(RedisConnectionError("no reply"))
 
     def _expire(self, group: _Group) -> None:
+        late = self._loop.time() - group.due
+        if group.due and late > self._timeout / 10:
+            # It is the loop that was busy elsewhere: the reply may be there, only not read yet.
+            group.due = 0.0
+            group.timer = self._loop.call_later(min(late, self._timeout), self._expire, group)
+            return
         if group.wanted():
             error = RedisTimeoutError(f"no answer within {self._timeout:.3g} s")
             self._over(group, error)

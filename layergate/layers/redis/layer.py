@@ -127,6 +127,7 @@ class RedisLayer:
         self.ttl = ttl
         self.stale_while_revalidate = stale_while_revalidate
         self.stale_if_error = stale_if_error
+        self.timeout: Final = timeout
         self.namespace: Final = namespace
         self._namespace = namespace.encode()
         self._max_disconnected = max_disconnected

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -195,6 +196,26 @@ async def test_callers_are_told_when_their_time_is_over_whatever_the_wire_does()
     wire.held = None
     assert await wire.batcher.get(b"after", 8) == b"=after"
     assert [ticket for ticket, _ in wire.settled] == [7, 8]
+
+
+async def test_a_loop_that_was_busy_is_no_fault_of_the_wire():
+    """The reply is there when the time is over, but has not been read: it takes some turns."""
+
+    class Slow(Wire):
+        async def send(self, commands, probe, wanted):
+            replies = await super().send(commands, probe, wanted)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            return replies
+
+    wire = Slow(timeout=0.05)
+    wire.held = []
+    answer = wire.batcher.get(b"a", 7)
+    await wire.until_sent(1)
+    wire.held[0].set_result(None)
+    time.sleep(0.1)  # noqa: ASYNC251 - the loop stands still
+    assert await answer == b"=a"
+    assert [ticket for ticket, outcome in wire.settled if isinstance(outcome, list)] == [7]
 
 
 async def test_a_round_trip_that_fails_fails_all_of_it_and_counts_once():

@@ -135,8 +135,8 @@ def test_a_release_wakes_by_message(world: Any, shared_valkey: SharedValkey) -> 
             woken.append(time.monotonic())
 
         async def release() -> None:
-            waiting = waiters_key(shared_valkey.namespace.encode(), digest(KEY))
-            await eventually(world, lambda: shared_valkey.cli("SCARD", waiting) == 2)
+            await eventually(world, lambda: other.events.count("lease_wait") == 2)
+            await eventually(world, lambda: third.events.count("lease_wait") == 1)
             released.append(time.monotonic())
             await lease.release()
 

@@ -1095,13 +1095,14 @@ def test_a_forks_child_is_another_instance(shared_valkey: SharedValkey) -> None:
 def test_a_thread_runtime_and_a_loop_share_a_log(shared_valkey: SharedValkey) -> None:
     """A WSGI and an ASGI process."""
     loop, threads = Loop(), Threads()
-    stop = []
+    stop: list[Any] = []
 
     async def purge_in_threads() -> None:
         (node,) = await fleet(threads, shared_valkey, 1)
         held = node.held("from the loop")
         stop.append(held)
         await eventually(threads, lambda: not held())
+        await eventually(threads, lambda: len(stop) == 2)
 
     async def scenario() -> None:
         other = asyncio.create_task(asyncio.to_thread(threads.run, purge_in_threads()))
@@ -1109,6 +1110,7 @@ def test_a_thread_runtime_and_a_loop_share_a_log(shared_valkey: SharedValkey) ->
         node = Node(loop, shared_valkey.url, shared_valkey.namespace)
         await node.join()
         assert (await node.purge("from the loop")).applied == 2
+        stop.append(node.trusted)
         await other
 
     loop.run(scenario())
