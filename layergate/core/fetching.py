@@ -95,9 +95,10 @@ _inside: Final[contextvars.ContextVar[_Crew | None]] = contextvars.ContextVar(
 
 
 class _Since(NamedTuple):
-    """When a call began: a log position, and seconds of `Runtime.monotonic`."""
+    """When a call began: a log position (``inf`` if the log was not heard then), and seconds of
+    `Runtime.monotonic`."""
 
-    position: int
+    position: float
     at: float
 
 
@@ -317,7 +318,8 @@ class Fetching(Stack):
     ) -> dict[Key, Any]:
         """Join or begin the flights of these keys, and wait for what they bring."""
         now = self._now()
-        started = _Since(self.marks.position, self.runtime.monotonic())
+        position = self.marks.position if self.trusted else float("inf")
+        started = _Since(position, self.runtime.monotonic())
         soft = None if policy.soft_timeout is None else now + policy.soft_timeout
         limit = None if policy.timeout is None else now + policy.timeout
         values: dict[Key, Any] = {}
@@ -381,6 +383,8 @@ class Fetching(Stack):
     def _will_do(self, flight: _Flight, started: _Since, strict: bool) -> bool:
         if flight.done or self._is_overdue(flight):
             return False
+        if flight.departed >= started.at:
+            return True
         if strict and not self._flown_for(flight, started):
             return False
         return flight.stamp >= started.position or not (
@@ -665,8 +669,10 @@ class Fetching(Stack):
         if flight.entry is None:
             raise _LeftOut
         entry = flight.entry
-        if flight.stamp < started.position and self.purged_since(
-            flight.stamp, entry.tags, key, soft=True
+        if (
+            flight.departed < started.at
+            and flight.stamp < started.position
+            and self.purged_since(flight.stamp, entry.tags, key, soft=True)
         ):
             raise _Retry
         if flight.fetched and not self._flown_for(flight, started):

@@ -633,7 +633,9 @@ class Exchange:
 
     def reader(self, request: Request) -> Reader:
         """A place among those who wait. It may be `late` already: the beginning is gone."""
-        reader = Reader(self, request, self._cache.stack.marks.position)
+        stack = self._cache.stack
+        # Cut off from the log, "no purge since" is not for us to say.
+        reader = Reader(self, request, stack.marks.position if stack.trusted else -1)
         with self._lock:
             reader.late = self._trimmed > 0
             self._readers.add(reader)

@@ -19,7 +19,7 @@ import functools
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -485,12 +485,12 @@ KINDS = ["uvicorn", "uvicorn", "uvicorn", "gunicorn"]
 LAYER = {"max_disconnected": MAX_DISCONNECTED, "lease_term": 2.0, "timeout": 0.2}
 
 
-async def tell(folder: Path, *, seconds: float, seed: int) -> None:
+async def tell(folder: Path, *, seconds: float, seed: int, kinds: Sequence[str] = KINDS) -> None:
     with contextlib.ExitStack() as stack:
         valkey = stack.enter_context(Valkey(folder))
-        proxies = [stack.enter_context(Proxy(valkey.port)) for _ in KINDS]
+        proxies = [stack.enter_context(Proxy(valkey.port)) for _ in kinds]
         urls = [proxy.url for proxy in proxies]
-        async with Fleet(folder, urls, kinds=KINDS, layer=LAYER) as fleet:
+        async with Fleet(folder, urls, kinds=kinds, layer=LAYER) as fleet:
             story = OneRedis(fleet, seconds=seconds, seed=seed)
             story.valkey, story.proxies = valkey, proxies
             await story.run()
@@ -505,6 +505,12 @@ async def test_no_read_sees_what_was_purged_before_it_began(tmp_path):
 @pytest.mark.parametrize("seed", [2, 3, 4])
 async def test_for_minutes(tmp_path, seed):
     await tell(tmp_path, seconds=120, seed=seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["gunicorn", "gunicorn-gevent", "stack"])
+async def test_others_for_minutes(tmp_path, kind):
+    await tell(tmp_path, seconds=120, seed=6, kinds=[kind, kind, kind])
 
 
 @pytest.mark.soak

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from layergate import Admin, HttpCache, LayerGate
+from layergate import Admin, CacheStack, HttpCache, LayerGate, MemoryLayer, PurgeReceipt
 from layergate.wsgi import LayerGate as WsgiLayerGate
 from layergate.wsgi import ThreadRuntime
 
@@ -103,6 +103,54 @@ def asgi() -> Any:
             await send({"type": "http.response.body"})
         else:
             await gated(scope, receive, send)
+
+    return app
+
+
+def stack() -> Any:
+    """Another app: a `CacheStack`, asked over HTTP, with purges as the admin endpoint takes them."""
+    values = CacheStack([MemoryLayer("16MB"), shared()], hooks=[tell])
+
+    async def fetch(path: str) -> bytes:
+        reader, writer = await asyncio.open_connection(*ORIGIN)
+        try:
+            writer.write(question("GET", path))
+            await reader.readline()
+            body = b""
+            while size := json.loads(await reader.readline())["size"]:
+                body += await reader.readexactly(size)
+            return body
+        finally:
+            writer.close()
+
+    async def purge(what: dict[str, Any]) -> PurgeReceipt:
+        if tags := what.get("tags"):
+            return await values.invalidate_by_tag(*tags)
+        if files := what.get("files"):
+            return await values.invalidate_by_pattern(files[0].removeprefix("http://example.com"))
+        return await values.invalidate_by_pattern(*what.get("patterns", ["*"]))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await values.aclose()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        path, status = scope["path"], 200
+        if path == UP:
+            body = b""
+        elif path == "/_layergate/purge":
+            receipt = await purge(json.loads((await receive())["body"]))
+            status = 200 if receipt.final else 202
+            body = json.dumps({"result": receipt._asdict()}).encode()
+        else:
+            tags = [path, path.split("/")[1]]
+            body = await values.get(path, lambda: fetch(path), ttl=600, tags=tags)
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     return app
 

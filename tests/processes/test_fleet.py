@@ -313,6 +313,19 @@ async def test_asgi_and_wsgi_share(tmp_path, shared_valkey):
         assert await versions.read(fleet) == {9}
 
 
+async def test_values_are_shared(tmp_path, shared_valkey):
+    layer = {"namespace": shared_valkey.namespace, "max_disconnected": 1.0}
+    async with Fleet(tmp_path, shared_valkey.url, kinds=["stack"] * 3, layer=layer) as fleet:
+        versions = Versions(fleet)
+        assert the_body(await fleet.burst("/page", 300)) == b"1"
+        assert fleet.origin.calls["/page"] == 1
+        for number, instance in enumerate(fleet.instances, start=2):
+            versions.now = number
+            assert await instance.purge(tags=["page"]) == (200, 3, 3)
+            assert the_body(await fleet.burst("/page", 90)) == b"%d" % number
+            assert fleet.origin.calls["/page"] == number
+
+
 async def test_gevent_shares(tmp_path, shared_valkey):
     kinds = ["gunicorn-gevent", "gunicorn-gevent", "uvicorn"]
     layer = {"namespace": shared_valkey.namespace, "max_disconnected": 1.0}

@@ -300,8 +300,8 @@ class Purged(NamedTuple):
 class Instance:
     """One app behind a server of its own.
 
-    ``kind``: uvicorn, gunicorn (gthread), gunicorn-preload, gunicorn-gevent, or uwsgi (one request
-    at a time, no threads, so nothing in the background).
+    ``kind``: uvicorn, gunicorn (gthread), gunicorn-preload, gunicorn-gevent, uwsgi (one request at
+    a time, no threads, so nothing in the background), or stack (a `CacheStack` behind uvicorn).
     ``shared``: URL of the shared layer; None: there is none. ``layer``: options of `RedisLayer`;
     ``options``: of `HttpCache`.
     """
@@ -352,9 +352,10 @@ class Instance:
     def _command(self) -> list[str]:
         listening = f"{HOST}:{self.port}"
         app = "tests.processes.fleet_app"
-        if self.kind == "uvicorn":
+        if self.kind in ("uvicorn", "stack"):
+            factory = "asgi" if self.kind == "uvicorn" else "stack"
             return [
-                sys.executable, "-m", "uvicorn", "--factory", f"{app}:asgi",
+                sys.executable, "-m", "uvicorn", "--factory", f"{app}:{factory}",
                 "--host", HOST, "--port", str(self.port), "--backlog", "2048",
                 "--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "2",
             ]  # fmt: skip

@@ -854,6 +854,10 @@ class Proxy:
         async def idle() -> None:
             while self._lines:
                 await asyncio.sleep(0)
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:  # a TLS handshake that never ended
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
 
         self._do(idle())
         self._loop.call_soon_threadsafe(self._loop.stop)

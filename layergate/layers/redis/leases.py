@@ -165,7 +165,7 @@ class RedisLeases:
             left = looked / 1000
 
     def _abandon(self, lease: RedisLease) -> None:
-        work = self.give_back(lease)
+        work = self.give_back(lease, granted=False)
         try:
             self._runtime.spawn(work, name="layergate release")
         except RuntimeError:
@@ -233,13 +233,18 @@ class RedisLeases:
             self._counters.on("lease_lost")
         return bool(reply)
 
-    async def give_back(self, lease: RedisLease) -> None:
-        """Release it in Redis. Never raises."""
+    async def give_back(self, lease: RedisLease, *, granted: bool = True) -> None:
+        """Release it in Redis, whether or not it was ever ``granted``. Never raises."""
         try:
             await self._server.run(
                 RELEASE,
                 self._keys(lease.name),
-                [*self._proof(lease), self._companion.channels, lease.name],
+                [
+                    *self._proof(lease),
+                    self._companion.channels,
+                    lease.name,
+                    b"" if granted else b"1",
+                ],
             )
         except Exception as error:
             self._counters.on("layer_error", layer="shared", operation="release", error=error)

@@ -102,6 +102,7 @@ class _Place(NamedTuple):
     applied: int
     tip: bytes
     epoch: int
+    leaves: int
     sent: float
 
 
@@ -213,6 +214,7 @@ class RedisLog:
         self._tip = b""
         # Counts the incarnations seen: a reply from before the last change is out of date.
         self._epoch = 0
+        self._leaves = 0
         self._settled_in = False
         self._recent: deque[_Applied] = deque()
         self._recent_marks = 0
@@ -355,9 +357,13 @@ class RedisLog:
 
     async def leave(self) -> None:
         """See `Log.leave`. Never raises, and asks nothing if this instance is no member."""
-        self.left = True
         self._companion.stop()
-        self.trusted_until = _NEVER
+        with self._lock:
+            self.left = True
+            # Whatever is under way may have made it a member before it ceases to be one.
+            self._leaves += 1
+            connected = self._runtime.monotonic() < self.trusted_until
+            self.trusted_until = _NEVER
         if self._pid != os.getpid():
             return
         deadline = self._runtime.monotonic() + self._server.timeout
@@ -366,8 +372,8 @@ class RedisLog:
             left = deadline - self._runtime.monotonic()
             if not self._syncing or left <= 0 or not await self._pulse.wait(seen, left):
                 break
-        if not self._member:
-            return
+        if not (self._member and connected):
+            return  # its membership has lapsed, or will at once
         self._member = False
         try:
             await self._server.run(LEAVE, self._keys, self._arguments(self._place(), member=False))
@@ -459,7 +465,12 @@ class RedisLog:
     def _place(self) -> _Place:
         with self._lock:
             return _Place(
-                self._view.log, self._applied, self._tip, self._epoch, self._runtime.monotonic()
+                self._view.log,
+                self._applied,
+                self._tip,
+                self._epoch,
+                self._leaves,
+                self._runtime.monotonic(),
             )
 
     def _arguments(self, place: _Place, *, member: bool) -> list[Any]:
@@ -519,7 +530,7 @@ class RedisLog:
                 self._miss(reply.last, told)
                 self._applied, self._tip = reply.last, b""
             self._settled_in = True
-            if reply.member and not self.left:
+            if reply.member and not self.left and place.leaves == self._leaves:
                 if self._trusted_for is None:
                     self.trusted_until = float("inf")
                 else:

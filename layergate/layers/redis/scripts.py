@@ -234,6 +234,8 @@ ACQUIRE: Final = Script.of(
     "acquire",
     """
 local holder = redis.call('GET', KEYS[1])
+-- Who asked has gone, and his release has overtaken this.
+if holder == 'done:' .. ARGV[1] then return {0, 0, holder} end
 if not holder or #holder ~= 16 or holder == ARGV[1] then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
   local recent = 0
@@ -274,11 +276,18 @@ return 1
 """,
 )
 
-# KEYS lease, waiters  ARGV token, term in ms, the channels' prefix, message  -> 1 if it was ours
+# KEYS lease, waiters  ARGV token, term in ms, the channels' prefix, message, "1" if nobody knows
+# whether it was ever granted, or will be yet  -> 1 if it was ours
 RELEASE: Final = Script.of(
     "release",
     """
 local holder = redis.call('GET', KEYS[1])
+if ARGV[5] == '1' and holder ~= ARGV[1] then
+  if not holder or #holder ~= 16 then
+    redis.call('SET', KEYS[1], 'done:' .. ARGV[1], 'PX', ARGV[2])
+  end
+  return 0
+end
 if holder and holder ~= ARGV[1] then return 0 end
 if holder then redis.call('SET', KEYS[1], 'done:' .. ARGV[1], 'PX', ARGV[2]) end
 for _, one in ipairs(redis.call('SMEMBERS', KEYS[2])) do

@@ -15,7 +15,7 @@ from layergate.core.lease import Fixed
 from layergate.errors import LayerUnavailable
 from layergate.layers.redis.keys import digest, entry_key, lease_key, waiters_key
 from layergate.layers.redis.leases import RedisLease
-from layergate.layers.redis.scripts import FENCED_SET
+from layergate.layers.redis.scripts import ACQUIRE, FENCED_SET
 from tests.layers.redis.nodes import Loop, Node, Threads, eventually, world
 from tests.support.redis_servers import Proxy, SharedValkey, Valkey
 
@@ -235,7 +235,7 @@ def test_renewals_survive_scripts_that_redis_forgot(
 
 def test_one_that_is_garbage_is_not_renewed(world: Any, shared_valkey: SharedValkey) -> None:
     async def scenario() -> None:
-        one, other = await fleet(world, shared_valkey, term=0.3, disconnected=1.0)
+        one, other = await fleet(world, shared_valkey, term=1.0, disconnected=3.0)
         lease = await take(one)
         assert one.leases.holding
         del lease
@@ -336,6 +336,23 @@ def test_a_storm_of_cancellations_leaves_nothing_behind(shared_valkey: SharedVal
         await lease.release()
         gc.collect()
         assert not other.leases._alive()
+
+    world.run(scenario())
+
+
+def test_a_release_that_overtakes_what_it_releases(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        (one,) = await fleet(world, shared_valkey, 1, still=True)
+        late = RedisLease(one.leases, digest(KEY), b"t" * 16)
+        await one.leases.give_back(late, granted=False)
+        keys = one.leases._keys(late.name)
+        granted, _, _ = await one.server.run(ACQUIRE, keys, [late.token, 10_000, b""])
+        assert not granted
+        lease = await take(one)
+        # Nor does it take anything from who has it by then.
+        await one.leases.give_back(late, granted=False)
+        lease.until = 0
+        assert await lease.confirm()
 
     world.run(scenario())
 
