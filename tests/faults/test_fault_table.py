@@ -23,7 +23,7 @@ from tests.support.redis_servers import BOUND, Proxy, Valkey, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-FAULT = 1.5  # seconds
+FAULT = 1.2  # seconds
 MAX_DISCONNECTED = 0.6  # seconds: the fault lasts beyond it
 CLIENTS = 6  # per app
 HOT = [f"/hot/{number}" for number in range(50)]

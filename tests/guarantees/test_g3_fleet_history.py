@@ -498,7 +498,7 @@ async def tell(folder: Path, *, seconds: float, seed: int, kinds: Sequence[str] 
 
 
 async def test_no_read_sees_what_was_purged_before_it_began(tmp_path):
-    await tell(tmp_path, seconds=22, seed=1)
+    await tell(tmp_path, seconds=18, seed=1)
 
 
 @pytest.mark.soak

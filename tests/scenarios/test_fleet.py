@@ -5,6 +5,7 @@ knows, to the letter of the table."""
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,11 +62,16 @@ class _Twin(wsgi.Clock):
     """The clock of another instance."""
 
     def __init__(self, clock: asgi.Clock) -> None:
-        super().__init__()
         self._clock = clock
+        super().__init__()
 
-    def now(self) -> float:
+    @property
+    def time(self) -> float:
         return self._clock.time
+
+    @time.setter
+    def time(self, time: float) -> None:
+        self._clock.time = time
 
 
 def test_what_is_left_out_is_in_the_table() -> None:
@@ -85,7 +91,8 @@ ROWS = [
 async def test_scenario(server: Valkey, scenario: Scenario, first: int) -> None:
     url = _emptied(server)
     clock = asgi.Clock()
-    runtimes = [clock, _Twin(clock)]
+    twin = _Twin(clock)
+    runtimes: list[Any] = [clock, twin]
     caches = [
         HttpCache(
             runtime=runtime,
@@ -99,7 +106,7 @@ async def test_scenario(server: Valkey, scenario: Scenario, first: int) -> None:
         )
         for runtime in runtimes
     ]
-    origins: list[Any] = [asgi.Origin(clock), wsgi.Origin(clock)]
+    origins: list[Any] = [asgi.Origin(clock), wsgi.Origin(twin)]
     loop_app = LayerGate(origins[0], cache=caches[0])
     thread_app = WSGILayerGate(origins[1], cache=caches[1])
     try:
@@ -117,7 +124,7 @@ async def test_scenario(server: Valkey, scenario: Scenario, first: int) -> None:
                     for _ in range(step.concurrent)
                 ]
             if step.concurrent > 1:
-                origin.gate = asyncio.Event() if which == 0 else wsgi.threading.Event()
+                origin.gate = asyncio.Event() if which == 0 else threading.Event()
             tasks = [asyncio.ensure_future(one) for one in asked]
             if step.concurrent > 1:
                 async with asyncio.timeout(10):

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import resource
 import shutil
 import signal
 import struct
@@ -569,6 +568,8 @@ class Fleet:
 
 def _allow_many_sockets(wanted: int = 8192) -> None:
     """The processes started from here inherit the limit."""
+    import resource  # not on Windows, where nothing of this runs
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted and soft != resource.RLIM_INFINITY:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
