@@ -296,9 +296,8 @@ class Cache:
         """
         until = 0.0
         if self._fleet is not None:
-            now = self._monotonic()
-            request.arrived = request.arrived or now
-            until = now + float(self.options.coalesce_timeout)  # type: ignore[arg-type]
+            request.arrived = request.arrived or self._monotonic()
+            until = request.arrived + float(self.options.coalesce_timeout)  # type: ignore[arg-type]
         answer = await self._open(request, alone, fresh, until, late=late)
         while isinstance(answer, _Landed):
             # Between threads once is enough: what is stored by now is from a fetch that ended just

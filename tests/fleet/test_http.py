@@ -387,3 +387,25 @@ async def test_g5_a_server_starts_without_its_redis() -> None:
         assert not fleet[0].cache.stack.trusted
         assert (await fleet[0].get("/a")).status == 200
     assert fleet.origin.total == 1
+
+
+async def test_nobody_waits_twice_for_another_instance(shared_valkey: Any) -> None:
+    """Those who follow a request that itself waits for a lease have waited when it gives up."""
+    gate = Gate()
+    options: dict[str, Any] = {"coalesce_timeout": 0.5, "coalesce_fallback": "504"}
+    async with Fleet(shared_valkey.url, shared_valkey.namespace, **options) as fleet:
+
+        @fleet.origin.on("/hangs")
+        async def hangs(call: OriginCall) -> None:
+            await gate.wait()
+            await call.reply(b"late", 200, FRESH)
+
+        first = asyncio.ensure_future(fleet[0].get("/hangs"))
+        await gate.reached()
+        waiting = [asyncio.ensure_future(fleet[1].get("/hangs")) for _ in range(5)]
+        calls = await asyncio.gather(*waiting)
+        assert [call.status for call in calls] == [504] * 5
+        assert fleet[1].count("lease_wait") == 1
+        gate.open()
+        assert (await first).body == b"late"
+        await settled(fleet)
