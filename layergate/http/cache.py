@@ -501,6 +501,7 @@ class Cache:
                     if self.options.coalesce_fallback == "504" or (
                         entry is not None and self.stale_if_error(request, entry)
                     ):
+                        exchange.gave_up = True
                         return self._too_late(exchange)
                     return None
                 if not isinstance(lease, Waited):

@@ -105,6 +105,7 @@ class Exchange:
         "error",
         "flight_key",
         "fwd",
+        "gave_up",
         "lease",
         "marked",
         "match",
@@ -171,6 +172,7 @@ class Exchange:
         self._stored = False
         self._readers: set[Reader] = set()
         self._alias: bytes | None = None
+        self.gave_up = False  # it has waited for a lease as long as one may
         self.marked = False  # its target was known not to be shareable
         self.refreshes = False  # in the background, for the store alone
         self.lease: Lease | None = None

@@ -250,6 +250,8 @@ class LayerGate:
                 return _Next.LATE
             if state is State.RELEASED:
                 return _Next.ALONE
+            if exchange.gave_up:
+                return _Next.LATE
             if state is State.FAILED or reader.late or not reader.usable():
                 return _Next.AGAIN
             if state is State.ANSWERED:
