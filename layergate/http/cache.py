@@ -347,7 +347,10 @@ class Cache:
         if decision is Decision.MISS:
             entry = None
             self.stack.counters.on("miss", request=request, reason=fwd)
-        if late and self.options.coalesce_fallback == "504":
+        if late and (
+            self.options.coalesce_fallback == "504"
+            or (entry is not None and self.stale_if_error(request, entry))
+        ):
             return self._too_late(self._exchange(request, selected, None, entry, fwd, match))
         return await self._forward(request, entry, fwd, match, selected, alone, until, last)
 
