@@ -65,6 +65,7 @@ class CacheStack(Loader):
         close connections. What is asked for later opens them anew."""
         await self.leave()
         await self.runtime.aclose(timeout)
+        await self.leave()  # what was still being stored may have joined again
         await self.disconnect()
 
 
@@ -136,6 +137,7 @@ class HttpCache(Cache):
         fleet, so that no purge waits for this instance. A later request joins it again."""
         await self.stack.leave()
         await self.runtime.aclose(float(self.options.shutdown_timeout))  # type: ignore[arg-type]
+        await self.stack.leave()  # what was still being stored may have joined again
         await self.stack.disconnect()
 
     def _farewell(self) -> None:

@@ -276,11 +276,12 @@ def _check_shared(shared: Any) -> None:
     if isinstance(shared, str) and "://" in shared:
         return
     if isinstance(shared, str | bytes | bool | int | float | Collection | type):
-        # A text may hold a password.
-        secret = isinstance(shared, str) and "@" in shared
+        # Whatever it is may hold a password.
+        plain = shared is None or isinstance(shared, bool | int | float) or not shared
+        shown = f"{shared!r}" if plain or "@" not in repr(shared) else type(shared).__name__
         raise ConfigError(
             "shared must be a URL such as 'redis://localhost:6379/0', a redis-py client or a"
-            f" RedisLayer, got {'a text without a scheme' if secret else repr(shared)}"
+            f" RedisLayer, got {shown}"
         )
 
 
@@ -338,7 +339,7 @@ class Options:
     """
 
     memory: int | str | None = None
-    shared: Any = None
+    shared: Any = field(default=None, repr=False)  # a URL may hold a password
     layers: Collection[Any] | None = None
     rules: Collection[Rule] = ()
     admin: Admin | None = None

@@ -22,6 +22,8 @@ class Entry:
     ``stale_while_revalidate``, ``stale_if_error``
                      how long after ``fresh_until`` the value may still be used (RFC 5861).
     ``expires``      when a layer may reclaim it; never before the end of both windows.
+    ``doubtful``     it may have been purged unheard: to be used only once validated, or when the
+                     origin fails (in-process only).
     ``size``         payload in bytes as the producer knows it, or 0 for "let the layer estimate".
 
     Treat it as immutable, but for ``checked`` and for the one-way lowering of ``fresh_until``
@@ -31,6 +33,7 @@ class Entry:
     __slots__ = (
         "checked",
         "created",
+        "doubtful",
         "expires",
         "fresh_until",
         "size",
@@ -65,6 +68,7 @@ class Entry:
         self.tags = tags
         self.stamp = stamp
         self.checked = stamp
+        self.doubtful = False
         self.size = size
 
     def clipped(self, fresh_until: float) -> Entry:
@@ -103,6 +107,7 @@ class Entry:
         copy = self.clipped(now)
         copy.expires = self.expires
         copy.stale_while_revalidate = 0.0
+        copy.doubtful = True
         return copy
 
     def __repr__(self) -> str:

@@ -505,6 +505,8 @@ class Fetching(Stack):
                     self.counters.on("refresh_skipped", key=key, reason="another instance does it")
                     self._land_with(flight, flight.held, pending)
                 return None
+            if lease is Waited.FREE:
+                return None
             # Somebody else has fetched it since we looked.
             found = await self.lookup(key, ttl=policy.per_layer, after=flight.held)
             if found is not None and self._now() < found.entry.fresh_until:
@@ -689,14 +691,14 @@ class Fetching(Stack):
 
     def _stand_in(self, flight: _Flight, *windows: str) -> Entry | None:
         """What the flight holds, if it is not purged, and fresh or within one of these windows."""
+        if not self.trusted:  # (asked first: see `Stack.peek`)
+            windows = tuple(window for window in windows if window == "stale_if_error")
         entry = flight.held
         if entry is None or (
             entry.checked != self.marks.position
             and not self.marks.admit(entry, self._label(flight.key))
         ):
             return None
-        if not self.trusted:
-            windows = tuple(window for window in windows if window == "stale_if_error")
         past = self._now() - entry.fresh_until  # after `admit`, which may lower it
         return entry if any(past < getattr(entry, window) for window in windows) else None
 

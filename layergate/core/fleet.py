@@ -67,6 +67,9 @@ class Waited(enum.Enum):
     """How a wait for somebody else's lease ended."""
 
     LANDED = enum.auto()  # it was released, or ran out: look into the layers, then try again
+    FREE = (
+        enum.auto()
+    )  # it was released as free: what is fetched is not shared, so nobody need wait
     TIMEOUT = enum.auto()
 
 
@@ -86,8 +89,9 @@ class Lease(Protocol):
         raises."""
         ...
 
-    async def release(self) -> None:
-        """Give it back and wake those who wait. Idempotent, never raises."""
+    async def release(self, *, free: bool = False) -> None:
+        """Give it back and wake those who wait. ``free``: what was fetched is not to be shared, so
+        they may all fetch at once. Idempotent, never raises."""
         ...
 
 

@@ -148,8 +148,8 @@ class Loader(Fetching):
         ``soft_timeout``     after so long the old value is returned, if it is within *either* stale
                              window, and the fetch goes on.
         ``timeout``          after so long this call gives up; None: it waits as long as the fetch.
-        ``force``            fetch in any case, with a fetch that begins now; what an older fetch
-                             brings after that is not stored.
+        ``force``            fetch in any case, with a fetch that begins now; what an older fetch of
+                             this instance brings after that is not stored.
 
         The windows that count are the ones that were stored with the value.
 

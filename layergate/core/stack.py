@@ -165,6 +165,9 @@ class Stack:
         The caller looks at the times. None if the top layer cannot be peeked, or fails, or if the
         log has not been heard of for too long.
         """
+        # Trust first, marks then: what is applied in between (by another thread) is seen.
+        if self.fleet is not None and not self.trusted:
+            return None
         try:
             entry = self.top_peek(key)
             if (
@@ -175,8 +178,6 @@ class Stack:
                 return None
         except Exception as error:  # whatever it gave us may be no entry at all
             self.peek_failed(error)
-            return None
-        if self.fleet is not None and not self.trusted:
             return None
         return entry
 

@@ -155,6 +155,8 @@ class Cache:
         easily"; the caller goes on to `open`. Agrees with `decision.decide`.
         """
         # Written for speed: what `stack.peek` and a few helpers would do stands here in line.
+        if self._fleet is not None and self._monotonic() >= self._fleet.trusted_until:
+            return None
         try:
             entry = self._top_peek(key)
             if entry is None:
@@ -186,8 +188,6 @@ class Cache:
         if stored.__class__ is not StoredResponse:
             if stored.__class__ is HitForMiss and forwards_plainly(fields):
                 return stored if entry.fresh_until > self._now() else None
-            return None
-        if self._fleet is not None and self._monotonic() >= self._fleet.trusted_until:
             return None
         now = self._now()
         ttl = entry.fresh_until - now
@@ -467,7 +467,10 @@ class Cache:
                 self.flights.land(key, exchange)
                 exchange.abort()  # another thread may have joined it already
                 return _Landed()
-            if self.stack.leases is not None and await self._caught_up(exchange):
+            if present is not None:
+                # It takes the place of one that this request cannot share, and its lease.
+                exchange.inherit(present)
+            elif self.stack.leases is not None and await self._caught_up(exchange):
                 instead = await self._license(exchange, selected, until)
                 if instead is not None:
                     exchange.abort()  # those who have joined it decide anew
@@ -490,6 +493,7 @@ class Cache:
         assert leases is not None
         assert exchange.flight_key is not None
         request = exchange.request
+        landings = 0
         try:
             while True:
                 wait = max(0.0, until - runtime.monotonic())
@@ -497,6 +501,11 @@ class Cache:
                     lease = await leases.acquire(exchange.flight_key, wait=wait)
                 except Exception as error:  # away: then each instance looks after itself
                     self._lease_failed(error)
+                    exchange.restart()
+                    return None
+                if lease is Waited.FREE or landings > 2:
+                    # What others fetch is not for us, or comes to nothing, again and again.
+                    exchange.restart()
                     return None
                 if lease is Waited.TIMEOUT:
                     self.stack.counters.on("wait_timeout", request=request)
@@ -506,6 +515,7 @@ class Cache:
                     ):
                         exchange.gave_up = True
                         return self._too_late(exchange)
+                    exchange.restart()
                     return None
                 if not isinstance(lease, Waited):
                     exchange.licensed(lease)
@@ -516,6 +526,7 @@ class Cache:
                     return None
                 if await self._landed(request, selected):
                     return _Landed()
+                landings += 1
         except BaseException:
             exchange.abort()
             raise
@@ -862,7 +873,7 @@ class Cache:
             await self._settle(exchange)
         finally:
             if exchange.state in (State.RELEASED, State.FAILED):
-                exchange.let_go()
+                exchange.let_go(free=exchange.state is State.RELEASED)
 
     async def _settle(self, exchange: Exchange) -> None:
         if exchange.mismatched:

@@ -97,7 +97,7 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
         return Verdict(Decision.MISS, "uri-miss")
     if not answers(request, stored):
         return Verdict(Decision.MISS, "request")
-    if stored.revalidate:
+    if stored.revalidate or entry.doubtful:
         return Verdict(Decision.REVALIDATE, "stale")
     if directives.no_cache:
         return Verdict(Decision.REVALIDATE, "request")

@@ -183,19 +183,27 @@ class Exchange:
     # -- the fleet's lease ---------------------------------------------------------------------
 
     def licensed(self, lease: Lease) -> None:
-        """The fetch begins now, under a lease: what was purged while we waited for it concerns
-        this fetch no more."""
+        """The fetch begins now, under a lease."""
         self.lease = lease
+        self.restart()
+
+    def restart(self) -> None:
+        """The fetch begins only now: what was purged before, while we waited, concerns it no more."""
         self.began = self._cache.stack.runtime.monotonic()
         self.stamp = self._cache.stack.marks.position
         self.request_time = self._touched = self._cache.stack.runtime.now()
 
-    def let_go(self) -> None:
+    def inherit(self, other: Exchange) -> None:
+        """Take over the lease of an exchange that this one takes the place of, if it has one: who
+        waits for it on other instances waits for what this one brings."""
+        self.lease, other.lease = other.lease, None
+
+    def let_go(self, *, free: bool = False) -> None:
         """Give the lease back, if there is one: those who wait for it on other instances find what
-        is stored by now, or take it."""
+        is stored by now, or take it. ``free``: or need not wait, for this is not for sharing."""
         lease, self.lease = self.lease, None
         if lease is not None:  # (at the end of the process it runs out by itself)
-            self._cache.aside(lease.release(), "layergate release")
+            self._cache.aside(lease.release(free=free), "layergate release")
 
     # -- towards the origin --------------------------------------------------------------------
 
@@ -410,6 +418,7 @@ class Exchange:
         self._give_back()
         self._cache.not_stored(self, reason)
         self._land()  # nobody may join: the beginning is about to be dropped
+        self.let_go(free=True)
         if self.state is not State.STREAMING:
             self._chunks = []
 

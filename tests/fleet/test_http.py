@@ -13,6 +13,7 @@ from layergate import LayerGate, Rule
 from layergate.core.invalidation import PurgeReceipt
 from tests.fleet.support import Fleet
 from tests.support.asgi import Gate, Lifespan, OriginCall, until
+from tests.support.redis_servers import Proxy
 
 pytest_plugins = ("tests.support.redis_servers",)
 
@@ -409,3 +410,101 @@ async def test_nobody_waits_twice_for_another_instance(shared_valkey: Any) -> No
         gate.open()
         assert (await first).body == b"late"
         await settled(fleet)
+
+
+async def test_g4_what_is_released_without_a_marker_queues_nowhere_either(fleet: Fleet) -> None:
+    """A 429 says nothing about its target, so no marker is left; and yet nobody waits in turn."""
+    head, rest = Gate(), Gate()
+
+    @fleet.origin.on("/limited")
+    async def limited(call: OriginCall) -> None:
+        if call.number == 1:
+            await head.wait()
+        await call.start(429, {"cache-control": "max-age=60"})
+        await rest.wait()
+        await call.end()
+
+    burst = asyncio.ensure_future(fleet.burst("/limited"))
+    await head.reached()
+    await until(lambda: sum(world.count("lease_wait") for world in fleet.worlds) == 2)
+    head.open()
+    await rest.reached(3)  # all at the same time
+    rest.open()
+    assert {call.status for call in await burst} == {429}
+    await settled(fleet)
+
+
+async def test_g4_who_cannot_share_a_stream_does_not_wait_for_its_lease(fleet: Fleet) -> None:
+    rest = Gate()
+
+    @fleet.origin.on("/long")
+    async def long(call: OriginCall) -> None:
+        await call.start(200, FRESH)
+        await call.chunk(b"%d" % call.number)
+        if call.number == 1:
+            await rest.wait()
+        await call.end(b"!")
+
+    first = asyncio.ensure_future(fleet[0].get("/long"))
+    await rest.reached()
+    reload = await fleet[0].get("/long", headers={"cache-control": "no-cache"})
+    assert reload.body == b"2!"
+    rest.open()
+    assert (await first).body == b"1!"
+    await settled(fleet)
+
+
+async def test_g4_a_body_that_grows_too_large_holds_up_nobody(shared_valkey: Any) -> None:
+    rest = Gate()
+    async with Fleet(shared_valkey.url, shared_valkey.namespace, max_body=10) as fleet:
+
+        @fleet.origin.on("/huge")
+        async def huge(call: OriginCall) -> None:
+            await call.start(200, FRESH)
+            await call.chunk(b"x" * 20)
+            await rest.wait()
+            await call.end()
+
+        first = asyncio.ensure_future(fleet[0].get("/huge"))
+        await rest.reached()
+        others = [asyncio.ensure_future(fleet[index].get("/huge")) for index in (0, 1)]
+        await rest.reached(3)
+        rest.open()
+        assert [(await call).body for call in (first, *others)] == [b"x" * 20] * 3
+        await settled(fleet)
+
+
+async def test_g3_cut_off_nothing_stale_is_for_those_who_would_take_it(valkey: Any) -> None:
+    with Proxy(valkey.port) as proxy:
+        urls = [proxy.url, valkey.url]
+        layer = {"max_disconnected": 0.5, "timeout": 0.3}
+        async with Fleet(urls, "cut", layer=layer) as fleet:
+            fleet.origin.answers("/a", {**FRESH, "cache-tag": "t"}, b"old")
+            await fleet.everywhere("/a")
+            await fleet.idle()
+            fleet.origin.answers("/a", {**FRESH, "cache-tag": "t"}, b"new")
+            proxy.refuse()
+            assert (await fleet[1].cache.purge(tags=["t"])).final
+            for control in ("max-stale=60", "max-stale", "max-age=60"):
+                call = await fleet[0].get("/a", headers={"cache-control": control})
+                assert call.body == b"new", control
+            proxy.resume()
+
+
+async def test_who_leaves_with_work_under_way_is_gone(valkey: Any) -> None:
+    gate = Gate()
+    async with Fleet(valkey.url, "leaving") as fleet:
+
+        @fleet.origin.on("/slow")
+        async def slow(call: OriginCall) -> None:
+            await gate.wait()
+            await call.reply(b"one", 200, FRESH)
+
+        asking = asyncio.ensure_future(fleet[0].get("/slow"))
+        await gate.reached()
+        closing = asyncio.ensure_future(fleet[0].cache.aclose())
+        await until(lambda: not fleet[0].cache.stack.trusted)
+        gate.open()
+        await asking
+        await closing
+        assert await fleet[1].cache.purge(tags=["t"]) == PurgeReceipt(1, 1, final=True)

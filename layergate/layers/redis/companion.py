@@ -182,12 +182,15 @@ class Companion:
             if log.applied != before:
                 self._untold = log.applied
         leases = self.leases
-        if leases is not None and leases.holding:
+        due = self._beat_due
+        if leases is not None:
+            # Also when none is held yet: one may be taken while we wait.
             if now >= self._renew_due:
                 self._renew_due = now + leases.term / 3
-                await leases.renew()
-            return max(0.0, min(self._beat_due, self._renew_due) - self._runtime.monotonic())
-        return max(0.0, self._beat_due - self._runtime.monotonic())
+                if leases.holding:
+                    await leases.renew()
+            due = min(due, self._renew_due)
+        return max(0.0, due - self._runtime.monotonic())
 
     async def _beat(self, log: RedisLog) -> None:
         # From the beginning of one to the beginning of the next, however long it takes.

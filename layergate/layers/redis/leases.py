@@ -29,6 +29,8 @@ from layergate.layers.redis.server import Server
 
 __all__ = ["RedisLease", "RedisLeases"]
 
+_FREE: Final = -2  # what LOOK says
+_NAME: Final = 40  # length of a digest
 _BATCH: Final = 256  # leases renewed in one round trip
 
 
@@ -51,11 +53,11 @@ class RedisLease:
         """See `Lease.confirm`. Asks Redis only if it may have run out since it was renewed."""
         return not self.lost and await self._leases.confirmed(self)
 
-    async def release(self) -> None:
+    async def release(self, *, free: bool = False) -> None:
         """See `Lease.release`."""
         if not self.released:
             self.released = True
-            await self._leases.give_back(self)
+            await self._leases.give_back(self, free=free)
 
 
 class RedisLeases:
@@ -115,7 +117,7 @@ class RedisLeases:
             if isinstance(taken, RedisLease):
                 return taken
             self._counters.on("lease_wait", key=key)
-            return await self._wait(name, waiters.pulse, seen, *taken, until)
+            return await self._wait(name, waiters, seen, *taken, until)
         finally:
             self._exit(name, waiters)
 
@@ -144,7 +146,7 @@ class RedisLeases:
         return lease
 
     async def _wait(
-        self, name: bytes, pulse: Pulse, seen: int, holder: bytes, left: float, until: float
+        self, name: bytes, waiters: _Waiters, seen: int, holder: bytes, left: float, until: float
     ) -> Waited:
         keys = self._keys(name)
         delays = self._waiting.delays(self._runtime.random)
@@ -154,14 +156,14 @@ class RedisLeases:
                 return Waited.TIMEOUT
             # It cannot be gone later than it runs out, unless it is renewed.
             pause = min(next(delays), left + 0.001, until - now)
-            if await pulse.wait(seen, pause):
-                return Waited.LANDED
+            if await waiters.pulse.wait(seen, pause):
+                return Waited.FREE if waiters.free else Waited.LANDED
             if self._runtime.monotonic() >= until:
                 return Waited.TIMEOUT
             instance = self._companion.instance if self._companion.running else b""
             looked = await self._server.run(LOOK, keys, [holder, self._milliseconds, instance])
             if looked < 0:
-                return Waited.LANDED
+                return Waited.FREE if looked == _FREE else Waited.LANDED
             left = looked / 1000
 
     def _abandon(self, lease: RedisLease) -> None:
@@ -233,7 +235,9 @@ class RedisLeases:
             self._counters.on("lease_lost")
         return bool(reply)
 
-    async def give_back(self, lease: RedisLease, *, granted: bool = True) -> None:
+    async def give_back(
+        self, lease: RedisLease, *, granted: bool = True, free: bool = False
+    ) -> None:
         """Release it in Redis, whether or not it was ever ``granted``. Never raises."""
         try:
             await self._server.run(
@@ -242,8 +246,9 @@ class RedisLeases:
                 [
                     *self._proof(lease),
                     self._companion.channels,
-                    lease.name,
+                    lease.name + b"!" if free else lease.name,
                     b"" if granted else b"1",
+                    b"1" if free else b"",
                 ],
             )
         except Exception as error:
@@ -263,9 +268,10 @@ class RedisLeases:
     # -- waiting -------------------------------------------------------------------------------
 
     def wake(self, name: bytes) -> None:
-        """The lease of the key with this digest was released."""
-        waiters = self._pulses.get(name)
+        """The lease of the key with this digest was released; with a ``!`` after it, as free."""
+        waiters = self._pulses.get(name[:_NAME])
         if waiters is not None:
+            waiters.free = len(name) > _NAME
             waiters.pulse.beat()
 
     @property
@@ -290,8 +296,9 @@ class RedisLeases:
 class _Waiters:
     """Those who wait for one key."""
 
-    __slots__ = ("number", "pulse")
+    __slots__ = ("free", "number", "pulse")
 
     def __init__(self, runtime: Any) -> None:
         self.pulse: Final = Pulse(runtime)
         self.number = 0
+        self.free = False  # how the last release that was heard of was meant

@@ -225,7 +225,8 @@ return 1
 )
 
 # -- leases --------------------------------------------------------------------------------------
-# The value of a lease is its holder's token (16 bytes); once released, "done:" and that token, for
+# The value of a lease is its holder's token (16 bytes); once released, "done:" (or "free:": nobody
+# need take it, for what is fetched is not shared) and that token, for
 # one more term. Who waits for it is a set of instances.
 
 # KEYS lease, waiters  ARGV token, term in ms, instance or ""
@@ -251,11 +252,13 @@ return {0, redis.call('PTTL', KEYS[1]), holder}
 )
 
 # KEYS lease, waiters  ARGV the token that was seen, term in ms, instance or ""
-# -> ms left while that one holds it, else -1
+# -> ms left while that one holds it, else -1, or -2 if it was released as not shared
 LOOK: Final = Script.of(
     "look",
     """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+local holder = redis.call('GET', KEYS[1])
+if holder == 'free:' .. ARGV[1] then return -2 end
+if holder ~= ARGV[1] then return -1 end
 if ARGV[3] ~= '' then
   redis.call('SADD', KEYS[2], ARGV[3])
   redis.call('PEXPIRE', KEYS[2], math.max(2 * ARGV[2], 60000))
@@ -289,7 +292,9 @@ if ARGV[5] == '1' and holder ~= ARGV[1] then
   return 0
 end
 if holder and holder ~= ARGV[1] then return 0 end
-if holder then redis.call('SET', KEYS[1], 'done:' .. ARGV[1], 'PX', ARGV[2]) end
+local word = 'done:'
+if ARGV[6] == '1' then word = 'free:' end
+if holder then redis.call('SET', KEYS[1], word .. ARGV[1], 'PX', ARGV[2]) end
 for _, one in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   redis.pcall('PUBLISH', ARGV[3] .. one, ARGV[4])
 end
@@ -304,7 +309,7 @@ FENCED_SET: Final = Script.of(
     "fenced set",
     """
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] and holder ~= 'done:' .. ARGV[1] then return 0 end
+if holder and string.sub(holder, -16) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return 1
 """,
