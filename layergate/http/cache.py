@@ -505,6 +505,8 @@ class Cache:
                     return None
                 if lease is Waited.FREE or landings > 2:
                     # What others fetch is not for us, or comes to nothing, again and again.
+                    if await self._landed(request, selected):
+                        return _Landed()
                     exchange.restart()
                     return None
                 if lease is Waited.TIMEOUT:
