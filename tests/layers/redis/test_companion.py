@@ -121,7 +121,7 @@ def test_losing_redis_is_told_once_and_so_is_its_return(
     told = [
         (record.levelname, record.getMessage()[:30])
         for record in caplog.records
-        if "shared layer" in record.getMessage()
+        if record.getMessage().startswith("the shared layer")
     ]
     assert told == [
         ("WARNING", "the shared layer does not answ"),
