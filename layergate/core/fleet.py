@@ -9,7 +9,7 @@ until it has caught up with the log. No clocks of two machines are ever compared
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from layergate.core.codec import ValueType
@@ -98,8 +98,18 @@ class Lease(Protocol):
 class Leases(Protocol):
     """Where leases come from."""
 
-    async def acquire(self, key: Key, *, wait: float) -> Lease | Waited:
+    async def acquire(
+        self,
+        key: Key,
+        *,
+        wait: float,
+        note: str = "",
+        held: Callable[[str], object] | None = None,
+    ) -> Lease | Waited:
         """Take the lease of ``key``; if somebody else holds it, wait for at most ``wait`` seconds.
+
+        ``note``: a few ASCII characters that the lease carries, for those who wait for it.
+        ``held``: called when the wait begins, with the note of who has it ("" if there is none).
 
         With ``wait`` 0 one try is made: a Lease or TIMEOUT. Raises whatever the shared system
         raises when it is away: the caller then fetches without a lease.

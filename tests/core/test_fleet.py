@@ -49,7 +49,7 @@ class Log:
 
 
 class NoLeases:
-    async def acquire(self, key: Any, *, wait: float) -> Any:
+    async def acquire(self, key: Any, *, wait: float, **more: Any) -> Any:
         return Waited.TIMEOUT
 
 

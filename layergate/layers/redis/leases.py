@@ -1,6 +1,7 @@
 """Leases in Redis: the fleet-wide right to fetch one key (G2).
 
 A lease is a key with its holder's token, which runs out after ``term`` seconds unless it is renewed.
+The token is random, but for the holder's note at its end, which thus costs no round trip.
 So a holder that dies is replaced within one term. Released, it stays for one more term as a
 *tombstone*: who takes it then knows that somebody else was there a moment ago and looks into the
 layers again; and who had held it before, stood still and lost it, knows that his fetch is the older
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any, Final
 
 from layergate.core.fleet import Joining, Waited
@@ -32,6 +34,8 @@ __all__ = ["RedisLease", "RedisLeases"]
 _FREE: Final = -2  # what LOOK says
 _NAME: Final = 40  # length of a digest
 _BATCH: Final = 256  # leases renewed in one round trip
+_RANDOM: Final = 16  # bytes of a token
+_NOTE: Final = 64  # characters
 
 
 class RedisLease:
@@ -100,12 +104,19 @@ class RedisLeases:
 
     # -- taking --------------------------------------------------------------------------------
 
-    async def acquire(self, key: Key, *, wait: float) -> RedisLease | Waited:
+    async def acquire(
+        self,
+        key: Key,
+        *,
+        wait: float,
+        note: str = "",
+        held: Callable[[str], object] | None = None,
+    ) -> RedisLease | Waited:
         """See `Leases.acquire`."""
         until = self._runtime.monotonic() + wait
         name = digest(key, self._secret)
         if wait <= 0:
-            taken = await self._try(name, b"")
+            taken = await self._try(name, b"", note)
             return taken if isinstance(taken, RedisLease) else Waited.TIMEOUT
         # A message can only come to an instance that listens.
         listens = self._companion.ensure()
@@ -113,17 +124,21 @@ class RedisLeases:
         try:
             # Before anybody can know that we wait: so no wake-up is missed.
             seen = waiters.pulse.version
-            taken = await self._try(name, self._companion.instance if listens else b"")
+            taken = await self._try(name, self._companion.instance if listens else b"", note)
             if isinstance(taken, RedisLease):
                 return taken
             self._counters.on("lease_wait", key=key)
+            if held is not None:
+                held(taken[0][_RANDOM:].decode("ascii", "replace"))
             return await self._wait(name, waiters, seen, *taken, until)
         finally:
             self._exit(name, waiters)
 
-    async def _try(self, name: bytes, instance: bytes) -> RedisLease | tuple[bytes, float]:
+    async def _try(
+        self, name: bytes, instance: bytes, note: str
+    ) -> RedisLease | tuple[bytes, float]:
         """The lease, or who holds it and for how many seconds at most."""
-        token = os.urandom(16)
+        token = _token(note)
         lease = RedisLease(self, name, token)
         keys = self._keys(name)
         sent = self._runtime.monotonic()
@@ -291,6 +306,12 @@ class RedisLeases:
             waiters.number -= 1
             if not waiters.number and self._pulses.get(name) is waiters:
                 del self._pulses[name]
+
+
+def _token(note: str) -> bytes:
+    """Unique, and never taken for a tombstone (see `scripts`): its first byte is not ASCII."""
+    random = os.urandom(_RANDOM)
+    return bytes((random[0] | 0x80,)) + random[1:] + note.encode("ascii")[:_NOTE]
 
 
 class _Waiters:

@@ -225,9 +225,9 @@ return 1
 )
 
 # -- leases --------------------------------------------------------------------------------------
-# The value of a lease is its holder's token (16 bytes); once released, "done:" (or "free:": nobody
-# need take it, for what is fetched is not shared) and that token, for
-# one more term. Who waits for it is a set of instances.
+# The value of a lease is its holder's token, whose first byte is above 127; once released, "done:"
+# (or "free:": nobody need take it, for what is fetched is not shared) and that token, for one more
+# term. Who waits for it is a set of instances.
 
 # KEYS lease, waiters  ARGV token, term in ms, instance or ""
 # -> 1 and whether it was released lately | 0, ms left, the holder's token
@@ -237,7 +237,7 @@ ACQUIRE: Final = Script.of(
 local holder = redis.call('GET', KEYS[1])
 -- Who asked has gone, and his release has overtaken this.
 if holder == 'done:' .. ARGV[1] then return {0, 0, holder} end
-if not holder or #holder ~= 16 or holder == ARGV[1] then
+if not holder or string.byte(holder) < 128 or holder == ARGV[1] then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
   local recent = 0
   if holder and holder ~= ARGV[1] then recent = 1 end
@@ -286,7 +286,7 @@ RELEASE: Final = Script.of(
     """
 local holder = redis.call('GET', KEYS[1])
 if ARGV[5] == '1' and holder ~= ARGV[1] then
-  if not holder or #holder ~= 16 then
+  if not holder or string.byte(holder) < 128 then
     redis.call('SET', KEYS[1], 'done:' .. ARGV[1], 'PX', ARGV[2])
   end
   return 0
@@ -309,7 +309,9 @@ FENCED_SET: Final = Script.of(
     "fenced set",
     """
 local holder = redis.call('GET', KEYS[1])
-if holder and string.sub(holder, -16) ~= ARGV[1] then return 0 end
+if holder and holder ~= ARGV[1] and holder ~= 'done:' .. ARGV[1] and holder ~= 'free:' .. ARGV[1] then
+  return 0
+end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return 1
 """,

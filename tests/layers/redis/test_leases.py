@@ -121,6 +121,31 @@ def test_two_hundred_at_once_over_four_instances(world: Any, shared_valkey: Shar
     world.run(scenario())
 
 
+def test_those_who_wait_are_told_the_holders_note(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey)
+        for note in ("", "done:", "00-" + "a" * 52, "x" * 100):
+            told: list[str] = []
+            lease = await one.leases.acquire(KEY, wait=1, note=note, held=told.append)
+            assert isinstance(lease, RedisLease)
+            assert told == []
+            waited = await other.leases.acquire(KEY, wait=0.01, held=told.append)
+            assert waited is Waited.TIMEOUT
+            assert told == [note[:64]]
+            # Nor is it taken for a tombstone by a release that nobody knows the acquire of.
+            await other.leases.give_back(
+                RedisLease(other.leases, digest(KEY), b"t" * 16), granted=False
+            )
+            lease.until = 0
+            assert await lease.confirm()
+            await lease.release()
+            again = await take(other)  # a tombstone is one, whatever was noted
+            assert again.recent
+            await again.release()
+
+    world.run(scenario())
+
+
 # -- waiting ---------------------------------------------------------------------------------------
 
 
