@@ -211,6 +211,7 @@ class RedisLog:
         self.left = False
         self._view = _View(None, 0, None, 0)
         self._applied = 0
+        self._head = 0  # the last position that was heard of
         self._tip = b""
         # Counts the incarnations seen: a reply from before the last change is out of date.
         self._epoch = 0
@@ -308,9 +309,11 @@ class RedisLog:
         return stamp if view.below is None else min(stamp, view.below)
 
     def stats(self) -> dict[str, int | float]:
-        """Gauges: position in the log, records that wait for Redis, and is this one trusted (1)?"""
+        """Gauges: position in the log, positions known to be there and not applied yet, records that
+        wait for Redis, and is this one trusted (1)?"""
         return {
             "log_position": self._applied,
+            "log_lag": max(0, self._head - self._applied),
             "log_outbox": len(self._outbox),
             "log_trusted": int(self._runtime.monotonic() < self.trusted_until),
         }
@@ -522,6 +525,7 @@ class RedisLog:
             if place.epoch != self._epoch:
                 return False
             self._begin_incarnation(reply, trusted, told)
+        self._head = reply.last
         for record in reply.records:
             self._apply(record, trusted, told)
         if reply.complete:
