@@ -91,7 +91,7 @@ class LayerGate:
         admin = self.cache.options.admin
         self._admin = None if admin is None else AdminEndpoint(self.cache, admin)
         self.obey_directives = self.cache.options.request_directives
-        self._peek = self.cache.peek
+        self._peek = self.cache.first_look
         self._method_lines = self.cache.pass_lines(Refused.METHOD, "method")
         self._rule_lines = self.cache.pass_lines(Refused.RULE, "bypass")
         # In the spellings that apps use, where ASGI wants lower case: cheaper than to lower them all.
@@ -202,6 +202,7 @@ class LayerGate:
         try:
             await self._decide(scope, incoming, send, request)
         finally:
+            self.cache.answered(request)
             incoming.close()
 
     async def _decide(self, scope: Scope, receive: _Incoming, send: Send, request: Request) -> None:
@@ -246,11 +247,8 @@ class LayerGate:
         limit = float(cache.options.coalesce_timeout)  # type: ignore[arg-type]
         patience = self._patience(request, stale)
         with exchange.reader(request) as reader:
-            cache.waiting(1)
-            try:
+            with cache.following(request, exchange):
                 state = await reader.state(limit if patience is None else min(limit, patience))
-            finally:
-                cache.waiting(-1)
             if state is State.PENDING:
                 if stale is not None and self._patience(request, stale) is not None:
                     counters.on("stale", request=request, reason="origin-timeout")
@@ -413,7 +411,8 @@ class LayerGate:
         inner[_POLICY] = tap.policy
         place = policy_place.set(tap.policy)
         try:
-            await self.app(inner, receive, tap.send)
+            with exchange.calling():
+                await self.app(inner, receive, tap.send)
         except Exception as error:
             if not exchange.answer_error(error):
                 exchange.abort(error)
@@ -606,7 +605,8 @@ class _Tap:
         self._scope[_POLICY] = self.policy
         policy_place.set(self.policy)  # (this task has a context of its own)
         try:
-            await self._gate.app(self._scope, self.receive, self.send)
+            with exchange.calling():
+                await self._gate.app(self._scope, self.receive, self.send)
         except Exception as error:
             await self._failed(error)
         except BaseException:

@@ -17,12 +17,12 @@ import contextvars
 import copy
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVar
 
 from layergate.core.entry import Entry
-from layergate.core.events import Hook
+from layergate.core.events import NO_SPAN, Hook, Span
 from layergate.core.fleet import Lease, Waited
 from layergate.core.flight import Flights, Pulse
 from layergate.core.layer import Key, Layer
@@ -43,6 +43,8 @@ __all__ = ["Fetching", "Load", "LoadRuntime"]
 _logger = logging.getLogger("layergate")
 
 T = TypeVar("T")
+
+_APART: Final = frozenset({"ahead", "stale"})  # why a value is fetched that no caller waits for
 
 Load: TypeAlias = Callable[[list[Key]], Awaitable[Mapping[Key, Any]]]
 
@@ -126,6 +128,7 @@ class _Flight:
         "key",
         "previous",
         "pulse",
+        "span",
         "stamp",
         "storing",
         "traceback",
@@ -149,6 +152,7 @@ class _Flight:
         self.fetched = False
         self.storing = False
         self.done = False
+        self.span: Span = NO_SPAN  # of the fetch, for those who wait for it
 
     def fail(self, error: Exception) -> None:
         self.error = error
@@ -398,8 +402,9 @@ class Fetching(Stack):
 
     def _take_off(self, flights: list[_Flight], load: Load, policy: Policy, *, reason: str) -> None:
         try:
+            fly = self._fly_apart if reason in _APART else self._fly
             self.runtime.spawn(
-                self._fly(flights, load, policy, reason),
+                fly(flights, load, policy, reason),
                 name="layergate fetch",
                 context=contextvars.copy_context(),
             )
@@ -437,21 +442,28 @@ class Fetching(Stack):
         """Look, fetch, store, tell. Whatever happens, no flight is left without an outcome."""
         _inside.set(flights[0].crew)
         look = reason in ("miss", "stale")
+        apart = reason in _APART
         pending = {flight.key: flight for flight in flights}
         lease: Lease | None = None
         try:
             if look:
                 await self._look(pending, policy)
+            span: Span = NO_SPAN
+            if pending and not apart:  # before the lease, which names it
+                span = self._told(pending.values(), "fetch", reason)
             if reason != "forced" and len(pending) == 1 and self.leases is not None:
                 lease = await self._take_lease(pending, policy)
             if not pending:
                 return
+            if self.leases is not None:
+                span.ready()
             for flight in pending.values():
                 flight.stamp = self.marks.position
                 flight.departed = self.runtime.monotonic()
                 why = "stale" if reason == "miss" and flight.held is not None else reason
                 self.counters.on("fetch", key=flight.key, reason=why)
-            values = await load(list(pending))
+            with span:
+                values = await load(list(pending))
             for key, flight in list(pending.items()):
                 if key in values:
                     try:
@@ -477,6 +489,22 @@ class Fetching(Stack):
                 with contextlib.suppress(RuntimeError):
                     self.runtime.spawn(lease.release(), name="layergate release")
 
+    async def _fly_apart(
+        self, flights: list[_Flight], load: Load, policy: Policy, reason: str
+    ) -> None:
+        """A flight that no caller waits for: a trace of its own, linked to what caused it."""
+        with self._told(flights, "refresh", reason, root=True, links=(self.counters.here(),)):
+            await self._fly(flights, load, policy, reason)
+
+    def _told(self, flights: Collection[_Flight], name: str, reason: str, **how: Any) -> Span:
+        """The span of fetching all these."""
+        keys = [flight.key for flight in flights]
+        key = keys[0] if len(keys) == 1 else None
+        span = self.counters.span(name, key=key, keys=len(keys), reason=reason, **how)
+        for flight in flights:
+            flight.span = span
+        return span
+
     async def _take_lease(self, pending: dict[Key, _Flight], policy: Policy) -> Lease | None:
         """The fleet's right to fetch the one key that is pending. None: it has come by another
         instance's fetch (then nothing is pending any more), or we go without: the shared layer is
@@ -486,15 +514,13 @@ class Fetching(Stack):
         """
         (key,) = pending
         flight = pending[key]
-        leases = self.leases
-        assert leases is not None
         until = self.runtime.monotonic() + self._fetch_term
         while await self.catch_up():
             # Where callers are served already, nobody waits: one refresh in the fleet is enough.
             background = flight in self._refreshing
             wait = 0.0 if background else max(0.0, until - self.runtime.monotonic())
             try:
-                lease = await leases.acquire(key, wait=wait)
+                lease = await self.take_lease(key, wait=wait, span=flight.span)
             except Exception as error:
                 self.counters.on("layer_error", layer="shared", operation="lease", error=error)
                 return None
@@ -528,12 +554,15 @@ class Fetching(Stack):
 
     async def _look(self, pending: dict[Key, _Flight], policy: Policy) -> None:
         """Land the flights whose key is fresh in some layer; show the others' callers what is stale."""
-        if len(pending) == 1:
-            (key,) = pending
-            one = await self.lookup(key, ttl=policy.per_layer)
-            found = {} if one is None else {key: one}
-        else:
-            found = await self.lookup_many(list(pending), ttl=policy.per_layer)
+        with self.counters.span("lookup", keys=len(pending)) as span:
+            if len(pending) == 1:
+                (key,) = pending
+                span.note(key=key)
+                one = await self.lookup(key, ttl=policy.per_layer)
+                found = {} if one is None else {key: one}
+                span.note(layer=None if one is None else one.layer)
+            else:
+                found = await self.lookup_many(list(pending), ttl=policy.per_layer)
         now = self._now()
         for key, flight in list(pending.items()):
             entry = found[key].entry if key in found else None
@@ -581,8 +610,10 @@ class Fetching(Stack):
         if refused is None:
             flight.storing = True
             try:
-                if not await self.store(key, entry, ttl=caps):
-                    refused = "purged"
+                with self.counters.span("store", parent=flight.span, key=key) as span:
+                    if not await self.store(key, entry, ttl=caps):
+                        refused = "purged"
+                    span.note(refused=refused)
             except PartialWriteError:
                 # Each layer that failed has raised its `write_error` event; whoever asked for the
                 # value gets it.
@@ -594,6 +625,7 @@ class Fetching(Stack):
 
     def _failed(self, flight: _Flight, error: Exception) -> None:
         flight.fail(error)
+        flight.span.end(error)
         self.counters.on("fetch_error", key=flight.key, error=error)
         if flight in self._refreshing:
             # Perhaps no caller is there to raise it to.
@@ -612,6 +644,23 @@ class Fetching(Stack):
     # -- inside: waiting -----------------------------------------------------------------------
 
     async def _outcome(
+        self,
+        flight: _Flight,
+        led: bool,
+        started: _Since,
+        soft: float | None,
+        limit: float | None,
+        policy: Policy,
+    ) -> Any:
+        """As `_awaited`, told as a wait where somebody else began the flight."""
+        span = NO_SPAN if led else self.counters.span("wait", key=flight.key, scope="process")
+        try:
+            return await self._awaited(flight, led, started, soft, limit, policy)
+        finally:
+            span.link(flight.span.reference)
+            span.end()
+
+    async def _awaited(
         self,
         flight: _Flight,
         led: bool,

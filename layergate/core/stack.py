@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from layergate.core.codec import ValueType
 from layergate.core.entry import Entry
-from layergate.core.events import Counters, Hook
-from layergate.core.fleet import Joining, Leases, Log, SharedLayer
+from layergate.core.events import NO_SPAN, Counters, Hook, Span
+from layergate.core.fleet import Joining, Lease, Leases, Log, SharedLayer, Waited
 from layergate.core.invalidation import LocalLog, Mark, Marks, PurgeReceipt
 from layergate.core.layer import Key, Layer, MaybeAwaitable, PeekableLayer
 from layergate.core.ports import Runtime
@@ -157,6 +157,25 @@ class Stack:
         fleet = self.fleet
         return fleet is None or self.trusted or await fleet.catch_up()
 
+    async def take_lease(self, key: Key, *, wait: float, span: Span) -> Lease | Waited:
+        """The fleet's lease of ``key``, for the fetch that ``span`` is of; see `Leases.acquire`. It
+        names that span to those who wait for it, as we link to the span of whom we wait for."""
+        waiting: Span = NO_SPAN
+
+        def held(note: str) -> None:
+            nonlocal waiting
+            waiting = self.counters.span("wait", links=(note,), key=key, scope="fleet")
+
+        assert self.leases is not None
+        try:
+            note = span.reference or ""
+            taken = await self.leases.acquire(key, wait=wait, note=note, held=held)
+            if isinstance(taken, Waited):
+                waiting.note(result=taken)
+        finally:
+            waiting.end()
+        return taken
+
     # -- reading -------------------------------------------------------------------------------
 
     def peek(self, key: Key) -> Entry | None:
@@ -286,7 +305,10 @@ class Stack:
     ) -> None:
         source = self.layers[depth].name
         for layer in self.layers[:depth]:
-            if await self._write(layer, key, entry, ttl) is None:
+            with self.counters.span("backfill", source=source, layer=layer.name) as span:
+                error = await self._write(layer, key, entry, ttl)
+                span.end(error)
+            if error is None:
                 self.counters.on("backfill", source=source, layer=layer.name)
 
     # -- writing -------------------------------------------------------------------------------
@@ -404,7 +426,9 @@ class Stack:
 
         Raises KeyRefused, with nothing purged, for a pattern that `glob` refuses.
         """
-        receipt = await self._log.append(marks, self.runtime.now(), wait=wait)
+        with self.counters.span("purge", marks=marks) as span:
+            receipt = await self._log.append(marks, self.runtime.now(), wait=wait)
+            span.note(receipt=receipt)
         self.counters.on("purge", marks=marks)
         return receipt
 

@@ -16,16 +16,19 @@ The cache never calls the app; the adapter does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Coroutine, Iterable, Mapping
+import logging
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from layergate.config import MAX_TAG_LENGTH, Options
 from layergate.core.entry import Entry
+from layergate.core.events import NO_SPAN
 from layergate.core.fleet import Waited
 from layergate.core.flight import Flights
 from layergate.core.invalidation import Mark, PurgeReceipt, glob
-from layergate.core.stack import Stack
+from layergate.core.stack import Found, Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
 from layergate.http.cache_control import parse_cache_control
@@ -47,6 +50,7 @@ __all__ = ["Answer", "Cache", "Follow", "Lead", "Pass", "Serve", "purge_marks"]
 
 _AGES: Final[tuple[Line, ...]] = tuple((b"age", b"%d" % age) for age in range(3600))
 _MEMO: Final = 8192
+_decisions: Final = logging.getLogger("layergate.decisions")
 _CAREFUL_BESIDE: Final = CAREFUL - {b"authorization"}
 # Refusals that say something about this request, not about its target.
 _REQUEST_ONLY: Final = frozenset({
@@ -99,18 +103,26 @@ class Pass(NamedTuple):
 
 Answer: TypeAlias = Serve | Lead | Follow | Pass
 
+# `Cache.peek`, and what stands in for it.
+FirstLook: TypeAlias = Callable[
+    [bytes, Mapping[bytes, bytes]], tuple[StoredResponse, Lines] | HitForMiss | None
+]
+
 
 class _Landed(NamedTuple):
     """Look again: the fetch that this request was about to repeat has just been stored."""
 
 
 class _Selected(NamedTuple):
-    """What is stored for a request: the entry if any, and where its like is or would be stored."""
+    """What is stored for a request: the entry if any, and where its like is or would be stored.
+
+    ``layer``: the name of the layer that has the entry, or ""."""
 
     entry: Entry | None
     storage_key: bytes
     marker: HitForMiss | None
     vary_miss: bool
+    layer: str = ""
 
 
 class Cache:
@@ -140,6 +152,9 @@ class Cache:
         self._fleet = stack.fleet
         self._counters = stack.counters
         self._says_status = options.cache_status
+        self._top = stack.layers[0].name
+        # What adapters ask first: `peek`, or what telemetry or the log has put around it.
+        self.first_look: FirstLook = self.peek
 
     # -- the hit path --------------------------------------------------------------------------
 
@@ -199,7 +214,10 @@ class Cache:
             max_age, min_fresh = self._limits.get(control) or self._read_limits(control)
             if elapsed > max_age or ttl < min_fresh:
                 return None
-        self._counters.hits += 1
+        counters = self._counters
+        hits = counters.hits = counters.hits + 1
+        if not hits & counters.sampled:
+            counters.tracer.sample(elapsed, self._top)  # type: ignore[union-attr]
         age = int(elapsed)
         lines = [*stored.lines, _AGES[age] if 0 <= age < 3600 else _age_line(age)]
         if self._says_status:
@@ -328,15 +346,20 @@ class Cache:
         if reason is not None:
             if request.directives.only_if_cached and reason is not Refused.METHOD:
                 return _GATEWAY_TIMEOUT
-            return self._pass(reason, "method" if reason is Refused.METHOD else "bypass")
+            return self._pass(request, reason, "method" if reason is Refused.METHOD else "bypass")
         match = self.rules.match(request.path, request.host) if len(self.rules) else None
         if match is not None and match.rule.bypass:
-            return self._pass(Refused.RULE, "bypass")
+            return self._pass(request, Refused.RULE, "bypass")
 
-        selected = await self._select(request)
-        entry = None if fresh else selected.entry
-        now = self.stack.runtime.now()
-        decision, fwd = decide(request, entry, now)
+        with self._counters.span("lookup", method=request.method, key=request.key) as span:
+            selected = await self._select(request)
+            entry = None if fresh else selected.entry
+            now = self.stack.runtime.now()
+            decision, fwd = decide(request, entry, now)
+            span.note(result=decision, layer=selected.layer or None)
+            if entry is not None:
+                span.note(age=now - entry.value.generated)
+                span.link(entry.value.traceparent)
         if decision is Decision.HIT or decision is Decision.STALE:
             assert entry is not None
             return self._serve(request, entry, match, selected, now, decision)
@@ -364,9 +387,13 @@ class Cache:
         decision: Decision,
     ) -> Serve:
         ttl = _floor(entry.fresh_until - now)
+        request.layer = selected.layer
         if decision is Decision.HIT:
-            self._counters.hits += 1
+            request.outcome = "hit"
+            if self._counters.tracer is not None:
+                self._counters.tracer.sample(now - entry.value.generated, selected.layer)
             return Serve(self.respond(request, entry, self._status(ttl)))
+        request.outcome = "stale"
         self.stack.counters.on("stale", request=request, reason="stale-while-revalidate")
         response = self.respond(request, entry, self._status(ttl, "stale-while-revalidate"))
         return Serve(response, self._refresh(request, entry, match, selected))
@@ -391,6 +418,7 @@ class Cache:
             exchange.abort()
             return None
         exchange.refreshes = True
+        exchange.cause = self._counters.here()
         return exchange
 
     async def may_refresh(self, exchange: Exchange) -> bool:
@@ -398,9 +426,11 @@ class Cache:
         app; if not, it aborts the exchange."""
         request, entry = exchange.request, exchange.entry
         leases = self.stack.leases
+        exchange.begin()
         if leases is not None and exchange.flight_key is not None and await self.stack.catch_up():
             try:
-                lease = await leases.acquire(exchange.flight_key, wait=0.0)
+                key, span = exchange.flight_key, exchange.span
+                lease = await self.stack.take_lease(key, wait=0.0, span=span)
             except Exception as error:  # away: then each instance looks after itself
                 self._lease_failed(error)
             else:
@@ -408,6 +438,7 @@ class Cache:
                     self.stack.counters.on(
                         "refresh_skipped", request=request, reason="another instance does it"
                     )
+                    exchange.span = NO_SPAN
                     return False
                 exchange.licensed(lease)
                 if lease.recent and entry is not None:
@@ -416,7 +447,9 @@ class Cache:
                         self.stack.counters.on(
                             "refresh_skipped", request=request, reason="another instance did it"
                         )
+                        exchange.span = NO_SPAN
                         return False
+            exchange.begin()
         self.stack.counters.on("refresh", request=request)
         return True
 
@@ -436,6 +469,7 @@ class Cache:
     ) -> Answer | _Landed:
         key: bytes | None = selected.storage_key
         marker = selected.marker
+        request.outcome, request.reason = "miss", fwd
         if request.cookie and marker is None:
             marker = self._live_marker(await self._lookup(selected.storage_key + _WITH_COOKIE))
         if (
@@ -456,13 +490,15 @@ class Cache:
             present = self.flights.get(key)
             if present is not None and present.joinable(request):
                 if self._waiters < self.options.max_waiters:
-                    return Follow(present)
+                    return self._follow(request, present)
                 self.stack.counters.on("bypass", request=request, reason="too many waiters")
-                return Lead(self._exchange(request, selected, None, entry, fwd, match))
+                exchange = self._exchange(request, selected, None, entry, fwd, match)
+                exchange.begin()
+                return Lead(exchange)
             exchange = self._exchange(request, selected, key, entry, fwd, match)
             winner = self.flights.lead(key, exchange, instead_of=present)
             if winner is not exchange:
-                return Follow(winner)
+                return self._follow(request, winner)
             if not last and self._newer(selected.storage_key, selected.entry):
                 self.flights.land(key, exchange)
                 exchange.abort()  # another thread may have joined it already
@@ -473,13 +509,17 @@ class Cache:
             elif self.stack.leases is not None and await self._caught_up(exchange):
                 instead = await self._license(exchange, selected, until)
                 if instead is not None:
-                    exchange.abort()  # those who have joined it decide anew
+                    exchange.withdraw()
                     return instead
-            self.stack.counters.on("fetch", request=request, reason=fwd)
-            return Lead(exchange)
+        else:
+            exchange = self._exchange(request, selected, None, entry, fwd, match)
         self.stack.counters.on("fetch", request=request, reason=fwd)
-        exchange = self._exchange(request, selected, None, entry, fwd, match)
+        exchange.begin()
         return Lead(exchange)
+
+    def _follow(self, request: Request, exchange: Exchange) -> Follow:
+        request.outcome = "collapsed"
+        return Follow(exchange)
 
     async def _license(
         self, exchange: Exchange, selected: _Selected, until: float
@@ -494,11 +534,14 @@ class Cache:
         assert exchange.flight_key is not None
         request = exchange.request
         landings = 0
+        exchange.begin()  # before it really does: the lease has to name its span
         try:
             while True:
                 wait = max(0.0, until - runtime.monotonic())
                 try:
-                    lease = await leases.acquire(exchange.flight_key, wait=wait)
+                    lease = await self.stack.take_lease(
+                        exchange.flight_key, wait=wait, span=exchange.span
+                    )
                 except Exception as error:  # away: then each instance looks after itself
                     self._lease_failed(error)
                     exchange.restart()
@@ -530,7 +573,7 @@ class Cache:
                     return _Landed()
                 landings += 1
         except BaseException:
-            exchange.abort()
+            exchange.withdraw()
             raise
 
     async def _caught_up(self, exchange: Exchange) -> bool:
@@ -602,17 +645,19 @@ class Cache:
         exchange.stamp = stamp
         exchange.request_time = request_time
         exchange.refused = reason
+        self._counters.requests["miss", ""] += 1
         return exchange
 
     async def _select(self, request: Request) -> _Selected:
         """Find what is stored for this request, through the variants of its target (4.1)."""
         key = request.key
-        entry = await self._lookup(key)
-        if entry is None:
+        found = await self._find(key)
+        if found is None:
             return _Selected(None, key, None, False)
+        entry, layer = found
         value = entry.value
         if isinstance(value, StoredResponse):
-            return _Selected(entry, key, None, False)
+            return _Selected(entry, key, None, False, layer)
         if not isinstance(value, VariantIndex):
             return _Selected(None, key, self._live_marker(entry), False)
         first: bytes | None = None
@@ -620,19 +665,24 @@ class Cache:
         for names in value.names:
             variant = variant_key(key, secondary_key(names, request.fields))
             first = variant if first is None else first
-            found = await self._lookup(variant)
-            if found is not None and isinstance(found.value, StoredResponse):
-                return _Selected(found, variant, None, False)
-            marker = self._live_marker(found) or marker
+            found = await self._find(variant)
+            if found is None:
+                continue
+            if isinstance(found.entry.value, StoredResponse):
+                return _Selected(found.entry, variant, None, False, found.layer)
+            marker = self._live_marker(found.entry) or marker
         return _Selected(None, first or key, marker, True)
 
-    async def _lookup(self, key: bytes) -> Entry | None:
+    async def _find(self, key: bytes) -> Found | None:
         if self.stack.peek_is_enough:
             entry = self.stack.peek(key)
-            if entry is not None and entry.expires <= self.stack.runtime.now():
+            if entry is None or entry.expires <= self.stack.runtime.now():
                 return None
-            return entry
-        found = await self.stack.lookup(key)
+            return Found(entry, self._top)
+        return await self.stack.lookup(key)
+
+    async def _lookup(self, key: bytes) -> Entry | None:
+        found = await self._find(key)
         return None if found is None else found.entry
 
     def _live_marker(self, entry: Entry | None) -> HitForMiss | None:
@@ -665,6 +715,7 @@ class Cache:
             return self.stale(exchange, request, entry, follower=follower)
         extra = self.forward_line(exchange, follower=follower)
         if not follower:
+            request.outcome = "revalidated"
             extra = exchange.cookies + extra
         return self.respond(request, entry, extra)
 
@@ -673,6 +724,7 @@ class Cache:
     ) -> Served:
         """A stale response in place of an error, or of waiting any longer. The request did go
         forward, so this is no "hit" (RFC 9211 2.1)."""
+        request.outcome = "stale"
         lines: Lines = []
         if self.options.cache_status:
             value = cache_status.forward_value(
@@ -743,7 +795,8 @@ class Cache:
         )
         return [(b"cache-status", value)]
 
-    def _pass(self, reason: Refused, fwd: str) -> Pass:
+    def _pass(self, request: Request, reason: Refused, fwd: str) -> Pass:
+        request.outcome, request.reason = "bypass", reason.token
         self.stack.counters.on("bypass", reason=reason.token)
         return Pass(reason, self.pass_lines(reason, fwd))
 
@@ -770,6 +823,12 @@ class Cache:
     async def commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
         """Store a response. False if it was purged while it was fetched, or another instance has
         taken over meanwhile."""
+        with self._counters.span("store", parent=exchange.span, key=exchange.primary) as span:
+            stored = await self._commit(exchange, plan, entry)
+            span.note(stored=stored, size=entry.size)
+        return stored
+
+    async def _commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
         if exchange.lease is not None and not await exchange.lease.confirm():
             exchange.refused = Refused.SUPERSEDED
             self.not_stored(exchange, Refused.SUPERSEDED)
@@ -862,6 +921,7 @@ class Cache:
 
     def not_stored(self, exchange: Exchange, reason: Refused) -> None:
         """A response was refused."""
+        exchange.request.reason = reason.token
         self.stack.counters.on("refused", request=exchange.request, reason=reason.token)
 
     async def settle(self, exchange: Exchange) -> None:
@@ -1074,6 +1134,40 @@ class Cache:
         """One follower more (1) or less (-1)."""
         with self._tally:
             self._waiters += change
+
+    @contextmanager
+    def following(self, request: Request, exchange: Exchange) -> Iterator[None]:
+        """Around a follower's wait for the head of what another request fetches."""
+        span = self._counters.span("wait", key=request.key, scope="process")
+        self.waiting(1)
+        try:
+            yield
+        finally:
+            self.waiting(-1)
+            # Only now: while the leader waits for its lease, its fetch has not begun.
+            span.link(exchange.span.reference)
+            span.note(result=exchange.state)
+            span.end()
+
+    def answered(self, request: Request) -> None:
+        """A request that `open` has decided on is answered, or has failed: count what became of it,
+        and say so in the log."""
+        self._counters.requests[request.outcome, request.layer] += 1
+        if _decisions.isEnabledFor(logging.DEBUG):
+            _decisions.debug(
+                "%s %s %r%s%s",
+                request.outcome,
+                request.method,
+                request.path,
+                f" layer={request.layer}" if request.layer else "",
+                f" reason={request.reason}" if request.reason else "",
+                extra={
+                    "layergate.outcome": request.outcome,
+                    "layergate.layer": request.layer,
+                    "layergate.reason": request.reason,
+                    "http.request.method": request.method,
+                },
+            )
 
     def refreshing(self, change: int) -> None:
         """One background refresh more (1) or less (-1)."""

@@ -17,9 +17,11 @@ and only copies what passes.
 from __future__ import annotations
 
 import enum
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from layergate.core.entry import Entry
+from layergate.core.events import NO_SPAN, Span
 from layergate.core.fleet import Lease
 from layergate.core.flight import Pulse
 from layergate.errors import OriginAborted
@@ -97,6 +99,7 @@ class Exchange:
         "_trimmed",
         "began",
         "broken",
+        "cause",
         "client_lines",
         "conditional",
         "cookies",
@@ -121,6 +124,7 @@ class Exchange:
         "response",
         "secondary",
         "solo",
+        "span",
         "stamp",
         "state",
         "storage_key",
@@ -176,9 +180,52 @@ class Exchange:
         self.marked = False  # its target was known not to be shareable
         self.refreshes = False  # in the background, for the store alone
         self.lease: Lease | None = None
+        # Of the fetch, from its beginning; those who wait for it link to it, and so does the entry.
+        self.span: Span = NO_SPAN
+        self.cause: str | None = None  # the span of the request that wants a background refresh
         self.conditional = False
         if entry is not None and isinstance(entry.value, StoredResponse):
             self.conditional = bool(conditional_lines(entry.value.fields))
+
+    # -- how it is traced ----------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The fetch begins, or asks for its lease; then, the second time, it begins.
+
+        A background refresh is a trace of its own, linked to the request that caused it; any other
+        fetch is part of the request that leads.
+        """
+        if self.span is not NO_SPAN:  # since it asked for its lease
+            self.span.ready()
+            return
+        stored = None if self.entry is None else self.entry.value
+        before = stored.traceparent if isinstance(stored, StoredResponse) else None
+        name = "refresh" if self.refreshes else "revalidate" if self.conditional else "fetch"
+        self.span = self._cache.stack.counters.span(
+            name,
+            root=self.refreshes,
+            links=(self.cause, before),
+            method=self.request.method,
+            reason=self.fwd,
+            key=self.primary,
+            rule=None if self.match is None else self.match.rule.path,
+        )
+
+    def withdraw(self) -> None:
+        """There will be no fetch: those who have joined decide anew, and no span is ever told of."""
+        self.span = NO_SPAN
+        self.abort()
+
+    def calling(self) -> AbstractContextManager[object]:
+        """Around the call of the app: what it traces is part of this fetch."""
+        return self.span.current()
+
+    def traced(self, error: object = None) -> None:
+        """The fetch is over, as far as it can be seen."""
+        self.span.note(
+            status=self.origin_status, refused=None if self.refused is None else self.refused.token
+        )
+        self.span.end(error)
 
     # -- the fleet's lease ---------------------------------------------------------------------
 
@@ -275,6 +322,7 @@ class Exchange:
         now = self._touched = cache.stack.runtime.now()
         fields = Fields(lines)
         self.origin_status = status
+        self.span.note(status=status)
         self.request.mark_personal(personal)
         if route is not None:
             self.match = route
@@ -344,6 +392,7 @@ class Exchange:
                 "refused", request=self.request, reason=Refused.NOT_MODIFIED.token
             )
             self.mismatched = True
+            self.traced(Refused.NOT_MODIFIED.token)
             self._become(State.FAILED)
             return Relay.SWALLOW
         planned, lines = plan_update(
@@ -469,6 +518,7 @@ class Exchange:
         if self._storing and self.state is not State.ANSWERED:
             self._verify()
         self.ended = True
+        self.traced()
         self.pulse.beat()
         # The flight stays on the table until all is stored, so that nobody starts another. But a
         # layer that takes its time is no business of the clients that have it all now.
@@ -534,6 +584,7 @@ class Exchange:
             authorized=plan.authorized,
             for_known=plan.for_known,
             requested=self.request_time,
+            traceparent=self.span.reference,
         )
         return Entry(
             stored,
@@ -554,6 +605,8 @@ class Exchange:
         """
         if self.ended or self.broken:
             return
+        cut = self._storing or self.state in (State.PENDING, State.STREAMING)
+        self.traced(error or (Refused.INCOMPLETE.token if cut else None))
         self._storing = False
         self.error = error
         self._chunks = self._chunks if self.state is State.STREAMING else []

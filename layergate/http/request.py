@@ -8,7 +8,11 @@ from layergate.http.cache_control import EMPTY, CacheControl, parse_cache_contro
 from layergate.http.fields import Fields
 from layergate.http.validation import CONDITIONAL_FIELDS
 
-__all__ = ["CREDENTIALS", "Request"]
+__all__ = ["CREDENTIALS", "OUTCOMES", "Request"]
+
+# How a request may end. Only ``bypass`` was none of the cache's business; ``collapsed`` is answered
+# from another request's fetch, ``revalidated`` from what is stored, after the app confirmed it.
+OUTCOMES: Final = ("hit", "stale", "revalidated", "miss", "bypass", "collapsed")
 
 # By these, besides Authorization, requests commonly say whose they are; the ones from remote-user on
 # are set by proxies that authenticate. A rule's lifetime is no more for them than for a cookie.
@@ -39,14 +43,16 @@ class Request:
     ``has_body``: content was announced or seen.
     ``cookie``: it has a Cookie, or another of the `CREDENTIALS`, or is personal.
     ``personal``: the app knows its user otherwise (a session, a login).
+    ``outcome``: what became of it, as far as it is known: one of `OUTCOMES`; ``layer``: the name of
+    the layer that answers it, or ""; ``reason``: why it was forwarded, or its response not stored.
     ``directives``: the request's Cache-Control; ``Pragma: no-cache`` counts as ``no-cache`` when
     there is none (RFC 9111 5.4, for HTTP/1.0 clients).
     ``arrived``: when the cache first looked at it, seconds of `Runtime.monotonic`; 0 before.
     """
 
     __slots__ = (
-        "arrived", "authorization", "cookie", "directives", "fields", "has_body", "host", "key", "method",
-        "path", "personal", "scheme", "target_length",
+        "arrived", "authorization", "cookie", "directives", "fields", "has_body", "host", "key",
+        "layer", "method", "outcome", "path", "personal", "reason", "scheme", "target_length",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +87,8 @@ class Request:
         self.directives = directives
         self.personal = False
         self.arrived = 0.0
+        self.outcome = "miss"
+        self.layer = self.reason = ""
 
     def mark_personal(self, personal: bool) -> None:
         """Note that the app knows its user by something outside of the request's fields."""
@@ -105,4 +113,6 @@ class Request:
         copy.directives = EMPTY
         copy.personal = self.personal
         copy.arrived = self.arrived
+        copy.outcome = "miss"
+        copy.layer = copy.reason = ""
         return copy

@@ -26,6 +26,7 @@ CAREFUL: Final = frozenset({
     b"upgrade",
 })  # fmt: skip
 CAREFUL_ANONYMOUS: Final = CAREFUL | CREDENTIALS
+_TRACEPARENT_SIZE: Final = 55 + 49  # bytes of the text, and of a str object
 
 
 class StoredResponse:
@@ -40,6 +41,8 @@ class StoredResponse:
     client says; the stale windows of the entry are already what they may be.
     ``anonymous``: its lifetime is a rule's or a guess, so only for requests without credentials.
     ``authorized``: RFC 9111 3.5 allows it for requests with Authorization.
+    ``traceparent``: the span of the fetch that brought it, or validated it last; None if nobody
+    traced that.
     ``for_known``: it may be given to a client whose user the app knows (`Request.personal`).
     ``careful``: the request fields that call for a closer look than the hit path takes.
     """
@@ -58,6 +61,7 @@ class StoredResponse:
         "requested",
         "revalidate",
         "status",
+        "traceparent",
     )
 
     def __init__(
@@ -74,6 +78,7 @@ class StoredResponse:
         authorized: bool = False,
         for_known: bool = True,
         requested: float = 0.0,
+        traceparent: str | None = None,
     ) -> None:
         self.status = status
         self.lines = lines
@@ -86,6 +91,7 @@ class StoredResponse:
         self.authorized = authorized
         self.for_known = for_known
         self.requested = requested
+        self.traceparent = traceparent
         self.careful = CAREFUL_ANONYMOUS if anonymous else CAREFUL
         self._fields: Fields | None = None
 
@@ -99,8 +105,9 @@ class StoredResponse:
 
     @property
     def size(self) -> int:
-        """Payload in bytes: body and header lines."""
-        return len(self.body) + sum(len(name) + len(value) for name, value in self.lines)
+        """Payload in bytes: body, header lines, trace context."""
+        size = len(self.body) + sum(len(name) + len(value) for name, value in self.lines)
+        return size if self.traceparent is None else size + _TRACEPARENT_SIZE
 
 
 class VariantIndex(NamedTuple):

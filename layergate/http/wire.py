@@ -41,6 +41,9 @@ _MEMO_LINE: Final = 160  # bytes
 
 # RFC 9110 5.1 (token, in lower case) and 5.5: CR, LF and NUL are what no field value may have.
 _TOKEN: Final[Callable[[bytes], object]] = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
+_TRACEPARENT: Final[Callable[[str], object]] = re.compile(
+    r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"
+).fullmatch
 _LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+):([^\r\n\0]*)").fullmatch
 
 
@@ -106,11 +109,17 @@ def _pack_response(stored: StoredResponse) -> list[Any]:
         | (_AUTHORIZED if stored.authorized else 0)
         | (_FOR_KNOWN if stored.for_known else 0)
     )
-    return [_HEAD.pack(stored.status, flags, *times), block, stored.body]
+    packed: list[Any] = [_HEAD.pack(stored.status, flags, *times), block, stored.body]
+    if stored.traceparent is not None:
+        packed.append(_traceparent(stored.traceparent))
+    return packed
 
 
 def _unpack_response(packed: Any) -> StoredResponse:
-    head, block, body = packed
+    # The last part is optional: only a fetch that was traced has one.
+    head, block, body, *rest = packed
+    if len(rest) > 1:
+        raise ValueError("a response has unknown parts")
     if type(head) is not bytes or type(block) is not bytes or type(body) is not bytes:
         raise ValueError("a response is not made of bytes")
     status, flags, generated, received, requested = _HEAD.unpack(head)
@@ -131,7 +140,15 @@ def _unpack_response(packed: Any) -> StoredResponse:
         anonymous=flags & _ANONYMOUS != 0,
         authorized=flags & _AUTHORIZED != 0,
         for_known=flags & _FOR_KNOWN != 0,
+        traceparent=_traceparent(rest[0]) if rest else None,
     )
+
+
+def _traceparent(text: Any) -> str:
+    """W3C Trace Context 3.2, version 00: what it may be is not what a shared layer says it is."""
+    if type(text) is not str or not _TRACEPARENT(text):
+        raise ValueError("a trace context is malformed")
+    return text
 
 
 def _check_head(status: int, generated: float, received: float, requested: float) -> None:

@@ -109,7 +109,7 @@ class LayerGate:
         admin = cache.options.admin
         self._admin = None if admin is None else AdminEndpoint(cache, admin)
         self._obey = cache.options.request_directives
-        self._peek = cache.peek
+        self._peek = cache.first_look
         self._method_lines = _texts(cache.pass_lines(Refused.METHOD, "method"))
         self._rule_lines = _texts(cache.pass_lines(Refused.RULE, "bypass"))
         hidden = TAG_FIELDS if cache.options.strip_tags else ()
@@ -173,6 +173,12 @@ class LayerGate:
         key: bytes,
     ) -> Body:
         request = read_request(environ, fields, key, obey_directives=self._obey)
+        try:
+            return self._decide(environ, start_response, request)
+        finally:
+            self.cache.answered(request)
+
+    def _decide(self, environ: Environ, start_response: StartResponse, request: Request) -> Body:
         alone = fresh = late = False
         tries = 0
         while True:
@@ -234,13 +240,10 @@ class LayerGate:
         patience = self._patience(request, stale)
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(exchange.reader(request))
-            cache.waiting(1)
-            try:
+            with cache.following(request, exchange):
                 state = run_blocking(
                     reader.state(limit if patience is None else min(limit, patience))
                 )
-            finally:
-                cache.waiting(-1)
             if state is State.PENDING:
                 if stale is not None and self._patience(request, stale) is not None:
                     counters.on("stale", request=request, reason="origin-timeout")
@@ -546,6 +549,13 @@ class _Fetch:
 
     def _run(self) -> None:
         """Call the app and go on until the head of its response is final."""
+        if self.exchange is None:
+            self._call()
+        else:
+            with self.exchange.calling():
+                self._call()
+
+    def _call(self) -> None:
         gate = self._gate
         place = policy_place.set(self.policy)
         try:
@@ -738,6 +748,8 @@ class _Fetch:
     def _untouched(self, iterable: Body) -> Body:
         """The app's own iterable: what is not kept, the server gets as if we were not there."""
         self._leave()
+        if self.exchange is not None:
+            self.exchange.traced()
         if isinstance(iterable, _File):
             assert self._outer is not None
             body: Body = self._outer["wsgi.file_wrapper"](iterable.file, iterable.block_size)

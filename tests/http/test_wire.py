@@ -29,6 +29,7 @@ CODEC = Codec(VALUES)
 BY_TYPE = {value.type: value for value in VALUES}
 HEAD = struct.Struct("<HB3d")
 NOW = 1_700_000_000.0
+TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 
 thorough = settings(max_examples=300, deadline=None)
 
@@ -82,6 +83,8 @@ responses = st.builds(
     anonymous=switches,
     authorized=switches,
     for_known=switches,
+    traceparent=st.none()
+    | st.from_regex(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True),
 )
 
 
@@ -169,7 +172,7 @@ def test_every_field_of_a_response_travels() -> None:
     """Who adds one has to think of the wire: a new flag, or a new code."""
     assert set(StoredResponse.__slots__) - {"_fields", "careful"} == {
         "anonymous", "authorized", "body", "for_known", "generated", "lines", "no_stale",
-        "received", "requested", "revalidate", "status",
+        "received", "requested", "revalidate", "status", "traceparent",
     }  # fmt: skip
     assert VariantIndex._fields == ("names", "variants")
     assert HitForMiss._fields == ("reason",)
@@ -326,6 +329,13 @@ def test_a_long_line_is_checked_every_time() -> None:
         [200, b"", b""],
         packed()[:2],
         [*packed(), b""],
+        [*packed(), ""],
+        [*packed(), None],
+        [*packed(), TRACEPARENT, TRACEPARENT],
+        [*packed(), TRACEPARENT.encode()],
+        [*packed(), TRACEPARENT.upper()],
+        [*packed(), TRACEPARENT + "\n"],
+        [*packed(), "01" + TRACEPARENT[2:]],
         [],
         None,
         5,
@@ -333,7 +343,7 @@ def test_a_long_line_is_checked_every_time() -> None:
         "abc",
         {1: 2, 3: 4, 5: 6},
     ],
-    ids=range(30),
+    ids=range(37),
 )
 def test_a_response_has_one_form(data: Any) -> None:
     through_the_codec(1, data)

@@ -80,6 +80,14 @@ RESPONSE = StoredResponse(
     for_known=False,
 )
 BARE = StoredResponse(404, [], b"", generated=TIME, received=TIME, revalidate=True, authorized=True)
+TRACED = StoredResponse(
+    200,
+    [(b"content-type", b"text/plain")],
+    b"hello",
+    generated=TIME,
+    received=TIME,
+    traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+)
 INDEX = VariantIndex(((b"accept-encoding", b"accept-language"), ()), (b"h;1:h1:/0:one", b"two"))
 MARKS = (
     Mark("tag", "product:1"),
@@ -96,6 +104,7 @@ SAMPLES: dict[str, Sample] = {
     "plain-compressed": Sample(["again"] * 500, codec={"compress_above": 100}),
     "response": Sample(RESPONSE),
     "response-bare": Sample(BARE),
+    "response-traced": Sample(TRACED),
     "response-signed": Sample(RESPONSE, codec={"secret": SECRET}),
     "response-compressed": Sample(RESPONSE, codec={"compress_above": 100}),
     "response-signed-compressed": Sample(RESPONSE, codec={"secret": SECRET, "compress_above": 100}),
