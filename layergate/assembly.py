@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from layergate.config import Options
+from layergate.config import Options, check_telemetry
 from layergate.core.events import Hook
 from layergate.core.fleet import SharedLayer
 from layergate.core.layer import Layer
@@ -18,6 +18,7 @@ from layergate.http.wire import VALUES
 from layergate.layers.memory import MemoryLayer
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
+from layergate.telemetry import logs, telemetry_of
 
 __all__ = ["CacheStack", "HttpCache"]
 
@@ -28,7 +29,8 @@ class CacheStack(Loader):
         stack = CacheStack([MemoryLayer("64MB")])
         user = await stack.get("user:1", fetch, ttl=60, tags=["user"])
 
-    ``runtime``: None for asyncio. The other options are those of `Loader`.
+    ``runtime``: None for asyncio. ``telemetry``, ``trace_keys``: as for `HttpCache`; ``name``: what
+    its spans and metrics are known by. The other options are those of `Loader`.
     """
 
     def __init__(
@@ -45,6 +47,9 @@ class CacheStack(Loader):
         max_marks: int = 100_000,
         max_patterns: int = 512,
         layer_timeout: float = 1.0,
+        telemetry: Any = None,
+        trace_keys: bool = False,
+        name: str = "CacheStack",
     ) -> None:
         super().__init__(
             layers,
@@ -59,6 +64,13 @@ class CacheStack(Loader):
             max_patterns=max_patterns,
             layer_timeout=layer_timeout,
         )
+        check_telemetry(telemetry)
+        logs.turn_on()
+        self.counters.observe(hooks=(logs.Warnings(self.runtime.monotonic),))
+        told = telemetry_of(telemetry)
+        if told is not None:
+            self.counters.observe(tracer=told.tracer(trace_keys=trace_keys, name=name))
+            told.observe(self, self.metrics, name=name, http=False)
 
     async def aclose(self, timeout: float = 5.0) -> None:
         """Wait at most ``timeout`` seconds for background work, then cancel it; leave the fleet and
@@ -97,10 +109,27 @@ class HttpCache(Cache):
             values=VALUES,
         )
         super().__init__(stack, checked)
+        self._observe(checked)
         if isinstance(self.runtime, ThreadRuntime):
             self.runtime.on_fork(self.forked)
             if stack.fleet is not None:
                 self.runtime.on_exit(self._farewell)
+
+    def _observe(self, options: Options) -> None:
+        """Tell the log, and OpenTelemetry if that is wanted and there."""
+        logs.turn_on()
+        stack, top = self.stack, self.stack.layers[0].name
+        stack.counters.observe(hooks=(logs.Warnings(self.runtime.monotonic),))
+        telemetry = telemetry_of(options.telemetry)
+        if telemetry is not None:
+            tracer = telemetry.tracer(trace_keys=options.trace_keys, name=options.name)
+            stack.counters.observe(tracer=tracer)
+            telemetry.observe(stack, self.stats, name=options.name, http=True)
+            if options.trace_hits:
+                self.first_look = telemetry.first_look(
+                    self.first_look, tracer, ratio=float(options.trace_hits), layer=top
+                )
+        self.first_look = logs.first_look(self.first_look, top)
 
     @classmethod
     def given(

@@ -27,6 +27,7 @@ __all__ = [
     "Options",
     "Rule",
     "Seconds",
+    "check_telemetry",
     "unknown_option",
 ]
 
@@ -253,6 +254,26 @@ class Admin:
             object.__setattr__(self, "networks", tuple(parsed))
 
 
+def check_telemetry(value: Any) -> None:
+    """Raises ConfigError for what certainly is no value of the option ``telemetry``."""
+    if value is None or isinstance(value, bool) or hasattr(value, "observe"):
+        return
+    raise ConfigError(
+        "telemetry must be True, False, None (if opentelemetry-api is installed) or an"
+        f" OpenTelemetry(...), got {value!r}"
+    )
+
+
+def _ratio(value: Any, option: str) -> float:
+    if isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ConfigError(
+            f"{option} must be True, False or a share from 0 to 1, got {value!r}; 0.01 is one in 100"
+        )
+    return float(value)
+
+
 def _rules(rules: Any) -> tuple[Rule, ...]:
     if isinstance(rules, str | Rule | Mapping) or not isinstance(rules, Iterable):
         raise ConfigError(f"rules must be a list of Rule objects, got {rules!r}")
@@ -331,6 +352,11 @@ class Options:
       ``name``              LayerGate's name in there.
       ``strip_tags``        keep Cache-Tag and Surrogate-Key from clients.
       ``admin``             the purge endpoint. None: no endpoint.
+      ``telemetry``         spans and metrics through OpenTelemetry. None: if opentelemetry-api is
+                            installed. Or an ``OpenTelemetry(...)`` on providers of your own.
+      ``trace_hits``        spans for hits in the memory layer too: True, or for so large a share of
+                            them, e.g. 0.01. Each costs several hits.
+      ``trace_keys``        spans tell a hash of the cache key.
       ``hooks``             called with (event name, facts) for what happens, but for hits, bypass
                             rules, and what is forwarded because it is known not to be shareable:
                             these are counted only.
@@ -365,6 +391,9 @@ class Options:
     cache_status: bool = True
     name: str = "LayerGate"
     strip_tags: bool = True
+    telemetry: Any = None
+    trace_hits: bool | float = False
+    trace_keys: bool = False
     hooks: Collection[Any] = ()
 
     def __post_init__(self) -> None:
@@ -427,10 +456,14 @@ class Options:
         if not self.layer_timeout:
             raise ConfigError("layer_timeout must be > 0 seconds, got 0; 0.25 is the default")
         put(self, "origin_timeout", seconds(self.origin_timeout, "origin_timeout", ""))
-        for option in ("collapse", "request_directives", "cache_status", "strip_tags"):
+        for option in (
+            "collapse", "request_directives", "cache_status", "strip_tags", "trace_keys",
+        ):  # fmt: skip
             _flag(getattr(self, option), option, "")
         if not isinstance(self.name, str) or not re.fullmatch(r"[\x20-\x7e]+", self.name):
             raise ConfigError(f"name must be printable ASCII, got {self.name!r}")
+        check_telemetry(self.telemetry)
+        put(self, "trace_hits", _ratio(self.trace_hits, "trace_hits"))
         if isinstance(self.hooks, str) or not isinstance(self.hooks, Iterable):
             raise ConfigError(f"hooks must be a list of callables, got {self.hooks!r}")
         put(self, "hooks", tuple(self.hooks))

@@ -24,7 +24,7 @@ DURATIONS = [
     "shutdown_timeout",
     "layer_timeout",
 ]
-FLAGS = ["collapse", "request_directives", "cache_status", "strip_tags"]
+FLAGS = ["collapse", "request_directives", "cache_status", "strip_tags", "trace_keys"]
 
 # What each kind of option refuses; Any, so that one comprehension can go through mixed types.
 NO_SIZE: list[Any] = ["", "x", "-1", 0, -1, 1.5, True, [], "1PB"]
@@ -35,6 +35,8 @@ NO_LAYERS: list[Any] = [[], "memory", 7, {}, [7], [None]]
 NO_HOOKS: list[Any] = ["x", print, 7, ["x"], [None]]
 NO_URL: list[Any] = ["", "localhost:6379", 7, True, b"redis://x", [], {}]
 NO_FALLBACK: list[Any] = ["", "503", 504, True, []]
+NO_TELEMETRY: list[Any] = ["on", 1, 0, []]
+NO_SHARE: list[Any] = [-0.1, 1.1, "0.1", None, NAN, []]
 NO_FRACTION: list[Any] = [0, -0.1, 1.1, True, "0.1", NAN]
 
 BAD_OPTIONS: list[tuple[str, Any]] = [
@@ -51,6 +53,8 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
     *(("rules", value) for value in NO_RULES),
     *(("admin", value) for value in ("token", True, {"token": "x"}, 7)),
     *(("name", value) for value in ("", "\u00e9", "a\nb", 7, None, b"x")),
+    *(("telemetry", value) for value in NO_TELEMETRY),
+    *(("trace_hits", value) for value in NO_SHARE),
     *(("hooks", value) for value in NO_HOOKS),
 ]
 

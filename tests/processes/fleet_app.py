@@ -1,7 +1,8 @@
 """The application that a fleet's processes serve: LayerGate around a handler that asks the test.
 
 See `tests/support/fleet.py`, which starts it and says in the environment what it is to be.
-``/control/up`` is outside of LayerGate.
+``/control/up`` is outside of LayerGate. With ``FLEET_TRACED`` it has an SDK of OpenTelemetry that
+exports as the environment says, and a span around each request.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ TROUBLE = (
     "shared_lost",
     "wait_timeout",
 )
+TRACED = bool(os.environ.get("FLEET_TRACED"))
 
 
 def shared() -> Any:
@@ -93,7 +95,25 @@ async def handle(scope: Any, receive: Any, send: Any) -> None:
         writer.close()
 
 
+def trace_requests() -> Any:
+    """Set up what an application sets up, and give its tracer."""
+    from opentelemetry import metrics, trace
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())]))
+    return provider.get_tracer("app")
+
+
 def asgi() -> Any:
+    tracer = trace_requests() if TRACED else None
     gated = LayerGate(handle, cache=cache())
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -101,8 +121,11 @@ def asgi() -> Any:
             head = {"status": 200, "headers": [(b"content-length", b"0")]}
             await send({"type": "http.response.start", **head})
             await send({"type": "http.response.body"})
-        else:
+        elif tracer is None:
             await gated(scope, receive, send)
+        else:
+            with tracer.start_as_current_span(scope["type"]):
+                await gated(scope, receive, send)
 
     return app
 
@@ -166,6 +189,7 @@ def answer(environ: Any, start_response: Any) -> Iterator[bytes]:
 
 def wsgi() -> Any:
     """With ``FLEET_BEFORE_FORK``: used before a preloading server forks."""
+    tracer = trace_requests() if TRACED else None
     gated = WsgiLayerGate(answer, cache=cache(runtime=ThreadRuntime()))
     if path := os.environ.get("FLEET_BEFORE_FORK"):
         from tests.support.wsgi import ask
@@ -176,6 +200,9 @@ def wsgi() -> Any:
         if environ["PATH_INFO"] == UP:
             start_response("200 OK", [("Content-Length", "0")])
             return []
-        return gated(environ, start_response)
+        if tracer is None:
+            return gated(environ, start_response)
+        with tracer.start_as_current_span("http"):
+            return gated(environ, start_response)
 
     return app
