@@ -1,6 +1,6 @@
 """`make bench`: one benchmark after the other, each in a process of its own.
 
-python benchmarks/run.py [hit_path] [wsgi_hit_path] [entries] [through_uvicorn] [eviction] [fleet]
+python benchmarks/run.py [hit_path] [wsgi_hit_path] [entries] [through_uvicorn] [eviction] [fleet] [telemetry]
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("hit_path", "wsgi_hit_path", "entries", "through_uvicorn", "eviction", "fleet")
+BENCHMARKS = (
+    "hit_path", "wsgi_hit_path", "entries", "through_uvicorn", "eviction", "fleet", "telemetry",
+)  # fmt: skip
 
 
 def main() -> int:
