@@ -30,6 +30,7 @@ from layergate.errors import KeyRefused
 
 __all__ = [
     "MAX_PATTERN_LENGTH",
+    "Caught",
     "Glob",
     "LocalLog",
     "Mark",
@@ -63,6 +64,20 @@ class Mark(NamedTuple):
     kind: MarkKind
     value: str = ""
     soft: bool = False
+
+
+class Caught(NamedTuple):
+    """A purge that concerns an entry.
+
+    ``kind``, ``value``, ``soft``: as in `Mark`; or the kind ``log``: nobody knows any more what was
+    purged since this entry was stamped. ``time``: when it was purged, seconds since the epoch; None
+    for the kind ``log``.
+    """
+
+    kind: str
+    value: str
+    soft: bool
+    time: float | None
 
 
 def glob(pattern: str) -> Glob:
@@ -261,6 +276,21 @@ class _Severity:
                 times.append(_after(pattern.history, since))
         return min((time for time in times if time is not None), default=None)
 
+    def catching(self, since: int, tags: Iterable[str], label: str) -> list[_Named]:
+        """What `since` finds, by name."""
+        found: list[tuple[str, str, float | None]] = [
+            ("all", "", _after(self.all, since)),
+            ("key", label, self.keys.since(label, since)),
+        ]
+        found += [("tag", tag, self.tags.since(tag, since)) for tag in tags]
+        for (kind, value), pattern in self.patterns.items():
+            if pattern.matches(label):
+                found.append((kind, value, _after(pattern.history, since)))
+        return [(kind, value, time) for kind, value, time in found if time is not None]
+
+
+_Named: TypeAlias = tuple[str, str, float]
+
 
 def _matcher(mark: Mark) -> Glob | None:
     """What a pattern mark matches; None for the other kinds. Raises KeyRefused."""
@@ -341,6 +371,22 @@ class Marks:
         if position > since:
             entry.checked = position
         return True
+
+    def catching(self, entry: Entry, label: str) -> tuple[Caught, ...]:
+        """Why `admit` does not, or makes stale: the hard purges that an entry has met, and of the
+        soft ones those that ended its lifetime. Changes nothing."""
+        if entry.stamp < self.floor:
+            return (Caught("log", "", False, None),)
+        hard = self._hard.catching(entry.checked, entry.tags, label)
+        soft = self._soft.catching(entry.stamp, entry.tags, label)
+        return (
+            *(Caught(kind, value, False, time) for kind, value, time in hard),
+            *(
+                Caught(kind, value, True, time)
+                for kind, value, time in soft
+                if time <= entry.fresh_until
+            ),
+        )
 
     def counts(self) -> dict[str, int]:
         """How many marks of each kind are held."""

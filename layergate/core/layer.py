@@ -29,6 +29,9 @@ class Layer(Protocol):
     Optional attributes, all in seconds, None for none: ``ttl``, ``stale_while_revalidate``,
     ``stale_if_error`` cap what the stack writes here; with a ``timeout`` the layer ends its own
     operations, and the stack's ``layer_timeout`` is not for it.
+
+    Optional method: ``look``, as `get`, for an observer: it leaves no trace in ``stats``, nor in what is
+    evicted next.
     """
 
     @property

@@ -15,12 +15,12 @@ from layergate.core.codec import ValueType
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN, Counters, Hook, Span
 from layergate.core.fleet import Joining, Lease, Leases, Log, SharedLayer, Waited
-from layergate.core.invalidation import LocalLog, Mark, Marks, PurgeReceipt
+from layergate.core.invalidation import Caught, LocalLog, Mark, Marks, PurgeReceipt
 from layergate.core.layer import Key, Layer, MaybeAwaitable, PeekableLayer
 from layergate.core.ports import Runtime
 from layergate.errors import ConfigError, LayerUnavailable, PartialWriteError
 
-__all__ = ["Found", "PurgeReceipt", "Stack", "WritePolicy"]
+__all__ = ["Found", "Held", "PurgeReceipt", "Stack", "WritePolicy"]
 
 WritePolicy: TypeAlias = Literal["best-effort", "strict"]
 T = TypeVar("T")
@@ -36,8 +36,32 @@ class Found(NamedTuple):
     layer: str
 
 
+class Held(NamedTuple):
+    """What one layer has under a key, for who wants to know.
+
+    ``entry``: a copy; None if there is none, or it has expired. ``caught``: the purges that concern
+    it, hard ones (then it is as good as gone) or those soft ones that made it stale.
+    ``error``: what the layer raised instead of an answer, or None.
+    """
+
+    layer: str
+    entry: Entry | None = None
+    caught: tuple[Caught, ...] = ()
+    error: BaseException | None = None
+
+    @property
+    def purged(self) -> bool:
+        return any(not mark.soft for mark in self.caught)
+
+
 def _no_peek(_key: Key) -> None:
     return None
+
+
+def _look(layer: Layer, key: Key) -> MaybeAwaitable[Entry | None]:
+    """A layer's entry, if it can be without being taken for a read."""
+    look: Callable[[Key], MaybeAwaitable[Entry | None]] = getattr(layer, "look", layer.get)
+    return look(key)
 
 
 def _text(key: Key) -> str:
@@ -211,6 +235,7 @@ class Stack:
         *,
         ttl: Mapping[str, float] | None = None,
         after: Entry | None = None,
+        quiet: bool = False,
     ) -> Found | None:
         """The first fresh entry from the top down; or else, of the stale ones, the freshest (the
         top layer's copy may have a shorter TTL than the one below). Never an expired or purged one.
@@ -218,20 +243,24 @@ class Stack:
         It is copied into the layers above, where ``ttl`` (layer name -> seconds from now) caps its
         freshness, or the layer's own ``ttl`` does. A layer that fails counts as a miss.
         With ``after`` only what was fetched or validated later than that one counts.
+        ``quiet``: the same answer, but nothing is copied or counted; the entry is a copy of its own.
         """
         if not await self.catch_up():
-            return await self._lookup_distrusted(key)
+            return await self._lookup_distrusted(key, quiet=quiet)
         best: tuple[Entry, int] | None = None
         for depth, layer in enumerate(self.layers):
             try:
-                got = layer.get(key)
+                got = layer.get(key) if not quiet else _look(layer, key)
                 entry: Entry | None = await self._answer(layer, got)
+                if quiet and entry is not None:
+                    entry = entry.clipped(entry.fresh_until)
                 if entry is None or not self._usable(key, entry):
                     continue
                 if after is not None and entry.created <= after.created:
                     continue
             except Exception as error:
-                self.counters.on("layer_error", layer=layer.name, operation="get", error=error)
+                if not quiet:
+                    self.counters.on("layer_error", layer=layer.name, operation="get", error=error)
                 continue
             if best is None or entry.fresh_until > best[0].fresh_until:
                 best = entry, depth
@@ -240,21 +269,25 @@ class Stack:
         if best is None:
             return None
         entry, depth = best
-        if depth:
+        if depth and not quiet:
             await self._backfill(key, entry, depth, ttl)
             if not self.admits(key, entry):  # purged while it was copied
                 return None
         return Found(entry, self.layers[depth].name)
 
-    async def _lookup_distrusted(self, key: Key) -> Found | None:
+    async def _lookup_distrusted(self, key: Key, *, quiet: bool = False) -> Found | None:
         """What the top layer holds, as stale: good for validation, and when the origin fails."""
         top = self.layers[0]
         try:
-            entry: Entry | None = await self._answer(top, top.get(key))
+            got = top.get(key) if not quiet else _look(top, key)
+            entry: Entry | None = await self._answer(top, got)
+            if quiet and entry is not None:
+                entry = entry.clipped(entry.fresh_until)
             if entry is None or not self._usable(key, entry):
                 return None
         except Exception as error:
-            self.counters.on("layer_error", layer=top.name, operation="get", error=error)
+            if not quiet:
+                self.counters.on("layer_error", layer=top.name, operation="get", error=error)
             return None
         return Found(entry.distrusted(self.runtime.now()), top.name)
 
@@ -477,6 +510,24 @@ class Stack:
                     self.counters.on("layer_error", layer=name, operation="close", error=error)
 
     # -- looking -------------------------------------------------------------------------------
+
+    async def survey(self, key: Key) -> list[Held]:
+        """What each layer has under a key, top first, and what purges have made of it. Nothing is
+        changed, copied or counted. Never raises."""
+        survey: list[Held] = []
+        for layer in self.layers:
+            try:
+                entry: Entry | None = await self._answer(layer, _look(layer, key))
+                if entry is None or entry.expires <= self.runtime.now():
+                    survey.append(Held(layer.name))
+                    continue
+                entry = entry.clipped(entry.fresh_until)
+                caught = self.marks.catching(entry, self._label(key))
+                self.marks.admit(entry, self._label(key))
+                survey.append(Held(layer.name, entry, caught))
+            except Exception as error:
+                survey.append(Held(layer.name, error=error))
+        return survey
 
     def metrics(self) -> dict[str, Any]:
         """Counters since this stack was made, and per layer what it says of itself.

@@ -32,7 +32,7 @@ from layergate.core.stack import Found, Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
 from layergate.http.cache_control import parse_cache_control
-from layergate.http.decision import Decision, answers, decide, passes, stale_if_error
+from layergate.http.decision import Decision, Verdict, answers, decide, passes, stale_if_error
 from layergate.http.exchange import Exchange, State
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.invalidation import invalidated_uris, invalidates
@@ -344,7 +344,7 @@ class Cache:
     ) -> Answer | _Landed:
         reason = passes(request, max_key_length=self.options.max_key_length)
         if reason is not None:
-            if request.directives.only_if_cached and reason is not Refused.METHOD:
+            if not self.may_pass(request, reason):
                 return _GATEWAY_TIMEOUT
             return self._pass(request, reason, "method" if reason is Refused.METHOD else "bypass")
         match = self.rules.match(request.path, request.host) if len(self.rules) else None
@@ -355,7 +355,9 @@ class Cache:
             selected = await self._select(request)
             entry = None if fresh else selected.entry
             now = self.stack.runtime.now()
-            decision, fwd = decide(request, entry, now)
+            decision, fwd, _ = self.verdict(
+                request, entry, now, vary_miss=selected.vary_miss
+            )
             span.note(result=decision, layer=selected.layer or None)
             if entry is not None:
                 span.note(age=now - entry.value.generated)
@@ -365,8 +367,6 @@ class Cache:
             return self._serve(request, entry, match, selected, now, decision)
         if decision is Decision.GATEWAY_TIMEOUT:
             return _GATEWAY_TIMEOUT
-        if fwd == "uri-miss" and selected.vary_miss:
-            fwd = "vary-miss"
         if decision is Decision.MISS:
             entry = None
             self.stack.counters.on("miss", request=request, reason=fwd)
@@ -376,6 +376,21 @@ class Cache:
         ):
             return self._too_late(self._exchange(request, selected, None, entry, fwd, match))
         return await self._forward(request, entry, fwd, match, selected, alone, until, last)
+
+    @staticmethod
+    def may_pass(request: Request, reason: Refused) -> bool:
+        """May a request that passes the cache be forwarded? Not if it is one for the cache and wants
+        no forwarding (5.2.1.7)."""
+        return reason is Refused.METHOD or not request.directives.only_if_cached
+
+    @staticmethod
+    def verdict(request: Request, entry: Entry | None, now: float, *, vary_miss: bool) -> Verdict:
+        """`decide`, given what `select` found. ``vary_miss``: its target has variants, none of
+        which is this request's."""
+        verdict = decide(request, entry, now)
+        if vary_miss and verdict.fwd == "uri-miss":
+            return Verdict(verdict.decision, "vary-miss", "4.1")
+        return verdict
 
     def _serve(
         self,
@@ -406,7 +421,7 @@ class Cache:
         present = self.flights.get(key)
         if present is not None and present.joinable(request):
             return None
-        if self._refreshing >= self.options.background_refreshes:
+        if self.refreshes_enough:
             self.stack.counters.on("refresh_skipped", request=request, reason="too many")
             return None
         sanitised = request.for_refresh()
@@ -420,6 +435,11 @@ class Cache:
         exchange.refreshes = True
         exchange.cause = self._counters.here()
         return exchange
+
+    @property
+    def refreshes_enough(self) -> bool:
+        """Are there as many background refreshes as there may be?"""
+        return self._refreshing >= self.options.background_refreshes
 
     async def may_refresh(self, exchange: Exchange) -> bool:
         """Is this background refresh the fleet's only one? The adapter asks before it calls the
@@ -467,25 +487,11 @@ class Cache:
         until: float,
         last: bool,
     ) -> Answer | _Landed:
-        key: bytes | None = selected.storage_key
-        marker = selected.marker
+        key: bytes | None = None
         request.outcome, request.reason = "miss", fwd
-        if request.cookie and marker is None:
-            marker = self._live_marker(await self._lookup(selected.storage_key + _WITH_COOKIE))
-        if (
-            alone
-            or marker is not None
-            or not self.options.collapse
-            or request.method != "GET"
-            or request.authorization
-            or (request.personal and not (match is not None and match.rule.allow_cookie))
-            or request.directives.no_store
-            # Not to be reused without validation, so not by those who wait either.
-            or (entry is not None and not _reusable(entry))
-        ):
-            key = None
-        elif request.cookie and _apart(match):
-            key = selected.storage_key + _WITH_COOKIE
+        marker = await self.marker_for(request, selected)
+        if not alone and self.why_alone(request, entry, match, marker) is None:
+            key = self.flight_key(request, match, selected)
         if key is not None:
             present = self.flights.get(key)
             if present is not None and present.joinable(request):
@@ -520,6 +526,46 @@ class Cache:
     def _follow(self, request: Request, exchange: Exchange) -> Follow:
         request.outcome = "collapsed"
         return Follow(exchange)
+
+    async def marker_for(
+        self, request: Request, selected: _Selected, *, quiet: bool = False
+    ) -> HitForMiss | None:
+        """The marker that keeps this request from waiting for others, if there is one."""
+        if request.cookie and selected.marker is None:
+            key = selected.storage_key + _WITH_COOKIE
+            return self._live_marker(await self._lookup(key, quiet=quiet))
+        return selected.marker
+
+    def why_alone(
+        self,
+        request: Request,
+        entry: Entry | None,
+        match: Match | None,
+        marker: HitForMiss | None,
+    ) -> str | None:
+        """Why this request neither waits for another one's fetch nor lets others wait for its own;
+        None if it does."""
+        if marker is not None:
+            return "marker"
+        if not self.options.collapse:
+            return "collapse"
+        if request.method != "GET":
+            return "method"
+        if request.authorization:
+            return "authorization"
+        if request.personal and not (match is not None and match.rule.allow_cookie):
+            return "user"
+        if request.directives.no_store:
+            return "request-no-store"
+        # Not to be reused without validation, so not by those who wait either.
+        return "no-cache" if entry is not None and not _reusable(entry) else None
+
+    @staticmethod
+    def flight_key(request: Request, match: Match | None, selected: _Selected) -> bytes:
+        """The key of the fetch that this request may share."""
+        if request.cookie and _apart(match):
+            return selected.storage_key + _WITH_COOKIE
+        return selected.storage_key
 
     async def _license(
         self, exchange: Exchange, selected: _Selected, until: float
@@ -648,10 +694,13 @@ class Cache:
         self._counters.requests["miss", ""] += 1
         return exchange
 
-    async def _select(self, request: Request) -> _Selected:
-        """Find what is stored for this request, through the variants of its target (4.1)."""
+    async def _select(self, request: Request, *, quiet: bool = False) -> _Selected:
+        """Find what is stored for this request, through the variants of its target (4.1).
+
+        ``quiet``: nothing is counted, copied or changed (see `Stack.lookup`).
+        """
         key = request.key
-        found = await self._find(key)
+        found = await self._find(key, quiet=quiet)
         if found is None:
             return _Selected(None, key, None, False)
         entry, layer = found
@@ -665,7 +714,7 @@ class Cache:
         for names in value.names:
             variant = variant_key(key, secondary_key(names, request.fields))
             first = variant if first is None else first
-            found = await self._find(variant)
+            found = await self._find(variant, quiet=quiet)
             if found is None:
                 continue
             if isinstance(found.entry.value, StoredResponse):
@@ -673,16 +722,16 @@ class Cache:
             marker = self._live_marker(found.entry) or marker
         return _Selected(None, first or key, marker, True)
 
-    async def _find(self, key: bytes) -> Found | None:
-        if self.stack.peek_is_enough:
+    async def _find(self, key: bytes, *, quiet: bool = False) -> Found | None:
+        if self.stack.peek_is_enough and not quiet:
             entry = self.stack.peek(key)
             if entry is None or entry.expires <= self.stack.runtime.now():
                 return None
             return Found(entry, self._top)
-        return await self.stack.lookup(key)
+        return await self.stack.lookup(key, quiet=quiet)
 
-    async def _lookup(self, key: bytes) -> Entry | None:
-        found = await self._find(key)
+    async def _lookup(self, key: bytes, *, quiet: bool = False) -> Entry | None:
+        found = await self._find(key, quiet=quiet)
         return None if found is None else found.entry
 
     def _live_marker(self, entry: Entry | None) -> HitForMiss | None:
@@ -943,27 +992,12 @@ class Cache:
             # without its validators.
             await self.stack.discard(exchange.storage_key)
             return
-        reason = exchange.refused
+        request, reason = exchange.request, exchange.refused
         if exchange.plan is not None and exchange.plan.names and reason is None:
-            await self._index(exchange.primary, exchange.plan.names, exchange.request.fields)
+            await self._index(exchange.primary, exchange.plan.names, request.fields)
             return
-        if reason is None or exchange.request.method != "GET":
-            return
-        if exchange.origin_status in ONE_REQUEST_STATUSES:
-            return
-        request = exchange.request
-        if (
-            request.authorization
-            or request.personal
-            or (reason in _REQUEST_ONLY and reason is not Refused.COOKIE)
-        ):
-            return
-        ttl = float(self.options.hit_for_miss_ttl)  # type: ignore[arg-type]
-        if (exchange.origin_status or 0) >= 500:
-            if exchange.entry is not None:
-                return  # an error does not replace what may be validated later
-            ttl = min(ttl, _ERROR_MARKER)
-        if not ttl:
+        ttl = self.marker_ttl(exchange)
+        if reason is None or not ttl:
             return
         now = self.stack.runtime.now()
         key = exchange.storage_key
@@ -991,6 +1025,24 @@ class Cache:
         )
         await self.stack.store(key, marker)
 
+    def marker_ttl(self, exchange: Exchange) -> float:
+        """For how many seconds the reason why this response was refused keeps others from waiting
+        for its like. 0: it says nothing about its target."""
+        request, reason, status = exchange.request, exchange.refused, exchange.origin_status or 0
+        if reason is None or request.method != "GET" or status in ONE_REQUEST_STATUSES:
+            return 0.0
+        if (
+            request.authorization
+            or request.personal
+            or (reason in _REQUEST_ONLY and reason is not Refused.COOKIE)
+        ):
+            return 0.0
+        ttl = float(self.options.hit_for_miss_ttl)  # type: ignore[arg-type]
+        if status >= 500:
+            # An error does not replace what may be validated later.
+            return 0.0 if exchange.entry is not None else min(ttl, _ERROR_MARKER)
+        return ttl
+
     def interned(self, lines: Lines) -> Lines:
         """The same lines, equal ones shared between responses: most fields of most responses are
         the same, and a tuple of two byte strings costs more than it holds."""
@@ -1015,16 +1067,22 @@ class Cache:
 
     async def after_unsafe(self, request_uri: str, method: str, status: int, lines: Lines) -> None:
         """Invalidate what an unsafe request has changed (4.4)."""
-        if not invalidates(method, status):
-            return
-        uris = invalidated_uris(request_uri, Fields(lines))
-        # Nothing is stored under a longer one.
-        longest = self.options.max_key_length
-        marks = [Mark("key", uri.removesuffix("?")) for uri in uris if len(uri) <= longest]
+        marks = self.unsafe_marks(request_uri, method, status, lines)
         if marks:
             # The client of an unsafe request does not wait for an instance that stands still.
             wait = float(self.options.layer_timeout)  # type: ignore[arg-type]
-            await self.stack.invalidate(tuple(marks), wait=wait)
+            await self.stack.invalidate(marks, wait=wait)
+
+    def unsafe_marks(
+        self, request_uri: str, method: str, status: int, lines: Lines
+    ) -> tuple[Mark, ...]:
+        """What a response to this method purges (4.4). Empty: nothing."""
+        if not invalidates(method, status):
+            return ()
+        uris = invalidated_uris(request_uri, Fields(lines))
+        # Nothing is stored under a longer one.
+        longest = self.options.max_key_length
+        return tuple(Mark("key", uri.removesuffix("?")) for uri in uris if len(uri) <= longest)
 
     async def after_head(self, exchange: Exchange, status: int, lines: Lines) -> None:
         """Freshen or outdate the stored response with what a HEAD brought (4.3.5)."""
@@ -1032,16 +1090,39 @@ class Cache:
             return
         request = exchange.request
         entry = (await self._select(request)).entry
-        if entry is None or entry.value.status != 200 or not answers(request, entry.value):
-            return
-        stored: StoredResponse = entry.value
-        fields = Fields(lines)
         now = self.stack.runtime.now()
+        planned = self.head_says(exchange, entry, status, Fields(lines), now)
+        if entry is None or planned is None:
+            return
+        if isinstance(planned, Refused):
+            entry.fresh_until = min(entry.fresh_until, now)
+            if self._fleet is not None:  # so too where else it is held
+                mark = Mark("key", label_of(exchange.storage_key), soft=True)
+                await self.stack.invalidate((mark,), wait=0.0)
+            return
+        fresh = exchange.entry_for(planned, 200, planned.lines, entry.value.body)
+        # The body is as old as it was: what purges it is what would have purged it before.
+        fresh.stamp = fresh.checked = entry.stamp
+        present = (await self._select(request)).entry
+        if present is not None and present.created == entry.created:  # not replaced meanwhile
+            await self.commit(exchange, planned, fresh)
+
+    def head_says(
+        self, exchange: Exchange, entry: Entry | None, status: int, fields: Fields, now: float
+    ) -> Plan | Refused | None:
+        """What a response to HEAD means for the stored ``entry``: how it is to be kept from now on,
+        a reason why it is outdated, or None for nothing at all."""
+        request = exchange.request
+        if entry is None or status != 200:
+            return None
+        stored: StoredResponse = entry.value
+        if stored.status != 200 or not answers(request, stored):
+            return None
         own = exchange.planned(200, fields, exchange.match, now)
         if isinstance(own, Refused) and (
             request.cookie or request.authorization or request.personal or own in _REQUEST_ONLY
         ):
-            return  # what one client is told says nothing about what is stored for all
+            return None  # what one client is told says nothing about what is stored for all
         planned: Plan | Refused = Refused.NOT_MODIFIED
         # One that says nothing about caching leaves what the stored response says.
         silent = own in (Refused.NO_FRESHNESS, Refused.EXPIRED)
@@ -1057,18 +1138,9 @@ class Cache:
                 request_time=exchange.request_time,
                 response_time=now,
             )
-        if isinstance(planned, Refused) or planned.names != vary_names(stored.fields):
-            entry.fresh_until = min(entry.fresh_until, now)
-            if self._fleet is not None:  # so too where else it is held
-                mark = Mark("key", label_of(exchange.storage_key), soft=True)
-                await self.stack.invalidate((mark,), wait=0.0)
-            return
-        fresh = exchange.entry_for(planned, 200, planned.lines, entry.value.body)
-        # The body is as old as it was: what purges it is what would have purged it before.
-        fresh.stamp = fresh.checked = entry.stamp
-        present = (await self._select(request)).entry
-        if present is not None and present.created == entry.created:  # not replaced meanwhile
-            await self.commit(exchange, planned, fresh)
+        if isinstance(planned, Plan) and planned.names != vary_names(stored.fields):
+            return Refused.NOT_MODIFIED
+        return planned
 
     # -- purging -------------------------------------------------------------------------------
 

@@ -36,15 +36,19 @@ class Decision(enum.Enum):
 
 
 class Verdict(NamedTuple):
-    """``fwd``: why the request goes forward (RFC 9211 2.2), or "" where it does not."""
+    """``fwd``: why the request goes forward (RFC 9211 2.2), or "" where it does not.
+    ``rfc``: what decided, in the form of `Refused.rfc`."""
 
     decision: Decision
-    fwd: str = ""
+    fwd: str
+    rfc: str
 
 
-_HIT: Final = Verdict(Decision.HIT)
-_STALE: Final = Verdict(Decision.STALE)
-_TIMEOUT: Final = Verdict(Decision.GATEWAY_TIMEOUT)
+_HIT: Final = Verdict(Decision.HIT, "", "4.2")
+_ALLOWED_STALE: Final = Verdict(Decision.HIT, "", "5.2.1.2")
+_STALE: Final = Verdict(Decision.STALE, "", "RFC 5861 3")
+_TIMEOUT: Final = Verdict(Decision.GATEWAY_TIMEOUT, "", "5.2.1.7")
+_NOTHING: Final = Verdict(Decision.MISS, "uri-miss", "4")
 
 
 def passes(request: Request, *, max_key_length: int) -> Refused | None:
@@ -94,17 +98,20 @@ def decide(request: Request, entry: Entry | None, now: float) -> Verdict:
 
 def _decide(request: Request, directives: CacheControl, entry: Entry | None, now: float) -> Verdict:
     if entry is None or not isinstance(stored := entry.value, StoredResponse):
-        return Verdict(Decision.MISS, "uri-miss")
+        return _NOTHING
     if not answers(request, stored):
-        return Verdict(Decision.MISS, "request")
-    if stored.revalidate or entry.doubtful:
-        return Verdict(Decision.REVALIDATE, "stale")
+        own = request.authorization and not stored.authorized
+        return Verdict(Decision.MISS, "request", "3.5" if own else "G1")
+    if stored.revalidate:
+        return Verdict(Decision.REVALIDATE, "stale", "5.2.2.4")
+    if entry.doubtful:
+        return Verdict(Decision.REVALIDATE, "stale", "G3")
     if directives.no_cache:
-        return Verdict(Decision.REVALIDATE, "request")
+        return Verdict(Decision.REVALIDATE, "request", "5.2.1.4")
     staleness = now - entry.fresh_until  # 4.2: fresh while freshness_lifetime > current_age
     refused = "stale" if staleness >= 0 else "request"
     if directives.min_fresh is not None and -staleness < directives.min_fresh:
-        return Verdict(Decision.REVALIDATE, refused)
+        return Verdict(Decision.REVALIDATE, refused, "5.2.1.3")
     # A client that names a max-age makes a response stale for itself earlier than the origin does,
     # and wants nothing stale unless it also says how stale (5.2.1.1, 5.2.1.2).
     # "max-age=0" is what every client says that wants to be sure, so it means always.
@@ -122,8 +129,8 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
     if in_window and (allowed or (directives.max_age is None and directives.max_stale is None)):
         return _STALE
     if allowed and (staleness < 0 or not stored.no_stale):
-        return _HIT
-    return Verdict(Decision.REVALIDATE, refused)
+        return _ALLOWED_STALE
+    return Verdict(Decision.REVALIDATE, refused, "4.2.4" if staleness >= 0 else "5.2.1.1")
 
 
 class ForWhom(Protocol):

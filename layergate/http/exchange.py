@@ -43,11 +43,12 @@ from layergate.http.validation import (
 if TYPE_CHECKING:
     from layergate.http.cache import Cache
 
-__all__ = ["Exchange", "Reader", "Relay", "State"]
+__all__ = ["ORIGIN_ERRORS", "Exchange", "Reader", "Relay", "State"]
 
 # What a reader may lag behind in a stream that is over the cap, bytes.
 WINDOW: Final = 256 * 1024
-_ORIGIN_ERRORS: Final = frozenset({500, 502, 503, 504})  # RFC 5861 section 4
+ORIGIN_ERRORS: Final = frozenset({500, 502, 503, 504})
+"""The statuses that a stored response may stand in for (RFC 5861 section 4)."""
 _NO_BODY: Final = frozenset({204, 205, 304})
 
 
@@ -280,7 +281,7 @@ class Exchange:
         """
         if self.conditional and status == 304:
             return False
-        if status in _ORIGIN_ERRORS and self.entry is not None:
+        if status in ORIGIN_ERRORS and self.entry is not None:
             return False
         if self.request.method != "GET" or self.refused is not None:
             return True
@@ -301,6 +302,15 @@ class Exchange:
             request_time=self.request_time,
             response_time=now,
         )
+
+    def judged(
+        self, status: int, fields: Fields, now: float, *, trailers: bool = False
+    ) -> Plan | Refused:
+        """How a whole response with this head is to be stored, or why not."""
+        planned = self.refused or self.planned(status, fields, self.match, now)
+        if isinstance(planned, Plan):
+            planned = Refused.TRAILERS if trailers else self._check_length(status, fields, planned)
+        return planned
 
     def head(
         self,
@@ -328,7 +338,7 @@ class Exchange:
             self.match = route
         if self.conditional and status == 304:
             return self._not_modified(fields, now)
-        if status in _ORIGIN_ERRORS and self.answer_error(f"status {status}"):
+        if status in ORIGIN_ERRORS and self.answer_error(f"status {status}"):
             return Relay.SWALLOW
 
         cleaned = cache.without_tags(fields.lines)
@@ -336,9 +346,7 @@ class Exchange:
             self.client_lines = [*cleaned, *cache.forward_line(self)]
             self._become(State.RELEASED)
             return Relay.PASS
-        planned = self.refused or self.planned(status, fields, self.match, now)
-        if isinstance(planned, Plan):
-            planned = Refused.TRAILERS if trailers else self._check_length(status, fields, planned)
+        planned = self.judged(status, fields, now, trailers=trailers)
         if isinstance(planned, Refused):
             self.refused = planned
             self.client_lines = [*cleaned, *cache.forward_line(self)]
@@ -379,13 +387,20 @@ class Exchange:
             return Refused.TOO_LARGE
         return plan
 
+    def confirmed_by(self, fields: Fields) -> bool:
+        """Is a 304 with these fields about what is stored, and has that not been purged since?"""
+        assert self.entry is not None
+        stack = self._cache.stack
+        return stack.admits(self.storage_key, self.entry) and freshens(
+            self.entry.value.fields, fields
+        )
+
     def _not_modified(self, fields: Fields, now: float) -> Relay:
         """4.3.3, 4.3.4: update the stored response and use it."""
         assert self.entry is not None
         stored: StoredResponse = self.entry.value
         cache = self._cache
-        gone = not cache.stack.admits(self.storage_key, self.entry)
-        if gone or not freshens(stored.fields, fields):
+        if not self.confirmed_by(fields):
             # A 304 for something else than we asked about, or for what has been purged since: what
             # we hold must not be used. Ask again, without validators.
             cache.stack.counters.on(
@@ -689,6 +704,11 @@ class Exchange:
         """Wait until nobody has a part in this any more."""
         while not (self.ended or self.broken or self.state in (State.RELEASED, State.FAILED)):
             await self.pulse.wait(self.pulse.version)
+
+    @property
+    def readers(self) -> int:
+        """How many requests wait or read along, the one that leads included."""
+        return len(self._readers)
 
     @property
     def abandoned(self) -> bool:

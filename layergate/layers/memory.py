@@ -278,6 +278,11 @@ class MemoryLayer:
             return None
         return entry
 
+    def look(self, key: Key) -> Entry | None:
+        """As `get`, but it does not count as a read."""
+        node = self._nodes.get(key)
+        return None if node is None or not node.entry.expires > self._clock() else node.entry
+
     def get_many(self, keys: Sequence[Key]) -> dict[Key, Entry]:
         """The entries found and not expired. Missing keys are left out."""
         now = self._clock()

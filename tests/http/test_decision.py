@@ -103,7 +103,7 @@ def verdict_at(request, entry, after):
 @same_every_time
 @given(*anything)
 def test_no_cache_is_never_used_unvalidated(request, entry, after):
-    decision, _ = verdict_at(request, entry, after)
+    decision, *_ = verdict_at(request, entry, after)
     if entry.value.revalidate or request.directives.no_cache:
         assert decision not in (Decision.HIT, Decision.STALE)
 
@@ -111,7 +111,7 @@ def test_no_cache_is_never_used_unvalidated(request, entry, after):
 @same_every_time
 @given(*anything)
 def test_stale_is_a_hit_only_if_the_client_said_so_and_the_origin_lets_it(request, entry, after):
-    decision, _ = verdict_at(request, entry, after)
+    decision, *_ = verdict_at(request, entry, after)
     staleness = NOW + after - entry.fresh_until
     if decision is Decision.HIT and staleness >= 0:
         assert not entry.value.no_stale
@@ -123,7 +123,7 @@ def test_stale_is_a_hit_only_if_the_client_said_so_and_the_origin_lets_it(reques
 @same_every_time
 @given(*anything)
 def test_the_window_is_used_inside_of_it_only(request, entry, after):
-    decision, _ = verdict_at(request, entry, after)
+    decision, *_ = verdict_at(request, entry, after)
     if decision is Decision.STALE:
         staleness = NOW + after - entry.fresh_until
         assert 0 <= staleness < entry.stale_while_revalidate
@@ -136,7 +136,7 @@ def test_the_window_is_used_inside_of_it_only(request, entry, after):
 @same_every_time
 @given(*anything)
 def test_what_the_client_asks_for_is_what_it_gets(request, entry, after):
-    decision, _ = verdict_at(request, entry, after)
+    decision, *_ = verdict_at(request, entry, after)
     if decision is not Decision.HIT:
         return
     asked, now = request.directives, NOW + after
@@ -154,7 +154,7 @@ def test_once_not_fresh_never_fresh_again(request, entry, after, more):
     """Time only makes it worse: used while fresh, used while stale, not used without validation."""
 
     def rank(time) -> int:
-        decision, _ = verdict_at(request, entry, time)
+        decision, *_ = verdict_at(request, entry, time)
         if decision in (Decision.HIT, Decision.STALE):
             return 0 if NOW + time < entry.fresh_until else 1
         return 3 if decision is Decision.MISS else 2  # a miss: not for this client, at any time
@@ -166,7 +166,7 @@ def test_once_not_fresh_never_fresh_again(request, entry, after, more):
 @same_every_time
 @given(requests(), entries() | st.none(), later)
 def test_only_if_cached_never_forwards(request, entry, after):
-    decision, fwd = verdict_at(request, entry, after)
+    decision, fwd, _ = verdict_at(request, entry, after)
     if request.directives.only_if_cached:
         assert decision not in FORWARDED
     else:
@@ -185,15 +185,15 @@ def test_only_if_cached_changes_nothing_else(request, entry, after):
     with_it, without = (
         request_with([*lines, (b"cache-control", value)], request.method) for value in (added, rest)
     )
-    one, _ = verdict_at(with_it, entry, after)
-    other, _ = verdict_at(without, entry, after)
+    one, *_ = verdict_at(with_it, entry, after)
+    other, *_ = verdict_at(without, entry, after)
     assert one is (Decision.GATEWAY_TIMEOUT if other in FORWARDED else other)
 
 
 @same_every_time
 @given(*anything)
 def test_what_is_anonymous_is_never_for_cookies(request, entry, after):
-    decision, _ = verdict_at(request, entry, after)
+    decision, *_ = verdict_at(request, entry, after)
     if entry.value.anonymous and request.cookie:
         assert decision in (Decision.MISS, Decision.GATEWAY_TIMEOUT)
 
@@ -201,7 +201,7 @@ def test_what_is_anonymous_is_never_for_cookies(request, entry, after):
 @same_every_time
 @given(*anything)
 def test_authorization_needs_a_response_that_allows_it(request, entry, after):
-    decision, _ = verdict_at(request, entry, after)
+    decision, *_ = verdict_at(request, entry, after)
     if request.authorization and not entry.value.authorized:
         assert decision in (Decision.MISS, Decision.GATEWAY_TIMEOUT)
 
@@ -229,7 +229,7 @@ def test_the_method_makes_no_difference(request, entry, after):
 @given(requests(), st.sampled_from([HitForMiss(Refused.PRIVATE), VariantIndex((), ())]) | st.none())
 def test_what_is_no_response_is_a_miss(request, value):
     entry = None if value is None else Entry(value, created=NOW, fresh_until=NOW + 60)
-    decision, _ = decide(request, entry, NOW)
+    decision, *_ = decide(request, entry, NOW)
     expected = Decision.GATEWAY_TIMEOUT if request.directives.only_if_cached else Decision.MISS
     assert decision is expected
 

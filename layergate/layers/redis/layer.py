@@ -201,19 +201,24 @@ class RedisLayer:
 
         Raises LayerUnavailable at once while the breaker is open, else what redis-py raises.
         """
-        joined = self._in_use()
-        name = self._entry_key(key)
+        self._in_use()
         try:
-            data = await self._server.get(name)
+            entry = await self.look(key)
         except Exception as error:
             self._failed(error)
             raise
-        entry = None if data is None else self._decoded(joined, name, data)
         if entry is None:
             self._misses += 1
         else:
             self._hits += 1
         return entry
+
+    async def look(self, key: Key) -> Entry | None:
+        """As `get`, but it is counted as no hit, miss or error."""
+        joined = self._in_use()
+        name = self._entry_key(key)
+        data = await self._server.get(name)
+        return None if data is None else self._decoded(joined, name, data)
 
     async def get_many(self, keys: Sequence[Key]) -> dict[Key, Entry]:
         """The entries found; one round trip for each 512 keys, in a Cluster one per node, where
