@@ -8,6 +8,7 @@ LayerGateError
 ├── WireError                    an entry or a purge that cannot travel, or bytes that are none
 ├── KeyRefused(ValueError)       a key, tag or pattern over its size cap or of the wrong type
 ├── PurgeRefused(ValueError)     a purge request that names nothing, or something unusable
+├── ExplainRefused(ValueError)   a request to be explained that could not be sent
 ├── OriginAborted                the origin broke off a response that was being streamed along
 ├── FetchTimeout(TimeoutError)   a caller's `timeout` passed before the fetch it waits for ended
 ├── FetchAborted                 the fetch was cancelled before it gave a value
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 
 __all__ = [
     "ConfigError",
+    "ExplainRefused",
     "FetchAborted",
     "FetchRecursion",
     "FetchTimeout",
@@ -82,6 +84,10 @@ class KeyRefused(LayerGateError, ValueError):
 
 class PurgeRefused(LayerGateError, ValueError):
     """A purge names nothing, or something that cannot be purged. The message says what."""
+
+
+class ExplainRefused(LayerGateError, ValueError):
+    """What is to be explained is no request or response. The message says what to write."""
 
 
 class OriginAborted(LayerGateError):

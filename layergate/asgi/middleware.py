@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -19,6 +20,7 @@ from typing import Any, Final, TypeAlias
 
 from layergate.asgi.scope import (
     Scope,
+    asked_request,
     forward_scope,
     is_personal,
     read_request,
@@ -542,7 +544,8 @@ class LayerGate:
             if body is None:
                 served = Served(413, [(b"content-length", b"0"), (b"connection", b"close")], b"")
             else:
-                served = await admin.handle(scope["method"], route_path(scope), body)
+                read = functools.partial(asked_request, scope, obey_directives=self.obey_directives)
+                served = await admin.handle(scope["method"], route_path(scope), body, read)
         await _send(send, served)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, MutableMapping
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from layergate.http.fields import Fields, Lines
 from layergate.http.key import primary_key
-from layergate.http.request import Request
+from layergate.http.request import Asked, Request
 
 __all__ = [
     "Scope",
+    "asked_request",
     "forward_scope",
     "header_lines",
     "is_personal",
@@ -83,6 +85,21 @@ def read_request(scope: Scope, *, obey_directives: bool) -> Request:
         has_body=(length is not None and length.strip() != b"0") or b"transfer-encoding" in fields,
         obey_directives=obey_directives,
     )
+
+
+def asked_request(scope: Scope, asked: Asked, *, obey_directives: bool) -> Request:
+    """The request that ``asked`` describes, as the server that made ``scope`` would hand it to us."""
+    told: Scope = {
+        "method": asked.method,
+        "scheme": asked.scheme,
+        "path": unquote(asked.path.decode()),
+        "query_string": asked.query,
+        "root_path": scope.get("root_path", ""),
+        "headers": asked.lines,
+    }
+    if scope.get("raw_path") is not None:
+        told["raw_path"] = asked.path
+    return read_request(told, obey_directives=obey_directives)
 
 
 def forward_scope(scope: Scope, lines: Lines) -> Scope:

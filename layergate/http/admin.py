@@ -1,7 +1,9 @@
-"""The purge and stats endpoint, and the ``PURGE`` method: pure but for the purge itself.
+"""The endpoint for purging, looking and explaining, and the ``PURGE`` method: pure but for the purge
+itself.
 
 ``POST {path}/purge`` speaks Cloudflare's purge_cache API, so that its clients work unchanged;
 ``PURGE`` on a URL is what Varnish and Squid users type, with Fastly's soft purge.
+``POST {path}/explain`` tells what would become of a request (see `explain`).
 """
 
 from __future__ import annotations
@@ -9,20 +11,27 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
 
 from layergate.config import Admin
 from layergate.core.invalidation import PurgeReceipt
-from layergate.errors import PurgeRefused
+from layergate.errors import ExplainRefused, PurgeRefused
 from layergate.http.cache import Cache
+from layergate.http.explain import Response, explain
 from layergate.http.fields import Fields, Lines, split_list
+from layergate.http.request import Asked, Request, checked_lines
 from layergate.http.stored import Served
 
-__all__ = ["MAX_BODY", "AdminEndpoint"]
+__all__ = ["MAX_BODY", "AdminEndpoint", "ReadAsked"]
+
+ReadAsked: TypeAlias = Callable[[Asked], Request]
 
 MAX_BODY: Final = 1024 * 1024  # bytes; Cloudflare's own limit on names is far below
 _LISTS: Final = ("tags", "files", "prefixes", "hosts", "patterns")
 _FLAGS: Final = ("purge_everything", "soft")
+MAX_EXPLAIN: Final = 64 * 1024  # bytes; a request's head and a response's are far smaller
+_EXPLAINED: Final = ("url", "method", "headers", "known_user", "response")
 
 
 class AdminEndpoint:
@@ -59,30 +68,47 @@ class AdminEndpoint:
             return _answer(403, errors=["wrong token"])
         return None
 
-    async def handle(self, method: str, path: str, body: bytes) -> Served:
-        """Answer an authorised request to the endpoint."""
+    async def handle(self, method: str, path: str, body: bytes, read: ReadAsked) -> Served:
+        """Answer an authorised request to the endpoint. ``read``: makes the `Request` that the
+        middleware would make of what somebody asks about."""
         action = path[len(self._admin.path) :].strip("/")
         if action == "purge":
             if method != "POST":
                 return _answer(405, errors=["use POST"], extra=[(b"allow", b"POST")])
             return await self._purge(body)
+        if action == "explain":
+            if method != "POST":
+                return _answer(405, errors=["use POST"], extra=[(b"allow", b"POST")])
+            return await self._explain(body, read)
         if action == "stats":
             if method not in ("GET", "HEAD"):
                 return _answer(405, errors=["use GET"], extra=[(b"allow", b"GET, HEAD")])
             return _json(200, self._cache.stats(), head=method == "HEAD")
-        return _answer(404, errors=[f"no such endpoint: {action!r}; there are purge and stats"])
+        known = "purge, stats and explain"
+        return _answer(404, errors=[f"no such endpoint: {action!r}; there are {known}"])
+
+    async def _explain(self, body: bytes, read: ReadAsked) -> Served:
+        if len(body) > MAX_EXPLAIN:
+            return _answer(413, errors=[f"the body must have at most {MAX_EXPLAIN} bytes"])
+        wanted = _wanted(body, _EXPLAINED, '{"url": "https://host/path"}')
+        if isinstance(wanted, Served):
+            return wanted
+        try:
+            asked = Asked.of(wanted.get("method", "GET"), wanted.get("url"), wanted.get("headers"))
+            response = _response(wanted.get("response"))
+            if not isinstance(wanted.get("known_user", False), bool):
+                raise ExplainRefused("known_user must be true or false")
+        except ExplainRefused as error:
+            return _answer(400, errors=[str(error)])
+        request = read(asked)
+        request.mark_personal(wanted.get("known_user", False))
+        explanation = await explain(self._cache, request, response)
+        return _answer(200, result=explanation.as_json())
 
     async def _purge(self, body: bytes) -> Served:
-        try:
-            wanted = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            return _answer(400, errors=[f"the body is not JSON: {error}"])
-        if not isinstance(wanted, dict):
-            return _answer(400, errors=['the body must be a JSON object such as {"tags": ["a"]}'])
-        unknown = sorted(set(wanted) - {*_LISTS, *_FLAGS})
-        if unknown:
-            known = ", ".join((*_LISTS, *_FLAGS))
-            return _answer(400, errors=[f"unknown field {unknown[0]!r}; known fields: {known}"])
+        wanted = _wanted(body, (*_LISTS, *_FLAGS), '{"tags": ["a"]}')
+        if isinstance(wanted, Served):
+            return wanted
         for name in _FLAGS:
             if not isinstance(wanted.get(name, False), bool):
                 return _answer(400, errors=[f"{name} must be true or false"])
@@ -130,6 +156,37 @@ class AdminEndpoint:
         except PurgeRefused as error:
             return _answer(400, errors=[str(error)])
         return _purged(receipt)
+
+
+def _wanted(body: bytes, known: tuple[str, ...], example: str) -> dict[str, Any] | Served:
+    """The JSON object of a request, with ``known`` fields only; or the answer that says what is
+    wrong with it."""
+    try:
+        wanted = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        return _answer(400, errors=[f"the body is not JSON: {error}"])
+    if not isinstance(wanted, dict):
+        return _answer(400, errors=[f"the body must be a JSON object such as {example}"])
+    unknown = sorted(set(wanted) - set(known))
+    if unknown:
+        fields = ", ".join(known)
+        return _answer(400, errors=[f"unknown field {unknown[0]!r}; known fields: {fields}"])
+    return wanted
+
+
+def _response(wanted: Any) -> Response | None:
+    """Raises ExplainRefused."""
+    if wanted is None:
+        return None
+    if not isinstance(wanted, dict) or set(wanted) - {"status", "headers", "seconds"}:
+        raise ExplainRefused("response must be an object with status, headers and seconds")
+    status, seconds = wanted.get("status"), wanted.get("seconds", 0)
+    if type(status) is not int or not 100 <= status <= 999:
+        raise ExplainRefused(f"response.status must be a status code such as 200, got {status!r}")
+    if type(seconds) not in (int, float) or not 0 <= seconds <= 86400:
+        raise ExplainRefused(f"response.seconds must be from 0 to 86400, got {seconds!r}")
+    lines = checked_lines(wanted.get("headers"), "response.headers")
+    return Response(status, lines, float(seconds))
 
 
 def _purged(receipt: PurgeReceipt) -> Served:

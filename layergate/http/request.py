@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple, Self
 
+from layergate.errors import ExplainRefused
 from layergate.http.cache_control import EMPTY, CacheControl, parse_cache_control
-from layergate.http.fields import Fields
+from layergate.http.fields import Fields, Lines
+from layergate.http.uri import canonical_uri
 from layergate.http.validation import CONDITIONAL_FIELDS
 
-__all__ = ["CREDENTIALS", "OUTCOMES", "Request"]
+__all__ = ["CREDENTIALS", "OUTCOMES", "Asked", "Request", "checked_lines"]
 
 # How a request may end. Only ``bypass`` was none of the cache's business; ``collapsed`` is answered
 # from another request's fetch, ``revalidated`` from what is stored, after the app confirmed it.
@@ -116,3 +120,77 @@ class Request:
         copy.outcome = "miss"
         copy.layer = copy.reason = ""
         return copy
+
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_NO_VALUE: Final = re.compile(r"[\r\n\0]").search
+_NOT_SENT: Final = re.compile(r"[^\x21-\x7e]")
+
+
+class Asked(NamedTuple):
+    """A request that somebody asks about, as it would come over the wire. ``authority``, ``path``,
+    ``query``: as they are written in the URL, but for the host's case and a default port.
+    ``lines`` have a Host, which may be another one."""
+
+    method: str
+    scheme: str
+    authority: str
+    path: bytes
+    query: bytes
+    lines: Lines
+
+    @classmethod
+    def of(cls, method: Any, url: Any, headers: Any) -> Self:
+        """``headers``: as for `checked_lines`. Raises ExplainRefused for what could not be sent."""
+        if not isinstance(method, str) or not _TOKEN(method):
+            raise ExplainRefused(f"method must be a method such as 'GET', got {method!r}")
+        if not isinstance(url, str):
+            raise ExplainRefused(f"url must be an absolute http(s) URL, got {url!r}")
+        try:
+            # What cannot be in a URL goes over the wire in UTF-8, percent-encoded.
+            sent = _NOT_SENT.sub(
+                lambda char: "".join(f"%{byte:02X}" for byte in char[0].encode()), url
+            )
+        except UnicodeEncodeError:
+            sent = ""
+        canonical = canonical_uri(sent)
+        if canonical is None:
+            got = "one with '@'" if "@" in url else repr(url)  # a password is not to be repeated
+            raise ExplainRefused(
+                f"url must be an absolute http(s) URL without a password, got {got}; write"
+                " 'https://host/path'"
+            )
+        scheme, _, rest = canonical.partition("://")
+        # The host as clients write it in Host; the rest byte for byte, since keys are.
+        host = re.split("[/?]", rest, maxsplit=1)[0]
+        target = re.split("[/?#]", sent.partition("://")[2], maxsplit=1)
+        target_path = sent.partition("://")[2][len(target[0]) :].partition("#")[0]
+        path, _, query = target_path.partition("?")
+        lines = checked_lines(headers, "headers")
+        if all(name != b"host" for name, _ in lines):
+            lines.insert(0, (b"host", host.encode()))
+        return cls(method, scheme, host, path.encode() or b"/", query.encode(), lines)
+
+
+def checked_lines(headers: Any, what: str) -> Lines:
+    """Header lines, their names in lower case, of a mapping or a list of (name, value), all text.
+    None: none. Raises ExplainRefused for what could not be sent; it names ``what``."""
+    lines: Lines = []
+    pairs: Iterable[Any] = headers.items() if isinstance(headers, dict) else headers or []
+    if isinstance(pairs, str | bytes) or not isinstance(pairs, Iterable):
+        raise ExplainRefused(
+            f"{what} must be an object or a list of [name, value], got {headers!r}"
+        )
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ExplainRefused(f"{what} must hold [name, value] pairs, got {pair!r}")
+        name, value = pair
+        if not isinstance(name, str) or not _TOKEN(name):
+            raise ExplainRefused(f"{what} must have names that HTTP allows, got {name!r}")
+        if not isinstance(value, str) or _NO_VALUE(value):
+            # (the value itself may be somebody's secret)
+            raise ExplainRefused(
+                f"{what} must have text without line breaks as values, see {name!r}"
+            )
+        lines.append((name.lower().encode(), value.strip(" \t").encode("latin-1", "replace")))
+    return lines

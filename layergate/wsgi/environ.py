@@ -9,14 +9,16 @@ from __future__ import annotations
 import io
 import sys
 from typing import Any, Final, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from layergate.http.fields import Fields, Lines
 from layergate.http.key import primary_key, quoted
-from layergate.http.request import Request
+from layergate.http.request import Asked, Request
 from layergate.http.validation import CONDITIONAL_FIELDS
 
 __all__ = [
     "Environ",
+    "asked_request",
     "fields_of",
     "forward_environ",
     "header_lines",
@@ -180,6 +182,29 @@ def read_request(
     )
     request.mark_personal(is_personal(environ))
     return request
+
+
+def asked_request(environ: Environ, asked: Asked, *, obey_directives: bool) -> Request:
+    """The request that ``asked`` describes, as the server that made ``environ`` would hand it to us."""
+    root = environ.get("SCRIPT_NAME", "")
+    told: Environ = {
+        "REQUEST_METHOD": asked.method,
+        "SCRIPT_NAME": root,
+        "PATH_INFO": unquote_to_bytes(asked.path).decode("latin-1").removeprefix(root),
+        "QUERY_STRING": asked.query.decode(),
+        "wsgi.url_scheme": asked.scheme,
+    }
+    target = (asked.path + b"?" + asked.query if asked.query else asked.path).decode()
+    told |= {variable: target for variable in ("REQUEST_URI", "RAW_URI") if environ.get(variable)}
+    for name, value in asked.lines:
+        variable = name.decode().upper().replace("-", "_")
+        if name not in (b"content-length", b"content-type"):
+            variable = "HTTP_" + variable
+        text = value.decode("latin-1")
+        # As servers do: the lines of one field become one value (RFC 3875 4.1.18).
+        told[variable] = f"{told[variable]}, {text}" if variable in told else text
+    fields = fields_of(told)
+    return read_request(told, fields, key_of(told, fields), obey_directives=obey_directives)
 
 
 # What a fetch may ask differently than the request it was made for.

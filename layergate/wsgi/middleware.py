@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import http
 import logging
 import time
@@ -44,6 +45,7 @@ from layergate.routes import policy_place
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.wsgi.environ import (
     Environ,
+    asked_request,
     fields_of,
     forward_environ,
     header_lines,
@@ -374,7 +376,8 @@ class LayerGate:
             if body is None:
                 served = Served(413, [(b"content-length", b"0")], b"")
             else:
-                served = run_blocking(admin.handle(method, route_path(environ), body))
+                read = functools.partial(asked_request, environ, obey_directives=self._obey)
+                served = run_blocking(admin.handle(method, route_path(environ), body, read))
         return send(start_response, served)
 
 

@@ -1,0 +1,54 @@
+"""The command ``layergate``. Each subcommand is a module with ``add``, which gives `argparse` its
+options and the function that runs it.
+
+Exit codes: 0; 1, something could not be reached, or refused; 2, the command line is wrong; 3, a purge
+was applied, and is not confirmed by every instance yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from layergate import __version__
+from layergate.cli import admin, explain
+from layergate.cli.client import Unreachable, UsageError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; ``argv`` is without its name, None for the process's own. Returns the exit
+    code. Raises SystemExit as argparse does: with 2 for a wrong command line, 0 for ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog="layergate",
+        description="An HTTP response cache: look into it from outside.",
+        epilog="exit codes: 0; 1 not reachable or refused; 2 usage; 3 a purge is not confirmed yet",
+    )
+    parser.add_argument("--version", action="version", version=f"layergate {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="command", required=True)
+    for module in (explain, admin):
+        module.add(commands)
+    arguments = parser.parse_args(argv)
+    # What a terminal or a pipe cannot show is no reason to fail.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except UsageError as error:
+        print(f"layergate: {error}", file=sys.stderr)
+        return 2
+    except Unreachable as error:
+        print(f"layergate: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read this has had enough (``| head``); nor is there anyone to tell at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return code

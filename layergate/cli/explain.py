@@ -1,0 +1,134 @@
+"""``layergate explain URL``: what LayerGate would do with a request, and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+from layergate import __version__
+from layergate.asgi.scope import asked_request
+from layergate.assembly import HttpCache
+from layergate.cli.client import (
+    AdminClient,
+    Unreachable,
+    UsageError,
+    add_admin,
+    ask,
+    checked_timeout,
+)
+from layergate.cli.text import rendered, wants_colour
+from layergate.errors import ExplainRefused
+from layergate.http.explain import Explanation, Response, explain
+from layergate.http.invalidation import SAFE_METHODS
+from layergate.http.request import Asked
+from layergate.runtime.threads import ThreadRuntime, run_blocking
+
+__all__ = ["add"]
+
+_DESCRIPTION = """\
+Explain, step by step and with the section of the RFC, what LayerGate would do with a request.
+
+With --admin a running instance is asked: its rules, what its layers hold, what would happen now. It
+makes no request to the URL and changes nothing. The instance is told the header fields given here.
+
+Without, the request is made to the URL itself, and its response is explained as LayerGate with no
+rules and default options would treat it. No redirect is followed; methods that may change something
+are not sent.
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "explain",
+        help="what would be done with a request, and why",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("url", metavar="URL", help="such as https://host/path")
+    parser.add_argument(
+        "-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], dest="headers",
+        help="a header field of the request; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("-X", "--method", default="GET", help="default: GET")
+    parser.add_argument("--json", action="store_true", help="the trace as JSON, for tools")
+    parser.add_argument("-v", "--verbose", action="store_true", help="with the facts of each step")
+    parser.add_argument("--no-color", action="store_true", help="no colours (nor with NO_COLOR)")
+    add_admin(parser)
+    parser.add_argument(
+        "--fetch", action="store_true",
+        help="with --admin: make the request too, and have its response explained",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Raises UsageError, Unreachable."""
+    headers = [_header(text) for text in arguments.headers]
+    try:
+        asked = Asked.of(arguments.method, arguments.url, headers)
+    except ExplainRefused as error:
+        raise UsageError(str(error)) from None
+    if arguments.admin:
+        client = AdminClient(arguments)
+        response = _fetched(asked, arguments) if arguments.fetch else None
+        explanation = _asked(client, arguments, headers, response)
+    elif arguments.fetch:
+        raise UsageError("--fetch needs --admin; without it the request is made anyway")
+    else:
+        response = _fetched(asked, arguments)
+        request = asked_request({"raw_path": b""}, asked, obey_directives=True)
+        cache = HttpCache(runtime=ThreadRuntime(), memory="1MB")
+        explanation = run_blocking(explain(cache, request, response, live=False))
+    if arguments.json:
+        print(json.dumps(explanation.as_json(), indent=2))
+    else:
+        colour = wants_colour(refused=arguments.no_color)
+        print(rendered(explanation, colour=colour, verbose=arguments.verbose))
+    return 0
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise UsageError(f"-H must be 'Name: value', got {name!r}")
+    return name.strip(), value.strip()
+
+
+def _fetched(asked: Asked, arguments: argparse.Namespace) -> Response | None:
+    """The head of the response to the request, which is made; None if it may change something."""
+    timeout = checked_timeout(arguments)
+    if asked.method not in SAFE_METHODS:
+        return None
+    names = {name for name, _ in asked.lines}
+    said = [(b"user-agent", f"layergate/{__version__}".encode()), (b"accept", b"*/*")]
+    extra = [line for line in said if line[0] not in names]
+    began = time.time()
+    answered = ask(asked._replace(lines=[*asked.lines, *extra]), timeout=timeout)
+    return Response(answered.status, answered.lines, max(0.0, time.time() - began))
+
+
+def _asked(
+    client: AdminClient,
+    arguments: argparse.Namespace,
+    headers: list[tuple[str, str]],
+    response: Response | None,
+) -> Explanation:
+    document: dict[str, Any] = {
+        "url": arguments.url,
+        "method": arguments.method,
+        "headers": headers,
+    }
+    if response is not None:
+        document["response"] = {
+            "status": response.status,
+            "headers": [[n.decode("latin-1"), v.decode("latin-1")] for n, v in response.lines],
+            "seconds": round(response.took, 3),
+        }
+    _, answer = client.post("explain", document)
+    try:
+        return Explanation.of_json(answer["result"])
+    except (KeyError, ValueError) as error:
+        raise Unreachable(f"what answered is no LayerGate of this version: {error}") from None
