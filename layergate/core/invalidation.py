@@ -373,19 +373,21 @@ class Marks:
         return True
 
     def catching(self, entry: Entry, label: str) -> tuple[Caught, ...]:
-        """Why `admit` does not, or makes stale: the hard purges that an entry has met, and of the
-        soft ones those that ended its lifetime. Changes nothing."""
+        """Why `admit` does not, or makes stale: the hard purges that an entry has met since it was
+        last looked at, and the soft one that ended its lifetime. Changes nothing."""
         if entry.stamp < self.floor:
             return (Caught("log", "", False, None),)
         hard = self._hard.catching(entry.checked, entry.tags, label)
+        ended = entry.fresh_until
+        met = self._soft.since(entry.checked, entry.tags, label)
+        if met is not None and met < ended:
+            ended = met
+        # One that has been met is in the lifetime already. (What has sunk into a floor meanwhile may
+        # look as if it were one.)
         soft = self._soft.catching(entry.stamp, entry.tags, label)
         return (
             *(Caught(kind, value, False, time) for kind, value, time in hard),
-            *(
-                Caught(kind, value, True, time)
-                for kind, value, time in soft
-                if time <= entry.fresh_until
-            ),
+            *(Caught(kind, value, True, time) for kind, value, time in soft if time == ended),
         )
 
     def counts(self) -> dict[str, int]:

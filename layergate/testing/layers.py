@@ -140,6 +140,21 @@ class LayerConformance(ABC):
         assert self.get("absent") is None
         assert self.get(b"absent") is None
 
+    def test_a_look_is_a_get_that_leaves_no_trace(self) -> None:
+        look = getattr(self.layer, "look", None)
+        if look is None:
+            raise unittest.SkipTest("the layer has no look")
+        self.set("k", self.entry(b"v", tags=("t",)))
+        counted = ("entries", "hits", "misses", "errors")
+        before = {name: self.layer.stats().get(name) for name in counted}
+        seen = self.call(look("k"))
+        assert seen is not None
+        assert (seen.value, seen.tags) == (b"v", ("t",))
+        assert self.call(look("absent")) is None
+        assert {name: self.layer.stats().get(name) for name in counted} == before
+        self.set("dead", self.entry(lifetime=-1.0))
+        assert self.call(look("dead")) is None
+
     def test_round_trip_of_values(self) -> None:
         for number, value in enumerate(self.values):
             self.set(f"value-{number}", self.entry(value))

@@ -108,7 +108,14 @@ def test_marks_never_invalidate_too_little(log, stamp, tags, label, caps, looked
     ]
     hard = any(not mark.soft for _, mark in hits)
     soft = [float(position) for position, mark in hits if mark.soft]
-    admitted = admitted and marks.admit(subject, label)
+    caught = marks.catching(subject, label)
+    lifetime = subject.fresh_until
+    gone = not marks.admit(subject, label)
+    assert any(not one.soft for one in caught) is gone  # the same, by name
+    if not gone:
+        assert all(one.time == subject.fresh_until for one in caught)
+        assert caught or subject.fresh_until == lifetime
+    admitted = admitted and not gone
     if hard:
         assert not admitted
     if admitted and soft:

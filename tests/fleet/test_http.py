@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from layergate import LayerGate, Rule
+from layergate.asgi.scope import read_request
 from layergate.core.invalidation import PurgeReceipt
+from layergate.http.explain import Explanation, explain
 from tests.fleet.support import Fleet
-from tests.support.asgi import Gate, Lifespan, OriginCall, until
+from tests.support.asgi import Gate, Lifespan, OriginCall, scope_of, until
 from tests.support.redis_servers import Proxy
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -508,3 +510,25 @@ async def test_who_leaves_with_work_under_way_is_gone(valkey: Any) -> None:
         await asking
         await closing
         assert await fleet[1].cache.purge(tags=["t"]) == PurgeReceipt(1, 1, final=True)
+async def test_what_another_one_has_stored_is_explained_and_not_copied(fleet: Fleet) -> None:
+    async def explained(number: int) -> Explanation:
+        request = read_request(scope_of("/a"), obey_directives=True)
+        return await explain(fleet[number].cache, request)
+
+    fleet.origin.answers("/a", {**FRESH, "cache-tag": "a"})
+    await fleet[0].get("/a")
+    await fleet.idle()
+    for _ in range(2):
+        told = await explained(1)
+        layers = [step.outcome for step in told.steps if step.name == "layer"]
+        assert layers == ["memory: nothing", "redis: fresh"]
+        assert told.conclusion[:3] == ("hit", "", 60)
+    assert fleet[1].count("backfill") == 0
+    assert fleet[1].cache.stack.layers[1].stats()["hits"] == 0
+    await fleet[2].app.purge(tags=["a"])
+    told = await explained(1)
+    held = [step for step in told.steps if step.name == "layer"][1]
+    assert held.outcome == "redis: purged"
+    assert "a purge of the tag 'a'" in held.text
+    assert told.conclusion.answer == "miss"
+    await settled(fleet)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
+from typing import Any
+from urllib.parse import unquote_to_bytes
 from wsgiref.handlers import SimpleHandler
 
 import pytest
@@ -497,6 +500,28 @@ def test_admin() -> None:
         wsgi_input_terminated=True, wsgi_input=io.BytesIO(body),
     )  # fmt: skip
     assert chunked.status == "200 OK"
+
+
+def test_admin_explains() -> None:
+    cache = LayerGate(echo, admin=Admin(path="/_cache", token="t"))
+
+    def explained(path: str, **auth: str) -> Any:
+        body = json.dumps({"url": f"http://example.org{path}"}).encode()
+        told = ask(
+            cache, "/_cache/explain", "POST", **auth,
+            CONTENT_LENGTH=str(len(body)), wsgi_input=io.BytesIO(body),
+        )  # fmt: skip
+        return told.status, json.loads(told.body)["result"]
+
+    auth = {"HTTP_AUTHORIZATION": "Bearer t"}
+    assert explained("/")[0] == "401 Unauthorized"
+    # The key that the middleware makes of a path, with what this server tells of it.
+    for path in ("/", "/a%20b", "/%7Ec", "/caf%C3%A9?x=%2F"):
+        assert explained(path, **auth)[1]["conclusion"]["answer"] == "miss"
+        environ = {"PATH_INFO": unquote_to_bytes(path.partition("?")[0]).decode("latin-1")}
+        ask(cache, path, **environ)
+        status, told = explained(path, **auth)
+        assert (status, told["conclusion"]["answer"]) == ("200 OK", "hit"), path
 
 
 def test_hop_by_hop_fields_are_not_stored() -> None:
