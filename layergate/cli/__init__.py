@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from layergate import __version__
 from layergate.cli import admin, explain
 from layergate.cli.client import Unreachable, UsageError
+from layergate.cli.text import printable
 
 __all__ = ["main"]
 
@@ -40,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
     except UsageError as error:
-        print(f"layergate: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     except Unreachable as error:
-        print(f"layergate: {error}", file=sys.stderr)
+        _complain(error)
         return 1
     except BrokenPipeError:
         # Whoever read this has had enough (``| head``); nor is there anyone to tell at exit.
@@ -52,3 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _complain(error: Exception) -> None:
+    # It may quote what a server said.
+    print(f"layergate: {printable(str(error).strip())}", file=sys.stderr)

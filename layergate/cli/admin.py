@@ -66,9 +66,10 @@ def run_purge(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(answer, indent=2))
     else:
-        result = answer.get("result") or {}
+        result = answer.get("result")
+        result = result if isinstance(result, dict) else {}
         applied, instances = result.get("applied"), result.get("instances")
-        print(f"purged: {applied} of {instances} instances have applied it")
+        print(printable(f"purged: {applied} of {instances} instances have applied it"))
     if status == 202:
         print("layergate: not yet confirmed by every instance; it is made up for", file=sys.stderr)
         return 3

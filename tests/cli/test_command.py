@@ -1,0 +1,419 @@
+"""The command ``layergate``, as a process, against a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+BOUND = 30.0  # seconds; only a test that hangs takes so long
+TOKEN = "s3cret-token"
+
+
+class Server:
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.admin = f"{self.url}/_layergate"
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "uvicorn", "tests.cli.app:app",
+                "--port", str(self.port), "--no-access-log", "--log-level", "error",
+            ],
+            cwd=ROOT,
+        )  # fmt: skip
+        deadline = time.monotonic() + BOUND
+        while True:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            assert self.process.poll() is None, "the server has ended"
+            assert time.monotonic() < deadline, "the server does not begin"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(BOUND)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def clean(server: Server) -> Server:
+    run("purge", "--everything", "--admin", server.admin)
+    return server
+
+
+class Raw:
+    """A server that says ``answer`` to every connection, and keeps what it was sent."""
+
+    def __init__(self, answer: bytes, *, hang: bool = False) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.heads: list[bytes] = []
+        self._answer = answer
+        self._hang = hang
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                self.heads.append(connection.recv(65536))
+                with contextlib.suppress(OSError):
+                    connection.sendall(self._answer)
+                if self._hang:
+                    self._over.wait(BOUND)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(BOUND)
+        assert not self._thread.is_alive()
+
+
+class Ran:
+    def __init__(self, process: subprocess.CompletedProcess[str]) -> None:
+        self.code = process.returncode
+        self.out = process.stdout
+        self.err = process.stderr
+
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+def run(*arguments: str, **environment: str) -> Ran:
+    """``python -m layergate``; an empty variable is as good as none."""
+    return Ran(
+        subprocess.run(
+            [sys.executable, "-m", "layergate", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "LAYERGATE_ADMIN_TOKEN": TOKEN, "NO_COLOR": "", **environment},
+            capture_output=True,
+            text=True,
+            timeout=BOUND,
+            check=False,
+        )
+    )
+
+
+# -- without an instance ---------------------------------------------------------------------------
+
+
+def test_a_response_is_fetched_and_explained(server: Server) -> None:
+    ran = run("explain", f"{server.url}/plain/fresh")
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert lines[0] == f"GET {server.url}/plain/fresh"
+    assert re.search(r"^\+ storable +stored +RFC 9111 section 3$", ran.out, re.MULTILINE)
+    assert re.search(r"^\+ lifetime +60 s +RFC 9111 section 5\.2\.2\.1$", ran.out, re.MULTILINE)
+    assert re.search(r"^  tags +product:7, products ", ran.out, re.MULTILINE)
+    assert lines[-1].startswith("MISS: the app is asked. Stored, fresh for")
+    assert "\x1b" not in ran.out  # no terminal, no colour
+
+
+def test_the_installed_command_is_the_same(server: Server) -> None:
+    script = Path(sys.executable).with_name("layergate")
+    version = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout.startswith("layergate ")
+
+
+def test_json_for_tools(server: Server) -> None:
+    told = run("explain", "--json", f"{server.url}/plain/login", "-H", "Cookie: sid=mine").json()
+    assert told["conclusion"]["refused"] == "set-cookie"
+    assert told["conclusion"]["stored"] is False
+    (step,) = [step for step in told["steps"] if step["name"] == "storable"]
+    assert step["section"] == "LayerGate guarantee G1"
+    assert "allow_set_cookie" in step["data"]["remedy"]
+    # Nobody's credentials: neither those given here nor those in the response.
+    assert "sid=mine" not in json.dumps(told)
+    assert "s3cret-session" not in json.dumps(told)
+
+
+def test_a_refusal_names_the_remedy(server: Server) -> None:
+    ran = run("explain", f"{server.url}/plain/silent")
+    assert "- storable        no-freshness" in ran.out
+    assert "Remedy: send Cache-Control: max-age=60" in ran.out
+    assert "Not stored: Nothing in the response or the rules" in ran.out
+
+
+def test_the_cache_in_front_is_told_of(server: Server) -> None:
+    run("explain", f"{server.url}/fresh")
+    ran = run("explain", f"{server.url}/fresh")
+    assert re.search(r"upstream +LayerGate; hit; ttl=", ran.out)
+
+
+def test_what_is_sent() -> None:
+    with Raw(b"HTTP/1.1 200 OK\r\ncache-control: max-age=5\r\n\r\n") as raw:
+        ran = run("explain", f"{raw.url}/a?b=c", "-H", "X-A: b", "-H", "Host: shop.example")
+        assert ran.code == 0, ran.err
+        assert ran.out.startswith("GET http://shop.example/a?b=c\n")
+    (head,) = raw.heads
+    request, *fields = head.decode().removesuffix("\r\n\r\n").split("\r\n")
+    assert request == "GET /a?b=c HTTP/1.1"
+    assert {line.partition(":")[0] for line in fields} == {"x-a", "host", "user-agent", "accept"}
+    assert TOKEN not in head.decode()
+
+
+def test_redirects_are_not_followed(server: Server) -> None:
+    with Raw(f"HTTP/1.1 302 Found\r\nlocation: {server.url}/\r\n\r\n".encode()) as raw:
+        told = run("explain", "--json", raw.url, "-H", "Authorization: Bearer mine").json()
+    (step,) = [step for step in told["steps"] if step["name"] == "response"]
+    assert step["outcome"] == "302"
+    assert len(raw.heads) == 1
+
+
+def test_what_may_change_something_is_not_sent() -> None:
+    with Raw(b"HTTP/1.1 200 OK\r\n\r\n") as raw:
+        told = run("explain", "--json", "-X", "DELETE", f"{raw.url}/a").json()
+    assert raw.heads == []
+    assert told["conclusion"]["answer"] == "pass"
+    (step,) = [step for step in told["steps"] if step["name"] == "invalidation"]
+    assert step["data"]["purged"] == [f"{raw.url}/a"]
+
+
+def test_a_body_without_an_end_is_not_waited_for() -> None:
+    answer = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n"
+    with Raw(answer, hang=True) as raw:
+        assert run("explain", raw.url).code == 0
+
+
+def test_what_a_server_sends_does_not_reach_the_terminal() -> None:
+    answer = b"HTTP/1.1 200 OK\r\ncache-control: max-age=5\r\ncache-tag: a\x1b[31m\xe9\r\n\r\n"
+    with Raw(answer) as raw:
+        for verbose in ((), ("-v",)):
+            ran = run("explain", raw.url, *verbose)
+            assert "\x1b" not in ran.out
+            assert r"a\x1b[31m" in ran.out
+
+
+def test_colours(server: Server) -> None:
+    if sys.platform == "win32":
+        pytest.skip("no pseudo-terminals")
+    import pty
+
+    def on_a_terminal(*arguments: str, **environment: str) -> str:
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "layergate", "explain", f"{server.url}/plain/fresh", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "TERM": "xterm", "NO_COLOR": "", **environment},
+            stdout=theirs,
+        )
+        os.close(theirs)
+        seen = b""
+        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+            while part := os.read(ours, 65536):
+                seen += part
+        os.close(ours)
+        assert process.wait(BOUND) == 0
+        return seen.decode()
+
+    assert "\x1b[32mstored\x1b[0m" in on_a_terminal()
+    assert "\x1b" not in on_a_terminal("--no-color")
+    assert "\x1b" not in on_a_terminal(NO_COLOR="1")
+    assert "\x1b" not in on_a_terminal(TERM="dumb")
+
+
+# -- with one ---------------------------------------------------------------------------------------
+
+
+def test_a_running_instance_is_asked(clean: Server) -> None:
+    ask = ("explain", f"{clean.url}/ruled/7", "--admin", clean.admin)
+    ran = run(*ask)
+    assert ran.code == 0, ran.err
+    assert re.search(r"^  rule +/ruled/\{id\} ", ran.out, re.MULTILINE)
+    assert re.search(r"^  layer +memory: nothing ", ran.out, re.MULTILINE)
+    assert ran.out.splitlines()[-1] == "MISS: the app is asked."
+    run("explain", f"{clean.url}/ruled/7")
+    assert run(*ask).out.splitlines()[-1] == "HIT: it is answered from the store."
+    told = run(*ask, "--json", "-H", "Cookie: a=b").json()
+    assert (told["conclusion"]["answer"], told["conclusion"]["fwd"]) == ("miss", "request")
+    told = run(*ask, "--json", "-X", "POST").json()
+    assert told["conclusion"]["answer"] == "pass"
+
+
+def test_its_response_can_be_fetched_and_explained_too(clean: Server) -> None:
+    ask = ("explain", f"{clean.url}/silent", "--admin", clean.admin, "--json")
+    assert run(*ask).json()["conclusion"]["stored"] is None
+    assert run(*ask, "--fetch").json()["conclusion"]["refused"] == "no-freshness"
+    # What the instance remembers of it.
+    told = run(*ask).json()
+    assert "Its last response was not stored" in told["conclusion"]["text"]
+
+
+def test_the_token_may_be_in_a_file(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN + "\n")
+    ask = ("stats", "--admin", server.admin)
+    assert run(*ask, "--token-file", str(file), LAYERGATE_ADMIN_TOKEN="").code == 0
+    assert run(*ask, "--token-file", str(file), LAYERGATE_ADMIN_TOKEN="wrong").code == 0
+    wrong = run(*ask, LAYERGATE_ADMIN_TOKEN="wrong-token")
+    assert (wrong.code, wrong.out) == (1, "")
+    assert "403: wrong token" in wrong.err
+    assert "wrong-token" not in wrong.err
+
+
+def test_the_token_goes_to_the_endpoint_and_nowhere_else(server: Server) -> None:
+    moved = f"HTTP/1.1 307 Moved\r\nlocation: {server.admin}/explain\r\ncontent-length: 0\r\n\r\n"
+    with Raw(moved.encode()) as raw:
+        ran = run("explain", "http://a.example/", "--admin", f"{raw.url}/_layergate")
+    assert ran.code == 1
+    assert "redirect, which is not followed" in ran.err
+    assert len(raw.heads) == 1
+    assert f"authorization: Bearer {TOKEN}".encode() in raw.heads[0].lower().replace(
+        b"bearer", b"Bearer"
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\n\r\n[]",
+        b'HTTP/1.1 200 OK\r\n\r\n{"result": {}}',
+        b'HTTP/1.1 200 OK\r\n\r\n{"result": {"steps": [], "conclusion": 1}}',
+        b"HTTP/1.1 404 Not Found\r\n\r\n",
+        b"HTTP/1.1 500 Oh\r\n\r\n" + b"[" * 100_000,
+        b"nonsense\x1b[31m\r\n\r\n",
+        b'HTTP/1.1 403 No\r\n\r\n{"errors": [{"message": "\\u001b[31m"}]}',
+        b"",
+    ],
+)
+def test_what_is_no_endpoint_is_said_to_be_none(answer: bytes) -> None:
+    with Raw(answer) as raw:
+        ran = run("explain", "http://a.example/", "--admin", f"{raw.url}/_layergate")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("layergate: ")
+    assert ran.err.count("\n") == 1, ran.err
+    assert "\x1b" not in ran.err
+
+
+def test_purge_and_stats(clean: Server) -> None:
+    admin = ("--admin", clean.admin)
+    run("explain", f"{clean.url}/fresh")
+    ran = run("purge", "--tag", "product:7", *admin)
+    assert (ran.code, ran.out) == (0, "purged: 1 of 1 instances have applied it\n")
+    told = run("explain", f"{clean.url}/fresh", *admin, "--json").json()
+    assert told["conclusion"]["answer"] == "miss"
+    run("explain", f"{clean.url}/fresh")
+    answer = run("purge", "--url", f"{clean.url}/fresh", "--soft", "--json", *admin).json()
+    assert answer["result"] == {"applied": 1, "instances": 1}
+    told = run("explain", f"{clean.url}/fresh", *admin, "--json").json()
+    assert told["conclusion"]["answer"] == "stale"
+    for option in (("--pattern", "/f*"), ("--host", "127.0.0.1"), ("--prefix", "127.0.0.1/f")):
+        assert run("purge", *option, *admin).code == 0
+    stats = run("stats", "--json", *admin).json()
+    assert stats["events"]["purge"] >= 6
+    assert re.search(r"^events\.purge +[0-9]+$", run("stats", *admin).out, re.MULTILINE)
+
+
+def test_a_purge_that_is_not_final_says_so() -> None:
+    body = b'{"success": true, "result": {"applied": 1, "instances": 3}}'
+    with Raw(b"HTTP/1.1 202 Accepted\r\n\r\n" + body) as raw:
+        ran = run("purge", "--everything", "--admin", f"{raw.url}/_layergate")
+    assert (ran.code, ran.out) == (3, "purged: 1 of 3 instances have applied it\n")
+    assert "not yet confirmed" in ran.err
+
+
+# -- what cannot be ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentions"),
+    [
+        ((), "command"),
+        (("explain",), "URL"),
+        (("explain", "/path"), "url must"),
+        (("explain", "ftp://a.example/"), "url must"),
+        (("explain", "http://user:s3cret-password@a.example/"), "without a password"),
+        (("explain", "http://a.example/", "-H", "novalue"), "-H"),
+        (("explain", "http://a.example/", "-H", ": x"), "-H"),
+        (("explain", "http://a.example/", "-H", "a b: x"), "headers"),
+        (("explain", "http://a.example/", "-X", "G T"), "method"),
+        (("explain", "http://a.example/", "--timeout", "0"), "--timeout"),
+        (("explain", "http://a.example/", "--timeout", "x"), "--timeout"),
+        (("explain", "http://a.example/", "--fetch"), "--fetch"),
+        (("explain", "http://a.example/", "--admin", "http://a.example"), "--admin"),
+        (("explain", "http://a.example/", "--admin", "a.example/x"), "--admin"),
+        (("explain", "http://a.example/", "--nosuch"), "--nosuch"),
+        (("purge", "--admin", "http://a.example/_layergate"), "must name something"),
+        (("purge", "--everything"), "--admin"),
+        (("stats",), "--admin"),
+        (("stats", "--admin", "http://a.example/x", "--token-file", "/nosuch"), "--token-file"),
+        (("nosuch",), "nosuch"),
+    ],
+)
+def test_a_wrong_command_line(arguments: tuple[str, ...], mentions: str) -> None:
+    ran = run(*arguments)
+    assert (ran.code, ran.out) == (2, ""), ran.err
+    assert mentions in ran.err
+    assert "Traceback" not in ran.err
+    assert "s3cret-password" not in ran.err
+
+
+def test_a_token_is_needed() -> None:
+    ran = run("stats", "--admin", "http://a.example/_layergate", LAYERGATE_ADMIN_TOKEN="")
+    assert ran.code == 2
+    assert "LAYERGATE_ADMIN_TOKEN" in ran.err
+    assert "--token-file" in ran.err
+
+
+def test_what_cannot_be_reached() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # nobody listens
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        for arguments in ((f"{url}/",), ("http://a.example/", "--admin", f"{url}/_layergate")):
+            ran = run("explain", *arguments)
+            assert (ran.code, ran.out) == (1, "")
+            assert f"cannot reach {url}" in ran.err
+    with Raw(b"", hang=True) as raw:
+        ran = run("explain", raw.url, "--timeout", "0.2")
+        assert ran.code == 1
+        assert "timed out" in ran.err
+
+
+def test_a_reader_that_has_enough(server: Server) -> None:
+    """``| head -0``: the pipe is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run(
+        [sys.executable, "-m", "layergate", "explain", f"{server.url}/plain/fresh"],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=BOUND,
+        check=False,
+    )
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (0, b"")
