@@ -216,9 +216,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """The purge and stats endpoint. Without an Admin there is none.
+    """The endpoint for purging, looking and explaining. Without an Admin there is none.
 
-    ``path``: where it lives, e.g. ``/_layergate``; ``POST {path}/purge``, ``GET {path}/stats``.
+    ``path``: where it lives, e.g. ``/_layergate``; ``POST {path}/purge``, ``GET {path}/stats``,
+    ``POST {path}/explain``.
     ``token``: what ``Authorization: Bearer …`` must carry.
     ``networks``: if given, only clients from these networks (``"10.0.0.0/8"``) are heard.
     ``purge_method``: whether the ``PURGE`` method works on any URL, behind the same token.

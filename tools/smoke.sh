@@ -22,3 +22,5 @@ trap 'exit 1' HUP INT TERM
 # -I: neither the current folder nor the script's is on sys.path.
 cd "$outside"
 "$outside/venv/bin/python" -I "$root/tools/smoke.py"
+"$outside/venv/bin/layergate" explain -X POST http://example.org/hello >/dev/null  # which sends nothing
+"$outside/venv/bin/python" -I -m layergate --version

@@ -344,7 +344,7 @@ class _Trace:
             "request",
             self._request.method,
             "3",
-            "It may be answered from the store: a GET or HEAD without content, range or upgrade.",
+            "A GET or HEAD without content or range may be answered from the store.",
             True,
         )
         if match is None:
