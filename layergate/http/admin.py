@@ -101,6 +101,8 @@ class AdminEndpoint:
         except ExplainRefused as error:
             return _answer(400, errors=[str(error)])
         request = read(asked)
+        if self.serves(request.path):
+            return _answer(400, errors=["url must not be this endpoint's own"])
         request.mark_personal(wanted.get("known_user", False))
         explanation = await explain(self._cache, request, response)
         return _answer(200, result=explanation.as_json())

@@ -114,7 +114,8 @@ class Explanation(NamedTuple):
         texts = [made.method, made.url, conclusion.answer, conclusion.text]
         texts += [part for step in steps for part in step[:4]]
         if not all(isinstance(text, str) for text in texts) or not all(
-            isinstance(step.data, dict) for step in steps
+            isinstance(step.data, dict) and (step.good is None or isinstance(step.good, bool))
+            for step in steps
         ):
             raise ValueError("this is no explanation: a text is none")
         return made
@@ -141,8 +142,8 @@ async def explain(
     The steps, where they apply, in this order: ``key``, ``request``, ``rule``, ``credentials``,
     ``directives``; ``fleet``, ``layer`` (one for each), ``variants``, ``stored``, ``lifetime``,
     ``age``, ``stale-windows``, ``validators``, ``tags``; ``decision``, ``precondition``, ``marker``,
-    ``flight``, ``refresh``, ``stale-if-error``; and of the response: ``response``, ``invalidation``,
-    ``validation``, ``storable``, ``lifetime``, ``age``, ``stale-windows``, ``variants``, ``fields``,
+    ``flight``, ``refresh``, ``stale-if-error``; and of the response: ``response``, ``upstream``,
+    ``invalidation``, ``validation``, ``storable``, ``lifetime``, ``age``, ``stale-windows``, ``variants``, ``fields``,
     ``tags``, ``shared``, ``marker``.
     """
     return await _Trace(cache, request, live).of(response)

@@ -192,5 +192,10 @@ def checked_lines(headers: Any, what: str) -> Lines:
             raise ExplainRefused(
                 f"{what} must have text without line breaks as values, see {name!r}"
             )
-        lines.append((name.lower().encode(), value.strip(" \t").encode("latin-1", "replace")))
+        try:
+            lines.append((name.lower().encode(), value.strip(" \t").encode("latin-1")))
+        except UnicodeEncodeError:
+            raise ExplainRefused(
+                f"{what} must have values in latin-1, one character for each byte, see {name!r}"
+            ) from None
     return lines

@@ -128,6 +128,7 @@ async def test_it_is_behind_the_same_checks_as_a_purge(
         ({}, "url"),
         ({"url": 1}, "url"),
         ({"url": "/path"}, "url"),
+        ({"url": f"http://example.com{PATH}"}, "own"),
         ({"url": "http://a", "uri": 1}, "'uri'"),
         ({"url": "http://a", "method": "A B"}, "method"),
         ({"url": "http://a", "headers": "a: b"}, "headers"),

@@ -423,7 +423,9 @@ async def test_json_there_and_back() -> None:
         {**told.as_json(), "url": 1},
         {"steps": [{}]},
     )
-    for wrong in wrongs:
+    odd = told.as_json()
+    odd["steps"][0]["good"] = "x"
+    for wrong in (*wrongs, odd):
         with pytest.raises(ValueError, match="no explanation"):
             Explanation.of_json(wrong)
 
@@ -471,6 +473,7 @@ def test_what_is_asked(url: str, authority: str, target: bytes) -> None:
         (("GET", "http://a", [["x"]]), "headers"),
         (("GET", "http://a", {"a b": "c"}), "headers"),
         (("GET", "http://a", {"a": 1}), "headers"),
+        (("GET", "http://a", {"a": "\u2603"}), "latin-1"),
         (("GET", "http://a", {"a": "secret\r\nb: c"}), "headers"),
     ],
 )

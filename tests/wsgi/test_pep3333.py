@@ -502,16 +502,18 @@ def test_admin() -> None:
     assert chunked.status == "200 OK"
 
 
-def test_admin_explains() -> None:
+@pytest.mark.parametrize("told", [(), ("RAW_URI",), ("REQUEST_URI",)], ids=str)
+def test_admin_explains(told: tuple[str, ...]) -> None:
     cache = LayerGate(echo, admin=Admin(path="/_cache", token="t"))
 
     def explained(path: str, **auth: str) -> Any:
         body = json.dumps({"url": f"http://example.org{path}"}).encode()
-        told = ask(
-            cache, "/_cache/explain", "POST", **auth,
+        raw = dict.fromkeys(told, "/_cache/explain")
+        answer = ask(
+            cache, "/_cache/explain", "POST", **auth, **raw,
             CONTENT_LENGTH=str(len(body)), wsgi_input=io.BytesIO(body),
         )  # fmt: skip
-        return told.status, json.loads(told.body)["result"]
+        return answer.status, json.loads(answer.body)["result"]
 
     auth = {"HTTP_AUTHORIZATION": "Bearer t"}
     assert explained("/")[0] == "401 Unauthorized"
@@ -519,9 +521,9 @@ def test_admin_explains() -> None:
     for path in ("/", "/a%20b", "/%7Ec", "/caf%C3%A9?x=%2F"):
         assert explained(path, **auth)[1]["conclusion"]["answer"] == "miss"
         environ = {"PATH_INFO": unquote_to_bytes(path.partition("?")[0]).decode("latin-1")}
-        ask(cache, path, **environ)
-        status, told = explained(path, **auth)
-        assert (status, told["conclusion"]["answer"]) == ("200 OK", "hit"), path
+        ask(cache, path, **environ, **dict.fromkeys(told, path))
+        status, explanation = explained(path, **auth)
+        assert (status, explanation["conclusion"]["answer"]) == ("200 OK", "hit"), path
 
 
 def test_hop_by_hop_fields_are_not_stored() -> None:
