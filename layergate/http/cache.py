@@ -355,9 +355,7 @@ class Cache:
             selected = await self._select(request)
             entry = None if fresh else selected.entry
             now = self.stack.runtime.now()
-            decision, fwd, _ = self.verdict(
-                request, entry, now, vary_miss=selected.vary_miss
-            )
+            decision, fwd, _ = self.verdict(request, entry, now, vary_miss=selected.vary_miss)
             span.note(result=decision, layer=selected.layer or None)
             if entry is not None:
                 span.note(age=now - entry.value.generated)

@@ -510,6 +510,8 @@ async def test_who_leaves_with_work_under_way_is_gone(valkey: Any) -> None:
         await asking
         await closing
         assert await fleet[1].cache.purge(tags=["t"]) == PurgeReceipt(1, 1, final=True)
+
+
 async def test_what_another_one_has_stored_is_explained_and_not_copied(fleet: Fleet) -> None:
     async def explained(number: int) -> Explanation:
         request = read_request(scope_of("/a"), obey_directives=True)
