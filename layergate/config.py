@@ -38,6 +38,8 @@ Seconds: TypeAlias = float | datetime.timedelta
 # form are no one else's business, and parts are not whole responses.
 DEFAULT_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
 MAX_TAG_LENGTH: Final = 256
+# Fields that have a meaning of their own, which is not that of RFC 9213.
+_NO_TARGETS: Final = frozenset({"cache-control", "expires", "pragma", "surrogate-control"})
 _LEAST_MEMORY: Final = 4096  # bytes; what a MemoryLayer needs
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::path)?\}")
@@ -293,6 +295,18 @@ def _rules(rules: Any) -> tuple[Rule, ...]:
     return checked
 
 
+def _targets(names: Any) -> tuple[str, ...]:
+    targets = tuple(name.lower() for name in _strings(names, "targets", ""))
+    for name in targets:
+        if not _TOKEN.fullmatch(name):
+            raise ConfigError(f"targets must name response fields, got {name!r}")
+        if name in _NO_TARGETS:
+            raise ConfigError(
+                f"targets must name fields of RFC 9213 such as 'CDN-Cache-Control', got {name!r}"
+            )
+    return tuple(dict.fromkeys(targets))
+
+
 def _check_shared(shared: Any) -> None:
     """What is certainly wrong; the layer that is made of it looks closer."""
     if isinstance(shared, str) and "://" in shared:
@@ -320,6 +334,8 @@ class Options:
                             of its own. None: this process alone.
       ``layers``            layers of your own instead, top first; excludes ``memory``, ``shared``.
       ``rules``             policies by path, first match wins.
+      ``targets``           response fields that come before Cache-Control and Expires, the most
+                            preferred first (RFC 9213).
       ``heuristic``         fraction of the time since Last-Modified that a response without explicit
                             freshness counts as fresh (RFC 9111 4.2.2), e.g. 0.1. None: off.
       ``max_body``          a larger body is not stored. Bytes.
@@ -370,6 +386,7 @@ class Options:
     layers: Collection[Any] | None = None
     rules: Collection[Rule] = ()
     admin: Admin | None = None
+    targets: Collection[str] = ("LayerGate-Cache-Control", "CDN-Cache-Control")
     heuristic: float | None = None
     max_body: int | str = "8MB"
     max_inflight: int | str = "64MB"
@@ -434,6 +451,7 @@ class Options:
                 f"admin must be an Admin object, got {self.admin!r};"
                 " write Admin(path='/_layergate', token='...')"
             )
+        put(self, "targets", _targets(self.targets))
         if self.heuristic is not None and (
             isinstance(self.heuristic, bool)
             or not isinstance(self.heuristic, int | float)

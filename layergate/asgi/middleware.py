@@ -39,7 +39,6 @@ from layergate.http.exchange import Exchange, Reader, Relay, State
 from layergate.http.fields import Fields, Lines
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import primary_key, quoted
-from layergate.http.policy import TAG_FIELDS
 from layergate.http.request import CREDENTIALS, Request
 from layergate.http.rules import Match
 from layergate.http.stored import Served
@@ -97,12 +96,10 @@ class LayerGate:
         self._method_lines = self.cache.pass_lines(Refused.METHOD, "method")
         self._rule_lines = self.cache.pass_lines(Refused.RULE, "bypass")
         # In the spellings that apps use, where ASGI wants lower case: cheaper than to lower them all.
-        spelled = (str.lower, str.title, str.upper)
+        spelled = (str.lower, str.title, str.upper, _as_documented)
         self._hidden = frozenset(
-            spell(name.decode()).encode() for name in TAG_FIELDS for spell in spelled
+            spell(name.decode()).encode() for name in self.cache.kept_back for spell in spelled
         )
-        if not self.cache.options.strip_tags:
-            self._hidden = frozenset()
         self._adds = bool(self._hidden or self._rule_lines)  # is there a head to change at all?
         self._counters = self.cache.stack.counters
         self._longest = self.cache.options.max_key_length
@@ -506,12 +503,9 @@ class LayerGate:
         async def after(message: Message) -> None:
             if message["type"] == _START:
                 headers = list(message.get("headers", ()))
-                if 200 <= message["status"] < 400:
-                    # Before the client hears of its success: what it reads next is the new state.
-                    await cache.after_unsafe(
-                        _uri(scope), scope["method"], message["status"], headers
-                    )
-                message = {**message, "headers": [*cache.without_tags(headers), *lines]}
+                # Before the client hears of its success: what it reads next is the new state.
+                await cache.after_unsafe(_uri(scope), scope["method"], message["status"], headers)
+                message = {**message, "headers": [*cache.for_clients(headers), *lines]}
             await send(message)
 
         return after
@@ -767,6 +761,10 @@ def _leave(reader: Reader) -> bool:
 async def _send(send: Send, served: Served) -> None:
     await send({"type": _START, "status": served.status, "headers": served.lines})
     await send({"type": _BODY, "body": served.body})
+
+
+def _as_documented(name: str) -> str:
+    return name.title().replace("Layergate", "LayerGate")
 
 
 def _adding(send: Send, lines: Lines, hidden: frozenset[bytes]) -> Send:

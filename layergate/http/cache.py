@@ -35,9 +35,10 @@ from layergate.http.cache_control import parse_cache_control
 from layergate.http.decision import Decision, Verdict, answers, decide, passes, stale_if_error
 from layergate.http.exchange import Exchange, State
 from layergate.http.fields import Fields, Line, Lines
+from layergate.http.groups import group_marks
 from layergate.http.invalidation import invalidated_uris, invalidates
 from layergate.http.key import label_of, variant_key
-from layergate.http.policy import TAG_FIELDS, Plan, plan_update
+from layergate.http.policy import Plan, kept_back, plan_update, targets_of
 from layergate.http.request import Request
 from layergate.http.rules import Match, RuleSet
 from layergate.http.selecting import secondary_key, vary_names
@@ -153,6 +154,8 @@ class Cache:
         self._counters = stack.counters
         self._says_status = options.cache_status
         self._top = stack.layers[0].name
+        self.kept_back = kept_back(options)
+        self._targets = frozenset(targets_of(options))
         # What adapters ask first: `peek`, or what telemetry or the log has put around it.
         self.first_look: FirstLook = self.peek
 
@@ -269,6 +272,8 @@ class Cache:
         caching and no rule speaks for them, or they say no-store or private.
         """
         fields = {name.lower(): value for name, value in lines}
+        if not self._targets.isdisjoint(fields):
+            return None
         control = fields.get(b"cache-control")
         reason: Refused | None = None
         if control is not None:
@@ -286,8 +291,8 @@ class Cache:
                 reason = Refused.COOKIE
         if reason is None or (control is not None and match is not None and match.rule.override):
             return None
-        if b"cache-tag" in fields or b"surrogate-key" in fields:
-            lines = self.without_tags(lines)
+        if not self.kept_back.isdisjoint(fields):
+            lines = self.for_clients(lines)
         return [*lines, *self.pass_lines(reason, _UNSHARED_FWD.get(reason, "miss"))]
 
     def only_authorized(self, key: bytes, fields: Mapping[bytes, bytes]) -> bool:
@@ -859,11 +864,12 @@ class Cache:
             self._pass_lines[reason, fwd] = lines
         return lines
 
-    def without_tags(self, lines: Lines) -> Lines:
-        """The lines as clients see them."""
-        if not self.options.strip_tags:
+    def for_clients(self, lines: Lines) -> Lines:
+        """The lines as clients see them: without what is for this cache alone."""
+        hidden = self.kept_back
+        if not hidden:
             return lines
-        return [line for line in lines if line[0].lower() not in TAG_FIELDS]
+        return [line for line in lines if line[0].lower() not in hidden]
 
     # -- storing -------------------------------------------------------------------------------
 
@@ -1074,13 +1080,16 @@ class Cache:
     def unsafe_marks(
         self, request_uri: str, method: str, status: int, lines: Lines
     ) -> tuple[Mark, ...]:
-        """What a response to this method purges (4.4). Empty: nothing."""
+        """What a response to this method purges (4.4, RFC 9875 section 3). Empty: nothing."""
+        fields = Fields(lines)
+        groups = group_marks(request_uri, method, status, fields)
         if not invalidates(method, status):
-            return ()
-        uris = invalidated_uris(request_uri, Fields(lines))
+            return groups
+        uris = invalidated_uris(request_uri, fields)
         # Nothing is stored under a longer one.
         longest = self.options.max_key_length
-        return tuple(Mark("key", uri.removesuffix("?")) for uri in uris if len(uri) <= longest)
+        marks = [Mark("key", uri.removesuffix("?")) for uri in uris if len(uri) <= longest]
+        return (*marks, *groups)
 
     async def after_head(self, exchange: Exchange, status: int, lines: Lines) -> None:
         """Freshen or outdate the stored response with what a HEAD brought (4.3.5)."""
@@ -1267,6 +1276,8 @@ def purge_marks(
     """The marks of a purge. Raises PurgeRefused."""
     marks: list[Mark] = []
     for tag in _texts(tags, "tags"):
+        if "\0" in tag:
+            raise PurgeRefused(f"tags must not hold a NUL, got {tag!r}")
         if len(tag) > MAX_TAG_LENGTH:
             raise PurgeRefused(f"tags must be at most {MAX_TAG_LENGTH} characters, got {len(tag)}")
         marks.append(Mark("tag", tag, soft))

@@ -25,7 +25,14 @@ from typing import Final, NamedTuple
 
 from layergate.http.fields import split_list
 
-__all__ = ["DELTA_MAX", "EMPTY", "MAX_STALE_ANY", "CacheControl", "parse_cache_control"]
+__all__ = [
+    "DELTA_MAX",
+    "EMPTY",
+    "MAX_STALE_ANY",
+    "CacheControl",
+    "field_names",
+    "parse_cache_control",
+]
 
 DELTA_MAX: Final = 2**31
 """Seconds. What a greater delta-seconds is taken for, "infinity" (RFC 9111 section 1.2.2)."""
@@ -229,11 +236,18 @@ def _delta_seconds(argument: bytes | None) -> int | None:
 
 
 def _field_names(argument: bytes) -> frozenset[bytes]:
-    """The argument of a qualified directive. Empty: to be read as the unqualified form."""
     if _QUOTED.fullmatch(argument):
         argument = _ESCAPED.sub(rb"\1", argument[1:-1])
     elif not _TOKEN.fullmatch(argument):
         return _NO_FIELDS
+    return field_names(argument)
+
+
+def field_names(argument: bytes) -> frozenset[bytes]:
+    """The fields that the argument of a qualified ``no-cache`` or ``private`` lists, in lower case.
+
+    ``argument`` is without quotes. Empty: the directive is to be read as the unqualified form.
+    """
     names = frozenset(split_list(argument.lower()))
     if not names.isdisjoint(_INDISPENSABLE) or not all(map(_TOKEN.fullmatch, names)):
         return _NO_FIELDS

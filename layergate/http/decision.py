@@ -45,6 +45,7 @@ class Verdict(NamedTuple):
 
 
 _HIT: Final = Verdict(Decision.HIT, "", "4.2")
+_IMMUTABLE: Final = Verdict(Decision.HIT, "", "RFC 8246 2")
 _ALLOWED_STALE: Final = Verdict(Decision.HIT, "", "5.2.1.2")
 _STALE: Final = Verdict(Decision.STALE, "", "RFC 5861 3")
 _TIMEOUT: Final = Verdict(Decision.GATEWAY_TIMEOUT, "", "5.2.1.7")
@@ -114,9 +115,14 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
         return Verdict(Decision.REVALIDATE, refused, "5.2.1.3")
     # A client that names a max-age makes a response stale for itself earlier than the origin does,
     # and wants nothing stale unless it also says how stale (5.2.1.1, 5.2.1.2).
-    # "max-age=0" is what every client says that wants to be sure, so it means always.
+    # "max-age=0" is what every client says that wants to be sure, so it means always. It is also what
+    # a reload says, and of what is immutable "proxies SHOULD skip conditionally revalidating fresh
+    # responses ... unless there is a signal from the client that a validation is necessary (e.g., a
+    # no-cache Cache-Control request directive" (RFC 8246 section 2).
     excess = staleness
     if directives.max_age is not None:
+        if stored.immutable and directives.max_age == 0 and staleness < 0:
+            return _IMMUTABLE
         over = now - stored.generated - directives.max_age
         if over > 0 or not directives.max_age:
             excess = max(excess, over)

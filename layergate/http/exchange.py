@@ -341,7 +341,7 @@ class Exchange:
         if status in ORIGIN_ERRORS and self.answer_error(f"status {status}"):
             return Relay.SWALLOW
 
-        cleaned = cache.without_tags(fields.lines)
+        cleaned = cache.for_clients(fields.lines)
         if self.request.method != "GET":
             self.client_lines = [*cleaned, *cache.forward_line(self)]
             self._become(State.RELEASED)
@@ -598,8 +598,10 @@ class Exchange:
             anonymous=plan.anonymous,
             authorized=plan.authorized,
             for_known=plan.for_known,
+            immutable=plan.immutable,
             requested=self.request_time,
             traceparent=self.span.reference,
+            own=plan.own,
         )
         return Entry(
             stored,

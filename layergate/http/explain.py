@@ -23,14 +23,16 @@ from layergate.http.decision import Decision, Verdict, passes
 from layergate.http.exchange import ORIGIN_ERRORS, Exchange
 from layergate.http.fields import Fields, Lines
 from layergate.http.freshness import Lifetime
+from layergate.http.groups import group_name
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import label_of
-from layergate.http.policy import Plan, plan_storage, plan_update
+from layergate.http.policy import Plan, plan_storage, plan_update, targets_of
 from layergate.http.request import CREDENTIALS, Request
 from layergate.http.rules import Match
 from layergate.http.selecting import normalise
 from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
 from layergate.http.storing import Refused
+from layergate.http.targeted import parse_targeted, policy_of
 from layergate.http.validation import conditional_lines, freshens
 
 __all__ = ["Conclusion", "Explanation", "Response", "Step", "explain", "section"]
@@ -140,11 +142,12 @@ async def explain(
     part of the trace.
 
     The steps, where they apply, in this order: ``key``, ``request``, ``rule``, ``credentials``,
-    ``directives``; ``fleet``, ``layer`` (one for each), ``variants``, ``stored``, ``lifetime``,
-    ``age``, ``stale-windows``, ``validators``, ``tags``; ``decision``, ``precondition``, ``marker``,
-    ``flight``, ``refresh``, ``stale-if-error``; and of the response: ``response``, ``upstream``,
-    ``invalidation``, ``validation``, ``storable``, ``lifetime``, ``age``, ``stale-windows``, ``variants``, ``fields``,
-    ``tags``, ``shared``, ``marker``.
+    ``directives``; ``fleet``, ``layer`` (one for each), ``variants``, ``stored``, ``policy``,
+    ``lifetime``, ``age``, ``stale-windows``, ``validators``, ``tags``, ``groups``; ``decision``,
+    ``precondition``, ``marker``, ``flight``, ``refresh``, ``stale-if-error``; and of the response:
+    ``response``, ``upstream``, ``invalidation``, ``validation``, ``policy``, ``storable``,
+    ``lifetime``, ``age``, ``stale-windows``, ``variants``, ``fields``, ``tags``, ``groups``,
+    ``shared``, ``marker``.
     """
     return await _Trace(cache, request, live).of(response)
 
@@ -172,6 +175,7 @@ _DECIDED: Final = {
     "5.2.1.7": "The request says only-if-cached and nothing stored may be used: 504.",
     "4.2": "The stored response is fresh.",
     "4.2.4": "The stored response is stale, and nothing allows to use it so.",
+    "RFC 8246 2": "The stored response is fresh and immutable, so a reload need not ask for it.",
     "RFC 5861 3": "The stored response is stale, and within its stale-while-revalidate window.",
 }
 
@@ -421,8 +425,10 @@ class _Trace:
         request = self._request
         status, lines = (200, []) if response is None else (response.status, response.lines)
         marks = self._cache.unsafe_marks(label_of(request.key), request.method, status, lines)
-        purged = [mark.value for mark in marks]
-        if marks:
+        purged = [mark.value for mark in marks if mark.kind == "key"]
+        groups = [name for mark in marks if (name := group_name(mark.value)) is not None]
+        origins = [mark.value for mark in marks if mark.kind == "prefix"]
+        if purged:
             if response is None:
                 told = "If it succeeds, what is stored for its target is purged."
             else:
@@ -430,6 +436,13 @@ class _Trace:
         else:
             told = "It did not succeed, so nothing is purged."
         self._add("invalidation", str(len(purged)), "4.4", told, None, purged=purged)
+        if groups or origins:
+            text = "What is stored in the cache groups that the response names is purged."
+            if origins:
+                text = "It names so many cache groups that all that its origin has is purged."
+            outcome = ", ".join(groups or origins)
+            self._add("invalidation", outcome, "RFC 9875 3", text, None, groups=groups)
+            told += " " + text
         return told
 
     # -- what is held --------------------------------------------------------------------------
@@ -570,6 +583,7 @@ class _Trace:
             received=stored.received,
             stamp=entry.stamp,
         )
+        self._policy(Fields(stored.all_lines))
         lifetime = self._lifetime_of(entry, stored)
         by_rule = lifetime.source == "rule"
         begins = stored.received if by_rule else stored.generated
@@ -600,7 +614,7 @@ class _Trace:
         planned = plan_storage(
             asked,
             stored.status,
-            Fields([*stored.lines, (b"age", b"%d" % age)]),
+            Fields([*stored.all_lines, (b"age", b"%d" % age)]),
             self._match,
             self._cache.options,
             request_time=stored.received,
@@ -611,6 +625,25 @@ class _Trace:
         return Lifetime(0.0, "other")
 
     # -- the parts that a stored and a new response have in common -----------------------------
+
+    def _policy(self, fields: Fields) -> None:
+        """Which field decides how the response is kept, where there was a choice."""
+        targets = targets_of(self._cache.options)
+        present = [name for name in targets if name in fields]
+        if not present:
+            return
+        policy = policy_of(fields, targets)
+        ignored = [name for name in present if parse_targeted(fields.get(name) or b"") is None]
+        decided = _text(policy.decided_by or (b"expires" if b"expires" in fields else b"none"))
+        data = {"field": decided, "ignored": list(map(_text, ignored))}
+        if policy.targeted:
+            text = f"{decided} decides; Cache-Control and Expires are not looked at."
+            if policy.withheld:
+                text += " They say private or no-store, so no rule or guess adds a lifetime."
+        else:
+            names = " and ".join(map(_text, ignored))
+            text = f"Ignored, since it is empty or no dictionary of directives: {names}."
+        self._add("policy", decided, "RFC 9213 2.2", text, None, **data)
 
     def _lifetime(self, lifetime: Lifetime, ttl: float) -> None:
         rfc, text = _SOURCES[lifetime.source]
@@ -655,6 +688,10 @@ class _Trace:
         if shown:
             text = "A purge of any of these tags purges it."
             self._add("tags", ", ".join(shown), "G3", text, tags=shown)
+        groups = [name for tag in tags if (name := group_name(tag)) is not None]
+        if groups:
+            text = "A response to an unsafe request that names one of these groups purges it."
+            self._add("groups", ", ".join(groups), "RFC 9875 2", text, groups=groups)
 
     # -- the decision --------------------------------------------------------------------------
 
@@ -804,6 +841,7 @@ class _Trace:
     def _judged(
         self, exchange: Exchange, planned: Plan | Refused, status: int, fields: Fields
     ) -> tuple[bool, str | None, str]:
+        self._policy(fields)
         if isinstance(planned, Refused):
             exchange.refused = planned
             self._refusal("storable", planned)
@@ -868,6 +906,8 @@ def _purged_by(caught: Iterable[Caught]) -> str:
             words.append("by a purge that may have been missed (the log was lost or trimmed)")
         elif one.kind == "all":
             words.append(f"by {soft} of everything")
+        elif one.kind == "tag" and (group := group_name(one.value)) is not None:
+            words.append(f"by {soft} of the cache group {group!r}")
         elif one.kind == "tag" and not value:
             words.append("by what was stored instead")
         else:

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from layergate.config import DEFAULT_STATUSES, MAX_TAG_LENGTH, Options
 from layergate.core.entry import Entry
-from layergate.http.cache_control import EMPTY, parse_cache_control
+from layergate.http.cache_control import EMPTY
 from layergate.http.fields import Fields, Lines, split_list
 from layergate.http.freshness import Lifetime, freshness_lifetime, initial_age
+from layergate.http.groups import group_tags, without_groups
 from layergate.http.request import Request
 from layergate.http.rules import Match, fill_tags
 from layergate.http.selecting import vary_names
 from layergate.http.stored import StoredResponse
 from layergate.http.storing import Refused, authorization_allows, may_store, storable_fields
+from layergate.http.targeted import OWN, policy_of
 from layergate.http.validation import has_validator, updated_fields
 
-__all__ = ["TAG_FIELDS", "Plan", "plan_storage", "plan_update", "response_tags", "with_vary"]
+__all__ = [
+    "TAG_FIELDS",
+    "Plan",
+    "kept_back",
+    "plan_storage",
+    "plan_update",
+    "response_tags",
+    "targets_of",
+    "with_vary",
+]
 
 TAG_FIELDS: Final = frozenset({b"cache-tag", b"surrogate-key"})
 _SET_COOKIE: Final = frozenset({b"set-cookie", b"set-cookie2"})
 # Media types of responses without an end. Whoever means to share one says so in the response.
+# RFC 9110 5.1, 5.5. An empty name leaves no trace in the names run together, hence the look for it.
+_NAMES: Final[Callable[[bytes], object]] = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]*").fullmatch
+_NOT_IN_VALUES: Final[Callable[[bytes], object]] = re.compile(rb"[\r\n\0]").search
 _STREAMS: Final = frozenset({b"text/event-stream", b"multipart/x-mixed-replace"})
 
 
@@ -41,7 +58,9 @@ class Plan(NamedTuple):
     anonymous: bool
     authorized: bool
     for_known: bool
+    immutable: bool
     lifetime: Lifetime
+    own: bytes | None = None  # LayerGate-Cache-Control, which is stored but not sent
 
     @property
     def shareable(self) -> bool:
@@ -51,9 +70,30 @@ class Plan(NamedTuple):
         )
 
 
+def targets_of(options: Options) -> tuple[bytes, ...]:
+    """The target list of RFC 9213, lower-case names."""
+    return _targets(options.targets)  # type: ignore[arg-type]  # a tuple by now
+
+
+@lru_cache(maxsize=64)
+def _targets(names: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(name.encode("ascii") for name in names)
+
+
+def kept_back(options: Options) -> frozenset[bytes]:
+    """The response fields, lower-case names, that are for this cache and not for its clients."""
+    return _kept_back(options.strip_tags, OWN in targets_of(options))
+
+
+@lru_cache(maxsize=4)
+def _kept_back(tags: bool, own: bool) -> frozenset[bytes]:
+    names = TAG_FIELDS if tags else frozenset()
+    return names | {OWN} if own else names
+
+
 def response_tags(fields: Fields) -> tuple[str, ...] | None:
     """The tags of ``Cache-Tag`` (comma list) and ``Surrogate-Key`` (space list), in order, without
-    duplicates; None if one is too long to be purged by."""
+    duplicates; None if one is too long to be purged by, or has a NUL, as only tags of ours have."""
     tags: dict[str, None] = {}
     for line in fields.all(b"cache-tag"):
         for tag in split_list(line):
@@ -61,7 +101,7 @@ def response_tags(fields: Fields) -> tuple[str, ...] | None:
     for line in fields.all(b"surrogate-key"):
         for tag in line.split():
             tags[tag.decode("utf-8", "surrogateescape")] = None
-    if any(len(tag) > MAX_TAG_LENGTH for tag in tags):
+    if any(len(tag) > MAX_TAG_LENGTH or "\0" in tag for tag in tags):
         return None
     return tuple(tags)
 
@@ -81,19 +121,28 @@ def plan_storage(
     rule = match.rule if match is not None else None
     if rule is not None and rule.bypass:
         return Refused.RULE
-    control = fields.get(b"cache-control")
-    directives = EMPTY if control is None else parse_cache_control(control)
-    if rule is None and control is None and options.heuristic is None and b"expires" not in fields:
+    policy = policy_of(fields, targets_of(options))
+    directives, seen = policy.directives, policy.fields
+    if (
+        rule is None
+        and not policy.decided_by
+        and options.heuristic is None
+        and b"expires" not in fields
+    ):
         return Refused.NO_FRESHNESS  # the commonest answer of an app that does not speak of caching
+
+    if not _well_formed(fields.lines):
+        return Refused.MALFORMED
 
     lifetime: Lifetime | None = None
     excuse: Refused | None = None
     if (
         rule is not None
         and rule.ttl is not None
+        and not policy.withheld
         and status in (DEFAULT_STATUSES if rule.statuses is None else rule.statuses)
     ):
-        explicit = directives.has_explicit or b"expires" in fields
+        explicit = directives.has_explicit or b"expires" in seen
         overridden = rule.override and not (directives.no_store or directives.private)
         if not explicit or overridden:
             if request.cookie and not rule.allow_cookie:
@@ -110,11 +159,11 @@ def plan_storage(
     by_rule = lifetime is not None
     if lifetime is None:
         lifetime = freshness_lifetime(
-            fields,
+            seen,
             directives,
             status,
             response_time=response_time,
-            heuristic_fraction=options.heuristic,
+            heuristic_fraction=None if policy.withheld else options.heuristic,
         )
 
     allow_set_cookie = rule is not None and rule.allow_set_cookie
@@ -123,7 +172,7 @@ def plan_storage(
         request_fields=request.fields,
         request_cc=request.directives,
         status=status,
-        fields=fields,
+        fields=seen,
         cc=directives,
         explicit_lifetime=lifetime.source in ("rule", "heuristic"),
         allow_set_cookie=allow_set_cookie,
@@ -155,7 +204,8 @@ def plan_storage(
             names = tuple(sorted({*names, *(name.encode("ascii") for name in rule.vary)}))
         filled = fill_tags(rule.tags, match.params)
         tags = None if filled is None or tags is None else tuple(dict.fromkeys(tags + filled))
-    if tags is None or len(tags) > options.max_tags:
+    groups = group_tags(request.scheme, request.host, fields)
+    if tags is None or groups is None or len(tags) > options.max_tags:
         return Refused.TAGS
 
     age = initial_age(fields, request_time=request_time, response_time=response_time)
@@ -181,7 +231,7 @@ def plan_storage(
     expires = fresh_until + max(swr, sie, keep)
     if expires <= response_time:
         return Refused.EXPIRED
-    drop = TAG_FIELDS if options.strip_tags else frozenset()
+    drop = kept_back(options)
     if allow_set_cookie:
         drop |= _SET_COOKIE
     return Plan(
@@ -192,15 +242,25 @@ def plan_storage(
         stale_while_revalidate=swr,
         stale_if_error=sie,
         expires=expires,
-        tags=tags,
+        tags=tags + groups,
         names=names,
         revalidate=directives.no_cache,
         no_stale=no_stale,
         anonymous=guessed or (by_rule and rule is not None and not rule.allow_cookie),
         authorized=allowed or (by_rule and rule is not None and rule.allow_authorization),
         for_known=allowed or keyed or (by_rule and rule is not None and rule.allow_cookie),
+        immutable=directives.immutable,
         lifetime=lifetime,
+        own=fields.get(OWN) if OWN in drop else None,
     )
+
+
+def _well_formed(lines: Lines) -> bool:
+    """RFC 9110 5.5: "a recipient of CR, LF, or NUL within a field value MUST either reject the message
+    or replace each of those characters with SP before further processing or forwarding". An obsolete
+    line folding is such a one. Whoever sends the message on may; it is not kept to be repeated."""
+    names = b"".join([name or b"\0" for name, _ in lines])
+    return bool(_NAMES(names)) and not _NOT_IN_VALUES(b"".join([value for _, value in lines]))
 
 
 def _is_stream(fields: Fields) -> bool:
@@ -221,9 +281,8 @@ def plan_update(
     """How a stored response is to be kept now that a 304 or a HEAD response with these ``fields``
     has confirmed it (3.2, 4.3.4, 4.3.5); and its updated fields as they are sent."""
     stored: StoredResponse = entry.value
-    control = fields.get(b"cache-control")
-    directives = EMPTY if control is None else parse_cache_control(control)
-    lines = updated_fields(stored.lines, fields, directives)
+    directives = policy_of(fields, targets_of(options)).directives
+    lines = updated_fields(stored.all_lines, fields, directives)
     if b"date" not in fields:
         # RFC 9110 6.6.1: then the time of receipt is its date, not that of the older response.
         lines = [line for line in lines if line[0] != b"date"]
@@ -241,15 +300,15 @@ def plan_update(
     if isinstance(planned, Plan):
         tags = planned.tags
         if TAG_FIELDS.isdisjoint(fields.names()):
-            # It does not speak of tags: those of the stored response stay.
-            tags = tuple(dict.fromkeys(entry.tags + tags))
-        if len(tags) > options.max_tags:
+            # It does not speak of tags: those of the stored response stay. (Its groups are in the
+            # updated fields, or are no more.)
+            tags = tuple(dict.fromkeys(without_groups(entry.tags) + tags))
+        if len(without_groups(tags)) > options.max_tags:
             planned = Refused.TAGS
         else:
             planned = planned._replace(tags=tags)
-    if options.strip_tags:
-        lines = [line for line in lines if line[0] not in TAG_FIELDS]
-    return planned, lines
+    hidden = kept_back(options)
+    return planned, [line for line in lines if line[0] not in hidden]
 
 
 def with_vary(lines: Lines, names: tuple[bytes, ...]) -> Lines:

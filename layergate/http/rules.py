@@ -188,7 +188,7 @@ def fill_tags(templates: Iterable[str], params: Mapping[str, object]) -> tuple[s
                 tag = _FIELD.sub(lambda found: str(params[found.group(1)]), template)
             except KeyError:
                 return None
-        if not tag or len(tag) > MAX_TAG_LENGTH:
+        if not tag or len(tag) > MAX_TAG_LENGTH or "\0" in tag:  # (a NUL only our own tags have)
             return None
         tags.append(tag)
     return tuple(tags)

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from layergate.http.fields import Fields, Lines
 from layergate.http.request import CREDENTIALS
 from layergate.http.storing import Refused
+from layergate.http.targeted import OWN
 
 __all__ = ["CAREFUL", "HitForMiss", "Served", "StoredResponse", "VariantIndex"]
 
@@ -43,7 +44,9 @@ class StoredResponse:
     ``authorized``: RFC 9111 3.5 allows it for requests with Authorization.
     ``traceparent``: the span of the fetch that brought it, or validated it last; None if nobody
     traced that.
+    ``own``: its LayerGate-Cache-Control, which is stored with it but not sent; None if it has none.
     ``for_known``: it may be given to a client whose user the app knows (`Request.personal`).
+    ``immutable``: it will not change while it is fresh (RFC 8246), so a reload does not ask for it.
     ``careful``: the request fields that call for a closer look than the hit path takes.
     """
 
@@ -55,8 +58,10 @@ class StoredResponse:
         "careful",
         "for_known",
         "generated",
+        "immutable",
         "lines",
         "no_stale",
+        "own",
         "received",
         "requested",
         "revalidate",
@@ -77,8 +82,10 @@ class StoredResponse:
         anonymous: bool = False,
         authorized: bool = False,
         for_known: bool = True,
+        immutable: bool = False,
         requested: float = 0.0,
         traceparent: str | None = None,
+        own: bytes | None = None,
     ) -> None:
         self.status = status
         self.lines = lines
@@ -90,8 +97,10 @@ class StoredResponse:
         self.anonymous = anonymous
         self.authorized = authorized
         self.for_known = for_known
+        self.immutable = immutable
         self.requested = requested
         self.traceparent = traceparent
+        self.own = own
         self.careful = CAREFUL_ANONYMOUS if anonymous else CAREFUL
         self._fields: Fields | None = None
 
@@ -104,9 +113,14 @@ class StoredResponse:
         return fields
 
     @property
+    def all_lines(self) -> Lines:
+        """The stored fields with those that are not sent: what an update is an update of (3.2)."""
+        return self.lines if self.own is None else [*self.lines, (OWN, self.own)]
+
+    @property
     def size(self) -> int:
         """Payload in bytes: body, header lines, trace context."""
-        size = len(self.body) + sum(len(name) + len(value) for name, value in self.lines)
+        size = len(self.body) + sum(len(name) + len(value) for name, value in self.all_lines)
         return size if self.traceparent is None else size + _TRACEPARENT_SIZE
 
 

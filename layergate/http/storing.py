@@ -102,6 +102,11 @@ class Refused(enum.Enum):
         "G2",
         "The lease ran out during the fetch, and another instance took it over.",
     )
+    MALFORMED = (
+        "malformed",
+        "RFC 9110 5.5",
+        "A field of the response has a line break, a NUL or a name that HTTP does not allow.",
+    )
     TRAILERS = "trailers", "3.1", "The response has trailer fields, which are not stored."
     REQUEST_BODY = "request-body", "G9", "The request has a body, which is no part of a cache key."
     RANGE = "range", "3.3", "The request asks for a range, which this cache does not combine."
@@ -119,7 +124,11 @@ class Refused(enum.Enum):
     )
     KEY_TOO_LONG = "key-too-long", "G7", "The cache key is longer than the configured cap."
     HOST = "host", "G9", "The request's host is missing, malformed or not one of those allowed."
-    TAGS = "tags", "G7", "The response has more tags, or longer ones, than the configured caps."
+    TAGS = (
+        "tags",
+        "G7",
+        "The response has more tags or cache groups, or longer ones, than the caps allow.",
+    )
     PURGED = "purged", "G3", "The response was purged while it was being fetched."
     EXPIRED = "expired", "4.2", "Stale on arrival, with neither a validator nor a stale window."
     BUDGET = "budget", "G5", "Too many bytes of other bodies were being received to be stored."

@@ -16,6 +16,7 @@ from layergate.core.codec import FAR, ValueType
 from layergate.http.fields import Line
 from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
 from layergate.http.storing import NEVER_STORED_FIELDS, Refused
+from layergate.http.targeted import OWN
 
 __all__ = ["VALUES"]
 
@@ -26,7 +27,8 @@ _NO_STALE: Final = 2
 _ANONYMOUS: Final = 4
 _AUTHORIZED: Final = 8
 _FOR_KNOWN: Final = 16
-_FLAGS: Final = 31
+_IMMUTABLE: Final = 32
+_FLAGS: Final = 63
 
 _REASONS: Final = {reason.token: reason for reason in Refused}
 
@@ -108,18 +110,26 @@ def _pack_response(stored: StoredResponse) -> list[Any]:
         | (_ANONYMOUS if stored.anonymous else 0)
         | (_AUTHORIZED if stored.authorized else 0)
         | (_FOR_KNOWN if stored.for_known else 0)
+        | (_IMMUTABLE if stored.immutable else 0)
     )
     packed: list[Any] = [_HEAD.pack(stored.status, flags, *times), block, stored.body]
-    if stored.traceparent is not None:
-        packed.append(_traceparent(stored.traceparent))
+    traceparent = None if stored.traceparent is None else _traceparent(stored.traceparent)
+    if stored.own is not None:
+        packed += (traceparent, _own(stored.own))
+    elif traceparent is not None:
+        packed.append(traceparent)
     return packed
 
 
 def _unpack_response(packed: Any) -> StoredResponse:
-    # The last part is optional: only a fetch that was traced has one.
+    # What follows is optional: the trace context of a fetch that was traced, and
+    # LayerGate-Cache-Control, before which the other may be nil.
     head, block, body, *rest = packed
-    if len(rest) > 1:
+    if len(rest) > 2:
         raise ValueError("a response has unknown parts")
+    traceparent, own = (*rest, None, None)[:2]
+    if len(rest) == 1 and traceparent is None:
+        raise ValueError("a trace context is malformed")
     if type(head) is not bytes or type(block) is not bytes or type(body) is not bytes:
         raise ValueError("a response is not made of bytes")
     status, flags, generated, received, requested = _HEAD.unpack(head)
@@ -140,7 +150,9 @@ def _unpack_response(packed: Any) -> StoredResponse:
         anonymous=flags & _ANONYMOUS != 0,
         authorized=flags & _AUTHORIZED != 0,
         for_known=flags & _FOR_KNOWN != 0,
-        traceparent=_traceparent(rest[0]) if rest else None,
+        immutable=flags & _IMMUTABLE != 0,
+        traceparent=None if traceparent is None else _traceparent(traceparent),
+        own=_own(own) if len(rest) == 2 else None,
     )
 
 
@@ -149,6 +161,13 @@ def _traceparent(text: Any) -> str:
     if type(text) is not str or not _TRACEPARENT(text):
         raise ValueError("a trace context is malformed")
     return text
+
+
+def _own(value: Any) -> bytes:
+    """A field value like any other (RFC 9110 5.5), though it is not sent."""
+    if type(value) is not bytes or not _LINE(b"%b:%b" % (OWN, value)):
+        raise ValueError("a header line is malformed")
+    return value
 
 
 def _check_head(status: int, generated: float, received: float, requested: float) -> None:

@@ -36,7 +36,6 @@ from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.invalidation import SAFE_METHODS
-from layergate.http.policy import TAG_FIELDS
 from layergate.http.request import CREDENTIALS, Request
 from layergate.http.rules import Match
 from layergate.http.stored import Served
@@ -114,8 +113,7 @@ class LayerGate:
         self._peek = cache.first_look
         self._method_lines = _texts(cache.pass_lines(Refused.METHOD, "method"))
         self._rule_lines = _texts(cache.pass_lines(Refused.RULE, "bypass"))
-        hidden = TAG_FIELDS if cache.options.strip_tags else ()
-        self._hidden = frozenset(name.decode("latin-1") for name in hidden)
+        self._hidden = frozenset(name.decode("latin-1") for name in cache.kept_back)
         self._longest = cache.options.max_key_length
         self._has_rules = len(cache.rules) > 0
         self._bypasses = cache.rules.bypasses or None
@@ -354,7 +352,7 @@ class LayerGate:
 
         def after(status: str, headers: Texts, exc_info: Any = None) -> Write:
             code, lines = _head(status, headers)
-            if lines is not None and 200 <= code < 400:
+            if lines is not None:
                 # Before the client hears of its success: what it reads next is the new state.
                 run_blocking(cache.after_unsafe(uri, method, code, lines))
             shown = [line for line in headers if line[0].lower() not in hidden]

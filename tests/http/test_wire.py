@@ -83,8 +83,10 @@ responses = st.builds(
     anonymous=switches,
     authorized=switches,
     for_known=switches,
+    immutable=switches,
     traceparent=st.none()
     | st.from_regex(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True),
+    own=st.none() | field_values,
 )
 
 
@@ -99,12 +101,13 @@ def test_a_response_comes_back_as_it_was(original: StoredResponse, sized: bool) 
     assert back.size == original.size
 
 
-@pytest.mark.parametrize("flag", ["revalidate", "no_stale", "anonymous", "authorized", "for_known"])
+FLAGS = ("revalidate", "no_stale", "anonymous", "authorized", "for_known", "immutable")
+
+
+@pytest.mark.parametrize("flag", FLAGS)
 @pytest.mark.parametrize("value", [False, True])
 def test_each_flag_is_its_own(flag: str, value: bool) -> None:
-    options: dict[str, Any] = dict.fromkeys(
-        ("revalidate", "no_stale", "anonymous", "authorized", "for_known"), not value
-    )
+    options: dict[str, Any] = dict.fromkeys(FLAGS, not value)
     options[flag] = value
     assert same(there_and_back(response([], **options)), response([], **options))
 
@@ -171,8 +174,8 @@ def test_codes_are_for_ever() -> None:
 def test_every_field_of_a_response_travels() -> None:
     """Who adds one has to think of the wire: a new flag, or a new code."""
     assert set(StoredResponse.__slots__) - {"_fields", "careful"} == {
-        "anonymous", "authorized", "body", "for_known", "generated", "lines", "no_stale",
-        "received", "requested", "revalidate", "status", "traceparent",
+        "anonymous", "authorized", "body", "for_known", "generated", "immutable", "lines",
+        "no_stale", "own", "received", "requested", "revalidate", "status", "traceparent",
     }  # fmt: skip
     assert VariantIndex._fields == ("names", "variants")
     assert HitForMiss._fields == ("reason",)
@@ -309,7 +312,7 @@ def test_a_long_line_is_checked_every_time() -> None:
         packed(status=99),
         packed(status=1000),
         packed(status=65535),
-        packed(flags=32),
+        packed(flags=64),
         packed(flags=255),
         packed(at=math.nan),
         packed(at=math.inf),
@@ -336,6 +339,12 @@ def test_a_long_line_is_checked_every_time() -> None:
         [*packed(), TRACEPARENT.upper()],
         [*packed(), TRACEPARENT + "\n"],
         [*packed(), "01" + TRACEPARENT[2:]],
+        [*packed(), None, None],
+        [*packed(), None, "max-age=1"],
+        [*packed(), None, b"max-age=1\r\nset-cookie: a=1"],
+        [*packed(), None, b"\0"],
+        [*packed(), "", b"max-age=1"],
+        [*packed(), None, b"max-age=1", None],
         [],
         None,
         5,
@@ -343,7 +352,7 @@ def test_a_long_line_is_checked_every_time() -> None:
         "abc",
         {1: 2, 3: 4, 5: 6},
     ],
-    ids=range(37),
+    ids=range(43),
 )
 def test_a_response_has_one_form(data: Any) -> None:
     through_the_codec(1, data)

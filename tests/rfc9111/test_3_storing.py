@@ -132,7 +132,7 @@ def test_may_store(refused, expected):
 @pytest.mark.parametrize("reason", Refused, ids=lambda reason: reason.name)
 def test_every_reason_can_be_shown(reason):
     assert re.fullmatch(r"[a-z*][a-z0-9-]*", reason.token)  # an sf-token
-    assert re.fullmatch(r"[1-7](\.\d+)*|G\d+", reason.rfc)
+    assert re.fullmatch(r"[1-7](\.\d+)*|RFC \d+ \d+(\.\d+)*|G\d+", reason.rfc)
     assert re.fullmatch(r"[A-Z][^\n]*\.", reason.explain)
     assert reason.explain.isascii()
     assert Refused(reason.token) is reason  # type: ignore[call-arg]

@@ -372,6 +372,247 @@ row("key-scheme", "G9", fetch(ok("max-age=60")), fetch(TWO, scheme="https"))
 row("key-slashes", "G9", fetch(ok("max-age=60"), target="/a"), fetch(TWO, target="/a/"),
     fetch(ok("max-age=9", body=b"three"), target="//a"))
 
+# -- RFC 9213: targeted fields ---------------------------------------------------------------------
+
+
+def cdn(value: str) -> tuple[str, str]:
+    return ("CDN-Cache-Control", value)
+
+
+def ours(value: str) -> tuple[str, str]:
+    return ("LayerGate-Cache-Control", value)
+
+
+T = "RFC 9213 2.2"
+LATE = ("Expires", at(10000))
+PAST = ("Expires", at(-10000))
+reused("cdn-max-age", T, ok(None, cdn("max-age=3600")), after=3599)
+not_reused("cdn-max-age-over", T, ok(None, cdn("max-age=3600")), after=3600)
+reused("cdn-max-age-2^31", "1.2.2", ok(None, cdn("max-age=2147483648")), after=3)
+reused("cdn-max-age-huge", "1.2.2", ok(None, cdn("max-age=99999999999")), after=3)
+not_reused("cdn-age-counts", T, ok(None, DAY, cdn("max-age=3600"), ("Age", "7200")), after=3)
+not_reused("cdn-date-counts", T, ok(None, ("Date", at(-7200)), cdn("max-age=3600")), after=3)
+not_reused("cdn-space-before", "RFC 9213 2.1", ok("max-age=1", cdn("max-age =100")), after=3)
+not_reused("cdn-space-after", "RFC 9213 2.1", ok("max-age=1", cdn("max-age= 100")), after=3)
+not_reused("cdn-upper-case", "RFC 9213 2.1", ok("max-age=1", cdn("MaX-aGe=3600")), after=3)
+not_reused("cdn-max-age-0", T, ok(None, cdn("max-age=0")), after=3)
+reused("cdn-extension", T, ok(None, cdn("foobar, max-age=3600")), after=3)
+reused("cdn-expires-past", T, ok(None, cdn("max-age=3600"), PAST, DAY), after=3)
+reused("cdn-expires-invalid", T, ok(None, cdn("max-age=3600"), ("Expires", "0"), DAY), after=3)
+not_reused("cdn-max-age-0-expires", T, ok(None, cdn("max-age=0"), LATE, DAY), after=3)
+not_reused("cdn-nothing-said-expires", T, ok(None, cdn("none"), LATE, DAY), detail="no-freshness")
+reused("cdn-longer", T, ok("max-age=1", cdn("max-age=3600")), after=3)
+not_reused("cdn-shorter", T, ok("max-age=3600", cdn("max-age=1")), after=3)
+reused("cdn-over-s-maxage", T, ok("s-maxage=1", cdn("max-age=3600")), after=3)
+not_reused("cdn-private", T, ok("max-age=10000", cdn("private"), LATE, DAY), detail="private")
+not_reused("cdn-no-cache", T, ok("max-age=10000", cdn("no-cache"), LATE, DAY))
+row("cdn-no-cache-validates", T, fetch(ok("max-age=10000", cdn("no-cache"), ETAG)),
+    validated(unchanged(), saw={"if-none-match": '"abc"'}), validated(unchanged()))
+not_reused("cdn-no-cache-max-age", T, ok(None, cdn("no-cache, max-age=60")))
+not_reused("cdn-no-store", T, ok("max-age=10000", cdn("no-store"), LATE, DAY), detail="no-store")
+not_reused("cdn-no-store-max-age", T, ok(None, cdn("no-store, max-age=60")), detail="no-store")
+reused("cdn-over-no-store", "RFC 9213 3.1", ok("no-store", cdn("max-age=10000")), after=3)
+reused("cdn-over-private", "RFC 9213 2.2", ok("private", cdn("max-age=10000")), after=3)
+not_reused("cdn-no-dictionary", "RFC 9213 2.1", ok("no-store", cdn("max-age=10000, &&&&&")),
+           detail="no-store")
+not_reused("cdn-wrong-type", "RFC 9213 2.1", ok("no-store", cdn('max-age="10000"')))
+not_reused("cdn-decimal", "RFC 9213 2.1", ok("max-age=60", cdn("max-age=60.0")))
+not_reused("cdn-negative", "RFC 9213 2.1", ok("max-age=60", cdn("max-age=-60")))
+reused("cdn-empty", "RFC 9213 2.1", ok("max-age=60", cdn("")), after=3)
+reused("cdn-parameters", "RFC 9213 2.1", ok(None, cdn("max-age=3600;a=1;b")), after=3)
+reused("cdn-two-lines", "RFC 9651 4.2", ok(None, cdn("max-age=3600"), cdn("public")), after=3)
+not_reused("cdn-two-lines-last", "RFC 9651 4.2.2", ok(None, cdn("max-age=60"), cdn("max-age=1")),
+           after=3)
+not_reused("cdn-two-lines-bad", "RFC 9651 4.2", ok(None, cdn("max-age=3600"), cdn("A")), after=3)
+reused("cdn-s-maxage", T, ok("no-store", cdn("s-maxage=60")), after=59)
+row("cdn-stale-while-revalidate", T,
+    fetch(ok("max-age=60", cdn("max-age=10, stale-while-revalidate=10"))),
+    stale(b"one", TWO, advance=15), hit(b"two"))
+row("cdn-stale-if-error", T, fetch(ok("max-age=60", cdn("max-age=10, stale-if-error=100"))),
+    instead(b"one", FAIL, advance=15))
+row("cdn-must-revalidate", T, fetch(ok(None, cdn("max-age=10, must-revalidate"), ETAG)),
+    hit(advance=9), validated(unchanged(), advance=1))
+reused("cdn-must-understand", "5.2.2.3", ok(None, cdn("must-understand, no-store, max-age=60")))
+not_reused("cdn-must-understand-299", "5.2.2.3",
+           ok(None, cdn("must-understand, max-age=60"), status=299), detail="must-understand")
+reused("cdn-status-599", T, ok(None, cdn("max-age=60"), status=599))
+row("cdn-private-field", T,
+    fetch(ok(None, cdn('private="x-user", max-age=60'), ("X-User", "7"), ("X-All", "8"))),
+    hit(has={"x-user": None, "x-all": "8"}))
+# Cache-Control's lists are ignored with the rest of it.
+row("cdn-private-field-ignored", T,
+    fetch(ok('private="x-all"', cdn("max-age=60"), ("X-All", "8"))), hit(has={"x-all": "8"}))
+# What the client hears is what the origin says to it, and the true age with it.
+row("cdn-sent-on", "RFC 9213 3",
+    fetch(ok("max-age=1", ("Expires", at(1)), cdn("max-age=10000"), DAY),
+          has={"cdn-cache-control": "max-age=10000", "cache-control": "max-age=1"}),
+    hit(advance=3, has={"cdn-cache-control": "max-age=10000", "cache-control": "max-age=1",
+                        "age": "3", "date": at(0), "expires": at(1)}))
+row("cdn-not-ours-sent-on", "RFC 9213 2.2",
+    fetch(ok("max-age=60", ("ExampleCDN-Cache-Control", "no-store"), ("Surrogate-Control", "no-store"))),
+    hit(has={"examplecdn-cache-control": "no-store", "surrogate-control": "no-store"}))
+reused("layergate-first", T, ok("no-store", cdn("no-store"), ours("max-age=60")), after=59)
+not_reused("layergate-no-store", T, ok("max-age=60", cdn("max-age=60"), ours("no-store")),
+           detail="no-store")
+reused("layergate-invalid-cdn", T, ok("no-store", cdn("max-age=60"), ours("&")), after=59)
+reused("layergate-invalid-both", T, ok("max-age=60", cdn("&"), ours("")), after=59)
+row("layergate-not-sent-on", T,
+    fetch(ok("no-store", ours("max-age=60"), cdn("max-age=9")),
+          has={"layergate-cache-control": None, "cdn-cache-control": "max-age=9"}),
+    hit(has={"layergate-cache-control": None, "cdn-cache-control": "max-age=9"}),
+    hit(b"", method="HEAD", has={"layergate-cache-control": None}))
+row("layergate-not-sent-on-refused", T,
+    fetch(ok(None, ours("no-store")), has={"layergate-cache-control": None}),
+    fetch(ok(None, ours("no-store")), has={"layergate-cache-control": None}),
+    fetch(ok("no-store", ours("x")), has={"layergate-cache-control": None}))
+row("layergate-not-sent-on-passed", T,
+    fetch(ok(None, ours("max-age=9"), status=204, body=b""), method="POST",
+          has={"layergate-cache-control": None}),
+    fetch(ok(None, ours("max-age=9")), method="OPTIONS", has={"layergate-cache-control": None}),
+    fetch(ok(None, ours("max-age=9")), method="HEAD", has={"layergate-cache-control": None}))
+row("targets-option", T, fetch(ok("no-store", ("Example-Cache-Control", "max-age=60")),
+                               has={"example-cache-control": "max-age=60"}),
+    hit(has={"example-cache-control": "max-age=60"}), targets=("Example-Cache-Control",))
+row("targets-none", T,
+    fetch(ok("max-age=60", ours("no-store"), cdn("no-store")),
+          has={"layergate-cache-control": "no-store"}),
+    hit(has={"layergate-cache-control": "no-store"}), targets=())
+# G1: what does not depend on Cache-Control protects a response as before,
+row("cdn-set-cookie", "7.3, G1", fetch(ok(None, cdn("max-age=60"), ("Set-Cookie", "a=b"))), fetch(TWO))
+row("cdn-set-cookie-listed", "7.3",
+    fetch(ok(None, cdn('max-age=60, private="set-cookie"'), ("Set-Cookie", "a=b"))),
+    hit(has={"set-cookie": None}))
+for name, value in (("public", "public, max-age=60"), ("s-maxage", "s-maxage=60"),
+                    ("must-revalidate", "must-revalidate, max-age=60")):
+    row(f"cdn-authorization-{name}", "3.5", fetch(ok("max-age=60", cdn(value)), AUTH), hit(),
+        hit(b"one", AUTH))
+row("cdn-authorization-max-age", "3.5",
+    fetch(ok("public, s-maxage=60", cdn("max-age=60")), AUTH, cs={"stored": None}), fetch(TWO))
+# and no lifetime of ours takes the place of what the origin withholds.
+for name, value in (("private", "private"), ("no-store", "no-store, max-age=0")):
+    row(f"cdn-none-rule-{name}", "G1", fetch(ok(value, cdn("none"))), fetch(TWO), rules=rule(ttl=60))
+    row(f"cdn-none-override-{name}", "G1", fetch(ok(value, cdn("none"))), fetch(ok("no-store", body=b"two")),
+        rules=rule(ttl=60, override=True))
+    not_reused(f"cdn-none-heuristic-{name}", "G1", ok(value, cdn("none"), LM, DAY), heuristic=0.1)
+row("cdn-override-private", "G1", fetch(ok("private", cdn("max-age=10"))), hit(advance=9),
+    fetch(TWO, advance=1), rules=rule(ttl=60, override=True))
+reused("cdn-none-rule", "RFC 9213 3.1", ok("max-age=1", cdn("none")), after=59, rules=rule(ttl=60))
+reused("cdn-none-heuristic", "4.2.2", ok("max-age=1", cdn("none"), LM, DAY), after=59, heuristic=0.1)
+# 3.2, 4.3.4: an update is of all fields, those that are not sent among them.
+row("cdn-304-keeps", "3.2", fetch(ok("no-store", cdn("max-age=10"), ETAG)),
+    validated(unchanged(), advance=10), hit(advance=9), validated(unchanged(), advance=1))
+row("cdn-304-keeps-over-cc", "3.2", fetch(ok("max-age=1", cdn("max-age=10"), ETAG)),
+    validated(unchanged("max-age=99"), advance=10), hit(advance=9), validated(unchanged(), advance=1))
+row("cdn-304-updates", "3.2", fetch(ok("max-age=99", cdn("max-age=10"), ETAG)),
+    validated(unchanged(None, cdn("max-age=20")), advance=10), hit(advance=19),
+    validated(unchanged(), advance=1))
+row("cdn-304-takes-over", "3.2", fetch(ok("max-age=10", ETAG)),
+    validated(unchanged(None, cdn("max-age=20")), advance=10), hit(advance=19))
+row("layergate-304-keeps", "3.2", fetch(ok("max-age=99", ours("max-age=10"), ETAG)),
+    validated(unchanged(), advance=10, has={"layergate-cache-control": None}), hit(advance=9),
+    validated(unchanged("max-age=99"), advance=1), hit(advance=9), validated(unchanged(), advance=1))
+row("layergate-304-updates", "3.2", fetch(ok(None, ours("max-age=10"), ETAG)),
+    validated(unchanged(None, ours("max-age=20")), advance=10, has={"layergate-cache-control": None}),
+    hit(advance=19), validated(unchanged(None, ours("no-store")), advance=1),
+    fetch(ok(None, ours("no-store"), body=b"two")))
+row("cdn-304-no-store", "3.2", fetch(ok(None, cdn("max-age=10"), ETAG)),
+    validated(unchanged(None, cdn("no-store")), advance=10), fetch(TWO))
+row("layergate-head-updates", "4.3.5", fetch(ok(None, ours("max-age=10"), ETAG)),
+    fetch(ok(None, ours("max-age=30"), ETAG, body=b""), method="HEAD", advance=11,
+          has={"layergate-cache-control": None}),
+    hit(advance=25))
+
+# -- RFC 9875: cache groups ------------------------------------------------------------------------
+
+GR = "RFC 9875"
+
+
+def grouped(value: str, body: bytes = b"one") -> Reply:
+    return ok("max-age=60", ("Cache-Groups", value), body=body)
+
+
+def invalidating(value: str, **kw: Any) -> Reply:
+    return ok(None, ("Cache-Group-Invalidation", value), **{"status": 204, "body": b"", **kw})
+
+
+def group_row(id_: str, groups: str, invalidated: str, *, gone: bool, **kw: Any) -> None:
+    """What is in these groups is gone, or not, after a POST to somewhere else."""
+    post = {"target": "/else", "method": "POST", **kw}
+    reply = invalidating(invalidated, **post.pop("reply", {}))
+    other = fetch(reply, *post.pop("headers", ()), **post)
+    then = fetch(TWO, target="/a") if gone else hit(target="/a")
+    row(f"group-{id_}", GR, fetch(grouped(groups), target="/a"), other, then)
+
+
+group_row("one", '"scripts"', '"scripts"', gone=True)
+group_row("other", '"scripts"', '"styles"', gone=False)
+group_row("one-of-many", '"a", "b", "c"', '"x", "c"', gone=True)
+group_row("case", '"scripts"', '"Scripts"', gone=False)
+group_row("parameters", '"scripts";v=1', '"scripts";w', gone=True)
+group_row("no-string", "scripts", "scripts", gone=False)
+group_row("no-strings-alone", '"scripts"', '"scripts", 1', gone=False)
+group_row("32", ", ".join(f'"{n:032}"' for n in range(32)), f'"{31:032}"', gone=True)
+group_row("32-invalidated", f'"{31:032}"', ", ".join(f'"{n:032}"' for n in range(32)), gone=True)
+group_row("very-many-invalidated", '"a"', ", ".join(f'"{n}"' for n in range(200)), gone=True)
+group_row("error", '"a"', '"a"', gone=True, reply={"status": 500})
+group_row("put", '"a"', '"a"', gone=True, method="PUT")
+group_row("unknown-method", '"a"', '"a"', gone=True, method="M-SEARCH")
+group_row("safe-method", '"a"', '"a"', gone=False, method="OPTIONS")
+group_row("get", '"a"', '"a"', gone=False, method="GET", reply={"status": 200})
+group_row("other-scheme", '"a"', '"a"', gone=False, scheme="https")
+group_row("other-host", '"a"', '"a"', gone=False, headers=(("Host", "b.example"),))
+group_row("no-tag", '"a"', '""', gone=False)
+row("group-sent-on", GR, fetch(grouped('"a"'), has={"cache-groups": '"a"'}),
+    hit(has={"cache-groups": '"a"'}),
+    fetch(invalidating('"b"'), method="POST", target="/else",
+          has={"cache-group-invalidation": '"b"'}), hit())
+row("group-no-cascade", "RFC 9875 2.2.1", fetch(grouped('"a", "b"'), target="/a"),
+    fetch(grouped('"b"'), target="/b"), fetch(invalidating('"a"'), method="POST", target="/else"),
+    fetch(TWO, target="/a"), hit(target="/b"))
+row("group-not-by-uri", "RFC 9875 2.2.1", fetch(grouped('"a"'), target="/a"),
+    fetch(grouped('"a"'), target="/b"), fetch(ok(status=204, body=b""), method="POST", target="/a"),
+    hit(target="/b"), fetch(TWO, target="/a"))
+row("group-is-no-tag", GR, fetch(ok("max-age=60", ("Cache-Tag", "a"), ("Surrogate-Key", "a"))),
+    fetch(invalidating('"a"'), method="POST", target="/else"), hit())
+row("group-is-not-purged-as-a-tag", GR, fetch(grouped('"a"')), purge(tags="a"), hit())
+row("group-too-many", "G7", fetch(grouped(", ".join(f'"{n}"' for n in range(129))),
+                                  cs={"detail": "tags"}), fetch(TWO))
+row("group-beside-tags", "G7",
+    fetch(ok("max-age=60", ("Cache-Tag", "a, b"), ("Cache-Groups", '"c", "d"'))), hit(), max_tags=2)
+row("group-304-keeps", "3.2", fetch(ok("max-age=10", ETAG, ("Cache-Groups", '"a"'))),
+    validated(unchanged(), advance=10), hit(),
+    fetch(invalidating('"a"'), method="POST", target="/else"), fetch(TWO))
+row("group-304-updates", "3.2", fetch(ok("max-age=10", ETAG, ("Cache-Groups", '"a"'))),
+    validated(unchanged(None, ("Cache-Groups", '"b"')), advance=10),
+    fetch(invalidating('"a"'), method="POST", target="/else"), hit(has={"cache-groups": '"b"'}),
+    fetch(invalidating('"b"'), method="POST", target="/else"), fetch(TWO))
+VARY_FOO = ("Vary", "Foo")
+row("group-variants", GR, fetch(ok("max-age=60", VARY_FOO, ("Cache-Groups", '"a"')), ("Foo", "1")),
+    fetch(ok("max-age=60", VARY_FOO, ("Cache-Groups", '"b"'), body=b"two"), ("Foo", "2")),
+    fetch(invalidating('"a"'), method="POST", target="/else"),
+    hit(b"two", ("Foo", "2")), fetch(TWO, ("Foo", "1")))
+
+# -- what a shared cache does with the rest --------------------------------------------------------
+
+# RFC 8246 2: "proxies SHOULD skip conditionally revalidating fresh responses ... unless there is a
+# signal from the client that a validation is necessary (e.g., a no-cache ... directive"
+IMM = ok("max-age=60, immutable", ETAG)
+row("immutable-reload", "RFC 8246 2", fetch(IMM), hit(b"one", cc("max-age=0"), advance=5))
+row("immutable-reload-304", "RFC 8246 2", fetch(IMM),
+    hit(b"", cc("max-age=0"), INM, status=304))
+row("immutable-force-reload", "RFC 8246 2", fetch(IMM),
+    validated(unchanged(), b"one", cc("no-cache")),
+    validated(unchanged(), b"one", cc("no-cache, max-age=0")),
+    validated(unchanged(), b"one", ("Pragma", "no-cache")))
+row("immutable-older", "5.2.1.1", fetch(IMM), validated(unchanged(), b"one", cc("max-age=3"), advance=5))
+row("immutable-reload-stale", "RFC 8246 2", fetch(IMM),
+    validated(unchanged(), b"one", cc("max-age=0"), advance=60))
+row("immutable-reload-no-cache", "RFC 8246 2", fetch(ok("no-cache, immutable", ETAG)),
+    validated(unchanged(), b"one", cc("max-age=0")))
+row("mutable-reload", "5.2.1.1", fetch(OLD), validated(unchanged(), b"one", cc("max-age=0")))
+row("immutable-cdn", "RFC 8246 2", fetch(ok(None, cdn("max-age=60, immutable"), ETAG)),
+    hit(b"one", cc("max-age=0")))
+
 # -- 4.1: Vary -------------------------------------------------------------------------------------
 
 V = "4.1"

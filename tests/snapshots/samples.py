@@ -88,6 +88,16 @@ TRACED = StoredResponse(
     received=TIME,
     traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 )
+OWN = StoredResponse(
+    200,
+    [(b"cache-control", b"no-store"), (b"cdn-cache-control", b"max-age=60")],
+    b"hello",
+    generated=TIME,
+    received=TIME,
+    immutable=True,
+    own=b"max-age=3600, immutable",
+)
+GROUP = "\x00group 00112233445566778899aabbccddeeff scripts"
 INDEX = VariantIndex(((b"accept-encoding", b"accept-language"), ()), (b"h;1:h1:/0:one", b"two"))
 MARKS = (
     Mark("tag", "product:1"),
@@ -105,6 +115,7 @@ SAMPLES: dict[str, Sample] = {
     "response": Sample(RESPONSE),
     "response-bare": Sample(BARE),
     "response-traced": Sample(TRACED),
+    "response-own": Sample(OWN),
     "response-signed": Sample(RESPONSE, codec={"secret": SECRET}),
     "response-compressed": Sample(RESPONSE, codec={"compress_above": 100}),
     "response-signed-compressed": Sample(RESPONSE, codec={"secret": SECRET, "compress_above": 100}),
@@ -112,6 +123,7 @@ SAMPLES: dict[str, Sample] = {
     "index": Sample(INDEX),
     "hit-for-miss": Sample(HitForMiss(Refused.SET_COOKIE)),
     "record": Sample(MARKS, record=True),
+    "record-groups": Sample((Mark("tag", GROUP),), record=True),
     "record-signed": Sample(MARKS, record=True, codec={"secret": SECRET}),
 }
 
