@@ -1276,11 +1276,7 @@ def purge_marks(
     """The marks of a purge. Raises PurgeRefused."""
     marks: list[Mark] = []
     for tag in _texts(tags, "tags"):
-        if "\0" in tag:
-            raise PurgeRefused(f"tags must not hold a NUL, got {tag!r}")
-        if len(tag) > MAX_TAG_LENGTH:
-            raise PurgeRefused(f"tags must be at most {MAX_TAG_LENGTH} characters, got {len(tag)}")
-        marks.append(Mark("tag", tag, soft))
+        marks.append(Mark("tag", _checked_tag(tag), soft))
     for url in _texts(urls, "urls"):
         canonical = canonical_uri(_escaped(url, "urls"))
         if canonical is None:
@@ -1328,6 +1324,14 @@ def purge_marks(
             "a purge must name something: tags, urls, prefixes, hosts, patterns or everything"
         )
     return tuple(marks)
+
+
+def _checked_tag(tag: str) -> str:
+    if len(tag) > MAX_TAG_LENGTH:
+        raise PurgeRefused(f"tags must be at most {MAX_TAG_LENGTH} characters, got {len(tag)}")
+    if "\0" in tag:  # as only tags of our own have
+        raise PurgeRefused(f"tags must not hold a NUL, got {tag!r}")
+    return tag
 
 
 def _lowered(text: str) -> str | None:

@@ -246,6 +246,10 @@ def _tags(tags: Iterable[str]) -> list[str]:
     ]
 
 
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
 def _caught(caught: Caught) -> dict[str, Any]:
     (value,) = _tags([caught.value]) or [""]
     return {"kind": caught.kind, "value": value, "soft": caught.soft, "time": caught.time}
@@ -440,8 +444,9 @@ class _Trace:
             text = "What is stored in the cache groups that the response names is purged."
             if origins:
                 text = "It names so many cache groups that all that its origin has is purged."
-            outcome = ", ".join(groups or origins)
-            self._add("invalidation", outcome, "RFC 9875 3", text, None, groups=groups)
+            self._add(
+                "invalidation", _quoted(groups or origins), "RFC 9875 3", text, None, groups=groups
+            )
             told += " " + text
         return told
 
@@ -637,9 +642,12 @@ class _Trace:
         decided = _text(policy.decided_by or (b"expires" if b"expires" in fields else b"none"))
         data = {"field": decided, "ignored": list(map(_text, ignored))}
         if policy.targeted:
-            text = f"{decided} decides; Cache-Control and Expires are not looked at."
+            text = "This field decides; Cache-Control and Expires are not looked at."
             if policy.withheld:
-                text += " They say private or no-store, so no rule or guess adds a lifetime."
+                text = (
+                    "This field decides, and since Cache-Control says private or no-store, no rule"
+                    " or guess adds a lifetime to it."
+                )
         else:
             names = " and ".join(map(_text, ignored))
             text = f"Ignored, since it is empty or no dictionary of directives: {names}."
@@ -691,7 +699,7 @@ class _Trace:
         groups = [name for tag in tags if (name := group_name(tag)) is not None]
         if groups:
             text = "A response to an unsafe request that names one of these groups purges it."
-            self._add("groups", ", ".join(groups), "RFC 9875 2", text, groups=groups)
+            self._add("groups", _quoted(groups), "RFC 9875 2", text, groups=groups)
 
     # -- the decision --------------------------------------------------------------------------
 

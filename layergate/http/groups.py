@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final, cast
 
 import http_sf
 
@@ -111,11 +111,11 @@ def _names(value: bytes) -> tuple[str, ...]:
 
 def _parse(value: bytes) -> tuple[str, ...]:
     try:
-        members = http_sf.parse(value, tltype="list")
+        parsed = http_sf.parse(value, tltype="list")
     except http_sf.StructuredFieldError:
         return ()
     names: dict[str, None] = {}
-    for name, _ in members:  # type: ignore[union-attr,misc]  # it is a List
+    for name, _ in cast("list[tuple[Any, Any]]", parsed):
         # Not a Token, which is another type ("scripts" and scripts differ).
         if type(name) is not str:
             return ()

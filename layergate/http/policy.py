@@ -198,14 +198,10 @@ def plan_storage(
         # A user that is known from a session or a login is as good as one from Authorization, and
         # what middleware outside of us adds to the response (Vary: Cookie), we do not see.
         return Refused.USER
-    tags = response_tags(fields)
-    if match is not None and rule is not None:
-        if rule.vary:
-            names = tuple(sorted({*names, *(name.encode("ascii") for name in rule.vary)}))
-        filled = fill_tags(rule.tags, match.params)
-        tags = None if filled is None or tags is None else tuple(dict.fromkeys(tags + filled))
-    groups = group_tags(request.scheme, request.host, fields)
-    if tags is None or groups is None or len(tags) > options.max_tags:
+    if rule is not None and rule.vary:
+        names = tuple(sorted({*names, *(name.encode("ascii") for name in rule.vary)}))
+    tags = _all_tags(request, fields, match, options)
+    if tags is None:
         return Refused.TAGS
 
     age = initial_age(fields, request_time=request_time, response_time=response_time)
@@ -242,7 +238,7 @@ def plan_storage(
         stale_while_revalidate=swr,
         stale_if_error=sie,
         expires=expires,
-        tags=tags + groups,
+        tags=tags,
         names=names,
         revalidate=directives.no_cache,
         no_stale=no_stale,
@@ -261,6 +257,22 @@ def _well_formed(lines: Lines) -> bool:
     line folding is such a one. Whoever sends the message on may; it is not kept to be repeated."""
     names = b"".join([name or b"\0" for name, _ in lines])
     return bool(_NAMES(names)) and not _NOT_IN_VALUES(b"".join([value for _, value in lines]))
+
+
+def _all_tags(
+    request: Request, fields: Fields, match: Match | None, options: Options
+) -> tuple[str, ...] | None:
+    """The tags of the response, of its rule and for its cache groups. None: too many, or too long."""
+    tags = response_tags(fields)
+    groups = group_tags(request.scheme, request.host, fields)
+    if tags is None or groups is None:
+        return None
+    if match is not None:
+        filled = fill_tags(match.rule.tags, match.params)
+        if filled is None:
+            return None
+        tags = tuple(dict.fromkeys(tags + filled))
+    return None if len(tags) > options.max_tags else tags + groups
 
 
 def _is_stream(fields: Fields) -> bool:

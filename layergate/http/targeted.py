@@ -39,7 +39,7 @@ kind (Edge Architecture 1.0), with a syntax and rules of its own, and is not imp
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import http_sf
 
@@ -131,13 +131,13 @@ def parse_targeted(value: bytes) -> CacheControl | None:
 
 def _parse(value: bytes) -> CacheControl | None:
     try:
-        members = http_sf.parse(value, tltype="dictionary")
+        parsed = http_sf.parse(value, tltype="dictionary")
     except http_sf.StructuredFieldError:
         return None
-    if not members:
+    if not parsed:
         return None
     found: dict[str, Any] = {}
-    for name, (item, _) in members.items():  # type: ignore[union-attr]  # it is a Dictionary
+    for name, (item, _) in cast("dict[str, tuple[Any, Any]]", parsed).items():
         if name in _DELTAS:
             # type(), since True is an int as well.
             if type(item) is int and item >= 0:

@@ -534,3 +534,44 @@ async def test_what_another_one_has_stored_is_explained_and_not_copied(fleet: Fl
     assert "a purge of the tag 'a'" in held.text
     assert told.conclusion.answer == "miss"
     await settled(fleet)
+
+
+async def test_a_cache_group_is_invalidated_everywhere(fleet: Fleet) -> None:
+    """RFC 9875: its tags are in the entries that instances share, its purges in their log."""
+    grouped = {"cache-control": "max-age=60", "cache-groups": '"a", "b"'}
+    fleet.origin.answers("/one", grouped)
+    fleet.origin.answers("/other", {**grouped, "cache-groups": '"c"'})
+    fleet.origin.answers("/do", {"cache-group-invalidation": '"b"'}, b"", 204)
+    for path in ("/one", "/other"):
+        await fleet[0].get(path)
+        await fleet.idle()
+        assert all(call.hit for call in await fleet.everywhere(path))
+    await fleet[1].get("/do", method="POST", host="other.example")
+    assert all(call.hit for call in await fleet.everywhere("/one"))
+    await fleet[2].get("/do", method="POST")
+    assert not (await fleet[0].get("/one")).hit
+    await fleet.idle()
+    assert all(call.hit for call in await fleet.everywhere("/one"))
+    assert all(call.hit for call in await fleet.everywhere("/other"))
+    assert (fleet.origin.calls["/one"], fleet.origin.calls["/other"]) == (2, 1)
+    await settled(fleet)
+
+
+async def test_what_is_not_sent_on_is_shared(fleet: Fleet) -> None:
+    """LayerGate-Cache-Control goes from instance to instance, since a 304 updates it too (3.2)."""
+    ours = {"layergate-cache-control": "max-age=10", "cache-control": "max-age=99", "etag": '"1"'}
+    fleet.origin.answers("/own", ours)
+    await fleet[0].get("/own")
+    await fleet.idle()
+    assert (await fleet[1].get("/own")).hit
+    fleet.clock.advance(11)
+    fleet.origin.answers("/own", {"etag": '"1"'}, b"", 304)
+    validated = await fleet[1].get("/own")
+    assert validated.status == 200
+    assert validated.header("layergate-cache-control") is None
+    await fleet.idle()
+    fleet.clock.advance(11)
+    before = fleet.origin.total
+    await fleet[2].get("/own")
+    assert fleet.origin.total == before + 1
+    await settled(fleet)

@@ -487,3 +487,55 @@ def test_a_password_in_a_url_is_not_repeated() -> None:
     with pytest.raises(ExplainRefused) as refused:
         AskedRequest.of("GET", "http://user:s3cret@a.example/", None)
     assert "s3cret" not in str(refused.value)
+
+
+# -- targeted fields and cache groups --------------------------------------------------------------
+
+CDN, OURS = "cdn-cache-control", "layergate-cache-control"
+
+
+@pytest.mark.parametrize(
+    ("response", "field", "ignored"),
+    [
+        (ok("no-store", (CDN, "max-age=9")), CDN, []),
+        (ok(None, (CDN, "max-age=9"), (OURS, "max-age=7")), OURS, []),
+        (ok(None, (CDN, "max-age=9"), (OURS, "Max-Age=7")), CDN, [OURS]),
+        (ok("max-age=60", (CDN, "")), "cache-control", [CDN]),
+        (ok(None, ("expires", "0"), (CDN, "&")), "expires", [CDN]),
+        (ok(None, (CDN, "&")), "none", [CDN]),
+    ],
+)
+async def test_which_field_decides(response: Response, field: str, ignored: list[str]) -> None:
+    told = await a_world().explain(response=response)
+    step = the(told, "policy")
+    assert (step.outcome, step.data["field"], step.data["ignored"]) == (field, field, ignored)
+    assert step.section == "RFC 9213 section 2.2"
+
+
+async def test_without_a_targeted_field_there_is_nothing_to_tell() -> None:
+    assert (await a_world().explain(response=ok("max-age=60"))).step("policy") is None
+
+
+async def test_which_field_decided_about_what_is_stored() -> None:
+    world = a_world()
+    world.origin.answers("/", {"cache-control": "no-store", OURS: "max-age=7"})
+    await world.get("/")
+    told = await world.explain("/")
+    assert told.conclusion.answer == "hit"
+    assert the(told, "policy").outcome == OURS
+    assert the(told, "lifetime").data["source"] == "max-age"
+
+
+async def test_groups_are_named() -> None:
+    world = a_world()
+    groups = {"cache-control": "max-age=60", "cache-groups": '"a", "b c"'}
+    told = await world.explain("/", ok(None, *groups.items()))
+    assert the(told, "groups").data["groups"] == ["a", "b c"]
+    assert told.step("tags") is None
+    world.origin.answers("/", groups)
+    await world.get("/")
+    assert the(await world.explain("/"), "groups").outcome == '"a", "b c"'
+    invalidating = ok("no-store", ("cache-group-invalidation", '"b c"'))
+    told = await world.explain("/else", invalidating, method="POST")
+    groups_step = steps(told, "invalidation")[1]
+    assert (groups_step.outcome, groups_step.section) == ('"b c"', "RFC 9875 section 3")

@@ -22,7 +22,9 @@ from layergate.http.policy import response_tags
 from layergate.http.rules import fill_tags
 
 
-def tags(value: bytes, scheme: str = "https", host: bytes = b"example.com") -> tuple[str, ...] | None:
+def tags(
+    value: bytes, scheme: str = "https", host: bytes = b"example.com"
+) -> tuple[str, ...] | None:
     return group_tags(scheme, host, Fields([(b"cache-groups", value)]))
 
 
