@@ -37,6 +37,7 @@ NO_URL: list[Any] = ["", "localhost:6379", 7, True, b"redis://x", [], {}]
 NO_FALLBACK: list[Any] = ["", "503", 504, True, []]
 NO_TELEMETRY: list[Any] = ["on", 1, 0, []]
 NO_SHARE: list[Any] = [-0.1, 1.1, "0.1", None, NAN, []]
+NO_TARGETS: list[Any] = ["x", b"x", 7, None, [""], [7], ["a b"], ["cache-control"], ["expires"]]
 NO_FRACTION: list[Any] = [0, -0.1, 1.1, True, "0.1", NAN]
 
 BAD_OPTIONS: list[tuple[str, Any]] = [
@@ -46,6 +47,7 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
     *((name, value) for name in DURATIONS for value in NO_DURATION),
     *((name, value) for name in FLAGS for value in (1, 0, "yes", None)),
     *(("origin_timeout", value) for value in (-1, "10", True, NAN)),
+    *(("targets", value) for value in NO_TARGETS),
     *(("heuristic", value) for value in NO_FRACTION),
     *(("layers", value) for value in NO_LAYERS),
     *(("shared", value) for value in NO_URL),

@@ -609,6 +609,9 @@ row("immutable-reload-stale", "RFC 8246 2", fetch(IMM),
     validated(unchanged(), b"one", cc("max-age=0"), advance=60))
 row("immutable-reload-no-cache", "RFC 8246 2", fetch(ok("no-cache, immutable", ETAG)),
     validated(unchanged(), b"one", cc("max-age=0")))
+# 5.5: Warning is obsolete, and not generated.
+row("warning-none", "5.5", fetch(ok("max-age=10, stale-while-revalidate=60")),
+    stale(b"one", TWO, advance=20, has={"warning": None}))
 row("mutable-reload", "5.2.1.1", fetch(OLD), validated(unchanged(), b"one", cc("max-age=0")))
 row("immutable-cdn", "RFC 8246 2", fetch(ok(None, cdn("max-age=60, immutable"), ETAG)),
     hit(b"one", cc("max-age=0")))
