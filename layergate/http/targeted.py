@@ -30,6 +30,10 @@ whom the app knows. But it is the targeted field that has to allow it. Where tha
 storing (``CDN-Cache-Control: none``), a lifetime of our own, a rule's or a guess, is not put in the
 place of a ``private`` or ``no-store`` that the origin did say: `Policy.withheld`.
 
+A 304, or a response to HEAD, that does not repeat a targeted field leaves the stored one, whatever its
+Cache-Control says: it updates the stored fields (RFC 9111 section 3.2), and frameworks that make 304s
+copy the fields they know. What decides from then on is what the updated fields say.
+
 LayerGate-Cache-Control is not sent on: it is for this cache, and nothing that comes after it has a
 use for it. The others are, so that "downstream CDN caches can use it as well" (section 3). A field
 that is not on the target list is stored and sent on like any other. Surrogate-Control is of an older

@@ -108,6 +108,20 @@ async def test_header_lines_may_be_tuples_lists_and_of_any_case():
     assert again.get("etag") == '"abc"'
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST"])
+@pytest.mark.parametrize(
+    "name", [b"layergate-cache-control", b"LayerGate-Cache-Control", b"Layergate-Cache-Control"]
+)
+async def test_rfc9213_our_own_field_is_not_sent_on_in_whatever_case(method, name):
+    async def app(scope, receive, send):
+        headers = [(name, b"max-age=60"), (b"x-a", b"1")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    seen, _ = await World(app).ask(Step(method=method))
+    assert (seen.get("x-a"), seen.get("layergate-cache-control")) == ("1", None)
+
+
 async def test_a_response_without_headers_and_body_fields():
     """Both keys are optional in ASGI."""
 

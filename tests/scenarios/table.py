@@ -499,6 +499,10 @@ row("cdn-override-private", "G1", fetch(ok("private", cdn("max-age=10"))), hit(a
 reused("cdn-none-rule", "RFC 9213 3.1", ok("max-age=1", cdn("none")), after=59, rules=rule(ttl=60))
 reused("cdn-none-heuristic", "4.2.2", ok("max-age=1", cdn("none"), LM, DAY), after=59, heuristic=0.1)
 # 3.2, 4.3.4: an update is of all fields, those that are not sent among them.
+row("cdn-after-a-marker", "G4", fetch(ok("no-store")), fetch(ok("no-store")),
+    fetch(ok("no-store", cdn("max-age=60"))), hit(advance=59))
+row("cdn-private-after-a-marker", "G4", fetch(ok("no-store")), fetch(ok("max-age=9", cdn("private"))),
+    fetch(ok("max-age=9", cdn("private"))))
 row("cdn-304-keeps", "3.2", fetch(ok("no-store", cdn("max-age=10"), ETAG)),
     validated(unchanged(), advance=10), hit(advance=9), validated(unchanged(), advance=1))
 row("cdn-304-keeps-over-cc", "3.2", fetch(ok("max-age=1", cdn("max-age=10"), ETAG)),
