@@ -1,4 +1,4 @@
-"""Uses the installed wheel as a stranger would: no source tree, no framework, no other package."""
+"""Uses the installed wheel as a stranger would: no source tree, no framework."""
 
 from __future__ import annotations
 

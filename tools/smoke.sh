@@ -16,9 +16,15 @@ trap 'exit 1' HUP INT TERM
     exit 1
 }
 "$python" -m venv "$outside/venv"
-# --no-index: a dependency would have to be fetched, and this fails instead.
-"$outside/venv/bin/python" -m pip --disable-pip-version-check --quiet \
-    install --no-index "$outside"/dist/*.whl
+pip() { "$outside/venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+pip --quiet install "$outside"/dist/*.whl
+# The parser of structured fields, what that needs, and nothing more.
+came=$(pip list --format=freeze --exclude pip --exclude setuptools |
+    sed 's/[ =].*//' | tr 'A-Z_' 'a-z-' | sort | tr '\n' ' ')
+if [ "$came" != "http-sf layergate typing-extensions " ]; then
+    echo "error: installing LayerGate brought: $came" >&2
+    exit 1
+fi
 # -I: neither the current folder nor the script's is on sys.path.
 cd "$outside"
 "$outside/venv/bin/python" -I "$root/tools/smoke.py"

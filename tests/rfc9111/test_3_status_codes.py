@@ -4,6 +4,8 @@ What is expected is written down here once more, from the RFCs, not taken from t
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from layergate.config import Options
@@ -39,7 +41,7 @@ REQUEST = Request(
 )
 
 
-def planned(status: int, control: bytes | None, **options: float) -> Plan | Refused:
+def planned(status: int, control: bytes | None, **options: Any) -> Plan | Refused:
     lines = [(b"date", b"Tue, 14 Nov 2023 22:13:20 GMT")]
     lines += [(b"last-modified", b"Tue, 14 Nov 2023 21:13:20 GMT")]
     if control is not None:
@@ -55,7 +57,7 @@ def planned(status: int, control: bytes | None, **options: float) -> Plan | Refu
     )
 
 
-def fresh(control: bytes | None, **options: float) -> set[int]:
+def fresh(control: bytes | None, **options: Any) -> set[int]:
     """The status codes with which this is stored, and fresh for some time."""
     found = set()
     for status in range(-1, 1000):
