@@ -21,6 +21,8 @@ from layergate.errors import ConfigError
 from layergate.sizes import parse_size
 
 __all__ = [
+    "ADMIN_PATH",
+    "ADMIN_TOKEN",
     "DEFAULT_STATUSES",
     "MAX_TAG_LENGTH",
     "Admin",
@@ -28,6 +30,10 @@ __all__ = [
     "Rule",
     "Seconds",
     "check_telemetry",
+    "count",
+    "flag",
+    "seconds",
+    "strings",
     "unknown_option",
 ]
 
@@ -40,6 +46,8 @@ DEFAULT_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
 MAX_TAG_LENGTH: Final = 256
 # Fields that have a meaning of their own, which is not that of RFC 9213.
 _NO_TARGETS: Final = frozenset({"cache-control", "expires", "pragma", "surrogate-control"})
+ADMIN_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+ADMIN_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _LEAST_MEMORY: Final = 4096  # bytes; what a MemoryLayer needs
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::path)?\}")
@@ -63,19 +71,22 @@ def seconds(value: Any, option: str, where: str, *, optional: bool = True) -> fl
     return float(min(value, 2**31))
 
 
-def _flag(value: Any, option: str, where: str) -> bool:
+def flag(value: Any, option: str, where: str) -> bool:
+    """Validate a switch. Raises ConfigError."""
     if not isinstance(value, bool):
         raise ConfigError(f"{option} must be True or False, got {value!r}{where}")
     return value
 
 
-def _count(value: Any, option: str, *, low: int, where: str = "") -> int:
+def count(value: Any, option: str, *, low: int, where: str = "") -> int:
+    """Validate a number of things. Raises ConfigError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ConfigError(f"{option} must be an integer >= {low}, got {value!r}{where}")
     return value
 
 
-def _strings(value: Any, option: str, where: str) -> tuple[str, ...]:
+def strings(value: Any, option: str, where: str) -> tuple[str, ...]:
+    """Validate a list of non-empty strings. Raises ConfigError."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise ConfigError(
             f"{option} must be a list of strings, got {value!r}{where};"
@@ -107,7 +118,7 @@ def _statuses(statuses: Any, where: str) -> frozenset[int] | None:
 def _hosts(hosts: Any, where: str) -> frozenset[str] | None:
     if hosts is None:
         return None
-    names = _strings(hosts, "hosts", where)
+    names = strings(hosts, "hosts", where)
     for name in names:
         if ":" in name.rpartition("]")[2] or "/" in name:
             raise ConfigError(f"hosts must be host names without a port, got {name!r}{where}")
@@ -186,7 +197,7 @@ class Rule:
             raise ConfigError(f"path must have at most 16 '*' and placeholders{where}")
         for option in ("ttl", "stale_while_revalidate", "stale_if_error"):
             put(self, option, seconds(getattr(self, option), option, where))
-        put(self, "tags", _strings(self.tags, "tags", where))
+        put(self, "tags", strings(self.tags, "tags", where))
         for tag in self.tags:
             if len(tag) > MAX_TAG_LENGTH:
                 raise ConfigError(
@@ -198,7 +209,7 @@ class Rule:
                 raise ConfigError(
                     f"tags use {{{min(missing)}}}, which the path does not name{where}"
                 )
-        put(self, "vary", tuple(name.lower() for name in _strings(self.vary, "vary", where)))
+        put(self, "vary", tuple(name.lower() for name in strings(self.vary, "vary", where)))
         for name in self.vary:
             if name == "*" or not _TOKEN.fullmatch(name):
                 raise ConfigError(f"vary must name header fields, got {name!r}{where}")
@@ -207,7 +218,7 @@ class Rule:
         for option in (
             "override", "bypass", "allow_authorization", "allow_cookie", "allow_set_cookie",
         ):  # fmt: skip
-            _flag(getattr(self, option), option, where)
+            flag(getattr(self, option), option, where)
         if self.override and self.ttl is None:
             raise ConfigError(
                 f"override needs a ttl{where}; write Rule(..., ttl=60, override=True)"
@@ -235,18 +246,18 @@ class Admin:
     purge_method: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, str) or not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", self.path):
+        if not isinstance(self.path, str) or not ADMIN_PATH.fullmatch(self.path):
             raise ConfigError(
                 f"path must be an absolute path such as '/_layergate', got {self.path!r} in Admin"
             )
         if not isinstance(self.token, str) or not self.token:
             raise ConfigError("token must be a non-empty string in Admin; anyone could purge")
-        if not re.fullmatch(r"[\x21-\x7e]+", self.token):
+        if not ADMIN_TOKEN.fullmatch(self.token):
             raise ConfigError("token must be printable ASCII without spaces in Admin")
-        _flag(self.purge_method, "purge_method", " in Admin")
+        flag(self.purge_method, "purge_method", " in Admin")
         if self.networks is not None:
             parsed = []
-            for network in _strings(self.networks, "networks", " in Admin"):
+            for network in strings(self.networks, "networks", " in Admin"):
                 try:
                     parsed.append(ipaddress.ip_network(network))
                 except ValueError as error:
@@ -465,7 +476,7 @@ class Options:
             "max_tags", "max_variants", "max_key_length", "max_waiters", "background_refreshes",
         ):  # fmt: skip
             low = 0 if option in ("max_waiters", "background_refreshes") else 1
-            _count(getattr(self, option), option, low=low)
+            count(getattr(self, option), option, low=low)
         for option in (
             "keep", "coalesce_timeout", "hit_for_miss_ttl", "slow_reader_timeout",
             "abandoned_timeout", "shutdown_timeout",
@@ -478,7 +489,7 @@ class Options:
         for option in (
             "collapse", "request_directives", "cache_status", "strip_tags", "trace_keys",
         ):  # fmt: skip
-            _flag(getattr(self, option), option, "")
+            flag(getattr(self, option), option, "")
         if not isinstance(self.name, str) or not re.fullmatch(r"[\x20-\x7e]+", self.name):
             raise ConfigError(f"name must be printable ASCII, got {self.name!r}")
         check_telemetry(self.telemetry)

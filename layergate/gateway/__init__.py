@@ -1,0 +1,1 @@
+"""LayerGate in front of any HTTP application: ``layergate serve``. See `docs/gateway.md`."""
