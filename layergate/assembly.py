@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from layergate.config import Options, check_telemetry
 from layergate.core.events import Hook
-from layergate.core.fleet import SharedLayer
+from layergate.core.fleet import Joining, Log, SharedLayer
 from layergate.core.layer import Layer
 from layergate.core.loader import Loader, LoadRuntime
 from layergate.core.stack import Stack, WritePolicy
@@ -85,13 +85,18 @@ class HttpCache(Cache):
     """The HTTP cache, ready to be given to one or more `LayerGate` middlewares.
 
     Takes every option of `layergate.config.Options` by keyword. ``runtime``: None for asyncio, a
-    `ThreadRuntime` for WSGI.
+    `ThreadRuntime` for WSGI. ``log``: makes the log of purges, where other processes append to it as
+    well and there is no ``shared`` layer to bring one.
 
     Raises ConfigError.
     """
 
     def __init__(
-        self, *, runtime: LoopRuntime | ThreadRuntime | None = None, **options: Any
+        self,
+        *,
+        runtime: LoopRuntime | ThreadRuntime | None = None,
+        log: Callable[[Joining], Log] | None = None,
+        **options: Any,
     ) -> None:
         checked = Options.of(options)
         self.runtime = LoopRuntime() if runtime is None else runtime
@@ -107,6 +112,7 @@ class HttpCache(Cache):
             layer_timeout=float(checked.layer_timeout),  # type: ignore[arg-type]
             hooks=checked.hooks,
             values=VALUES,
+            log=log,
         )
         super().__init__(stack, checked)
         self._observe(checked)

@@ -91,6 +91,7 @@ class Stack:
     by default the key itself. Best-effort writes never raise; strict ones raise PartialWriteError.
     ``layer_timeout``: a layer's operation that takes longer has failed, seconds.
     ``values``: how values that are not plain data go over the wire to a shared layer.
+    ``log``: makes a log of purges that is shared with other instances, where no layer is.
 
     One of the layers may be shared with other instances (`SharedLayer`): its log is then the
     stack's log, and its leases make a fetch the fleet's only one. While the log cannot be reached
@@ -110,6 +111,7 @@ class Stack:
         layer_timeout: float = 1.0,
         hooks: Iterable[Hook] = (),
         values: Sequence[ValueType] = (),
+        log: Callable[[Joining], Log] | None = None,
     ) -> None:
         if not isinstance(layers, (list, tuple)) or not layers:
             raise ConfigError(
@@ -141,6 +143,11 @@ class Stack:
                 f"layers must have at most one shared layer, for it keeps the log of purges, got"
                 f" {[layer.name for layer in shared]}; drop one"
             )
+        if shared and log is not None:
+            raise ConfigError(
+                f"log excludes a shared layer, which brings its own, got {shared[0].name!r};"
+                " drop one of them"
+            )
         self._layer_timeout = float(layer_timeout)
         for layer in layers:
             _claim(layer, self)
@@ -154,10 +161,12 @@ class Stack:
         self.fleet: Log | None = None
         self.leases: Leases | None = None
         self._log: Log | LocalLog = LocalLog(self.marks, runtime.lock())
+        joining = Joining(self.marks, runtime, self.counters, tuple(values))
         for layer in shared:
-            joining = Joining(self.marks, runtime, self.counters, tuple(values))
             self.fleet, self.leases = layer.join(joining)
             self._log = self.fleet
+        if log is not None:
+            self._log = self.fleet = log(joining)
         self._label = label
         top = self.layers[0]
         # The top layer's own peek, for who looks after purges and failures himself (see `peek`).

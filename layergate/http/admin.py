@@ -83,7 +83,7 @@ class AdminEndpoint:
         if action == "stats":
             if method not in ("GET", "HEAD"):
                 return _answer(405, errors=["use GET"], extra=[(b"allow", b"GET, HEAD")])
-            return _json(200, self._cache.stats(), head=method == "HEAD")
+            return _json(200, await self._cache.report(), head=method == "HEAD")
         known = "purge, stats and explain"
         return _answer(404, errors=[f"no such endpoint: {action!r}; there are {known}"])
 

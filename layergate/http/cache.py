@@ -17,7 +17,15 @@ The cache never calls the app; the adapter does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -156,6 +164,8 @@ class Cache:
         self._top = stack.layers[0].name
         self.kept_back = kept_back(options)
         self._targets = frozenset(targets_of(options))
+        # Who answers for all processes that serve beside this one; None: there are none.
+        self.reporter: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
         # What adapters ask first: `peek`, or what telemetry or the log has put around it.
         self.first_look: FirstLook = self.peek
 
@@ -726,7 +736,7 @@ class Cache:
         return _Selected(None, first or key, marker, True)
 
     async def _find(self, key: bytes, *, quiet: bool = False) -> Found | None:
-        if self.stack.peek_is_enough and not quiet:
+        if self.stack.peek_is_enough and self.stack.trusted and not quiet:
             entry = self.stack.peek(key)
             if entry is None or entry.expires <= self.stack.runtime.now():
                 return None
@@ -1197,6 +1207,10 @@ class Cache:
             "refreshing": self._refreshing,
             "inflight_bytes": self._inflight,
         }
+
+    async def report(self) -> Mapping[str, Any]:
+        """`stats`, or what ``reporter`` says, which speaks for other processes too."""
+        return self.stats() if self.reporter is None else await self.reporter()
 
     def aside(self, work: Coroutine[Any, Any, Any], name: str) -> bool:
         """Run ``work`` in the background. False when nothing is started any more, since the process

@@ -1,0 +1,327 @@
+"""What a worker of the gateway hears from who runs it, and tells it.
+
+A worker is one process that serves connections. It is run by a *supervisor*, or, if it is the only
+one, runs in the process that was started. Either way it is a function ::
+
+    def main(options: GatewayOptions, sockets: Sequence[socket.socket], channel: Channel) -> None
+
+which runs until it has nothing more to do. ``sockets`` are bound; the worker calls ``listen`` on them
+(as ``asyncio.create_server(sock=...)`` does) when it can answer, so that until then connections are
+refused, not kept waiting. They are its own to close. In the loop of ``main``, in this order::
+
+    cache = HttpCache(**options.cache_arguments(), log=channel.log)
+    await channel.open(reload=reload, stats=cache.stats)
+    cache.reporter = channel.report                 # GET {admin}/stats tells of all workers
+    ...                                             # listen
+    channel.ready()
+    await channel.stopping.wait()
+    ...                                             # close the sockets; finish what is under way
+    ...                                             # until it is done, or ``channel.cut`` is set
+    await cache.aclose()
+    await channel.close()
+
+``open``      attaches to the running loop.
+``reload``    is called with new options, in the loop. They are valid. It puts them into effect as a
+              whole (`HttpCache.reload` with `reloading.live`), and returns the names of options
+              that will only hold after a restart, beside those that `reloading.waiting` knows. What
+              it raises is logged, and the worker goes on as it was.
+``ready``     says that connections are accepted.
+``stopping``  is set when the worker is to end: it accepts nothing more, answers what it has begun, closes
+              idle connections, and returns from ``main``, within `GatewayOptions.drain_timeout`. It
+              is also set when the supervisor is gone: nobody then orders purges, or replaces a worker.
+``cut``       is set when what is still under way is to be given up. (The supervisor kills who does not
+              end soon after.)
+``state``     what ``readyz`` tells: 200 when it is READY, else 503.
+
+SIGTERM, SIGINT and SIGHUP belong to the channel; a worker handles no signals. If ``main`` raises, the
+worker has failed: `ConfigError` and `OSError` are told by their message, others with a traceback.
+
+On the wire: frames of four bytes of length, one of kind (``J``: JSON; ``O``: options, pickled, and only
+ever from the supervisor to a worker it has started), then the content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import itertools
+import json
+import logging
+import os
+import pickle
+import socket
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+from layergate.core.fleet import Joining, Log
+from layergate.gateway.siblings import SiblingLog
+from layergate.gateway.totals import total
+
+__all__ = [
+    "MAX_FRAME",
+    "Channel",
+    "ChannelBroken",
+    "Link",
+    "MakeLog",
+    "Reload",
+    "State",
+    "Stats",
+    "pack",
+    "pack_options",
+    "receive",
+]
+
+_logger = logging.getLogger("layergate.gateway")
+
+Message: TypeAlias = dict[str, Any]
+Reload: TypeAlias = Callable[[Any], Iterable[str]]
+Stats: TypeAlias = Callable[[], Mapping[str, Any]]
+MakeLog: TypeAlias = Callable[[Joining], Log]
+
+MAX_FRAME: Final = 32 * 1024 * 1024  # bytes
+_HEAD: Final = struct.Struct("!IB")
+_JSON, _OPTIONS = ord("J"), ord("O")
+_REPORT_WITHIN: Final = 2.0  # seconds
+
+
+class State(enum.Enum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class ChannelBroken(Exception):
+    """The other side is gone, or sends what cannot be."""
+
+
+def pack(message: Mapping[str, Any]) -> bytes:
+    """A message as a frame. Lone surrogates travel; other things than JSON has raise TypeError."""
+    content = json.dumps(message, separators=(",", ":")).encode()
+    return _HEAD.pack(len(content), _JSON) + content
+
+
+def pack_options(options: object) -> bytes:
+    """New options as a frame."""
+    content = pickle.dumps(options)
+    return _HEAD.pack(len(content), _OPTIONS) + content
+
+
+async def receive(reader: asyncio.StreamReader, *, options: bool = False) -> Any:
+    """The next message: a dict, or, with ``options``, perhaps an object that `pack_options` packed.
+
+    Raises ChannelBroken.
+    """
+    try:
+        length, kind = _HEAD.unpack(await reader.readexactly(_HEAD.size))
+        if length > MAX_FRAME:
+            raise ChannelBroken(f"a frame of {length} bytes")
+        content = await reader.readexactly(length)
+    except (OSError, asyncio.IncompleteReadError) as error:
+        raise ChannelBroken("the other side is gone") from error
+    return _read(kind, content, options=options)
+
+
+def receive_blocking(sock: socket.socket) -> Any:
+    """As `receive`, with options, before there is a loop."""
+    length, kind = _HEAD.unpack(_exactly(sock, _HEAD.size))
+    return _read(kind, _exactly(sock, length), options=True)
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    content = bytearray()
+    while len(content) < size:
+        part = sock.recv(size - len(content))
+        if not part:
+            raise ChannelBroken("the other side is gone")
+        content += part
+    return bytes(content)
+
+
+def _read(kind: int, content: bytes, *, options: bool) -> Any:
+    if kind == _OPTIONS and options:
+        return pickle.loads(content)  # noqa: S301 - from the process that started this one
+    try:
+        message = json.loads(content) if kind == _JSON else None
+    except ValueError as error:
+        raise ChannelBroken("a frame that is no JSON") from error
+    if not isinstance(message, dict) or not isinstance(message.get("op"), str):
+        raise ChannelBroken("a frame that is no message")
+    return message
+
+
+class Channel:
+    """A worker's view of who runs it. This one is the common part: nobody is at the other end.
+
+    ``number``: which worker this is, from 0; ``workers``: of how many.
+    """
+
+    def __init__(self, number: int = 0, workers: int = 1) -> None:
+        self.number = number
+        self.workers = workers
+        self.state = State.STARTING
+        self.stopping = asyncio.Event()
+        self.cut = asyncio.Event()
+        self._reload: Reload | None = None
+        self._stats: Stats | None = None
+
+    @property
+    def log(self) -> MakeLog | None:
+        """What makes the log of purges that all workers share, for `HttpCache`; None where there is
+        no need for one: there is one worker, or a shared layer."""
+        return None
+
+    async def open(self, *, reload: Reload, stats: Stats) -> None:
+        """Begin to listen to the other side; see the head of the module."""
+        self._reload, self._stats = reload, stats
+
+    def ready(self) -> None:
+        """Connections are accepted."""
+        if self.state is State.STARTING:
+            self.state = State.READY
+
+    async def report(self) -> dict[str, Any]:
+        """The statistics of all workers, added up, with those of each (see `total`). Those of one that
+        does not answer within two seconds are missing. Never raises."""
+        return total([self._own()])
+
+    async def close(self) -> None:
+        """The worker ends: it serves nothing any more."""
+        self.stop()
+
+    def stop(self, *, now: bool = False) -> None:
+        """Have the worker end, gracefully or at once."""
+        self.state = State.DRAINING
+        self.stopping.set()
+        if now:
+            self.cut.set()
+
+    def _own(self) -> dict[str, Any]:
+        assert self._stats is not None
+        return {"worker": self.number, "pid": os.getpid(), **self._stats()}
+
+    def _reloaded(self, options: object) -> tuple[list[str], str | None]:
+        """Have the worker take new options: the names of those that wait for a restart, and what went
+        wrong, if anything."""
+        assert self._reload is not None
+        try:
+            return sorted(self._reload(options)), None
+        except Exception as error:
+            _logger.exception("worker %d could not take the new options", self.number)
+            return [], f"{type(error).__name__}: {error}"
+
+
+class Link(Channel):
+    """The channel of a worker that a supervisor has started.
+
+    ``sock``: a connected AF_UNIX socket, the supervisor at its other end.
+    ``siblings``: do the workers share a log of purges through the supervisor?
+    """
+
+    def __init__(self, sock: socket.socket, number: int, workers: int, *, siblings: bool) -> None:
+        super().__init__(number, workers)
+        self._sock = sock
+        self._siblings = SiblingLog(self.send, workers) if siblings else None
+        self._writer: asyncio.StreamWriter | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._beat: asyncio.TimerHandle | None = None
+        self._reports: dict[int, asyncio.Future[list[dict[str, Any]]]] = {}
+        self._numbers = itertools.count()
+
+    @property
+    def log(self) -> MakeLog | None:
+        """See `Channel.log`."""
+        return None if self._siblings is None else self._siblings.joined
+
+    async def open(self, *, reload: Reload, stats: Stats) -> None:
+        """See `Channel.open`."""
+        await super().open(reload=reload, stats=stats)
+        reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
+        self._listening = asyncio.create_task(self._listen(reader), name="layergate channel")
+        self._tick()
+
+    def ready(self) -> None:
+        """See `Channel.ready`."""
+        super().ready()
+        self.send({"op": "ready"})
+
+    async def report(self) -> dict[str, Any]:
+        """See `Channel.report`."""
+        number = next(self._numbers)
+        future: asyncio.Future[list[dict[str, Any]]] = asyncio.get_running_loop().create_future()
+        self._reports[number] = future
+        try:
+            self.send({"op": "report", "id": number})
+            async with asyncio.timeout(_REPORT_WITHIN):
+                return total(await future)
+        except (TimeoutError, ChannelBroken):
+            return total([self._own()], workers=self.workers)
+        finally:
+            del self._reports[number]
+
+    async def close(self) -> None:
+        """See `Channel.close`."""
+        await super().close()
+        if self._siblings is not None:
+            await self._siblings.leave()
+        if self._beat is not None:
+            self._beat.cancel()
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+        if self._writer is not None:
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message. One that comes to nothing since the supervisor is gone raises nothing:
+        then `stopping` is set."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(pack(message))
+
+    def _tick(self) -> None:
+        """Say that this worker lives, and ask to be trusted for another while."""
+        self.send({"op": "sync"})
+        self._beat = asyncio.get_running_loop().call_later(BEAT, self._tick)
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while True:
+                self._take(await receive(reader, options=True))
+        except ChannelBroken as error:
+            if not self.stopping.is_set():
+                _logger.warning("worker %d ends: its supervisor is gone (%s)", self.number, error)
+        except Exception:
+            _logger.exception("worker %d ends: its channel failed", self.number)
+        finally:
+            # Nobody tells of purges any more, and nobody waits for this worker's word.
+            if self._siblings is not None:
+                self._siblings.lost()
+            for future in self._reports.values():
+                if not future.done():
+                    future.set_exception(ChannelBroken("the supervisor is gone"))
+            self.stop()
+
+    def _take(self, message: Any) -> None:
+        if not isinstance(message, dict):
+            ignored, error = self._reloaded(message)
+            self.send({"op": "reloaded", "ignored": ignored, "error": error})
+            return
+        op = message["op"]
+        if op == "stop":
+            self.stop(now=bool(message.get("now")))
+        elif op == "stats":
+            self.send({"op": "stats", "id": message["id"], "stats": self._own()})
+        elif op == "report":
+            future = self._reports.get(message["id"])
+            if future is not None and not future.done():
+                future.set_result(message["stats"])
+        elif self._siblings is not None:
+            self._siblings.take(message)
+
+
+BEAT: Final = 0.5  # seconds between two signs of life
