@@ -24,6 +24,7 @@ __all__ = [
     "ADMIN_PATH",
     "ADMIN_TOKEN",
     "DEFAULT_STATUSES",
+    "FIXED_OPTIONS",
     "MAX_TAG_LENGTH",
     "Admin",
     "Options",
@@ -46,6 +47,11 @@ DEFAULT_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
 MAX_TAG_LENGTH: Final = 256
 # Fields that have a meaning of their own, which is not that of RFC 9213.
 _NO_TARGETS: Final = frozenset({"cache-control", "expires", "pragma", "surrogate-control"})
+# What a cache is built with, so that a running one cannot change it.
+FIXED_OPTIONS: Final = frozenset({
+    "memory", "shared", "layers", "layer_timeout", "name", "telemetry", "trace_hits", "trace_keys",
+    "hooks",
+})  # fmt: skip
 ADMIN_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 ADMIN_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _LEAST_MEMORY: Final = 4096  # bytes; what a MemoryLayer needs
@@ -509,3 +515,18 @@ class Options:
             if name not in known:
                 raise unknown_option(name, known, "LayerGate")
         return cls(**options)
+
+    def replaced(self, changes: Mapping[str, Any]) -> Options:
+        """These options with some of them changed.
+
+        Raises ConfigError, also for one of `FIXED_OPTIONS`.
+        """
+        fixed = FIXED_OPTIONS.intersection(changes)
+        if fixed:
+            raise ConfigError(
+                f"{', '.join(sorted(fixed))} cannot change in a running cache; make a new one"
+            )
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        if self.layers is not None:
+            del values["memory"]
+        return Options.of({**values, **changes})

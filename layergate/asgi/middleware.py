@@ -89,10 +89,16 @@ class LayerGate:
         self.cache = HttpCache.given(app, cache, options, LoopRuntime)
         assert isinstance(self.cache.runtime, LoopRuntime)
         self._runtime = self.cache.runtime
-        admin = self.cache.options.admin
-        self._admin = None if admin is None else AdminEndpoint(self.cache, admin)
-        self.obey_directives = self.cache.options.request_directives
         self._peek = self.cache.first_look
+        self._counters = self.cache.stack.counters
+        self.cache.adapted(self._adapt)
+
+    def _adapt(self) -> None:
+        """Take from the options what each request needs."""
+        options, rules = self.cache.options, self.cache.rules
+        admin = options.admin
+        self._admin = None if admin is None else AdminEndpoint(self.cache, admin)
+        self.obey_directives = options.request_directives
         self._method_lines = self.cache.pass_lines(Refused.METHOD, "method")
         self._rule_lines = self.cache.pass_lines(Refused.RULE, "bypass")
         # In the spellings that apps use, where ASGI wants lower case: cheaper than to lower them all.
@@ -101,11 +107,10 @@ class LayerGate:
             spell(name.decode()).encode() for name in self.cache.kept_back for spell in spelled
         )
         self._adds = bool(self._hidden or self._rule_lines)  # is there a head to change at all?
-        self._counters = self.cache.stack.counters
-        self._longest = self.cache.options.max_key_length
-        self._has_rules = len(self.cache.rules) > 0
-        self._bypasses = self.cache.rules.bypasses or None
-        self._bypassed_paths = self.cache.rules.bypasses.exact
+        self._longest = options.max_key_length
+        self._has_rules = len(rules) > 0
+        self._bypasses = rules.bypasses or None
+        self._bypassed_paths = rules.bypasses.exact
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -114,11 +119,11 @@ class LayerGate:
             await self.app(scope, receive, send)
             return
         method = scope["method"]
-        if self._admin is not None and (
-            self._admin.serves(route_path(scope))
-            or (method == "PURGE" and self._admin.purge_method)
+        admin = self._admin  # read once: it may be replaced
+        if admin is not None and (
+            admin.serves(route_path(scope)) or (method == "PURGE" and admin.purge_method)
         ):
-            await self._administer(self._admin, scope, receive, send)
+            await self._administer(admin, scope, receive, send)
             return
         if method not in _READS:
             if method in SAFE_METHODS:
@@ -128,9 +133,10 @@ class LayerGate:
             else:
                 await self.app(scope, receive, self._after_unsafe(scope, send))
             return
-        if self._bypasses is not None and (
+        bypasses = self._bypasses
+        if bypasses is not None and (
             (scope["path"] in self._bypassed_paths and not scope.get("root_path"))
-            or self._bypasses.cover(route_path(scope), self._longest)
+            or bypasses.cover(route_path(scope), self._longest)
         ):
             self._counters.bypassed += 1
             if self._adds:

@@ -17,6 +17,7 @@ The cache never calls the app; the adapter does.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import (
     Awaitable,
     Callable,
@@ -164,10 +165,43 @@ class Cache:
         self._top = stack.layers[0].name
         self.kept_back = kept_back(options)
         self._targets = frozenset(targets_of(options))
+        self._adapters: list[weakref.WeakMethod[Callable[[], object]]] = []
         # Who answers for all processes that serve beside this one; None: there are none.
         self.reporter: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
         # What adapters ask first: `peek`, or what telemetry or the log has put around it.
         self.first_look: FirstLook = self.peek
+
+    # -- other options -------------------------------------------------------------------------
+
+    def reload(self, **options: Any) -> None:
+        """Put new values of options into effect; those that are not named stay as they are. ``rules``
+        are all of the rules.
+
+        Nothing that is stored is lost: it keeps the lifetimes and tags that it was stored with.
+        Requests that are being answered may still go by the old ones. Call it from the event loop,
+        or under threads from any.
+
+        Raises ConfigError, with nothing changed, for a value that cannot work, and for an option
+        that the cache was built with (`FIXED_OPTIONS`).
+        """
+        changed = self.options.replaced(options)
+        rules = RuleSet(changed.rules)
+        self.options, self.rules = changed, rules
+        self._obeys, self._says_status = changed.request_directives, changed.cache_status
+        self.kept_back, self._targets = kept_back(changed), frozenset(targets_of(changed))
+        self._pass_lines = {}  # after the options: see `pass_lines`
+        for reference in list(self._adapters):
+            adapt = reference()
+            if adapt is None:
+                self._adapters.remove(reference)
+            else:
+                adapt()
+
+    def adapted(self, adapt: Callable[[], object]) -> None:
+        """Call a bound method of an adapter, which derives something from the options, now and
+        whenever they have changed. The adapter is not kept alive by it."""
+        self._adapters.append(weakref.WeakMethod(adapt))
+        adapt()
 
     # -- the hit path --------------------------------------------------------------------------
 
@@ -864,14 +898,16 @@ class Cache:
 
     def pass_lines(self, reason: Refused, fwd: str) -> Lines:
         """The Cache-Status of a response to a request that is none of the cache's business."""
-        lines = self._pass_lines.get((reason, fwd))
+        # This one before the options: what is made from older ones is not put into a newer one.
+        memo = self._pass_lines
+        lines = memo.get((reason, fwd))
         if lines is None:
             lines = []
             if self.options.cache_status:
                 detail = None if fwd == "method" else reason.token
                 value = cache_status.forward_value(self.identifier, fwd, detail=detail)
                 lines = [(b"cache-status", value)]
-            self._pass_lines[reason, fwd] = lines
+            memo[reason, fwd] = lines
         return lines
 
     def for_clients(self, lines: Lines) -> Lines:

@@ -107,29 +107,34 @@ class LayerGate:
         self.cache = cache = HttpCache.given(app, cache, options, ThreadRuntime)
         assert isinstance(cache.runtime, ThreadRuntime)
         self._runtime = cache.runtime
-        admin = cache.options.admin
-        self._admin = None if admin is None else AdminEndpoint(cache, admin)
-        self._obey = cache.options.request_directives
         self._peek = cache.first_look
+        cache.adapted(self._adapt)
+
+    def _adapt(self) -> None:
+        """Take from the options what each request needs."""
+        cache, options = self.cache, self.cache.options
+        self._admin = None if options.admin is None else AdminEndpoint(cache, options.admin)
+        self._obey = options.request_directives
         self._method_lines = _texts(cache.pass_lines(Refused.METHOD, "method"))
         self._rule_lines = _texts(cache.pass_lines(Refused.RULE, "bypass"))
         self._hidden = frozenset(name.decode("latin-1") for name in cache.kept_back)
-        self._longest = cache.options.max_key_length
+        self._longest = options.max_key_length
         self._has_rules = len(cache.rules) > 0
         self._bypasses = cache.rules.bypasses or None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Body:
         method = environ["REQUEST_METHOD"]
-        if self._admin is not None and (
-            self._admin.serves(route_path(environ))
-            or (method == "PURGE" and self._admin.purge_method)
+        admin = self._admin  # read once: it may be replaced
+        if admin is not None and (
+            admin.serves(route_path(environ)) or (method == "PURGE" and admin.purge_method)
         ):
-            return self._administer(self._admin, environ, start_response)
+            return self._administer(admin, environ, start_response)
         if method not in _READS:
             if method in SAFE_METHODS:
                 return self._passing(environ, start_response, self._method_lines)
             return self.app(environ, self._after_unsafe(environ, start_response))
-        if self._bypasses is not None and self._bypasses.cover(route_path(environ), self._longest):
+        bypasses = self._bypasses
+        if bypasses is not None and bypasses.cover(route_path(environ), self._longest):
             self.cache.stack.counters.bypassed += 1
             return self._passing(environ, start_response, self._rule_lines)
         fields = fields_of(environ)
