@@ -34,7 +34,8 @@ refused, not kept waiting. They are its own to close. In the loop of ``main``, i
 ``state``     what ``readyz`` tells: 200 when it is READY, else 503.
 
 SIGTERM, SIGINT and SIGHUP belong to the channel; a worker handles no signals. If ``main`` raises, the
-worker has failed: `ConfigError` and `OSError` are told by their message, others with a traceback.
+worker has failed: `ConfigError` and `OSError` are told by their message, others with a traceback. A
+worker that is not ready after a minute, or gives no sign of life for half of one, is killed.
 
 On the wire: frames of four bytes of length, one of kind (``J``: JSON; ``O``: options, pickled, and only
 ever from the supervisor to a worker it has started), then the content.
@@ -50,6 +51,7 @@ import json
 import logging
 import os
 import pickle
+import signal
 import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -71,6 +73,7 @@ __all__ = [
     "pack",
     "pack_options",
     "receive",
+    "receive_blocking",
 ]
 
 _logger = logging.getLogger("layergate.gateway")
@@ -240,13 +243,22 @@ class Link(Channel):
         """See `Channel.open`."""
         await super().open(reload=reload, stats=stats)
         reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
+        # Ends this worker, gracefully, however often it is said; a supervisor then starts another.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stop)
         self._listening = asyncio.create_task(self._listen(reader), name="layergate channel")
         self._tick()
 
     def ready(self) -> None:
         """See `Channel.ready`."""
-        super().ready()
-        self.send({"op": "ready"})
+        if self.state is State.STARTING:
+            super().ready()
+            self.send({"op": "ready"})
+
+    def stop(self, *, now: bool = False) -> None:
+        """See `Channel.stop`."""
+        if not self.stopping.is_set():
+            self.send({"op": "draining"})
+        super().stop(now=now)
 
     async def report(self) -> dict[str, Any]:
         """See `Channel.report`."""
@@ -256,7 +268,8 @@ class Link(Channel):
         try:
             self.send({"op": "report", "id": number})
             async with asyncio.timeout(_REPORT_WITHIN):
-                return total(await future)
+                reports = await future
+            return total(reports, workers=self.workers)
         except (TimeoutError, ChannelBroken):
             return total([self._own()], workers=self.workers)
         finally:

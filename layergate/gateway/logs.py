@@ -1,0 +1,24 @@
+"""Where the gateway's log goes: to stderr, unless somebody has set up something else."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+__all__ = ["set_up"]
+
+_FORMAT: Final = "%(asctime)s %(levelname)s [%(process)d] %(message)s"
+
+
+def set_up() -> None:
+    """Show what `layergate` logs from INFO on. Does nothing where its logger, or the root, has a
+    handler already."""
+    logger = logging.getLogger("layergate")
+    if logger.hasHandlers():
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    logger.addHandler(handler)
+    logger.propagate = False
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
