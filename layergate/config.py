@@ -67,7 +67,12 @@ def seconds(value: Any, option: str, where: str, *, optional: bool = True) -> fl
         raise ConfigError(f"{option} must be a number of seconds, got None{where}")
     if isinstance(value, datetime.timedelta):
         value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    # An int may be too large for math.isnan.
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or (isinstance(value, float) and math.isnan(value))
+    ):
         raise ConfigError(
             f"{option} must be a number of seconds or a timedelta, got {value!r}{where}"
         )
@@ -93,7 +98,7 @@ def count(value: Any, option: str, *, low: int, where: str = "") -> int:
 
 def strings(value: Any, option: str, where: str) -> tuple[str, ...]:
     """Validate a list of non-empty strings. Raises ConfigError."""
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise ConfigError(
             f"{option} must be a list of strings, got {value!r}{where};"
             f" write [{value!r}] for a single one"
@@ -108,7 +113,7 @@ def strings(value: Any, option: str, where: str) -> tuple[str, ...]:
 def _statuses(statuses: Any, where: str) -> frozenset[int] | None:
     if statuses is None:
         return None
-    if isinstance(statuses, str) or not isinstance(statuses, Iterable):
+    if isinstance(statuses, str | Mapping) or not isinstance(statuses, Iterable):
         raise ConfigError(f"statuses must be a list of status codes, got {statuses!r}{where}")
     codes = tuple(statuses)
     for status in codes:

@@ -2,6 +2,7 @@
 
 LayerGateError
 ├── ConfigError(ValueError)      an option is wrong; raised at start-up
+│   └── SettingsError            in a file, the environment or a command line: it says where
 ├── LayerError                   a layer could not be read or written
 │   ├── LayerUnavailable         it is not asked at all for now: its breaker is open
 │   └── PartialWriteError        strict write policy: some layers took the entry, some did not
@@ -17,7 +18,7 @@ LayerGateError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 __all__ = [
     "ConfigError",
@@ -32,6 +33,7 @@ __all__ = [
     "OriginAborted",
     "PartialWriteError",
     "PurgeRefused",
+    "SettingsError",
     "WireError",
 ]
 
@@ -42,6 +44,20 @@ class LayerGateError(Exception):
 
 class ConfigError(LayerGateError, ValueError):
     """An option has a value that cannot work. The message names option, value and remedy."""
+
+
+class SettingsError(ConfigError):
+    """Settings that cannot work: all that is wrong with them, a line each.
+
+    ``problems``: pairs of where it is (``layergate.toml:14``, ``$LAYERGATE_MEMORY``, ``--memory``; ""
+    for what is missing everywhere) and what it is. None of them shows a secret.
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        super().__init__(
+            "\n".join(f"{where}: {what}" if where else what for where, what in problems)
+        )
+        self.problems = tuple(problems)
 
 
 class LayerError(LayerGateError):

@@ -306,7 +306,7 @@ class GatewayOptions:
 
     def cache_arguments(self) -> dict[str, Any]:
         """The keyword arguments for the gateway's `HttpCache`: ``cache`` with ``admin``, and with a
-        `RedisLayer` in place of ``shared`` where options of the layer are set.
+        `RedisLayer` where ``shared`` is a URL.
 
         Each call makes a new layer: one for each process.
 
@@ -316,24 +316,18 @@ class GatewayOptions:
         arguments["admin"] = self.admin
         if self.cache.layers is not None:
             del arguments["memory"]
-        if isinstance(self.cache.shared, str) and self._layer_options():
+        if isinstance(self.cache.shared, str):
             from layergate.layers.redis import RedisLayer
 
             patience = float(self.cache.layer_timeout)  # type: ignore[arg-type]
             arguments["shared"] = RedisLayer(
-                self.cache.shared, timeout=min(patience, 0.2), **self._layer_options()
+                self.cache.shared,
+                timeout=min(patience, 0.2),
+                namespace=self.shared_namespace,
+                secret=self._secret,
+                compress_above=self.shared_compress_above,
             )
         return arguments
-
-    def _layer_options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {}
-        if self.shared_namespace != "layergate":
-            options["namespace"] = self.shared_namespace
-        if self._secret is not None:
-            options["secret"] = self._secret
-        if self.shared_compress_above is not None:
-            options["compress_above"] = self.shared_compress_above
-        return options
 
     def _admin(self) -> Admin | None:
         if not isinstance(self.admin_path, str) or not ADMIN_PATH.fullmatch(self.admin_path):
@@ -378,6 +372,12 @@ class GatewayOptions:
             raise ConfigError(
                 "cache must have no admin; write admin_path, admin_token and admin_networks"
             )
+        if not isinstance(self.cache.shared, str):
+            for option in ("shared_secret", "shared_secret_file", "shared_compress_above"):
+                if getattr(self, option) is not None:
+                    raise ConfigError(
+                        f"{option} needs shared to be a URL, such as 'redis://localhost:6379/0'"
+                    )
 
 
 def _upstreams(upstreams: Any) -> tuple[UpstreamOptions, ...]:
