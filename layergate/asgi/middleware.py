@@ -41,7 +41,7 @@ from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import primary_key, quoted
 from layergate.http.request import CREDENTIALS, Request
 from layergate.http.rules import Match
-from layergate.http.stored import Served
+from layergate.http.stored import Served, StoredResponse
 from layergate.http.storing import Refused
 from layergate.routes import policy_place
 from layergate.runtime.loop import LoopRuntime
@@ -190,6 +190,20 @@ class LayerGate:
             await self._unshared(scope, receive, send, match, fields)
             return
         await self._answer(scope, receive, send)
+
+    def plain_hit(
+        self, key: bytes, path: str, fields: dict[bytes, bytes]
+    ) -> tuple[StoredResponse, Lines] | None:
+        """What `__call__` would answer at once, for a server that can send it without a scope: a GET
+        or HEAD without content, nothing of which ASGI's scope would add to.
+
+        As for `Cache.peek`; ``path``: decoded. None: make the call.
+        """
+        bypasses = self._bypasses
+        if bypasses is not None and bypasses.cover(path, self._longest):
+            return None
+        hit: Any = self._peek(key, fields)
+        return hit if hit.__class__ is tuple else None
 
     async def purge(self, **what: Any) -> PurgeReceipt:
         """As `HttpCache.purge`."""

@@ -1,0 +1,361 @@
+"""The application behind the cache: forwards a request to its upstream and gives back its response.
+
+An ASGI application, so that the cache in front of it is the middleware that everybody else uses.
+What ASGI has no words for, the gateway's own server understands: ``layergate.interim`` (a 1xx
+response, to be sent at once) and the extension ``layergate.tunnel`` (see `server.Cycle.accept`).
+
+An upstream that gives no response raises `UpstreamError`, which the cache may answer with something
+stale; what it lets through becomes a 502, 503 or 504 in `Answering`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
+
+from layergate.gateway.forward import ForwardPolicy, response_lines
+from layergate.gateway.head import encode_lines
+from layergate.gateway.options import UpstreamOptions
+from layergate.gateway.upstream import (
+    Connection,
+    Event,
+    Kind,
+    Pool,
+    UpstreamClosed,
+    UpstreamError,
+    UpstreamMalformed,
+)
+from layergate.http import cache_status
+from layergate.http.fields import Lines
+
+__all__ = ["Answering", "Proxy"]
+
+Message: TypeAlias = MutableMapping[str, Any]
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_logger = logging.getLogger("layergate.gateway")
+
+TUNNEL: Final = "layergate.tunnel"
+INTERIM: Final = "layergate.interim"
+_START: Final = "http.response.start"
+_BODY: Final = "http.response.body"
+# RFC 9110 9.2.2: may be repeated when a connection fails.
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+_CONTINUE_WITHIN: Final = 1.0
+"""Seconds to wait for an upstream's 100 (Continue) before content is sent without it. RFC 9110
+10.1.1: a client "SHOULD NOT wait for an indefinite period before sending the content"."""
+
+
+class Proxy:
+    """Forwards to the first of the upstreams that covers a request's host and path."""
+
+    def __init__(self, upstreams: tuple[UpstreamOptions, ...], policy: ForwardPolicy) -> None:
+        self.pools: list[Pool] = []
+        self.reload(upstreams, policy)
+
+    def reload(self, upstreams: tuple[UpstreamOptions, ...], policy: ForwardPolicy) -> None:
+        """Forward to these from now on. Connections to upstreams that stay as they are, are kept;
+        what is under way on others ends where it is."""
+        self._policy = policy
+        before = {pool.options: pool for pool in self.pools}
+        self.pools = [
+            before.pop(options) if options in before else Pool(options) for options in upstreams
+        ]
+        for pool in before.values():
+            pool.close()
+        only = upstreams[0]
+        self._only = (
+            self.pools[0]
+            if len(upstreams) == 1 and only.hosts is None and only.path == "/"
+            else None
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pool = self._only or self._route(scope)
+        if pool is None:
+            await _say(send, 421, "no upstream serves this host and path")
+            return
+        lines: Lines = scope["headers"]
+        if self._policy.looped(lines):
+            await _say(send, 508, "this request has been here before")
+            return
+        await _Forwarding(self._policy, pool, scope, receive, send).run()
+
+    def _route(self, scope: Scope) -> Pool | None:
+        host = b""
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value
+        name = host.decode("latin-1").lower()
+        if name.startswith("["):
+            name = name.partition("]")[0] + "]"
+        else:
+            name = name.partition(":")[0]
+        path = scope["path"]
+        for pool in self.pools:
+            if pool.options.covers(name, path):
+                return pool
+        return None
+
+    def close(self) -> None:
+        """Close idle connections; what is in use is closed when it is over."""
+        for pool in self.pools:
+            pool.close()
+
+
+class _Forwarding:
+    """One request on its way."""
+
+    def __init__(
+        self, policy: ForwardPolicy, pool: Pool, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._policy = policy
+        self._pool = pool
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._method: str = scope["method"]
+        self._chunked = False
+        self._content = False
+        self._expects = False
+        self._upgrades = False
+        self._trailers = False
+        self._sent = False  # has any of the content been sent?
+        self._go_on: asyncio.Event | None = None
+
+    async def run(self) -> None:
+        head = self._head()
+        fresh = False
+        while True:
+            connection = await self._pool.take(fresh=fresh)
+            try:
+                connection.begin(head_only=self._method == "HEAD")
+                connection.write(head)
+                if self._content:
+                    await self._both_ways(connection)
+                else:
+                    await self._respond(connection, await connection.next())
+                return
+            except UpstreamClosed:
+                # The upstream may close an idle connection whenever it likes, and we may have
+                # written before we heard of it (RFC 9112 9.3.1).
+                again = (
+                    connection.used
+                    and not connection.answered
+                    and not self._sent
+                    and self._method in _IDEMPOTENT
+                )
+                if not again:
+                    raise
+                fresh = True
+            finally:
+                self._pool.give(connection)
+
+    def _head(self) -> bytes:
+        scope, options = self._scope, self._pool.options
+        host = b""
+        lines: Lines = scope["headers"]
+        for name, value in lines:
+            if name == b"host":
+                host = value
+            elif name == b"transfer-encoding":
+                self._chunked = self._content = True
+            elif name == b"content-length":
+                self._content = value.strip(b"0") != b""
+            elif name == b"expect":
+                self._expects = True
+            elif name == b"upgrade":
+                self._upgrades = True
+            elif name == b"te":
+                self._trailers = True
+        new_host = None
+        if options.host == "upstream":
+            new_host = _authority(options)
+        elif options.host != "preserve":
+            new_host = options.host.encode()
+        elif not host:
+            new_host = _authority(options)
+            lines = [(b"host", b""), *(line for line in lines if line[0] != b"host")]
+        client = scope.get("client")
+        lines = self._policy.request_lines(
+            lines,
+            peer=None if client is None else client[0],
+            scheme=scope["scheme"],
+            host=host,
+            version=scope["http_version"],
+            new_host=new_host,
+        )
+        if self._chunked:
+            lines.append((b"transfer-encoding", b"chunked"))
+        if self._upgrades:
+            lines.append((b"connection", b"upgrade"))
+            lines.append((b"upgrade", b"websocket"))
+        elif self._trailers:
+            lines.append((b"connection", b"te"))
+            lines.append((b"te", b"trailers"))
+        self._expects = self._expects and self._content
+        query = scope["query_string"]
+        target = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
+        return b"%b %b HTTP/1.1\r\n%b\r\n" % (
+            self._method.encode(), target, encode_lines(lines),
+        )  # fmt: skip
+
+    # -- content -------------------------------------------------------------------------------
+
+    async def _both_ways(self, connection: Connection) -> None:
+        """Send the content while the response may already come."""
+        if self._expects:
+            self._go_on = asyncio.Event()
+        sending = asyncio.create_task(self._send_content(connection), name="layergate content")
+        try:
+            event = asyncio.create_task(connection.next())
+            try:
+                await asyncio.wait({sending, event}, return_when=asyncio.FIRST_COMPLETED)
+                if sending.done() and not sending.cancelled() and sending.exception() is not None:
+                    await sending  # the client left, or sent too much
+                first = await event
+            finally:
+                event.cancel()
+            await self._respond(connection, first)
+        finally:
+            if not sending.done():
+                # It has its response before we sent it all: the rest cannot be taken back.
+                connection.reusable = False
+                sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([sending])
+            if not sending.cancelled() and sending.exception() is not None:
+                connection.close()
+
+    async def _send_content(self, connection: Connection) -> None:
+        if self._go_on is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CONTINUE_WITHIN):
+                    await self._go_on.wait()
+        while True:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                connection.close()
+                return
+            data = message.get("body", b"")
+            more = message.get("more_body", False)
+            if data:
+                self._sent = True
+                connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+                await connection.drained()
+            if not more:
+                if self._chunked:
+                    connection.write(b"0\r\n\r\n")
+                return
+
+    # -- the response --------------------------------------------------------------------------
+
+    async def _respond(self, connection: Connection, event: Event) -> None:
+        while event.kind is Kind.INTERIM:
+            if event.status == 100:
+                if self._go_on is not None and not self._go_on.is_set():
+                    self._go_on.set()
+            else:
+                headers = response_lines(event.lines, time.time)
+                headers = [line for line in headers if line[0] != b"date"]
+                await self._send({"type": INTERIM, "status": event.status, "headers": headers})
+            event = await connection.next()
+        if event.kind is Kind.SWITCHED:
+            await self._tunnel(connection, event)
+            return
+        send, status = self._send, event.status
+        trailers = self._trailers and any(name == b"trailer" for name, _ in event.lines)
+        headers = response_lines(event.lines, time.time)
+        if trailers:
+            headers += [line for line in event.lines if line[0] == b"trailer"]
+        await send({"type": _START, "status": status, "headers": headers, "trailers": trailers})
+        while True:
+            event = await connection.next()
+            if event.kind is Kind.BODY:
+                data = event.data
+                if not connection.waiting:
+                    more = connection.take_body()
+                    if more:
+                        data += more
+                    if not connection.waiting:
+                        event = await connection.next()
+                        if event.kind is Kind.END:
+                            await send({"type": _BODY, "body": data, "more_body": False})
+                            break
+                        raise UpstreamMalformed("an upstream's response went on after its end")
+                await send({"type": _BODY, "body": data, "more_body": True})
+            else:
+                await send({"type": _BODY, "body": b"", "more_body": False})
+                break
+        if trailers:
+            await send({"type": "http.response.trailers", "headers": event.lines})
+
+    async def _tunnel(self, connection: Connection, event: Event) -> None:
+        accept = self._scope.get("extensions", {}).get(TUNNEL)
+        if not self._upgrades or accept is None:
+            raise UpstreamMalformed("the upstream switched protocols, which nobody asked for")
+        await accept(event.lines, connection)
+
+
+def _authority(options: UpstreamOptions) -> bytes:
+    address = options.address
+    if address.path is not None:
+        return b"localhost"
+    if address.port == (443 if options.tls else 80):
+        return (f"[{address.host}]" if ":" in address.host else address.host).encode()
+    return str(address).encode()
+
+
+async def _say(send: Send, status: int, reason: str, lines: Lines | None = None) -> None:
+    body = f"{status}: {reason}\n".encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        *(lines or []),
+    ]
+    await send({"type": _START, "status": status, "headers": headers})
+    await send({"type": _BODY, "body": body})
+
+
+class Answering:
+    """Around the cache: an upstream that gave no response is answered with 502, 503 or 504.
+
+    ``name``: what the cache calls itself in Cache-Status; None: it says nothing.
+    """
+
+    def __init__(self, app: App, name: str | None) -> None:
+        self._app = app
+        self._identifier = None if name is None else cache_status.identifier(name)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        def watching(message: Message) -> Awaitable[None]:
+            nonlocal begun
+            begun = begun or message["type"] == _START
+            return send(message)
+
+        try:
+            await self._app(scope, receive, watching)
+        except UpstreamError as error:
+            if begun:
+                raise
+            # The path is the client's word: it is shown, and only in a log.
+            _logger.warning("%s %r: %s", scope["method"], unquote(scope["path"])[:200], error)
+            lines: Lines = []
+            if self._identifier is not None:
+                # RFC 9211 2.8: "additional information not captured in other parameters"
+                value = cache_status.forward_value(self._identifier, "miss", detail=error.detail)
+                lines.append((b"cache-status", value))
+            if error.status == 503:
+                lines.append((b"retry-after", b"1"))
+            await _say(send, error.status, error.detail.replace("-", " "), lines)

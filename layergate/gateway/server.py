@@ -1,0 +1,895 @@
+"""The side of the clients: HTTP/1.1 connections, one request after the other.
+
+llhttp parses; what it lets through is looked at once more (`head`), cleaned of what is not to be
+forwarded, and then
+
+  * a plain fresh hit is answered in the very callback in which its head ended: no task, no scope,
+    one write;
+  * everything else becomes a `Cycle`: an ASGI call of the cache, in a task of its own.
+
+A connection answers in order. While a request is under way at most what has been read already is
+parsed any further, so a client that sends a thousand requests at once waits for its answers like
+everybody else. Time limits are looked at by one timer for all connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import Any, Final, cast
+from urllib.parse import unquote_to_bytes
+
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserInvalidMethodError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+)
+
+from layergate.asgi import LayerGate
+from layergate.gateway.forward import ForwardPolicy
+from layergate.gateway.head import (
+    CONTINUE,
+    HeadRefused,
+    encode_head,
+    encode_lines,
+    end_to_end,
+    refusal,
+    request_target,
+    status_line,
+    valid_host,
+)
+from layergate.gateway.options import GatewayOptions
+from layergate.gateway.proxy import INTERIM, TUNNEL, App, Message
+from layergate.gateway.upstream import Connection as UpstreamConnection
+from layergate.http.fields import Lines, split_list
+from layergate.http.key import primary_key
+
+__all__ = ["Server"]
+
+_logger = logging.getLogger("layergate.gateway")
+_access: Final = logging.getLogger("layergate.access")
+
+TICK: Final = 0.5
+_LINGER: Final = 2.0  # seconds
+_LOW: Final = 64 * 1024  # bytes of a request's content that wait to be taken
+_READS: Final = frozenset({"GET", "HEAD"})
+_REFUSED: Final = frozenset({"CONNECT", "TRACE"})
+_EMPTY: Final = b""
+_START: Final = "http.response.start"
+_BODY: Final = "http.response.body"
+_TRAILERS: Final = "http.response.trailers"
+_NO_CONTENT: Final = frozenset({204, 304})
+_ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
+
+
+class Server:
+    """What the connections of one worker share.
+
+    ``app``: what answers, `LayerGate` somewhere in it; ``gate``: that one, for its hits.
+    """
+
+    def __init__(
+        self, app: App, gate: LayerGate, options: GatewayOptions, policy: ForwardPolicy
+    ) -> None:
+        self.app = app
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[ClientConnection] = set()
+        self.draining = False
+        self.now = self.loop.time()  # as of the last tick: good enough for limits of seconds
+        self._timer: asyncio.TimerHandle | None = None
+        self._empty = asyncio.Event()
+        self.hit = gate.plain_hit
+        self.tls = options.tls_cert is not None
+        self.reload(options, policy)
+
+    def reload(self, options: GatewayOptions, policy: ForwardPolicy) -> None:
+        """Go by these from now on."""
+        self.options = options
+        self.policy = policy
+        self.keep_alive_timeout = float(options.keep_alive_timeout)
+        self.head_timeout = float(options.head_timeout)
+        self.body_timeout = float(options.body_timeout)
+        self.send_timeout = float(options.send_timeout)
+        self.max_head = cast(int, options.max_head)
+        self.max_fields = options.max_fields
+        self.max_content = cast("int | None", options.max_content)
+
+    def connection(self) -> ClientConnection:
+        """A protocol for a connection that has just come in."""
+        return ClientConnection(self)
+
+    def start(self) -> None:
+        self.now = self.loop.time()
+        self._timer = self.loop.call_later(TICK, self._tick)
+
+    def _tick(self) -> None:
+        self.now = now = self.loop.time()
+        for connection in [*self.connections]:
+            if 0.0 < connection.deadline <= now:
+                connection.expire()
+        self._timer = self.loop.call_later(TICK, self._tick)
+
+    def left(self, connection: ClientConnection) -> None:
+        """This connection is closed."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
+
+    async def drain(self, timeout: float, cut: asyncio.Event | None = None) -> None:
+        """Answer what is under way, close the rest; cut what is left after ``timeout`` seconds, or
+        when ``cut`` is set."""
+        self.draining = True
+        for connection in [*self.connections]:
+            connection.drain()
+        if self.connections:
+            self._empty.clear()
+            waits = {asyncio.create_task(self._empty.wait())}
+            if cut is not None:
+                waits.add(asyncio.create_task(cut.wait()))
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        for connection in [*self.connections]:
+            connection.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection."""
+
+    __slots__ = (
+        "_bad", "_close", "_cycle", "_head_size", "_in_head", "_lines", "_loop",
+        "_newest", "_parser", "_paused", "_peer", "_pending", "_plain", "_reading_paused",
+        "_scheme", "_server", "_transport", "_tunnel", "_url", "_writable", "deadline", "lost",
+    )  # fmt: skip
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._loop = server.loop
+        self._parser: Any = HttpRequestParser(self)
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._peer: tuple[str, int] | None = None
+        self._scheme = "https" if server.tls else "http"
+        self._lines: Lines = []
+        self._url = _EMPTY
+        self._head_size = 0
+        self._in_head = False
+        # The request whose head has just ended and that may be a plain hit, until its end.
+        self._plain: _Head | None = None
+        self._cycle: Cycle | None = None  # the one that is being answered
+        self._newest: Cycle | None = None  # the one that is being read
+        self._pending: deque[Cycle] = deque()
+        self._bad: tuple[int, str] | None = None
+        self._close = False
+        self._reading_paused = False
+        self._writable: asyncio.Future[None] | None = None
+        self._tunnel: UpstreamConnection | None = None
+        self.deadline = 0.0
+        self.lost = False
+
+    # -- the transport's callbacks -------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        server = self._server
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple):
+            self._peer = (name[0], name[1])
+        server.connections.add(self)
+        if server.draining or len(server.connections) > server.options.max_connections:
+            self._transport.write(refusal(503, "too many connections"))
+            self._transport.close()
+            return
+        self.deadline = server.now + server.head_timeout + TICK
+
+    def data_received(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            self._tunnel.forward(data)
+            return
+        if self._bad is not None or self._close:
+            return  # whatever comes after the last request that is answered here
+        begun = self._in_head
+        if not begun and self._newest is None and self._cycle is None:
+            self.deadline = self._server.now + self._server.head_timeout + TICK
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._after_upgrade(data[upgrade.args[0] :])
+            return
+        except HttpParserInvalidMethodError:
+            self._refuse(501, "the method is unknown")
+        except HttpParserCallbackError as error:
+            cause = error.__context__
+            if isinstance(cause, HeadRefused):
+                self._refuse(cause.status, str(cause))
+            else:
+                _logger.error("a request could not be read", exc_info=cause or error)  # noqa: TRY400
+                self._refuse(500, "internal error")
+        except HttpParserError as error:
+            if not self._close:  # (what follows the last request is nobody's)
+                self._refuse(400, f"malformed: {error}")
+        if begun and self._in_head:  # still the same one: it is no longer than what has come
+            self._head_size += len(data)
+            if self._head_size > self._server.max_head:
+                self._refuse(431, f"the head is over {self._server.max_head} bytes")
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.lost = True
+        self.deadline = 0.0
+        self._server.left(self)
+        self.resume_writing()
+        if self._tunnel is not None:
+            self._tunnel.ended()
+        for cycle in (self._cycle, *self._pending):
+            if cycle is not None:
+                cycle.disconnected()
+        self._pending.clear()
+        self._parser = None  # it refers to us
+
+    def pause_writing(self) -> None:
+        if self._writable is None:
+            self._writable = self._loop.create_future()
+            self.deadline = self._server.now + self._server.send_timeout + TICK
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None:
+            self.deadline = 0.0
+            if not writable.done():
+                writable.set_result(None)
+
+    # -- the parser's callbacks ----------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._lines = []
+        self._url = _EMPTY
+        self._head_size = 0
+        self._in_head = True
+        self._newest = None
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._lines.append((name.lower(), value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        server = self._server
+        self._in_head = False
+        lines, self._lines = self._lines, []  # what comes as a field from here on is a trailer's
+        if len(lines) > server.max_fields:
+            raise HeadRefused(431, f"there are more than {server.max_fields} fields")
+        parser = self._parser
+        head = _Head(
+            parser.get_method().decode("ascii"), parser.get_http_version(), lines, self._url
+        )
+        if head.size > server.max_head:
+            raise HeadRefused(431, f"the head is over {server.max_head} bytes")
+        head.check(parser.should_upgrade(), server.options)
+        if (
+            not head.content
+            and self._cycle is None
+            and not self._pending
+            and head.method in _READS
+            and not head.upgrade
+        ):
+            self._plain = head
+            return
+        self._begin(head)
+
+    def on_body(self, data: bytes) -> None:
+        cycle = self._newest
+        assert cycle is not None
+        if cycle.feed(data) > _LOW:
+            self._pause_reading()
+        if cycle.too_large:
+            raise HeadRefused(413, f"the content is over {self._server.max_content} bytes")
+        if self._writable is None:
+            self.deadline = self._server.now + self._server.body_timeout + TICK
+
+    def on_message_complete(self) -> None:
+        head = self._plain
+        if head is None:
+            cycle, self._newest = self._newest, None
+            assert cycle is not None
+            if self._writable is None:
+                self.deadline = 0.0
+            cycle.end()
+            return
+        self._plain = None
+        if self._hit(head):
+            return
+        cycle = self._begin(head)
+        self._newest = None
+        cycle.end()
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def _hit(self, head: _Head) -> bool:
+        """Answer a plain fresh hit, if it is one."""
+        fields = dict(head.lines)
+        if len(fields) != len(head.lines) or not head.plain:
+            return False
+        url = head.url
+        raw, _, query = url.partition(b"?") if b"?" in url else (url, b"", b"")
+        path = raw if b"%" not in raw else unquote_to_bytes(raw)
+        try:
+            text = path.decode()
+            key = primary_key(self._scheme, fields[b"host"], text, raw, query)
+        except (KeyError, UnicodeDecodeError):
+            return False
+        found = self._server.hit(key, text, fields)
+        if found is None:
+            return False
+        stored, lines = found
+        close = head.close or self._server.draining
+        if close or head.version != "1.1":
+            lines.append((b"connection", b"close" if close else b"keep-alive"))
+        try:
+            block = encode_lines(lines)
+        except ValueError:
+            _logger.exception("what is stored for %r cannot be sent", url[:200])
+            return False
+        body = stored.body if head.method == "GET" else b""
+        if (
+            head.method != "GET"
+            or b"content-length" in stored.fields
+            or stored.status in _NO_CONTENT
+        ):
+            framing = b"\r\n"
+        else:
+            framing = b"content-length: %d\r\n\r\n" % len(body)
+        self._transport.write(b"".join((status_line(stored.status), block, framing, body)))
+        if _access.isEnabledFor(logging.INFO) and self._server.options.access_log:
+            self._log(head.method, url, stored.status, len(body), 0.0)
+        if close:
+            self._close = True
+            self._transport.close()
+        elif self._writable is None:
+            self.deadline = self._server.now + self._server.keep_alive_timeout + TICK
+        return True
+
+    def _begin(self, head: _Head) -> Cycle:
+        cycle = self._newest = Cycle(self, self._server, head)
+        if self._cycle is None:
+            self._start(cycle)
+        else:
+            self._pending.append(cycle)
+            self._pause_reading()
+        return cycle
+
+    def _start(self, cycle: Cycle) -> None:
+        self._cycle = cycle
+        if self._writable is None:
+            content = cycle.head.content and not cycle.complete
+            self.deadline = self._server.now + self._server.body_timeout + TICK if content else 0.0
+        cycle.start(self._peer, self._scheme)
+
+    def finished(self, cycle: Cycle) -> None:
+        """A request has been answered: the next one."""
+        self._cycle = None
+        if self.lost:
+            return
+        if cycle.close or self._server.draining or not cycle.complete:
+            self._hang_up(unread=not cycle.complete)
+            return
+        if self._pending:
+            self._start(self._pending.popleft())
+        elif self._bad is not None:
+            self._send_refusal()
+            return
+        elif self._writable is None:
+            self.deadline = self._server.now + self._server.keep_alive_timeout + TICK
+            if not self._server.keep_alive_timeout:
+                self._transport.close()
+        if not self._pending:
+            self._resume_reading()
+
+    def _after_upgrade(self, rest: bytes) -> None:
+        """The parser has stopped behind a request that may become a tunnel."""
+        cycle = self._cycle if not self._pending else self._pending[-1]
+        if cycle is not None and cycle.head.upgrade:
+            cycle.early = rest
+            cycle.close = True  # whatever comes of it, there is no next request to be read
+            self._pause_reading()
+            return
+        # It asked for a protocol that is not passed on: an ordinary request.
+        self._parser = HttpRequestParser(self)
+        if rest:
+            self.data_received(rest)
+
+    def _refuse(self, status: int, reason: str) -> None:
+        """The rest of this connection cannot be understood, or is not to be."""
+        if self._bad is not None:
+            return
+        self._bad = (status, reason)
+        self._plain = None
+        newest, self._newest = self._newest, None
+        if newest is not None and newest is self._cycle:
+            # In the middle of its content: whoever reads it has to hear that there is no more.
+            newest.broken((status, reason))
+            return
+        if newest is not None and newest in self._pending:
+            self._pending.remove(newest)
+        self._pause_reading()
+        if self._cycle is None:
+            self._send_refusal()
+
+    def _send_refusal(self) -> None:
+        assert self._bad is not None
+        if not self.lost:
+            self._transport.write(refusal(*self._bad))
+        self._hang_up(unread=True)
+
+    def _hang_up(self, *, unread: bool = False) -> None:
+        """Nothing more is answered. ``unread``: the client may still be sending."""
+        self._close = True
+        if self.lost:
+            return
+        # A client that takes nothing would keep the connection for as long as it likes.
+        self.deadline = self._server.now + self._server.send_timeout + TICK
+        if unread and self._transport.can_write_eof():
+            # RFC 9112 9.6: closing at once would reset the connection, and with it what we have
+            # just said; so the rest is read for a moment, and forgotten.
+            self._transport.write_eof()
+            self.deadline = self._server.now + _LINGER
+            if self._reading_paused:
+                self._reading_paused = False
+                self._transport.resume_reading()
+        else:
+            self._transport.close()
+
+    # -- reading and writing -------------------------------------------------------------------
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused and not self.lost:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused and not self.lost and not self._close:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def taken(self, cycle: Cycle) -> None:
+        """The content that has come so far was taken."""
+        if cycle is self._newest and not self._pending:
+            self._resume_reading()
+
+    def write(self, data: bytes) -> None:
+        if not self.lost:
+            self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait until what was written is not too much any more."""
+        if self._writable is not None:
+            await self._writable
+
+    @property
+    def busy(self) -> bool:
+        """Must more not be written for now?"""
+        return self._writable is not None
+
+    def expire(self) -> None:
+        """A time limit has passed: of whatever it was that was waited for."""
+        self.deadline = 0.0
+        if self._writable is not None or self._close:
+            self.abort()
+        elif self._in_head:
+            self._refuse(408, "the head took too long")
+        elif self._cycle is not None:
+            if not self._cycle.complete:
+                self._refuse(408, "the content took too long")
+        elif not self.lost:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if not self.lost:
+            self._transport.abort()
+
+    def drain(self) -> None:
+        """Answer what has begun, nothing more."""
+        if self._tunnel is not None or (self._cycle is None and not self._in_head):
+            if not self.lost:
+                self._transport.close()
+
+    # -- tunnels -------------------------------------------------------------------------------
+
+    def tunnel(self, upstream: UpstreamConnection, early: bytes) -> None:
+        """From here on, pass everything on to the upstream, and back."""
+        self.deadline = 0.0
+        self._tunnel = upstream
+        if early:
+            upstream.forward(early)
+        self._resume_reading()
+
+    def forward(self, data: bytes) -> None:
+        """What the upstream has sent."""
+        if self.lost:
+            return
+        self._transport.write(data)
+        upstream = self._tunnel
+        if self._writable is not None and upstream is not None:
+            upstream.pause()
+            self._writable.add_done_callback(lambda _: upstream.resume())
+
+    def ended(self) -> None:
+        """The upstream is gone."""
+        if not self.lost:
+            self._transport.close()
+
+    def pause(self) -> None:
+        self._pause_reading()
+
+    def resume(self) -> None:
+        self._resume_reading()
+
+    def _log(self, method: str, url: bytes, status: int, size: int, seconds: float) -> None:
+        peer = "-" if self._peer is None else self._peer[0]
+        _access.info(
+            '%s "%s %s" %d %d %.3f',
+            peer,
+            method,
+            url[:2048].decode("latin-1"),
+            status,
+            size,
+            seconds,
+        )
+
+
+class _Head:
+    """A request's head."""
+
+    __slots__ = (
+        "close",
+        "content",
+        "expects",
+        "lines",
+        "method",
+        "plain",
+        "size",
+        "upgrade",
+        "url",
+        "version",
+    )
+
+    def __init__(self, method: str, version: str, lines: Lines, url: bytes) -> None:
+        self.method = method
+        self.version = version
+        self.url = url
+        self.size = len(url) + sum([len(name) + len(value) for name, value in lines])
+        self.lines = lines
+        self.close = version != "1.1"
+        self.content = False
+        self.expects = False
+        self.upgrade = False
+        self.plain = True  # is it in origin-form?
+
+    def check(self, upgrades: bool, options: GatewayOptions) -> None:
+        """Raises HeadRefused."""
+        hosts = length = 0
+        coded = False
+        for name, value in self.lines:
+            if name == b"host":
+                hosts += 1
+                if not valid_host(value):
+                    raise HeadRefused(400, "Host is malformed")
+            elif name == b"content-length":
+                length = int(value) if len(value) < 19 else 1 << 62
+            elif name == b"transfer-encoding":
+                # RFC 9112 6.1: "A server that receives a request message with a transfer coding it
+                # does not understand SHOULD respond with 501", and one in HTTP/1.0 is faulty.
+                if value.lower() != b"chunked":
+                    raise HeadRefused(501, "there is a transfer coding besides chunked")
+                if self.version != "1.1":
+                    raise HeadRefused(400, "HTTP/1.0 has no transfer codings")
+                coded = True
+            elif name == b"connection":
+                wishes = split_list(value.lower())
+                if b"close" in wishes:
+                    self.close = True
+                elif b"keep-alive" in wishes and self.version == "1.0":
+                    self.close = False
+            elif name == b"expect":
+                # RFC 9110 10.1.1; anything else is not met by anyone.
+                if value.lower() != b"100-continue":
+                    raise HeadRefused(417, "the expectation is unknown")
+                self.expects = self.version == "1.1"
+        # RFC 9112 3.2: "any HTTP/1.1 request message that lacks a Host header field and ... any
+        # request message that contains more than one Host header field line".
+        if hosts > 1 or (hosts == 0 and self.version != "1.0"):
+            raise HeadRefused(400, "there must be one Host")
+        if self.method in _REFUSED:
+            # No gateway has a use for the one; the other shows cookies to scripts.
+            raise HeadRefused(405, f"{self.method} is not served here")
+        if options.max_content is not None and length > cast(int, options.max_content):
+            raise HeadRefused(413, f"the content is over {options.max_content} bytes")
+        self.content = coded or length > 0
+        if upgrades and self.content:
+            # The parser takes such content for the new protocol's; an origin may not.
+            raise HeadRefused(400, "a request that upgrades must have no content")
+        self.plain = self.url[:1] == b"/" and b"#" not in self.url
+        cleaned = end_to_end(self.method, self.lines)
+        if cleaned is not self.lines:
+            self.lines = cleaned
+            self.upgrade = upgrades and any(name == b"upgrade" for name, _ in cleaned)
+            if self.upgrade and not options.pass_upgrades:
+                raise HeadRefused(501, "no other protocol is spoken here")
+            if not upgrades:
+                self.lines = [line for line in cleaned if line[0] != b"upgrade"]
+
+
+class Cycle:
+    """One request and its response, as an ASGI call."""
+
+    __slots__ = (
+        "_body", "_chunked", "_client", "_ended", "_flush", "_head_bytes", "_length", "_logged",
+        "_parts", "_received", "_sent", "_server", "_size", "_started", "_status", "_task",
+        "_trailers", "_waiter", "bad", "close", "complete", "early", "gone", "head", "too_large",
+    )  # fmt: skip
+
+    def __init__(self, client: ClientConnection, server: Server, head: _Head) -> None:
+        self._client = client
+        self._server = server
+        self.head = head
+        self.close = head.close
+        self.complete = not head.content
+        self.gone = False
+        self.too_large = False
+        self.early = b""
+        self.bad: tuple[int, str] | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._received = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._started = False
+        self._ended = False
+        self._chunked = False
+        self._body = True  # does the response have content?
+        self._length: int | None = None
+        self._sent = 0
+        self._status = 0
+        self._trailers = False
+        self._head_bytes = b""
+        self._flush: asyncio.Handle | None = None
+        self._logged = 0.0
+
+    # -- what comes in -------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> int:
+        """More of the content; how many bytes wait to be taken."""
+        self._parts.append(data)
+        self._size += len(data)
+        self._received += len(data)
+        limit = self._server.max_content
+        self.too_large = limit is not None and self._received > limit
+        self._wake()
+        return self._size
+
+    def end(self) -> None:
+        """The request is complete."""
+        self.complete = True
+        self._wake()
+
+    def broken(self, refusal: tuple[int, str]) -> None:
+        """There will be no more of the content."""
+        self.bad = refusal
+        self.close = True
+        if self._started:
+            self._client.abort()
+        elif self._task is not None:
+            self._task.cancel()
+
+    def disconnected(self) -> None:
+        """The client is gone."""
+        self.gone = True
+        self._wake()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # -- the call ------------------------------------------------------------------------------
+
+    def start(self, peer: tuple[str, int] | None, scheme: str) -> None:
+        self._task = self._server.loop.create_task(self._run(peer, scheme))
+
+    async def _run(self, peer: tuple[str, int] | None, scheme: str) -> None:
+        head, server, client = self.head, self._server, self._client
+        if server.options.access_log:
+            self._logged = time.perf_counter()
+        try:
+            scope = self._scope(peer, scheme)
+            await server.app(scope, self.receive, self.send)
+            if not self._ended and not self.gone:
+                raise RuntimeError("the response was not ended")
+        except asyncio.CancelledError:
+            if self.bad is None and not self.gone:
+                raise
+        except HeadRefused as error:
+            self.bad = (error.status, str(error))
+        except Exception as error:
+            if not self.gone:
+                if not self._started:
+                    _logger.exception("%s %r failed", head.method, head.url[:200])
+                else:
+                    _logger.warning(
+                        "the response to %s %r broke off: %s", head.method, head.url[:200], error
+                    )
+                self.bad = (500, "internal error")
+        finally:
+            self._flush_head()
+            if server.options.access_log:
+                seconds = time.perf_counter() - self._logged
+                client._log(head.method, head.url, self._status, self._sent, seconds)
+            if self.bad is not None and not client.lost:
+                if self._started:
+                    client.abort()  # so that nobody takes what there is for the whole
+                else:
+                    client.write(refusal(*self.bad))
+                self.close = True
+            client.finished(self)
+
+    def _scope(self, peer: tuple[str, int] | None, scheme: str) -> dict[str, Any]:
+        head = self.head
+        target = request_target(head.url, head.method)
+        lines = head.lines
+        if target.authority is not None:
+            # RFC 9112 3.2.2: "When an origin server receives a request with an absolute-form of
+            # request-target, the origin server MUST ignore the received Host header field (if any)".
+            if not valid_host(target.authority):
+                raise HeadRefused(400, "the request target has no valid host")
+            lines = [line for line in lines if line[0] != b"host"]
+            lines.insert(0, (b"host", target.authority))
+        lines, client, scheme = self._server.policy.incoming(lines, peer, scheme)
+        extensions: dict[str, Any] = {"http.response.trailers": {}}
+        if head.upgrade:
+            extensions[TUNNEL] = self.accept
+        return {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": head.version,
+            "method": head.method,
+            "scheme": scheme,
+            "path": unquote_to_bytes(target.path).decode("utf-8", "replace"),
+            "raw_path": target.path,
+            "query_string": target.query,
+            "root_path": "",
+            "headers": lines,
+            "client": client,
+            "server": None,
+            "extensions": extensions,
+        }
+
+    async def receive(self) -> Message:
+        """ASGI's. Who asks for content that the client holds back sends for it."""
+        if self.head.expects:
+            self.head.expects = False  # RFC 9110 10.1.1
+            if not self._started and not self._received and not self.complete:
+                self._client.write(CONTINUE)
+        while True:
+            if self._parts or (self.complete and not self._size and self._received >= 0):
+                data = b"".join(self._parts)
+                self._parts = []
+                self._size = 0
+                if self.complete:
+                    self._received = -1  # from here on, only a disconnect
+                else:
+                    self._client.taken(self)
+                return {"type": "http.request", "body": data, "more_body": not self.complete}
+            if self.gone or self._ended:
+                return {"type": "http.disconnect"}
+            self._waiter = self._server.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    async def send(self, message: Message) -> None:
+        """ASGI's. Raises OSError when the client is gone."""
+        kind = message["type"]
+        if self.gone:
+            raise ConnectionResetError("the client is gone")
+        if kind == _BODY:
+            self._send_body(message.get("body", b""), message.get("more_body", False))
+            if self._client.busy:
+                await self._client.drained()
+        elif kind == _START:
+            self._send_head(message)
+        elif kind == INTERIM:
+            if self.head.version == "1.1" and not self._started:
+                self._client.write(encode_head(message["status"], message["headers"]))
+        elif kind == _TRAILERS:
+            if self._chunked and not self._ended:
+                self._client.write(b"0\r\n" + encode_lines(message["headers"]) + b"\r\n")
+            self._end()
+
+    def _send_head(self, message: Message) -> None:
+        if self._started:
+            raise RuntimeError("a response has one head")
+        status = self._status = message["status"]
+        head = self.head
+        headers = list(message["headers"])
+        self._trailers = bool(message.get("trailers"))
+        length = None
+        for name, value in headers:
+            if name == b"content-length":
+                length = value
+        self._body = head.method != "HEAD" and status not in _NO_CONTENT
+        if self._body:
+            if length is not None:
+                self._length = int(length)
+            elif head.version == "1.1":
+                self._chunked = True
+                headers.append((b"transfer-encoding", b"chunked"))
+            else:
+                self.close = True
+        elif length is not None and status == 204:
+            headers = [line for line in headers if line[0] != b"content-length"]
+        if self._server.draining or not self.complete:
+            self.close = True
+        if self.close:
+            headers.append((b"connection", b"close"))
+        elif head.version == "1.0":
+            headers.append((b"connection", b"keep-alive"))
+        self._head_bytes = encode_head(status, headers)
+        self._started = True
+        # With the first part of the body, if that comes before anything else happens.
+        self._flush = self._server.loop.call_soon(self._flush_head)
+
+    def _flush_head(self) -> None:
+        head, self._head_bytes = self._head_bytes, b""
+        if head:
+            self._client.write(head)
+
+    def _send_body(self, data: bytes, more: bool) -> None:
+        if not self._started:
+            raise RuntimeError("a response begins with its head")
+        if self._ended:
+            return
+        head, self._head_bytes = self._head_bytes, b""
+        if head and self._flush is not None:
+            self._flush.cancel()
+        if not self._body:
+            data = b""
+        self._sent += len(data)
+        if self._length is not None and self._sent > self._length:
+            raise RuntimeError("the response is longer than its Content-Length")
+        if self._chunked:
+            if data:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+            if not more and not self._trailers:
+                data += b"0\r\n\r\n"
+        if head or data:
+            self._client.write(head + data if head else data)
+        if not more and not (self._trailers and self._chunked):
+            if self._length is not None and self._sent != self._length:
+                raise RuntimeError("the response is shorter than its Content-Length")
+            self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._wake()
+
+    async def accept(self, lines: Lines, upstream: UpstreamConnection) -> None:
+        """The upstream has agreed to another protocol: a tunnel, until either end closes it."""
+        client = self._client
+        lines = [line for line in lines if line[0] not in (b"connection", b"upgrade")]
+        lines += [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
+        self._started = self._ended = True
+        self._status = 101
+        self.close = True
+        client.write(encode_head(101, lines))
+        await upstream.splice(client, self.early)

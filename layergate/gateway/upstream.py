@@ -1,0 +1,624 @@
+"""The side of the origin: connections, and a bounded pool of them for each upstream.
+
+A `Connection` turns what arrives into events (a head, parts of a body, the end) which one request
+at a time takes from it; a response that has arrived whole wakes its request once. What is parsed is
+parsed by llhttp, in its strict mode. HTTP/1.1 alone: one connection carries one request at a time,
+so a slow response delays nobody else's.
+
+Time limits are looked at by one timer for all connections, twice a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import ssl
+from collections import deque
+from functools import partial
+from typing import Any, Final, NamedTuple, cast
+
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpResponseParser,
+)
+
+from layergate.errors import LayerGateError
+from layergate.gateway.options import UpstreamOptions
+from layergate.http.fields import Line, Lines, split_list
+
+__all__ = [
+    "Connection",
+    "Event",
+    "Kind",
+    "Pool",
+    "UpstreamBusy",
+    "UpstreamClosed",
+    "UpstreamError",
+    "UpstreamMalformed",
+    "UpstreamTimeout",
+    "UpstreamUnreachable",
+]
+
+HIGH_WATER: Final = 256 * 1024
+"""Bytes of a response that wait for a client before the connection is not read any further."""
+TICK: Final = 0.5
+_MAX_HEAD: Final = 128 * 1024  # bytes of a response's head, or of its trailer section
+_MAX_FIELDS: Final = 512
+_MAX_INTERIM: Final = 32  # 1xx responses before the final one
+_MAX_QUEUE: Final = 4096  # requests that wait for a connection
+# RFC 9112 7.2 and 7.3: we offer none of them (there is no TE in our requests but for trailers).
+_CODINGS: Final = frozenset(
+    {b"chunked", b"compress", b"deflate", b"gzip", b"x-compress", b"x-gzip"}
+)
+
+
+class UpstreamError(LayerGateError):
+    """The upstream did not give a response. ``status``: what a client is told then."""
+
+    status = 502
+    detail = "upstream-failed"
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection could be made."""
+
+    detail = "upstream-unreachable"
+
+
+class UpstreamClosed(UpstreamError):
+    """The connection ended before the response did."""
+
+    detail = "upstream-closed"
+
+
+class UpstreamMalformed(UpstreamError):
+    """What came is no HTTP response that this gateway is sure to understand."""
+
+    detail = "upstream-malformed"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The upstream took longer than it may."""
+
+    status = 504
+    detail = "upstream-timeout"
+
+
+class UpstreamBusy(UpstreamError):
+    """As many requests as there may be are under way, and none ended in time."""
+
+    status = 503
+    detail = "upstream-busy"
+
+
+class Kind(enum.Enum):
+    """What an `Event` is."""
+
+    INTERIM = enum.auto()  # a 1xx response
+    HEAD = enum.auto()  # of the final response
+    SWITCHED = enum.auto()  # 101: from here on the connection is a tunnel
+    BODY = enum.auto()
+    END = enum.auto()
+
+
+class Event(NamedTuple):
+    """``status`` and ``lines`` of a head; ``lines`` of an end are trailer fields; ``data`` of a
+    body."""
+
+    kind: Kind
+    status: int = 0
+    lines: Lines = []  # noqa: RUF012  (never changed)
+    data: bytes = b""
+
+
+_END: Final = Event(Kind.END)
+
+
+class Connection(asyncio.Protocol):
+    """One connection to an upstream.
+
+    For each request: `begin`, `write`, then `next` until an END or SWITCHED; then it is `reusable`
+    or not.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._loop = pool.loop
+        self.transport: asyncio.Transport | None = None
+        self._parser: Any = None
+        self._events: deque[Event] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._buffered = 0
+        self._paused = False
+        self._error: UpstreamError | None = None
+        self.lost = False
+        self.used = False  # has it carried a request before?
+        self.deadline = 0.0  # of the loop's clock; 0: none
+        self.reusable = False
+        self.peer: Any = None  # the other end of a tunnel
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lines: Lines = []
+        self._fields = 0
+        self._head_size = 0
+        self._status = 0
+        self._in_head = True
+        self._complete = False
+        self._framed = False
+        self._keep = False
+        self._interim = 0
+        self._head_only = False
+        self.answered = False  # has any byte of the response come?
+
+    # -- the transport's callbacks -------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.peer is not None:
+            self.peer.forward(data)
+            return
+        if self._parser is None or self._complete:
+            # Nobody has asked for this: whatever it answers, it is not the next request.
+            self._fail(UpstreamMalformed("the upstream sent data that nobody asked for"))
+            return
+        self.answered = True
+        if self._in_head:
+            self._head_size += len(data)
+            if self._head_size > _MAX_HEAD + len(data):
+                self._fail(UpstreamMalformed(f"the response's head is over {_MAX_HEAD} bytes"))
+                return
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as switched:
+            self._events.append(Event(Kind.SWITCHED, self._status, self._lines))
+            rest = data[switched.args[0] :]
+            if rest:
+                self._events.append(Event(Kind.BODY, data=rest))
+            self.pause()
+            self._wake()
+        except (HttpParserError, HttpParserCallbackError) as error:
+            cause = error.__context__
+            if isinstance(cause, UpstreamError):
+                self._fail(cause)
+            elif self._complete:
+                self._keep = False  # the response is whole; what follows it is nobody's
+                self.close()
+            else:
+                self._fail(UpstreamMalformed(f"the upstream's response is malformed: {error}"))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        self.reusable = False
+        self.deadline = 0.0
+        self._pool.forget(self)
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        if self.peer is not None:
+            self.peer.ended()
+            self._wake()
+            return
+        if self._complete or self._parser is None:
+            return
+        if not self._in_head and not self._framed and exc is None and not self._head_only:
+            # RFC 9112 6.3: "the message body length is determined by the number of octets received
+            # prior to the server closing the connection."
+            self._finish()
+            return
+        error = UpstreamClosed("the upstream closed the connection before the end of its response")
+        error.__cause__ = exc
+        self._fail(error)
+
+    def pause_writing(self) -> None:
+        if self._writable is None:
+            self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    # -- the parser's callbacks ----------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._lines = []
+        self._fields = 0
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        if self._fields > _MAX_FIELDS:
+            raise UpstreamMalformed(f"the response has more than {_MAX_FIELDS} fields")
+        self._lines.append((name.lower(), value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self._head_size = 0
+        status = self._parser.get_status_code()
+        lines, self._lines = self._lines, []
+        if status < 100 or status > 599:
+            raise UpstreamMalformed(f"the response has status {status}")
+        if status == 101:
+            self._status, self._lines = status, lines
+            return
+        if status < 200:
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                raise UpstreamMalformed(f"more than {_MAX_INTERIM} interim responses")
+            self._put(Event(Kind.INTERIM, status, lines))
+            return
+        self._in_head = False
+        self._status = status
+        self._keep = self._parser.get_http_version() == "1.1"
+        length = False
+        chunked = False
+        for name, value in lines:
+            if name == b"content-length":
+                length = True
+            elif name == b"transfer-encoding":
+                coding = value.lower()
+                if coding == b"chunked":
+                    chunked = True
+                elif not _CODINGS.isdisjoint(split_list(coding)):
+                    raise UpstreamMalformed("the response has a transfer coding besides chunked")
+                # What is no transfer coding at all does not change the content. It ends with the
+                # connection (RFC 9112 6.3).
+            elif name == b"connection":
+                options = split_list(value.lower())
+                if b"close" in options:
+                    self._keep = False
+                elif b"keep-alive" in options:
+                    self._keep = True
+        if chunked and self._parser.get_http_version() != "1.1":
+            self._keep = False  # RFC 9112 6.1
+        empty = self._head_only or status in (204, 304)
+        self._framed = length or chunked or empty  # can its end be told?
+        self._put(Event(Kind.HEAD, status, lines))
+        if self._head_only:
+            # RFC 9110 9.3.2: no content, whatever the fields say; the parser does not know it.
+            self._finish()
+
+    def on_body(self, data: bytes) -> None:
+        if self._complete:
+            raise UpstreamMalformed("a response to HEAD has content")
+        self._buffered += len(data)
+        self._put(Event(Kind.BODY, data=data))
+        if self._buffered > HIGH_WATER:
+            self.pause()
+
+    def on_message_complete(self) -> None:
+        if self._in_head or self._complete:
+            return  # of an interim response
+        self._finish()
+
+    def _finish(self) -> None:
+        self._complete = True
+        self.deadline = 0.0
+        self.reusable = self._keep and self._framed and not self.lost
+        self._put(Event(Kind.END, lines=self._lines) if self._lines else _END)
+
+    # -- the request's side --------------------------------------------------------------------
+
+    def begin(self, *, head_only: bool) -> None:
+        """A request is about to be written. ``head_only``: its method is HEAD."""
+        self._parser = HttpResponseParser(self)
+        self._reset()
+        self._head_only = head_only
+        self.reusable = False
+        self.deadline = self._loop.time() + self._pool.first_byte_timeout
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None and not self.lost:
+            self.transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait until what was written is not too much any more."""
+        if self._writable is not None and not self.lost:
+            self.deadline = self._loop.time() + self._pool.read_timeout
+            await self._writable
+
+    async def next(self) -> Event:
+        """The next event. Raises UpstreamError."""
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        event = self._events.popleft()
+        if event.kind is Kind.BODY:
+            self._buffered -= len(event.data)
+            if self._paused and self._buffered <= HIGH_WATER // 2:
+                self.resume()
+        return event
+
+    @property
+    def waiting(self) -> bool:
+        """Is there nothing to take, so that `next` would wait?"""
+        return not self._events
+
+    def take_body(self) -> bytes:
+        """All parts of the body that have arrived and can be taken without waiting."""
+        events = self._events
+        parts: list[bytes] = []
+        while events and events[0].kind is Kind.BODY:
+            parts.append(events.popleft().data)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._buffered -= len(data)
+        if self._paused and self._buffered <= HIGH_WATER // 2:
+            self.resume()
+        return data
+
+    def pause(self) -> None:
+        """Read no further for now."""
+        if not self._paused and self.transport is not None and not self.lost:
+            self._paused = True
+            self.deadline = 0.0  # it is not the upstream that we wait for
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused and self.transport is not None:
+            self._paused = False
+            if not self.lost:
+                self.transport.resume_reading()
+                if not self._complete and self.peer is None:
+                    self.deadline = self._loop.time() + self._pool.read_timeout
+
+    def close(self) -> None:
+        self.reusable = False
+        if self.transport is not None and not self.lost:
+            self.transport.abort() if self._complete is False else self.transport.close()
+
+    def expire(self) -> None:
+        """Its time is over."""
+        if self._parser is None or self._complete:
+            self.close()
+        elif self.answered:
+            self._fail(UpstreamTimeout(f"nothing came for {self._pool.read_timeout:g} seconds"))
+        else:
+            limit = self._pool.first_byte_timeout
+            self._fail(UpstreamTimeout(f"no response began within {limit:g} seconds"))
+
+    # -- a tunnel's side -----------------------------------------------------------------------
+
+    async def splice(self, peer: Any, early: bytes) -> None:
+        """Be a tunnel to ``peer`` until either end is closed. ``early``: what its client has sent
+        already."""
+        self.deadline = 0.0
+        self.peer = peer
+        data = self.take_body()
+        if data:
+            peer.forward(data)
+        peer.tunnel(self, early)
+        self.resume()
+        while not self.lost:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+
+    def forward(self, data: bytes) -> None:
+        """What the other end of the tunnel has received."""
+        self.write(data)
+        if self._writable is not None:
+            peer = self.peer
+            peer.pause()
+            self._writable.add_done_callback(lambda _: peer.resume())
+
+    def ended(self) -> None:
+        """The other end is gone."""
+        if self.transport is not None and not self.lost:
+            self.transport.close()
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _put(self, event: Event) -> None:
+        self._events.append(event)
+        if not self._complete and not self._paused:
+            self.deadline = self._loop.time() + self._pool.read_timeout
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _fail(self, error: UpstreamError) -> None:
+        self.deadline = 0.0
+        self._error = self._error or error
+        self._wake()
+        self.close()
+
+
+class Pool:
+    """The connections to one upstream: at most ``max_connections``, idle ones kept for
+    ``idle_timeout`` seconds, the one used last taken first."""
+
+    def __init__(self, options: UpstreamOptions) -> None:
+        self.options = options
+        self.loop = asyncio.get_running_loop()
+        self.first_byte_timeout = float(options.first_byte_timeout)
+        self.read_timeout = float(options.read_timeout)
+        self._idle: deque[Connection] = deque()
+        self._busy: set[Connection] = set()
+        self._slots = options.max_connections
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._tls = _tls_context(options) if options.tls else None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self.opened = 0  # connections made so far
+
+    @property
+    def open(self) -> int:
+        """Connections, in use and idle."""
+        return len(self._busy) + len(self._idle)
+
+    async def take(self, *, fresh: bool = False) -> Connection:
+        """A connection for one request; give it back with `give`. ``fresh``: a new one.
+
+        Raises UpstreamUnreachable, UpstreamBusy.
+        """
+        while not fresh and self._idle:
+            connection = self._idle.pop()
+            transport = connection.transport
+            if connection.lost or transport is None or transport.is_closing():
+                continue
+            connection.used = True
+            connection.deadline = 0.0
+            self._busy.add(connection)
+            return connection
+        await self._slot()
+        try:
+            connection = await self._connect()
+        except BaseException:
+            self._free_slot()
+            raise
+        self._busy.add(connection)
+        if self._timer is None:
+            self._timer = self.loop.call_later(TICK, self._tick)
+        return connection
+
+    def give(self, connection: Connection) -> None:
+        """The request that took it is over."""
+        if connection not in self._busy:
+            return  # it has been lost meanwhile, and is not counted any more
+        if connection.reusable and not self._closed and connection.waiting:
+            self._busy.discard(connection)
+            connection.deadline = self.loop.time() + float(self.options.idle_timeout)
+            self._idle.append(connection)
+            self._hand_on()
+        else:
+            connection.close()
+            self.forget(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """This connection is closed."""
+        if connection in self._busy:
+            self._busy.discard(connection)
+        else:
+            try:
+                self._idle.remove(connection)
+            except ValueError:
+                return
+        self._free_slot()
+
+    async def _slot(self) -> None:
+        if self._slots > 0:
+            self._slots -= 1
+            return
+        if self._idle:  # (a fresh one is wanted, and all slots are taken by idle ones)
+            self._idle[0].close()
+            self.forget(self._idle[0])
+            self._slots -= 1
+            return
+        if len(self._queue) >= _MAX_QUEUE:
+            raise UpstreamBusy(f"{len(self._queue)} requests wait for a connection already")
+        waiter = self.loop.create_future()
+        self._queue.append(waiter)
+        try:
+            async with asyncio.timeout(float(self.options.queue_timeout)):
+                await waiter
+        except TimeoutError:
+            raise UpstreamBusy(
+                f"no connection was free within {float(self.options.queue_timeout):g} seconds"
+            ) from None
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._free_slot()  # it was ours at the very moment
+            raise
+        finally:
+            if waiter in self._queue:
+                self._queue.remove(waiter)
+
+    def _free_slot(self) -> None:
+        while self._queue:
+            waiter = self._queue.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._slots += 1
+
+    def _hand_on(self) -> None:
+        """An idle connection, while somebody waits for a slot: theirs instead."""
+        if self._queue:
+            oldest = self._idle[0]
+            oldest.close()
+            self.forget(oldest)
+
+    async def _connect(self) -> Connection:
+        options = self.options
+        patience = float(options.connect_timeout)
+        tries = options.retries + 1
+        while True:
+            tries -= 1
+            try:
+                async with asyncio.timeout(patience):
+                    connection = await self._open()
+            except TimeoutError as error:
+                if not tries:
+                    raise UpstreamUnreachable(
+                        f"no connection to {options.address} within {patience:g} seconds"
+                    ) from error
+            except OSError as error:
+                if not tries:
+                    raise UpstreamUnreachable(
+                        f"no connection to {options.address}: {error}"
+                    ) from error
+            else:
+                self.opened += 1
+                return connection
+
+    async def _open(self) -> Connection:
+        options = self.options
+        make = partial(Connection, self)
+        name = options.tls_server_name or options.address.host
+        if options.address.path is not None:
+            _, connection = await self.loop.create_unix_connection(make, options.address.path)
+        else:
+            _, connection = await self.loop.create_connection(
+                make,
+                options.address.host,
+                options.address.port,
+                ssl=self._tls,
+                server_hostname=name if self._tls is not None else None,
+            )
+        return connection
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        for connection in [*self._busy, *self._idle]:
+            if 0.0 < connection.deadline <= now:
+                connection.expire()
+        self._timer = None
+        if (self._busy or self._idle) and not self._closed:
+            self._timer = self.loop.call_later(TICK, self._tick)
+
+    def close(self) -> None:
+        """Close what is idle; what is in use is closed when it is given back."""
+        self._closed = True
+        for connection in [*self._idle]:
+            connection.close()
+
+
+def _tls_context(options: UpstreamOptions) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=options.tls_ca_file)
+    if not options.tls_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def framing(lines: list[Line]) -> bool:
+    """Does a request with these lines have content?"""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in lines
+    )

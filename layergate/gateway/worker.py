@@ -1,0 +1,133 @@
+"""One worker: the cache, the upstreams and the listening sockets of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Iterable, Sequence
+from socket import AddressFamily, socket
+from typing import Final
+
+from layergate.asgi import LayerGate
+from layergate.assembly import HttpCache
+from layergate.gateway.channel import Channel, State
+from layergate.gateway.forward import ForwardPolicy
+from layergate.gateway.options import GatewayOptions
+from layergate.gateway.proxy import Answering, App, Message, Proxy, Receive, Scope, Send
+from layergate.gateway.reloading import live, waiting
+from layergate.gateway.server import Server
+
+__all__ = ["main"]
+
+_BACKLOG: Final = 2048
+
+
+def main(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -> None:
+    """Serve until the channel says to stop. See `channel`."""
+    try:
+        import uvloop
+    except ImportError:  # Windows, PyPy
+        asyncio.run(_serve(options, sockets, channel))
+    else:
+        uvloop.run(_serve(options, sockets, channel))
+
+
+async def _serve(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -> None:
+    loop = asyncio.get_running_loop()
+    cache = HttpCache(**options.cache_arguments(), log=channel.log)
+    proxy = Proxy(tuple(options.upstreams), _policy(options))
+    gate = LayerGate(proxy, cache)
+    name = cache.options.name if cache.options.cache_status else None
+    app = Answering(_Health(gate, options, channel), name)
+    server = Server(app, gate, options, _policy(options))
+    present = options
+
+    def reload(new: GatewayOptions) -> Iterable[str]:
+        nonlocal present
+        names = waiting(present, new)
+        cache.reload(**live(new))
+        proxy.reload(tuple(new.upstreams), _policy(new))
+        server.reload(new, _policy(new))
+        present = new
+        return names
+
+    await channel.open(reload=reload, stats=cache.stats)
+    cache.reporter = channel.report
+    if cache.stack.fleet is not None:
+        cache.aside(cache.stack.join(), "layergate join")
+    tls = _tls(options)
+    listeners = [
+        await loop.create_server(
+            server.connection, sock=sock, ssl=tls if _is_ip(sock) else None, backlog=_BACKLOG
+        )
+        for sock in sockets
+    ]
+    server.start()
+    channel.ready()
+    await channel.stopping.wait()
+    for listener in listeners:
+        listener.close()
+    await server.drain(float(present.drain_timeout), channel.cut)
+    proxy.close()
+    await cache.aclose()
+    await channel.close()
+
+
+def _policy(options: GatewayOptions) -> ForwardPolicy:
+    return ForwardPolicy(
+        via=options.via,
+        forwarded=options.forwarded,
+        trusted=options.trusted_networks,
+        trusts_unix=options.trusts_unix,
+    )
+
+
+def _is_ip(sock: socket) -> bool:
+    return sock.family in (AddressFamily.AF_INET, AddressFamily.AF_INET6)
+
+
+class _Health:
+    """``healthz`` and ``readyz`` below the path of the admin endpoint, for whoever asks."""
+
+    def __init__(self, app: App, options: GatewayOptions, channel: Channel) -> None:
+        self._app = app
+        self._paths = {f"{options.admin_path}/{name}": name for name in ("healthz", "readyz")}
+        self._prefix = options.admin_path
+        self._channel = channel
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not scope["path"].startswith(self._prefix) or scope["path"] not in self._paths:
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] not in ("GET", "HEAD"):
+            await _answer(send, 405, {"error": "use GET"}, [(b"allow", b"GET, HEAD")])
+            return
+        name = self._paths[scope["path"]]
+        ready = self._channel.state is State.READY
+        status = 200 if ready or name == "healthz" else 503
+        await _answer(send, status, {"status": self._channel.state.value})
+
+
+async def _answer(
+    send: Send, status: int, what: dict[str, str], extra: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    body = json.dumps(what).encode() + b"\n"
+    lines = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        *extra,
+    ]
+    head: Message = {"type": "http.response.start", "status": status, "headers": lines}
+    await send(head)
+    await send({"type": "http.response.body", "body": body})
+
+
+def _tls(options: GatewayOptions) -> ssl.SSLContext | None:
+    if options.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(options.tls_cert, options.tls_key)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
