@@ -47,6 +47,7 @@ from layergate.gateway.proxy import INTERIM, TUNNEL, App, Message
 from layergate.gateway.upstream import Connection as UpstreamConnection
 from layergate.http.fields import Lines, split_list
 from layergate.http.key import primary_key
+from layergate.http.stored import StoredResponse
 
 __all__ = ["Server"]
 
@@ -54,6 +55,8 @@ _logger = logging.getLogger("layergate.gateway")
 _access: Final = logging.getLogger("layergate.access")
 
 TICK: Final = 0.5
+_MOST_KNOWN: Final = 16_384
+_LONGEST_KNOWN: Final = 2048  # bytes
 _LINGER: Final = 2.0  # seconds
 _LOW: Final = 64 * 1024  # bytes of a request's content that wait to be taken
 _READS: Final = frozenset({"GET", "HEAD"})
@@ -90,6 +93,7 @@ class Server:
         """Go by these from now on."""
         self.options = options
         self.policy = policy
+        self.known: dict[bytes, _Known] = {}
         self.keep_alive_timeout = float(options.keep_alive_timeout)
         self.head_timeout = float(options.head_timeout)
         self.body_timeout = float(options.body_timeout)
@@ -97,6 +101,18 @@ class Server:
         self.max_head = cast(int, options.max_head)
         self.max_fields = options.max_fields
         self.max_content = cast("int | None", options.max_content)
+
+    def remember(self, data: bytes, known: _Known) -> None:
+        """A request that was a plain hit, byte for byte: when it comes again it need not be parsed.
+
+        What is kept is bounded. Only hits are, so that nobody drives out others' by asking for what
+        is not there.
+        """
+        if len(data) > _LONGEST_KNOWN or known.head.close:
+            return
+        if len(self.known) >= _MOST_KNOWN:
+            self.known.clear()
+        self.known[data] = known
 
     def connection(self) -> ClientConnection:
         """A protocol for a connection that has just come in."""
@@ -143,7 +159,7 @@ class ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
-        "_bad", "_close", "_cycle", "_head_size", "_in_head", "_lines", "_loop",
+        "_bad", "_begun", "_close", "_cycle", "_head_size", "_in_head", "_known", "_lines", "_loop",
         "_newest", "_parser", "_paused", "_peer", "_pending", "_plain", "_reading_paused",
         "_scheme", "_server", "_transport", "_tunnel", "_url", "_writable", "deadline", "lost",
     )  # fmt: skip
@@ -159,6 +175,8 @@ class ClientConnection(asyncio.Protocol):
         self._url = _EMPTY
         self._head_size = 0
         self._in_head = False
+        self._begun = 0  # heads in what is being parsed
+        self._known: _Known | None = None  # the hit in there
         # The request whose head has just ended and that may be a plain hit, until its end.
         self._plain: _Head | None = None
         self._cycle: Cycle | None = None  # the one that is being answered
@@ -195,6 +213,13 @@ class ClientConnection(asyncio.Protocol):
             return  # whatever comes after the last request that is answered here
         begun = self._in_head
         if not begun and self._newest is None and self._cycle is None:
+            # Between two requests. If these very bytes have been a plain hit before, then the parser
+            # has said what they are, and would say it again.
+            known = self._server.known.get(data)
+            if known is not None and self._answer(known):
+                return
+            self._known = None
+            self._begun = 0
             self.deadline = self._server.now + self._server.head_timeout + TICK
         try:
             self._parser.feed_data(data)
@@ -213,6 +238,9 @@ class ClientConnection(asyncio.Protocol):
         except HttpParserError as error:
             if not self._close:  # (what follows the last request is nobody's)
                 self._refuse(400, f"malformed: {error}")
+        if self._known is not None and not begun and self._begun == 1 and not self._in_head:
+            self._server.remember(data, self._known)  # one request, from its first byte to its last
+        self._known = None
         if begun and self._in_head:  # still the same one: it is no longer than what has come
             self._head_size += len(data)
             if self._head_size > self._server.max_head:
@@ -254,6 +282,7 @@ class ClientConnection(asyncio.Protocol):
         self._head_size = 0
         self._in_head = True
         self._newest = None
+        self._begun += 1
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -319,42 +348,45 @@ class ClientConnection(asyncio.Protocol):
         if len(fields) != len(head.lines) or not head.plain:
             return False
         url = head.url
-        raw, _, query = url.partition(b"?") if b"?" in url else (url, b"", b"")
-        path = raw if b"%" not in raw else unquote_to_bytes(raw)
+        raw, _, query = url.partition(b"?")
         try:
-            text = path.decode()
-            key = primary_key(self._scheme, fields[b"host"], text, raw, query)
+            path = (raw if b"%" not in raw else unquote_to_bytes(raw)).decode()
+            key = primary_key(self._scheme, fields[b"host"], path, raw, query)
         except (KeyError, UnicodeDecodeError):
             return False
-        found = self._server.hit(key, text, fields)
+        known = _Known(key, path, fields, head)
+        if not self._answer(known):
+            return False
+        self._known = known
+        return True
+
+    def _answer(self, known: _Known) -> bool:
+        """Send the plain fresh hit, if there is one."""
+        server = self._server
+        found = server.hit(known.key, known.path, known.fields)
         if found is None:
             return False
         stored, lines = found
-        close = head.close or self._server.draining
+        head = known.head
+        close = head.close or server.draining
+        if stored.lines is not known.lines:
+            try:
+                known.encode(stored)
+            except ValueError:
+                _logger.exception("what is stored for %r cannot be sent", head.url[:200])
+                return False
+        added = lines[len(stored.lines) :]  # Age and Cache-Status: ours
         if close or head.version != "1.1":
-            lines.append((b"connection", b"close" if close else b"keep-alive"))
-        try:
-            block = encode_lines(lines)
-        except ValueError:
-            _logger.exception("what is stored for %r cannot be sent", url[:200])
-            return False
+            added.append((b"connection", b"close" if close else b"keep-alive"))
         body = stored.body if head.method == "GET" else b""
-        if (
-            head.method != "GET"
-            or b"content-length" in stored.fields
-            or stored.status in _NO_CONTENT
-        ):
-            framing = b"\r\n"
-        else:
-            framing = b"content-length: %d\r\n\r\n" % len(body)
-        self._transport.write(b"".join((status_line(stored.status), block, framing, body)))
-        if _access.isEnabledFor(logging.INFO) and self._server.options.access_log:
-            self._log(head.method, url, stored.status, len(body), 0.0)
+        tail = b"".join([b"%b: %b\r\n" % line for line in added])
+        self._transport.write(b"%b%b\r\n%b" % (known.block, tail, body))
+        if server.options.access_log:
+            self._log(head.method, head.url, stored.status, len(body), 0.0)
         if close:
-            self._close = True
-            self._transport.close()
+            self._hang_up()
         elif self._writable is None:
-            self.deadline = self._server.now + self._server.keep_alive_timeout + TICK
+            self.deadline = server.now + server.keep_alive_timeout
         return True
 
     def _begin(self, head: _Head) -> Cycle:
@@ -543,6 +575,28 @@ class ClientConnection(asyncio.Protocol):
             size,
             seconds,
         )
+
+
+class _Known:
+    """A request without content that has been a plain hit: ``block`` are the stored ``lines`` as they
+    were sent then, from the status line on."""
+
+    __slots__ = ("block", "fields", "head", "key", "lines", "path")
+
+    def __init__(self, key: bytes, path: str, fields: dict[bytes, bytes], head: _Head) -> None:
+        self.key = key
+        self.path = path
+        self.fields = fields
+        self.head = head
+        self.lines: Lines | None = None
+        self.block = b""
+
+    def encode(self, stored: StoredResponse) -> None:
+        """Raises ValueError for what cannot be sent."""
+        self.block = status_line(stored.status) + encode_lines(stored.lines)
+        if stored.status not in _NO_CONTENT and b"content-length" not in stored.fields:
+            self.block += b"content-length: %d\r\n" % len(stored.body)
+        self.lines = stored.lines
 
 
 class _Head:
