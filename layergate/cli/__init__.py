@@ -1,8 +1,9 @@
 """The command ``layergate``. Each subcommand is a module with ``add``, which gives `argparse` its
 options and the function that runs it.
 
-Exit codes: 0; 1, something could not be reached, or refused; 2, the command line is wrong; 3, a purge
-was applied, and is not confirmed by every instance yet.
+Exit codes: 0; 1, something could not be reached, or was refused, or is no valid configuration; 2, the
+command line is wrong, or what `serve` is told; 3, a purge was applied, and is not confirmed by every
+instance yet.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from layergate import __version__
-from layergate.cli import admin, explain
+from layergate.cli import admin, completion, explain, serve
 from layergate.cli.client import Unreachable, UsageError
 from layergate.cli.text import printable
 
@@ -23,16 +24,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; ``argv`` is without its name, None for the process's own. Returns the exit
     code. Raises SystemExit as argparse does: with 2 for a wrong command line, 0 for ``--help``."""
-    parser = argparse.ArgumentParser(
-        prog="layergate",
-        description="An HTTP response cache: look into it from outside.",
-        epilog="exit codes: 0; 1 not reachable or refused; 2 usage; 3 a purge is not confirmed yet",
-    )
-    parser.add_argument("--version", action="version", version=f"layergate {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="command", required=True)
-    for module in (explain, admin):
-        module.add(commands)
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     # What a terminal or a pipe cannot show is no reason to fail.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -53,6 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="layergate",
+        description="An HTTP response cache: run it as a gateway, and look into it from outside.",
+        epilog="exit codes: 0; 1 not reachable, refused or not valid; 2 usage; 3 a purge is not"
+        " confirmed yet",
+    )
+    parser.add_argument("--version", action="version", version=f"layergate {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="command", required=True)
+    for module in (serve, explain, admin):
+        module.add(commands)
+    completion.add(commands, parser)
+    return parser
 
 
 def _complain(error: Exception) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from layergate.cli.client import AdminClient, UsageError, add_admin
 from layergate.cli.text import printable
 
 __all__ = ["add"]
 
+_LEAST_WATCH: Final = 0.1  # seconds
 # Option, its name in the endpoint's JSON, help.
 _LISTS = (
     ("--tag", "tags", "a tag (surrogate key)"),
@@ -46,7 +48,13 @@ def add(commands: Any) -> None:
         help="counters and sizes of a running instance",
         description="Counters since the instance started, and sizes as they are now.",
     )
-    stats.add_argument("--json", action="store_true", help="the endpoint's answer, for tools")
+    stats.add_argument(
+        "--json", action="store_true", help="the endpoint's answer, for tools; watched, a line each"
+    )
+    stats.add_argument(
+        "--watch", metavar="SECONDS", nargs="?", type=float, const=2.0,
+        help="again and again, with what changes per second (default: every 2 seconds)",
+    )  # fmt: skip
     add_admin(stats)
     stats.set_defaults(run=run_stats)
 
@@ -78,20 +86,64 @@ def run_purge(arguments: argparse.Namespace) -> int:
 
 def run_stats(arguments: argparse.Namespace) -> int:
     """Raises UsageError, Unreachable."""
-    answer = AdminClient(arguments).get("stats")
+    client = AdminClient(arguments)
+    if arguments.watch is not None:
+        return _watch(client, arguments.watch, as_json=arguments.json)
+    answer = client.get("stats")
     if arguments.json:
         print(json.dumps(answer, indent=2))
-        return 0
-    rows = list(_rows(answer, ""))
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, value in rows:
-        print(f"{name.ljust(width)}  {value}")
+    else:
+        print("\n".join(_table(dict(_rows(answer, "")))))
     return 0
 
 
-def _rows(value: Any, name: str) -> Iterator[tuple[str, str]]:
+def _watch(client: AdminClient, interval: float, *, as_json: bool) -> int:
+    """Until it is interrupted. Raises UsageError, Unreachable."""
+    if not _LEAST_WATCH <= interval <= 86_400:
+        raise UsageError(f"--watch must be from {_LEAST_WATCH} to 86400 seconds, got {interval:g}")
+    before: dict[str, Any] = {}
+    asked = 0.0
+    try:
+        while True:
+            now = time.monotonic()
+            answer = client.get("stats")
+            if as_json:
+                print(json.dumps(answer), flush=True)
+            else:
+                rows = dict(_rows(answer, ""))
+                # A terminal shows the newest in place of the one before.
+                print("\x1b[H\x1b[2J" if sys.stdout.isatty() else "", end="")
+                print("\n".join(_table(rows, before, now - asked)), end="\n\n", flush=True)
+                before = rows
+            asked = now
+            time.sleep(interval)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _table(
+    rows: Mapping[str, Any], before: Mapping[str, Any] | None = None, seconds: float = 1.0
+) -> Iterator[str]:
+    """``before``: the rows of so many ``seconds`` ago, to show by how much numbers have changed."""
+    names = {name: printable(name) for name in rows}
+    values = {name: printable(str(value)) for name, value in rows.items()}
+    width = max(map(len, names.values()), default=0)
+    broad = max(map(len, values.values()), default=0)
+    for name, value in rows.items():
+        line = f"{names[name].ljust(width)}  {values[name]}"
+        old = None if before is None else before.get(name)
+        if _is_number(value) and _is_number(old) and value != old:
+            line = f"{line.ljust(width + 2 + broad)}  {(value - old) / seconds:+.1f}/s"
+        yield line
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _rows(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _rows(inner, f"{name}.{key}" if name else str(key))
     else:
-        yield printable(name), printable(str(value))
+        yield name, value

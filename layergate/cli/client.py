@@ -20,6 +20,7 @@ from layergate.http.request import Asked
 
 __all__ = ["AdminClient", "Answered", "Unreachable", "UsageError", "add_admin", "ask"]
 
+ADMIN_VARIABLE: Final = "LAYERGATE_ADMIN"
 TOKEN_VARIABLE: Final = "LAYERGATE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 _MOST: Final = 16 * 1024 * 1024  # bytes of an answer of the endpoint
 
@@ -82,7 +83,9 @@ def add_admin(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--admin",
         metavar="URL",
-        help="its admin endpoint, such as http://localhost:8000/_layergate",
+        default=os.environ.get(ADMIN_VARIABLE),
+        help="its admin endpoint, such as http://localhost:8000/_layergate"
+        f" (default: ${ADMIN_VARIABLE})",
     )
     group.add_argument(
         "--token-file",

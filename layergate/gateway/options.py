@@ -479,6 +479,7 @@ def _socket_path(path: str, option: str) -> str:
             f"{option} must have the absolute path of a socket, such as"
             f" 'unix:/run/layergate.sock', got {path!r}"
         )
+    path = f"/{path.lstrip('/')}"  # unix:///run/x.sock is usual too
     if len(path.encode()) > _SOCKET_PATH:
         raise ConfigError(
             f"{option} must have a path of at most {_SOCKET_PATH} bytes, got {path!r}; that is the"

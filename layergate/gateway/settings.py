@@ -142,6 +142,7 @@ class _File(NamedTuple):
 @dataclass(slots=True)
 class _Reading:
     given: dict[str, _Given] = field(default_factory=dict)
+    mentioned: set[str] = field(default_factory=set)  # those that could not be read, too
     problems: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     upstream_entries: list[tuple[Entry, ...]] = field(default_factory=list)
@@ -162,6 +163,7 @@ class _Reading:
             raise SettingsError([(str(path), "a value is no TOML can hold")]) from None
         file = _File(str(path), path.parent, lines)
         given = {}
+        self.mentioned |= document.keys()
         for name, value in document.items():
             where = file.at(name)
             setting = SETTINGS.get(name)
@@ -182,6 +184,7 @@ class _Reading:
 
     def environment(self, environment: Mapping[str, str]) -> dict[str, _Given]:
         known = {setting.variable: setting for setting in SETTINGS.values()}
+        names = [name.upper() for name in SETTINGS]
         given: dict[str, _Given] = {}
         for variable, text in sorted(environment.items()):
             if not variable.startswith("LAYERGATE_") or not text:
@@ -190,8 +193,8 @@ class _Reading:
             if setting is not None:
                 self._from_text(setting, text, f"${variable}", given)
             elif variable not in _OTHER_VARIABLES and not _FOREIGN_VARIABLE.fullmatch(variable):
-                near = difflib.get_close_matches(variable, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                near = difflib.get_close_matches(variable.removeprefix("LAYERGATE_"), names, n=1)
+                hint = f"; did you mean LAYERGATE_{near[0]}?" if near else ""
                 self.warnings.append(f"${variable} is not known{hint}")
         return given
 
@@ -210,6 +213,7 @@ class _Reading:
     def _from_text(
         self, setting: Setting, text: str, origin: str, given: dict[str, _Given]
     ) -> None:
+        self.mentioned.add(setting.name)
         try:
             given[setting.name] = _Given(_parsed(setting, text), origin)
         except ConfigError as error:
@@ -274,7 +278,6 @@ class _Reading:
         return rules
 
     def _upstreams(self) -> list[UpstreamOptions]:
-        before = len(self.problems)
         defaults = {
             name.removeprefix(PREFIX): given
             for name, given in self.given.items()
@@ -300,6 +303,14 @@ class _Reading:
             ]
         else:
             tables = self._tables("upstreams")
+        if not self.mentioned & {"upstream", "upstreams"} or (
+            "upstreams" in self.given and not self.given["upstreams"].value
+        ):
+            told = (
+                "there is no upstream; write upstream = 'http://127.0.0.1:8000' in the file, or"
+                " --upstream http://127.0.0.1:8000"
+            )
+            self.problems.append((self._origin("upstreams"), told))
         upstreams = []
         for number, table in tables:
             inherited = {name: given for name, given in defaults.items() if name not in table}
@@ -313,12 +324,6 @@ class _Reading:
                 self.upstream_entries.append(
                     tuple(self._upstream_entries(number, upstream, table, inherited))
                 )
-        if not upstreams and len(self.problems) == before:
-            told = (
-                "there is no upstream; write upstream = 'http://127.0.0.1:8000' in the file, or"
-                " --upstream http://127.0.0.1:8000"
-            )
-            self.problems.append((self._origin("upstreams"), told))
         return upstreams
 
     def _upstream_entries(

@@ -1,0 +1,75 @@
+"""The effective configuration, as TOML with a comment that says where each value came from, or as
+data. The TOML can be read again; what is hidden, or None by default, is in it as a comment."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from layergate.cli.text import printable
+from layergate.gateway.settings import Entry, Settings
+
+__all__ = ["as_data", "as_toml"]
+
+_COMMENTS: Final = 40  # the column they begin in, where there is room
+
+
+def as_toml(settings: Settings) -> str:
+    """Of all settings, defaults too."""
+    lines = list(_lines(settings.entries))
+    for name, tables in (("upstreams", settings.upstreams), ("rules", settings.rules)):
+        for table in tables:
+            lines += ["", f"[[{name}]]", *_lines(table)]
+    return "\n".join(lines)
+
+
+def as_data(settings: Settings) -> dict[str, Any]:
+    """The same for `json`: by name, ``value`` (infinity as a string) and ``from``."""
+    return {
+        "options": _data(settings.entries),
+        "upstreams": [_data(table) for table in settings.upstreams],
+        "rules": [_data(table) for table in settings.rules],
+    }
+
+
+def _lines(entries: Iterable[Entry]) -> Iterator[str]:
+    for entry in entries:
+        if entry.value is None and entry.origin != "default":
+            text = f'{entry.name} = ""'
+        elif entry.value is None:
+            text = f"# {entry.name} = none"
+        elif entry.hidden:
+            text = f"# {entry.name} = {printable(str(entry.value))}"
+        else:
+            text = f"{entry.name} = {_toml(entry.value)}"
+        note = f"{entry.origin}, not shown in full" if entry.hidden else entry.origin
+        yield f"{text.ljust(_COMMENTS - 2)}  # {printable(note)}"
+
+
+def _toml(value: Any) -> str:
+    """A value that came from TOML, or could have."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, which wants one more; and a terminal should get nothing to do.
+        quoted = json.dumps(value, ensure_ascii=False)
+        return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in quoted)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Iterable):
+        return "[" + ", ".join(_toml(inner) for inner in value) + "]"
+    return repr(value)
+
+
+def _data(entries: Iterable[Entry]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for entry in entries:
+        value = entry.value
+        if isinstance(value, float) and math.isinf(value):
+            value = str(value)
+        found[entry.name] = {"value": value, "from": entry.origin}
+        if entry.hidden:
+            found[entry.name]["hidden"] = True
+    return found
