@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -338,6 +339,48 @@ def test_purge_and_stats(clean: Server) -> None:
     assert re.search(r"^events\.purge +[0-9]+$", run("stats", *admin).out, re.MULTILINE)
 
 
+def test_stats_are_watched_until_it_is_interrupted(clean: Server) -> None:
+    for extra in ((), ("--json",)):
+        watching = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "layergate",
+                "stats",
+                "--watch",
+                "0.1",
+                *extra,
+                "--admin",
+                clean.admin,
+            ],
+            cwd=ROOT,
+            env={**os.environ, "LAYERGATE_ADMIN_TOKEN": TOKEN},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        seen: list[str] = []
+        if extra:
+            for _ in range(2):
+                json.loads(watching.stdout.readline())
+        else:
+            # From the second on with rates, of what has changed: this is what was asked itself.
+            while not seen or not re.fullmatch(r"events\.purge +[0-9]+ +\+[0-9.]+/s\n", seen[-1]):
+                run("purge", "--tag", "x", "--admin", clean.admin)
+                while (line := watching.stdout.readline()) != "\n":
+                    assert line, watching.stderr.read()
+                    seen.append(line)
+                    if "/s" in line:
+                        break
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(BOUND) == 0
+        assert watching.stderr.read() == ""
+        watching.stdout.close()
+        watching.stderr.close()
+
+
 def test_a_purge_that_is_not_final_says_so() -> None:
     body = b'{"success": true, "result": {"applied": 1, "instances": 3}}'
     with Raw(b"HTTP/1.1 202 Accepted\r\n\r\n" + body) as raw:
@@ -370,6 +413,8 @@ def test_a_purge_that_is_not_final_says_so() -> None:
         (("purge", "--admin", "http://a.example/_layergate"), "must name something"),
         (("purge", "--everything"), "--admin"),
         (("stats",), "--admin"),
+        (("stats", "--admin", "http://a.example/x", "--watch", "0"), "--watch"),
+        (("stats", "--admin", "http://a.example/x", "--watch", "nan"), "--watch"),
         (("stats", "--admin", "http://a.example/x", "--token-file", "/nosuch"), "--token-file"),
         (("nosuch",), "nosuch"),
     ],
