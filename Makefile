@@ -22,7 +22,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX WEB_CONCURRENCY __PYVENV_LAUNCHER__
 .DEFAULT_GOAL := help
 # One environment, several targets: with -j two pips would install into it at once.
 .NOTPARALLEL:
-.PHONY: help test check demo demo-fleet bench soak clean
+.PHONY: help test check demo demo-fleet bench bench-gateway soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -53,6 +53,10 @@ demo-fleet: ## two instances of it and a Valkey: one fetch for a burst across bo
 bench: ## how fast, beside the floor, Starlette, FastAPI and other caches (minutes)
 	@tools/env.sh $(BENCH_VENV) bench $(PYTHON)
 	@$(BENCH_PY) benchmarks/run.py $(ARGS)
+
+bench-gateway: ## the gateway beside nginx and Varnish (apt-get install nginx-light varnish wrk)
+	@tools/env.sh $(BENCH_VENV) bench $(PYTHON)
+	@$(BENCH_PY) benchmarks/gateway.py $(ARGS)
 
 soak: ## the tests that run for minutes
 	@tools/env.sh $(VENV) test $(PYTHON)

@@ -179,7 +179,7 @@ def contenders(folder: Path, origin: int) -> Iterator[list[Contender]]:
             vcl = folder / "default.vcl"
             vcl.write_text(VCL.format(origin=origin))
             command = [
-                "varnishd", "-F", "-n", str(folder / "varnish"), "-a", f"127.0.0.1:{port}",
+                "varnishd", "-j", "none", "-F", "-n", str(folder / "varnish"), "-a", f"127.0.0.1:{port}",
                 "-f", str(vcl), "-s", "malloc,4g", "-T", "none",
             ]  # fmt: skip
             there.append(started("Varnish", command, port, "0"))
