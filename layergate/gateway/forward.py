@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from email.utils import formatdate
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
@@ -189,8 +190,13 @@ def response_lines(lines: Lines, now: Callable[[], float]) -> Lines:
         dropped |= _NOT_FORWARDED
         lines = [line for line in lines if line[0] not in dropped]
     if not dated:
-        lines = [*lines, (b"date", formatdate(now(), usegmt=True).encode())]
+        lines = [*lines, (b"date", _date(int(now())))]
     return lines
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()
 
 
 # An origin that names these in Connection does not get its response shared by doing so.
