@@ -90,7 +90,7 @@ class Origin(asyncio.Protocol):
             body = b"x" * int(size)
             self.transport.write(  # type: ignore[attr-defined]
                 b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncache-control: %b\r\n"
-                b"etag: \"abc\"\r\ncontent-length: %d\r\n\r\n%b" % (policy, len(body), body)
+                b'etag: "abc"\r\ncontent-length: %d\r\n\r\n%b' % (policy, len(body), body)
             )
 
 
@@ -316,7 +316,9 @@ def main() -> int:
     if not shutil.which("wrk") or not shutil.which("taskset"):
         print("this needs wrk and taskset: apt-get install wrk util-linux")
         return 1
-    cases = [case for case in CASES if not arguments.quick or case[2] < 2 and "100" not in case[0]]
+    cases = [
+        case for case in CASES if not arguments.quick or (case[2] < 2 and "100" not in case[0])
+    ]
     print(describe_machine())
     port = free_port()
     origin = subprocess.Popen(
