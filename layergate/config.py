@@ -318,7 +318,7 @@ def _rules(rules: Any) -> tuple[Rule, ...]:
 
 
 def _targets(names: Any) -> tuple[str, ...]:
-    targets = tuple(name.lower() for name in _strings(names, "targets", ""))
+    targets = tuple(name.lower() for name in strings(names, "targets", ""))
     for name in targets:
         if not _TOKEN.fullmatch(name):
             raise ConfigError(f"targets must name response fields, got {name!r}")
