@@ -55,7 +55,8 @@ _logger = logging.getLogger("layergate.gateway")
 _access: Final = logging.getLogger("layergate.access")
 
 TICK: Final = 0.5
-_MOST_KNOWN: Final = 16_384
+_KNOWN_SIZE: Final = 32 * 1024 * 1024  # bytes, per worker, of requests that are known by heart
+_KNOWN_OVERHEAD: Final = 1536  # bytes: the dicts, lists and lines of one
 _LONGEST_KNOWN: Final = 2048  # bytes
 _LINGER: Final = 2.0  # seconds
 _LOW: Final = 64 * 1024  # bytes of a request's content that wait to be taken
@@ -94,6 +95,7 @@ class Server:
         self.options = options
         self.policy = policy
         self.known: dict[bytes, _Known] = {}
+        self._known_size = 0
         self.keep_alive_timeout = float(options.keep_alive_timeout)
         self.head_timeout = float(options.head_timeout)
         self.body_timeout = float(options.body_timeout)
@@ -110,8 +112,10 @@ class Server:
         """
         if len(data) > _LONGEST_KNOWN or known.head.close:
             return
-        if len(self.known) >= _MOST_KNOWN:
+        self._known_size += _KNOWN_OVERHEAD + 2 * len(data)
+        if self._known_size > _KNOWN_SIZE:
             self.known.clear()
+            self._known_size = _KNOWN_OVERHEAD + 2 * len(data)
         self.known[data] = known
 
     def connection(self) -> ClientConnection:
@@ -317,12 +321,13 @@ class ClientConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         cycle = self._newest
         assert cycle is not None
-        if cycle.feed(data) > _LOW:
-            self._pause_reading()
+        waiting = cycle.feed(data)
         if cycle.too_large:
             raise HeadRefused(413, f"the content is over {self._server.max_content} bytes")
         if self._writable is None:
             self.deadline = self._server.now + self._server.body_timeout + TICK
+        if waiting > _LOW:
+            self._pause_reading()
 
     def on_message_complete(self) -> None:
         head = self._plain
@@ -485,6 +490,8 @@ class ClientConnection(asyncio.Protocol):
         if not self._reading_paused and not self.lost:
             self._reading_paused = True
             self._transport.pause_reading()
+            if self._writable is None:
+                self.deadline = 0.0  # it is not the client that is waited for
 
     def _resume_reading(self) -> None:
         if self._reading_paused and not self.lost and not self._close:
@@ -493,8 +500,10 @@ class ClientConnection(asyncio.Protocol):
 
     def taken(self, cycle: Cycle) -> None:
         """The content that has come so far was taken."""
-        if cycle is self._newest and not self._pending:
+        if cycle is self._newest and not self._pending and self._reading_paused:
             self._resume_reading()
+            if self._writable is None:
+                self.deadline = self._server.now + self._server.body_timeout + TICK
 
     def write(self, data: bytes) -> None:
         if not self.lost:
