@@ -107,7 +107,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
         ("shared_secret_file", _T.FILE, "the file that holds it"),
         ("shared_compress_above", _T.SIZE, "larger responses are stored compressed there; none: none is"),
         ("rules", _T.TABLES, "policies by path; the first that matches wins"),
-        ("heuristic", _T.NUMBER, "freshness of responses that state none, as a fraction of their age; none: off"),
+        ("heuristic", _T.NUMBER, "freshness of responses that state none: this fraction of the time since Last-Modified; none: off"),
         ("max_body", _T.SIZE, "a larger body is not stored"),
         ("max_inflight", _T.SIZE, "bodies being received to be stored, all together"),
         ("max_tags", _T.COUNT, "a response with more tags is not stored"),
@@ -136,7 +136,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
         ("admin_token_file", _T.FILE, "the file that holds it"),
         ("admin_networks", _T.LIST, "clients that are heard there; none: all"),
         ("purge_method", _T.SWITCH, "whether PURGE works on any URL, with the token"),
-        ("trusted_proxies", _T.LIST, "networks (and unix) whose Forwarded and X-Forwarded-* are believed"),
+        ("trusted_proxies", _T.LIST, "networks, and unix, that are believed about a client's address and scheme"),
     )),
     ("what is heard and said", (
         ("forwarded", _T.TEXT, "what upstreams are told: x-forwarded, forwarded, both or none"),

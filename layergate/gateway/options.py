@@ -189,8 +189,9 @@ class GatewayOptions:
       ``admin_token_file``    a file that holds it, read once, now. Excludes ``admin_token``.
       ``admin_networks``      clients that are heard there (``"10.0.0.0/8"``); None: all.
       ``purge_method``        whether the ``PURGE`` method works on any URL, behind the same token.
-      ``trusted_proxies``     networks whose ``Forwarded`` and ``X-Forwarded-*`` are believed, and
-                              ``"unix"`` for clients of a Unix socket. By default nobody's.
+      ``trusted_proxies``     networks of proxies that are believed about a client's address and
+                              scheme (``X-Forwarded-For``, ``-Proto``), and ``"unix"`` for who comes
+                              by a Unix socket. By default nobody is.
 
     What upstreams are told
       ``forwarded``           ``"x-forwarded"`` (X-Forwarded-For, -Proto, -Host), ``"forwarded"``
