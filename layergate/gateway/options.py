@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import combinations
@@ -135,8 +136,12 @@ class UpstreamOptions:
             put(self, option, _positive(getattr(self, option), option, where))
         flag(self.tls_verify, "tls_verify", where)
         _file(self.tls_ca_file, "tls_ca_file", where)
-        if self.tls_ca_file is not None and not self.tls_verify:
-            raise ConfigError(f"tls_ca_file has no use without tls_verify{where}; drop one of them")
+        if self.tls_ca_file is not None:
+            if not self.tls_verify:
+                raise ConfigError(
+                    f"tls_ca_file has no use without tls_verify{where}; drop one of them"
+                )
+            _authorities(self.tls_ca_file, where)
         if self.tls_server_name is not None and not (
             isinstance(self.tls_server_name, str) and _NAME.fullmatch(self.tls_server_name)
         ):
@@ -271,6 +276,8 @@ class GatewayOptions:
             _file(getattr(self, option), option, "")
         if self.tls_key is not None and self.tls_cert is None:
             raise ConfigError("tls_key needs a tls_cert, the certificate that it belongs to")
+        if self.tls_cert is not None:
+            _certificate(self.tls_cert, self.tls_key)
         put(self, "trusted_proxies", strings(self.trusted_proxies, "trusted_proxies", ""))
         networks = [text for text in self.trusted_proxies if text != "unix"]
         put(self, "trusted_networks", _networks(networks, "trusted_proxies"))
@@ -562,6 +569,28 @@ def _file(path: Any, option: str, where: str) -> None:
         raise ConfigError(f"{option} cannot be read, got {path!r}{where}: {_why(error)}") from None
 
 
+def _certificate(cert: str, key: str | None) -> None:
+    """Raises ConfigError unless they belong together, and need no password."""
+    try:
+        # Asked for a password, OpenSSL would ask the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=str)
+    except (OSError, ValueError) as error:
+        fitting = f"and tls_key {key!r}" if key is not None else "with its key in the same file"
+        raise ConfigError(
+            f"tls_cert must be a certificate in PEM {fitting}, that fits and is not encrypted, got"
+            f" {cert!r}: {_why(error)}"
+        ) from None
+
+
+def _authorities(file: str, where: str) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"tls_ca_file must hold certificates in PEM, got {file!r}{where}: {_why(error)}"
+        ) from None
+
+
 def _secret(value: Any, path: Any, option: str) -> str | None:
     """The secret that is given, or that is in the file; None for neither."""
     if value is not None and path is not None:
@@ -582,5 +611,5 @@ def _secret(value: Any, path: Any, option: str) -> str | None:
     return secret
 
 
-def _why(error: OSError) -> str:
-    return error.strerror or type(error).__name__
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

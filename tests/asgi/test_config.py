@@ -37,7 +37,18 @@ NO_URL: list[Any] = ["", "localhost:6379", 7, True, b"redis://x", [], {}]
 NO_FALLBACK: list[Any] = ["", "503", 504, True, []]
 NO_TELEMETRY: list[Any] = ["on", 1, 0, []]
 NO_SHARE: list[Any] = [-0.1, 1.1, "0.1", None, NAN, []]
-NO_TARGETS: list[Any] = ["x", b"x", 7, None, [""], [7], ["a b"], ["cache-control"], ["expires"]]
+NO_TARGETS: list[Any] = [
+    "x",
+    b"x",
+    7,
+    None,
+    [""],
+    [7],
+    ["a b"],
+    ["expires"],
+    {"x": 1},
+    ["cache-control"],
+]
 NO_FRACTION: list[Any] = [0, -0.1, 1.1, True, "0.1", NAN]
 
 BAD_OPTIONS: list[tuple[str, Any]] = [
@@ -291,3 +302,15 @@ def test_nothing_starts_when_a_cache_is_made_outside_of_a_loop():
     LayerGate(Origin(), cache=cache)
     assert threading.active_count() == before
     assert cache.stats()["flights"] == 0
+
+
+def test_a_duration_may_be_larger_than_any_float():
+    assert Options(keep=10**400).keep == 2.0**31
+    assert Rule("/x", ttl=10**400).ttl == 2.0**31
+
+
+@pytest.mark.parametrize("option", ["tags", "vary", "hosts", "statuses"])
+def test_a_dict_is_no_list(option: str):
+    given: dict[str, Any] = {option: {"a": 1}}
+    with pytest.raises(ConfigError, match=rf"^{option} must be a list"):
+        Rule("/x", **given)

@@ -19,6 +19,7 @@ from layergate.errors import SettingsError
 from layergate.gateway.catalogue import SETTINGS
 from layergate.gateway.options import GatewayOptions
 from layergate.gateway.settings import load
+from tests.support.redis_servers import tls_files
 
 ROOT = Path(__file__).parent.parent.parent
 BOUND = 60.0  # seconds; only a test that hangs takes so long
@@ -150,7 +151,7 @@ def test_a_secret_has_no_place_on_a_command_line(option: str, capsys: pytest.Cap
 
 def _config() -> str:
     Path("token").write_text("tok\n")
-    Path("ca.pem").write_text("x")
+    tls_files(Path())
     return """\
 listen = ["127.0.0.1:8081", "unix:/run/x.sock"]
 memory = "5MB"
@@ -164,7 +165,7 @@ upstream_read_timeout = 5
 [[upstreams]]
 url = "https://a.example"
 hosts = ["a.example", "*.a.example"]
-tls_ca_file = "ca.pem"
+tls_ca_file = "cert.pem"
 
 [[upstreams]]
 url = "unix:/run/b.sock"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from layergate.config import Options
 from layergate.errors import ConfigError
 from layergate.gateway.options import Address, GatewayOptions, UpstreamOptions
 from layergate.layers.redis import RedisLayer
+from tests.support.redis_servers import tls_files
 
 UP = "http://127.0.0.1:8000"
 SECRET = "s3cret-of-some-length"
@@ -100,8 +102,7 @@ def test_what_an_upstream_cannot_be_told(option, value):
 
 
 def test_what_an_upstream_can_be_told(tmp_path: Path):
-    ca = tmp_path / "ca.pem"
-    ca.write_text("x")
+    ca, _ = tls_files(tmp_path)
     upstream = UpstreamOptions(
         UP, name="app", hosts=["Example.com", "*.Example.com", "[::0]"], path="/api", host="A.b:80",
         queue_timeout=0, idle_timeout=0, read_timeout=float("inf"), retries=0, tls_ca_file=str(ca),
@@ -262,6 +263,42 @@ def test_upstreams_have_names_of_their_own():
         gateway(upstreams=pair)
     named = gateway(upstreams=[pair[0], dataclasses.replace(pair[1], name="b")])
     assert [upstream.name for upstream in named.upstreams] == ["127.0.0.1:8000", "b"]
+
+
+def test_a_certificate_and_its_key(tmp_path: Path):
+    cert, key = tls_files(tmp_path)
+    both = tmp_path / "both.pem"
+    both.write_text(cert.read_text() + key.read_text())
+    assert gateway(tls_cert=str(cert), tls_key=str(key)).tls_cert == str(cert)
+    assert gateway(tls_cert=str(both)).tls_key is None
+    (tmp_path / "other").mkdir()
+    _, other = tls_files(tmp_path / "other")
+    for wrong in ((cert, None), (key, key), (cert, other), (cert, cert)):
+        with pytest.raises(ConfigError, match=r"^tls_cert must be a certificate in PEM"):
+            gateway(tls_cert=str(wrong[0]), tls_key=None if wrong[1] is None else str(wrong[1]))
+    with pytest.raises(ConfigError, match=r"^tls_key needs a tls_cert"):
+        gateway(tls_key=str(key))
+    with pytest.raises(ConfigError, match=r"^tls_ca_file must hold certificates in PEM"):
+        UpstreamOptions(UP, tls_ca_file=str(key))
+
+
+def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: Path):
+    cert, key = tls_files(tmp_path)
+    locked = tmp_path / "locked.pem"
+    command = [
+        "openssl",
+        "pkcs8",
+        "-topk8",
+        "-in",
+        str(key),
+        "-passout",
+        "pass:x",
+        "-out",
+        str(locked),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    with pytest.raises(ConfigError, match=r"^tls_cert must be .* not encrypted"):
+        gateway(tls_cert=str(cert), tls_key=str(locked))
 
 
 # -- secrets -----------------------------------------------------------------------------------------

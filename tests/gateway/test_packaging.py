@@ -17,6 +17,7 @@ from layergate.config import Rule
 from layergate.gateway.catalogue import SETTINGS
 from layergate.gateway.options import UpstreamOptions
 from layergate.gateway.settings import load
+from tests.support.redis_servers import tls_files
 
 ROOT = Path(__file__).parent.parent.parent
 GUIDE = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
@@ -62,8 +63,7 @@ def test_so_is_every_option_of_a_rule():
 def test_the_examples_of_the_guide_can_be_loaded(tmp_path: Path):
     examples = re.findall(r"^```toml\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
     assert len(examples) >= 3
-    for name in ("server.pem", "server.key", "token"):
-        (tmp_path / name).write_text("held")
+    _files(tmp_path)
     path = tmp_path / "layergate.toml"
     for example in examples:
         path.write_text(example)
@@ -82,6 +82,15 @@ def test_every_option_that_the_guide_speaks_of_exists():
             assert name in known, name
 
 
+def _files(folder: Path) -> None:
+    """Those that the examples name."""
+    certificate, key = tls_files(folder)
+    certificate.rename(folder / "server.pem")
+    key.rename(folder / "server.key")
+    for name in ("token", "shared-secret", "admin-token"):
+        (folder / name).write_text("x" * 16)
+
+
 def _uncommented(text: str) -> str:
     return re.sub(r"^#(\w+ = )", r"\1", text, flags=re.MULTILINE)
 
@@ -93,8 +102,7 @@ def test_the_annotated_configuration_can_be_loaded(tmp_path: Path):
     # And so can all that is commented out.
     text = _uncommented((CONTRIB / "layergate.toml").read_text(encoding="utf-8"))
     assert text.count("\n#") < (CONTRIB / "layergate.toml").read_text().count("\n#")
-    for name in ("server.pem", "server.key", "shared-secret", "admin-token"):
-        (tmp_path / name).write_text("x" * 16)
+    _files(tmp_path)
     (tmp_path / "layergate.toml").write_text(text)
     whole = load(tmp_path / "layergate.toml", {}, {}).options
     # It shows another value than the default, as it says.

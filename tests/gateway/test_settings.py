@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from layergate.errors import SettingsError
 from layergate.gateway.catalogue import PREFIX, RIVALS, SETTINGS, Kind
 from layergate.gateway.options import GatewayOptions, UpstreamOptions
 from layergate.gateway.settings import load
+from tests.support.redis_servers import tls_files
 
 UP = "http://127.0.0.1:8000"
 SECRET = "s3cret-of-some-length"
@@ -34,6 +36,14 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         return path
 
     return write
+
+
+def pem() -> Path:
+    """A certificate and its key, in the current folder."""
+    cert, key = tls_files(Path())
+    path = Path("pem")
+    path.write_text(cert.read_text() + key.read_text())
+    return path
 
 
 def problems(*sources: Any) -> list[str]:
@@ -82,6 +92,7 @@ _SPECIAL: dict[str, tuple[str, str, Any]] = {
     "listen": (":81,:82", '[":81", ":82"]', (":81", ":82")),
     "admin_networks": ("10.0.0.0/8", '["10.0.0.0/8"]', ("10.0.0.0/8",)),
     "trusted_proxies": ("unix, ::1", '["unix", "::1"]', ("unix", "::1")),
+    "targets": ("a-control", '["a-control"]', ("a-control",)),
     "upstreams": (f'[{{url = "{UP}"}}]', f'[{{url = "{UP}"}}]', (UpstreamOptions(UP),)),
     "rules": ('[{path="/a",ttl=1}]', '[{path="/a",ttl=1}]', (Rule("/a", ttl=1),)),
     "upstream": (UP, f'"{UP}"', (UpstreamOptions(UP),)),
@@ -99,7 +110,7 @@ _SPECIAL: dict[str, tuple[str, str, Any]] = {
 }
 # Without which it cannot be.
 _BESIDE: dict[str, dict[str, str]] = {
-    "tls_key": {"tls_cert": "held"},
+    "tls_key": {"tls_cert": "pem"},
     "shared_secret": {"shared": "redis://localhost"},
     "shared_secret_file": {"shared": "redis://localhost"},
     "shared_compress_above": {"shared": "redis://localhost"},
@@ -121,7 +132,10 @@ def test_each_in_the_file_in_the_environment_and_as_a_flag(write: Write, name: s
     value: Any
     Path("held").write_text(SECRET)
     if setting.kind is Kind.FILE:
-        text, toml, value = "held", '"held"', "held"
+        value = text = "held"
+        if "tls" in name:
+            value = text = pem().name
+        toml = f'"{text}"'
     elif setting.kind is Kind.SWITCH:
         value = not setting.default
         text = toml = str(value).lower()
@@ -222,9 +236,9 @@ def test_upstreams_may_be_just_urls(write: Write):
 
 
 def test_one_upstream_that_verifies_nothing_needs_no_authorities(write: Write):
-    Path("ca.pem").write_text("x")
+    pem()
     path = write("""\
-upstream_tls_ca_file = "ca.pem"
+upstream_tls_ca_file = "pem"
 [[upstreams]]
 url = "https://a"
 hosts = ["a"]
@@ -233,14 +247,14 @@ tls_verify = false
 url = "https://b"
 """)
     first, second = load(path, {}, {}).options.upstreams
-    assert (first.tls_ca_file, second.tls_ca_file) == (None, "ca.pem")
+    assert (first.tls_ca_file, second.tls_ca_file) == (None, "pem")
 
 
 def test_files_are_found_beside_the_configuration(tmp_path: Path, write: Write):
     folder = tmp_path / "etc"
     folder.mkdir()
-    for name in ("token", "ca.pem"):
-        (folder / name).write_text("held")
+    (folder / "token").write_text("held")
+    shutil.copy(pem(), folder / "ca.pem")
     config = folder / "layergate.toml"
     config.write_text(
         f'admin_token_file = "token"\n[[upstreams]]\nurl = "{UP}"\ntls_ca_file = "ca.pem"\n'
