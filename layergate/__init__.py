@@ -18,6 +18,7 @@ from layergate.errors import (
     LayerError,
     LayerGateError,
     OriginAborted,
+    OriginUnreachable,
     PartialWriteError,
     PurgeRefused,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "LayerGateError",
     "MemoryLayer",
     "OriginAborted",
+    "OriginUnreachable",
     "PartialWriteError",
     "PurgeReceipt",
     "PurgeRefused",

@@ -385,6 +385,12 @@ class Options:
       ``origin_timeout``    with a stale response that ``stale-if-error`` permits at hand, how long
                             the app may take to begin its response. s. None: no limit.
 
+      ``stale_if_unreachable``  how long after its freshness a stored response may stand in when the
+                            origin cannot be reached: the app raises a ConnectionError (such as
+                            `OriginUnreachable`) or answers 502, 503 or 504. Not if the response
+                            forbids it (must-revalidate, proxy-revalidate, s-maxage, no-cache).
+                            s. None: not unless ``stale-if-error`` permits it.
+
     What is heard and said
       ``request_directives``  obey the Cache-Control of requests (RFC 9111 5.2.1).
       ``cache_status``      send Cache-Status (RFC 9211).
@@ -427,6 +433,7 @@ class Options:
     shutdown_timeout: Seconds = 5.0
     layer_timeout: Seconds = 0.25
     origin_timeout: Seconds | None = None
+    stale_if_unreachable: Seconds | None = None
     request_directives: bool = True
     cache_status: bool = True
     name: str = "LayerGate"
@@ -496,7 +503,8 @@ class Options:
         put(self, "layer_timeout", seconds(self.layer_timeout, "layer_timeout", "", optional=False))
         if not self.layer_timeout:
             raise ConfigError("layer_timeout must be > 0 seconds, got 0; 0.25 is the default")
-        put(self, "origin_timeout", seconds(self.origin_timeout, "origin_timeout", ""))
+        for option in ("origin_timeout", "stale_if_unreachable"):
+            put(self, option, seconds(getattr(self, option), option, ""))
         for option in (
             "collapse", "request_directives", "cache_status", "strip_tags", "trace_keys",
         ):  # fmt: skip

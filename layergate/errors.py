@@ -10,6 +10,7 @@ LayerGateError
 ├── KeyRefused(ValueError)       a key, tag or pattern over its size cap or of the wrong type
 ├── PurgeRefused(ValueError)     a purge request that names nothing, or something unusable
 ├── ExplainRefused(ValueError)   a request to be explained that could not be sent
+├── OriginUnreachable(ConnectionError)  no connection to the origin, or none that gave a response
 ├── OriginAborted                the origin broke off a response that was being streamed along
 ├── FetchTimeout(TimeoutError)   a caller's `timeout` passed before the fetch it waits for ended
 ├── FetchAborted                 the fetch was cancelled before it gave a value
@@ -31,6 +32,7 @@ __all__ = [
     "LayerGateError",
     "LayerUnavailable",
     "OriginAborted",
+    "OriginUnreachable",
     "PartialWriteError",
     "PurgeRefused",
     "SettingsError",
@@ -104,6 +106,14 @@ class PurgeRefused(LayerGateError, ValueError):
 
 class ExplainRefused(LayerGateError, ValueError):
     """What is to be explained is no request or response. The message says what to write."""
+
+
+class OriginUnreachable(LayerGateError, ConnectionError):
+    """The connection to the origin could not be made, or it ended before the head of a response.
+
+    For an app that forwards requests to raise: then a stored response may stand in, as long as
+    ``stale_if_unreachable`` says (RFC 9111 section 4.2.4, "disconnected").
+    """
 
 
 class OriginAborted(LayerGateError):

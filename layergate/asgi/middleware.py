@@ -32,7 +32,7 @@ from layergate.assembly import HttpCache
 from layergate.config import Rule
 from layergate.core.entry import Entry
 from layergate.core.invalidation import PurgeReceipt
-from layergate.errors import OriginAborted
+from layergate.errors import OriginAborted, OriginUnreachable
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
@@ -637,7 +637,11 @@ class _Tap:
 
     async def _failed(self, error: Exception) -> None:
         exchange = self.exchange
-        if self.deserted and isinstance(error.__context__ or error, _Deserted | OSError):
+        if (
+            self.deserted
+            and isinstance(error.__context__ or error, _Deserted | OSError)
+            and not isinstance(error, OriginUnreachable)
+        ):
             exchange.abort(error)  # our own word that nobody listens, wrapped by a framework or not
             return
         self._cache.stack.counters.on("fetch_error", request=exchange.request, error=error)

@@ -41,7 +41,15 @@ from layergate.core.stack import Found, Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
 from layergate.http.cache_control import parse_cache_control
-from layergate.http.decision import Decision, Verdict, answers, decide, passes, stale_if_error
+from layergate.http.decision import (
+    Decision,
+    Verdict,
+    answers,
+    decide,
+    passes,
+    stale_if_error,
+    stale_if_unreachable,
+)
 from layergate.http.exchange import Exchange, State
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.groups import group_marks
@@ -806,7 +814,7 @@ class Cache:
         entry = exchange.entry
         assert entry is not None
         if exchange.plan is None and exchange.refused is None:  # stale-if-error
-            if follower and not self.stale_if_error(request, entry):
+            if follower and not self.stands_in(request, entry, unreachable=exchange.unreachable):
                 return None
             return self.stale(exchange, request, entry, follower=follower)
         extra = self.forward_line(exchange, follower=follower)
@@ -829,7 +837,7 @@ class Cache:
                 fwd_status=exchange.origin_status,
                 ttl=_floor(entry.fresh_until - self.stack.runtime.now()),
                 collapsed=True if follower else None,
-                detail="stale-if-error",
+                detail=self.excuse(exchange, request),
             )
             lines = [(b"cache-status", value)]
         return self.respond(request, entry, lines)
@@ -868,6 +876,24 @@ class Cache:
         return stale_if_error(request, entry, self.stack.runtime.now()) and self.stack.admits(
             request.key, entry
         )
+
+    def stands_in(self, request: Request, entry: Entry, *, unreachable: bool) -> bool:
+        """May ``entry`` stand in for the origin's failure? ``unreachable``: it gave no answer, by
+        what there is to see."""
+        if self.stale_if_error(request, entry):
+            return True
+        window = self.options.stale_if_unreachable if unreachable else None
+        now = self.stack.runtime.now()
+        return stale_if_unreachable(request, entry, now, window) and self.stack.admits(  # type: ignore[arg-type]
+            request.key, entry
+        )
+
+    def excuse(self, exchange: Exchange, request: Request) -> str:
+        """By what the stored response stands in, for Cache-Status and whoever counts."""
+        assert exchange.entry is not None
+        if exchange.unreachable and not self.stale_if_error(request, exchange.entry):
+            return "stale-if-unreachable"
+        return "stale-if-error"
 
     def _status(self, ttl: int, detail: str | None = None) -> Lines:
         if not self.options.cache_status:

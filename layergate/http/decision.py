@@ -18,11 +18,24 @@ from layergate.http.stored import StoredResponse
 from layergate.http.storing import Refused
 from layergate.http.uri import canonical_uri
 
-__all__ = ["Decision", "Verdict", "answers", "decide", "passes", "stale_if_error"]
+__all__ = [
+    "NO_ANSWER",
+    "Decision",
+    "Verdict",
+    "answers",
+    "decide",
+    "passes",
+    "stale_if_error",
+    "stale_if_unreachable",
+]
 
 # What a purge can name, and nothing in which another part of a URI, or a second Host, could hide.
 _HOST: Final = re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]*)?").fullmatch
 _STORABLE_METHODS: Final = ("GET", "HEAD")
+
+NO_ANSWER: Final = frozenset({502, 503, 504})
+"""The statuses that say that an origin gives no answer. RFC 9111 4.3.3: a cache can "act as if the
+server failed to respond" to a 5xx; of a 500 one cannot say that it did."""
 
 
 class Decision(enum.Enum):
@@ -171,3 +184,23 @@ def stale_if_error(request: Request, entry: Entry, now: float) -> bool:
         return True
     asked = request.directives.stale_if_error
     return asked is not None and not stored.no_stale and staleness < asked
+
+
+def stale_if_unreachable(request: Request, entry: Entry, now: float, window: float | None) -> bool:
+    """May ``entry`` stand in for an origin that cannot be reached? ``window``: for so many seconds
+    after its freshness; None: never.
+
+    RFC 9111 4.2.4: "A cache MUST NOT generate a stale response unless it is disconnected or doing
+    so is explicitly permitted", and in no case "if it is prohibited by an explicit in-protocol
+    directive (e.g., by a no-cache response directive, a must-revalidate response directive, or an
+    applicable s-maxage or proxy-revalidate response directive".
+    """
+    stored = entry.value
+    return (
+        window is not None
+        and isinstance(stored, StoredResponse)
+        and not stored.revalidate
+        and not stored.no_stale
+        and answers(request, stored)
+        and now - entry.fresh_until < window
+    )

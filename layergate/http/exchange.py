@@ -25,7 +25,7 @@ from layergate.core.events import NO_SPAN, Span
 from layergate.core.fleet import Lease
 from layergate.core.flight import Pulse
 from layergate.errors import OriginAborted
-from layergate.http.decision import answers
+from layergate.http.decision import NO_ANSWER, answers
 from layergate.http.fields import Fields, Lines
 from layergate.http.key import variant_key
 from layergate.http.policy import Plan, plan_storage, plan_update, with_vary
@@ -129,6 +129,7 @@ class Exchange:
         "stamp",
         "state",
         "storage_key",
+        "unreachable",
     )
 
     def __init__(
@@ -166,6 +167,7 @@ class Exchange:
         self.ended = False
         self.broken = False
         self.mismatched = False
+        self.unreachable = False  # the origin gave no answer, and a stored response is it
         self.error: BaseException | None = None
         self._lock = cache.stack.runtime.lock()  # of _chunks, _trimmed, _readers
         self._chunks: list[bytes] = []
@@ -338,7 +340,9 @@ class Exchange:
             self.match = route
         if self.conditional and status == 304:
             return self._not_modified(fields, now)
-        if status in ORIGIN_ERRORS and self.answer_error(f"status {status}"):
+        if status in ORIGIN_ERRORS and self.answer_error(
+            f"status {status}", unreachable=status in NO_ANSWER
+        ):
             return Relay.SWALLOW
 
         cleaned = cache.for_clients(fields.lines)
@@ -442,14 +446,19 @@ class Exchange:
         self._become(State.ANSWERED)
         return Relay.SWALLOW
 
-    def answer_error(self, error: object) -> bool:
-        """The origin failed. True if a stored response may stand in for it (RFC 5861 section 4)."""
+    def answer_error(self, error: object, *, unreachable: bool = False) -> bool:
+        """The origin failed. True if a stored response may stand in for it (RFC 5861 section 4), or
+        for one that cannot be reached (RFC 9111 4.2.4): that it says so, ``unreachable``, or that
+        ``error`` is one of a connection."""
         if self.entry is None or self.state is not State.PENDING:
             return False
-        if not self._cache.stale_if_error(self.request, self.entry):
+        unreachable = unreachable or isinstance(error, ConnectionError)
+        cache = self._cache
+        if not cache.stands_in(self.request, self.entry, unreachable=unreachable):
             return False
-        self._cache.stack.counters.on(
-            "stale", request=self.request, reason="stale-if-error", error=error
+        self.unreachable = unreachable
+        cache.stack.counters.on(
+            "stale", request=self.request, reason=cache.excuse(self, self.request), error=error
         )
         self._become(State.ANSWERED)
         return True

@@ -19,7 +19,7 @@ from layergate.core.entry import Entry
 from layergate.core.invalidation import Caught
 from layergate.core.stack import Held
 from layergate.http.cache import Cache, _floor, _Selected
-from layergate.http.decision import Decision, Verdict, passes
+from layergate.http.decision import NO_ANSWER, Decision, Verdict, passes
 from layergate.http.exchange import ORIGIN_ERRORS, Exchange
 from layergate.http.fields import Fields, Lines
 from layergate.http.freshness import Lifetime
@@ -144,7 +144,8 @@ async def explain(
     The steps, where they apply, in this order: ``key``, ``request``, ``rule``, ``credentials``,
     ``directives``; ``fleet``, ``layer`` (one for each), ``variants``, ``stored``, ``policy``,
     ``lifetime``, ``age``, ``stale-windows``, ``validators``, ``tags``, ``groups``; ``decision``,
-    ``precondition``, ``marker``, ``flight``, ``refresh``, ``stale-if-error``; and of the response:
+    ``precondition``, ``marker``, ``flight``, ``refresh``, ``stale-if-error`` or
+    ``stale-if-unreachable``; and of the response:
     ``response``, ``upstream``, ``invalidation``, ``validation``, ``policy``, ``storable``,
     ``lifetime``, ``age``, ``stale-windows``, ``variants``, ``fields``, ``tags``, ``groups``,
     ``shared``, ``marker``.
@@ -689,6 +690,10 @@ class _Trace:
             self._add("stale-windows", "none", "4.2.4", text, **data)
         else:
             text = "Nothing says that it may be used once it is stale."
+            window = self._cache.options.stale_if_unreachable
+            if window:
+                text = "Once stale it may be used only if the origin cannot be reached."
+                data["stale_if_unreachable"] = window
             self._add("stale-windows", "none", "4.2.4", text, **data)
 
     def _tagged(self, tags: tuple[str, ...]) -> None:
@@ -756,6 +761,9 @@ class _Trace:
         if entry is not None and cache.stale_if_error(request, entry):
             text = "If the app fails, the stored response stands in for it."
             self._add("stale-if-error", "allowed", "RFC 5861 4", text, True)
+        elif entry is not None and cache.stands_in(request, entry, unreachable=True):
+            text = "If the origin cannot be reached, the stored response stands in for it."
+            self._add("stale-if-unreachable", "allowed", "4.2.4", text, True)
         return told
 
     # -- the response --------------------------------------------------------------------------
@@ -796,10 +804,13 @@ class _Trace:
         if (
             response.status in ORIGIN_ERRORS
             and exchange.entry is not None
-            and cache.stale_if_error(request, exchange.entry)
+            and cache.stands_in(request, exchange.entry, unreachable=response.status in NO_ANSWER)
         ):
             text = "The stored response stands in for the error, which is not stored."
-            self._add("validation", "stale-if-error", "RFC 5861 4", text, True)
+            exchange.unreachable = response.status in NO_ANSWER
+            excuse = cache.excuse(exchange, request)
+            rfc = "RFC 5861 4" if excuse == "stale-if-error" else "4.2.4"
+            self._add("validation", excuse, rfc, text, True)
             return False, None, text
         if request.method != "GET":
             return self._head(exchange, entry, response.status, fields)

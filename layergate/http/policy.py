@@ -237,7 +237,7 @@ def plan_storage(
         fresh_until=fresh_until,
         stale_while_revalidate=swr,
         stale_if_error=sie,
-        expires=expires,
+        expires=expires if no_stale else max(expires, fresh_until + _unreachable(options)),
         tags=tags,
         names=names,
         revalidate=directives.no_cache,
@@ -273,6 +273,12 @@ def _all_tags(
             return None
         tags = tuple(dict.fromkeys(tags + filled))
     return None if len(tags) > options.max_tags else tags + groups
+
+
+def _unreachable(options: Options) -> float:
+    """For how long after its freshness a response is kept in case the origin cannot be reached."""
+    window = options.stale_if_unreachable
+    return 0.0 if window is None else float(window)  # type: ignore[arg-type]
 
 
 def _is_stream(fields: Fields) -> bool:

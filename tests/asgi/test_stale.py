@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from layergate import Rule
+from layergate import OriginUnreachable, Rule
 from tests.support.asgi import Gate, OriginCall, World, turns, until
 
 SWR = {"cache-control": "max-age=10, stale-while-revalidate=30"}
@@ -347,6 +347,45 @@ async def test_it_stands_in_for_every_follower_and_the_origin_is_asked_once(how)
         assert (await call.done()).body == b"1"
     assert world.origin.total == 2
     world.assert_nothing_left()
+
+
+LOST = (
+    ConnectionResetError("gone"),
+    ConnectionRefusedError("no"),
+    OriginUnreachable("closed"),
+    503,
+)
+
+
+@pytest.mark.parametrize("how", LOST, ids=str)
+async def test_it_stands_in_for_every_follower_of_an_origin_that_cannot_be_reached(how):
+    world = World(stale_if_unreachable=60)
+    gate = Gate()
+    failing(world, how, {"cache-control": "max-age=10"}, gate)
+    await world.get("/")
+    world.clock.advance(50)
+    calls = [world.call("/") for _ in range(20)]
+    await world.waiting(19)
+    gate.open()
+    for call in calls:
+        assert (await call.done()).body == b"1"
+        assert "fwd=stale" in call.cache_status and "stale-if-unreachable" in call.cache_status
+    assert world.origin.total == 2
+    world.assert_nothing_left()
+
+
+@pytest.mark.parametrize("how", LOST[:3], ids=str)
+async def test_a_refresh_that_cannot_reach_the_origin_is_no_silent_one(how):
+    world = World(stale_if_unreachable=60)
+    failing(world, how, SWR)
+    await world.get("/")
+    world.clock.advance(15)
+    assert (await world.get("/")).body == b"1"
+    await world.idle()
+    reported = isinstance(how, OriginUnreachable)  # another OSError may be our own: nobody listens
+    assert world.count("fetch_error") == reported
+    world.clock.advance(30)
+    assert "stale-if-unreachable" in (await world.get("/")).cache_status
 
 
 async def test_past_the_window_the_error_comes_through():

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from layergate.runtime.loop import LoopRuntime
-from tests.scenarios.checks import OriginFailed, Seen
+from tests.scenarios.checks import OriginFailed, OriginLost, Seen
 from tests.scenarios.model import START, Reply, Step
 
 __all__ = ["Clock", "Origin", "ask", "scope_of"]
@@ -42,6 +42,8 @@ class Origin:
         self.clock.time += reply.takes
         if reply.raises:
             raise OriginFailed
+        if reply.lost:
+            raise OriginLost
         headers = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in reply.lines]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else reply.body

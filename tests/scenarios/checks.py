@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from layergate.errors import OriginUnreachable
 from tests.scenarios.model import Step
 
 
 class OriginFailed(Exception):
     """What a scripted origin raises."""
+
+
+class OriginLost(OriginFailed, OriginUnreachable):
+    """What one raises that forwards to a server it cannot reach."""
 
 
 class Seen(NamedTuple):

@@ -25,12 +25,14 @@ def at(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the scripted origin answers to one call; or ``raises`` before it answers."""
+    """What the scripted origin answers to one call; or ``raises`` before it answers, or is ``lost``:
+    its connection is."""
 
     status: int = 200
     lines: Lines = ()
     body: bytes = b"one"
     raises: bool = False
+    lost: bool = False
     takes: float = 0.0
     """How far the clock moves while the origin thinks."""
     chunks: int = 1

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from wsgiref.validate import validator
 
 from layergate.runtime.threads import ThreadRuntime
-from tests.scenarios.checks import OriginFailed, Seen
+from tests.scenarios.checks import OriginFailed, OriginLost, Seen
 from tests.scenarios.model import START, Reply, Scenario, Step
 
 __all__ = ["Clock", "Origin", "ask", "environ_of", "valid"]
@@ -54,6 +54,8 @@ class Origin:
         self.clock.time += reply.takes
         if reply.raises:
             raise OriginFailed
+        if reply.lost:
+            raise OriginLost
         headers = list(reply.lines)
         if reply.status not in (204, 304) and not any(
             n.lower() == "content-type" for n, _ in headers
