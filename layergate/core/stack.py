@@ -233,6 +233,21 @@ class Stack:
             return None
         return entry
 
+    def glance(self, key: Key) -> Entry | None:
+        """As `peek`, but nothing that has expired, and it does not count as a read."""
+        top = self.layers[0]
+        look: Callable[[Key], Any] | None = getattr(top, "look", None)
+        if look is None or not isinstance(top, PeekableLayer) or not self.trusted:
+            return None
+        try:
+            entry: Entry | None = look(key)
+            if entry is None or not self._usable(key, entry):
+                return None
+        except Exception as error:
+            self.peek_failed(error)
+            return None
+        return entry
+
     def peek_failed(self, error: Exception) -> None:
         """The top layer's peek raised, or gave something that is no entry."""
         top = self.layers[0].name

@@ -63,6 +63,7 @@ from layergate.http.stored import CAREFUL, HitForMiss, Served, StoredResponse, V
 from layergate.http.storing import ONE_REQUEST_STATUSES, Refused
 from layergate.http.uri import canonical_uri, normalised
 from layergate.http.validation import head_matches, not_modified, not_modified_lines
+from layergate.http.variants import identified, nominated
 
 __all__ = ["Answer", "Cache", "Follow", "Lead", "Pass", "Serve", "purge_marks"]
 
@@ -134,13 +135,15 @@ class _Landed(NamedTuple):
 class _Selected(NamedTuple):
     """What is stored for a request: the entry if any, and where its like is or would be stored.
 
-    ``layer``: the name of the layer that has the entry, or ""."""
+    ``layer``: the name of the layer that has the entry, or "". ``variants``: the index of a
+    target that has some."""
 
     entry: Entry | None
     storage_key: bytes
     marker: HitForMiss | None
     vary_miss: bool
     layer: str = ""
+    variants: VariantIndex | None = None
 
 
 class Cache:
@@ -161,6 +164,8 @@ class Cache:
         self._secondaries: dict[Any, bytes] = {}
         self._limits: dict[bytes, tuple[float, float]] = {}
         self._line_pool: dict[Line, Line] = {}
+        # Hashes of targets whose origin answers several entity tags with a 304 that names none.
+        self._unnamed: set[int] = set()
         # Bound once: each saves an attribute walk per hit.
         self._top_peek = stack.top_peek
         self._marks = stack.marks
@@ -410,7 +415,9 @@ class Cache:
 
         with self._counters.span("lookup", method=request.method, key=request.key) as span:
             selected = await self._select(request)
-            entry = None if fresh else selected.entry
+            entry = selected.entry
+            if fresh:
+                entry, selected = None, selected._replace(variants=None)
             now = self.stack.runtime.now()
             decision, fwd, _ = self.verdict(request, entry, now, vary_miss=selected.vary_miss)
             span.note(result=decision, layer=selected.layer or None)
@@ -726,7 +733,25 @@ class Cache:
             match=match,
         )
         exchange.marked = selected.marker is not None
+        index = selected.variants
+        exchange.several = index is not None and len(index.names) > 1
+        exchange.nominate(self.nominees(request, selected, entry))
         return exchange
+
+    def nominees(
+        self, request: Request, selected: _Selected, entry: Entry | None
+    ) -> tuple[Entry, ...]:
+        """The variants, of those at hand in the top layer, that the origin may say are good for a
+        request which selects none of them (4.1, 4.3.1). ``entry``: what it does select."""
+        index = selected.variants
+        if entry is not None or index is None or not selected.vary_miss or selected.marker:
+            return ()
+        if request.method != "GET" or request.directives.no_store:
+            return ()
+        if request.authorization or request.personal or hash(request.key) in self._unnamed:
+            return ()
+        present = map(self.stack.glance, reversed(index.variants))
+        return nominated(request, (entry for entry in present if entry is not None))
 
     def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
         """The marker for requests with cookies to a target whose lifetime is a rule's, if the
@@ -773,9 +798,9 @@ class Cache:
             if found is None:
                 continue
             if isinstance(found.entry.value, StoredResponse):
-                return _Selected(found.entry, variant, None, False, found.layer)
+                return _Selected(found.entry, variant, None, False, found.layer, value)
             marker = self._live_marker(found.entry) or marker
-        return _Selected(None, first or key, marker, True)
+        return _Selected(None, first or key, marker, True, "", value)
 
     async def _find(self, key: bytes, *, quiet: bool = False) -> Found | None:
         if self.stack.peek_is_enough and self.stack.trusted and not quiet:
@@ -1066,7 +1091,12 @@ class Cache:
         if exchange.mismatched:
             # The origin has something else than what is stored. Whoever comes next shall ask
             # without its validators.
-            await self.stack.discard(exchange.storage_key)
+            if exchange.nominees:
+                if len(self._unnamed) >= _MEMO:
+                    self._unnamed.clear()
+                self._unnamed.add(hash(exchange.primary))
+            else:
+                await self.stack.discard(exchange.storage_key)
             return
         request, reason = exchange.request, exchange.refused
         if exchange.plan is not None and exchange.plan.names and reason is None:
@@ -1164,27 +1194,64 @@ class Cache:
         return (*marks, *groups)
 
     async def after_head(self, exchange: Exchange, status: int, lines: Lines) -> None:
-        """Freshen or outdate the stored response with what a HEAD brought (4.3.5)."""
+        """Freshen or outdate what is stored with what a HEAD brought: "each of its stored GET
+        responses that could have been chosen for that request" (4.3.5)."""
         if status != 200:
             return
-        request = exchange.request
-        entry = (await self._select(request)).entry
-        now = self.stack.runtime.now()
-        planned = self.head_says(exchange, entry, status, Fields(lines), now)
-        if entry is None or planned is None:
-            return
-        if isinstance(planned, Refused):
-            entry.fresh_until = min(entry.fresh_until, now)
-            if self._fleet is not None:  # so too where else it is held
-                mark = Mark("key", label_of(exchange.storage_key), soft=True)
-                await self.stack.invalidate((mark,), wait=0.0)
-            return
-        fresh = exchange.entry_for(planned, 200, planned.lines, entry.value.body)
-        # The body is as old as it was: what purges it is what would have purged it before.
-        fresh.stamp = fresh.checked = entry.stamp
-        present = (await self._select(request)).entry
-        if present is not None and present.created == entry.created:  # not replaced meanwhile
-            await self.commit(exchange, planned, fresh)
+        fields, now = Fields(lines), self.stack.runtime.now()
+        # The one that is chosen last, so that it stays the one that is looked at first.
+        for key, entry in reversed(await self._choosable(exchange.request)):
+            planned = self.head_says(exchange, entry, status, fields, now)
+            if isinstance(planned, Refused):
+                entry.fresh_until = min(entry.fresh_until, now)
+                if self._fleet is not None:  # so too where else it is held
+                    mark = Mark("key", label_of(key), soft=True)
+                    await self.stack.invalidate((mark,), wait=0.0)
+            elif planned is not None:
+                fresh = exchange.entry_for(planned, 200, planned.lines, entry.value.body)
+                # The body is as old as it was: what purges it is what would have purged it before.
+                fresh.stamp = fresh.checked = entry.stamp
+                present = await self._lookup(key)
+                if present is not None and present.created == entry.created:  # not replaced since
+                    await self.commit(exchange, planned, fresh)
+
+    async def _choosable(self, request: Request) -> list[tuple[bytes, Entry]]:
+        """All that is stored and that this request may select, most recent Vary first, with the
+        keys it is stored under."""
+        selected = await self._select(request)
+        index = selected.variants
+        if index is None or len(index.names) < 2:
+            return [] if selected.entry is None else [(selected.storage_key, selected.entry)]
+        found: list[tuple[bytes, Entry]] = []
+        for names in index.names:
+            key = variant_key(request.key, secondary_key(names, request.fields))
+            entry = await self._lookup(key)
+            if entry is not None and isinstance(entry.value, StoredResponse):
+                found.append((key, entry))
+        return found
+
+    async def freshen_others(self, exchange: Exchange, fields: Fields) -> None:
+        """What else the request of a 304 with these ``fields`` could have selected, and the 304
+        identifies, is updated too (4.3.4)."""
+        assert exchange.plan is not None
+        for key, entry in await self._choosable(exchange.request):
+            stored: StoredResponse = entry.value
+            if key == exchange.storage_key or not identified(stored.fields, fields):
+                continue
+            planned, _ = plan_update(
+                exchange.request,
+                entry,
+                fields,
+                exchange.match,
+                self.options,
+                request_time=exchange.request_time,
+                response_time=exchange.plan.received,
+            )
+            if isinstance(planned, Plan) and planned.names == vary_names(stored.fields):
+                fresh = exchange.entry_for(planned, stored.status, planned.lines, stored.body)
+                fresh.stamp = fresh.checked = entry.stamp
+                if not await self._overtaken(key, fresh):
+                    await self.stack.store(key, fresh)
 
     def head_says(
         self, exchange: Exchange, entry: Entry | None, status: int, fields: Fields, now: float

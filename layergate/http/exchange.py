@@ -39,6 +39,7 @@ from layergate.http.validation import (
     conditional_lines,
     freshens,
 )
+from layergate.http.variants import named, nominating_line
 
 if TYPE_CHECKING:
     from layergate.http.cache import Cache
@@ -90,6 +91,7 @@ class Exchange:
         "_buffered",
         "_cache",
         "_chunks",
+        "_confirmation",
         "_content_length",
         "_length",
         "_lock",
@@ -114,6 +116,7 @@ class Exchange:
         "marked",
         "match",
         "mismatched",
+        "nominees",
         "origin_status",
         "plan",
         "primary",
@@ -124,6 +127,7 @@ class Exchange:
         "request_time",
         "response",
         "secondary",
+        "several",
         "solo",
         "span",
         "stamp",
@@ -179,6 +183,7 @@ class Exchange:
         self._stored = False
         self._readers: set[Reader] = set()
         self._alias: bytes | None = None
+        self._confirmation: Fields | None = None  # of the 304 that updated what is stored
         self.gave_up = False  # it has waited for a lease as long as one may
         self.marked = False  # its target was known not to be shareable
         self.refreshes = False  # in the background, for the store alone
@@ -186,9 +191,16 @@ class Exchange:
         # Of the fetch, from its beginning; those who wait for it link to it, and so does the entry.
         self.span: Span = NO_SPAN
         self.cause: str | None = None  # the span of the request that wants a background refresh
+        self.several = False  # more than one stored response may be selected by this request
+        self.nominees: tuple[Entry, ...] = ()  # variants that a 304 may name; see `variants`
         self.conditional = False
         if entry is not None and isinstance(entry.value, StoredResponse):
             self.conditional = bool(conditional_lines(entry.value.fields))
+
+    def nominate(self, nominees: tuple[Entry, ...]) -> None:
+        """Send the entity tags of variants that this request does not select."""
+        self.nominees = nominees
+        self.conditional = self.conditional or bool(nominees)
 
     # -- how it is traced ----------------------------------------------------------------------
 
@@ -268,9 +280,10 @@ class Exchange:
         if self.solo and not self.conditional:
             return lines
         kept = [line for line in lines if line[0] not in CONDITIONAL_FIELDS]
-        if self.conditional:
-            assert self.entry is not None
+        if self.entry is not None and self.conditional:
             kept += conditional_lines(self.entry.value.fields)
+        elif self.nominees:
+            kept.append(nominating_line(self.nominees))
         return kept
 
     # -- from the origin -----------------------------------------------------------------------
@@ -393,16 +406,18 @@ class Exchange:
 
     def confirmed_by(self, fields: Fields) -> bool:
         """Is a 304 with these fields about what is stored, and has that not been purged since?"""
-        assert self.entry is not None
-        stack = self._cache.stack
-        return stack.admits(self.storage_key, self.entry) and freshens(
-            self.entry.value.fields, fields
-        )
+        entry = self.entry
+        if entry is None:
+            entry = named(self.nominees, fields)
+        elif not freshens(entry.value.fields, fields):
+            entry = None
+        if entry is None or not self._cache.stack.admits(self.storage_key, entry):
+            return False
+        self.entry = entry
+        return True
 
     def _not_modified(self, fields: Fields, now: float) -> Relay:
         """4.3.3, 4.3.4: update the stored response and use it."""
-        assert self.entry is not None
-        stored: StoredResponse = self.entry.value
         cache = self._cache
         if not self.confirmed_by(fields):
             # A 304 for something else than we asked about, or for what has been purged since: what
@@ -414,6 +429,8 @@ class Exchange:
             self.traced(Refused.NOT_MODIFIED.token)
             self._become(State.FAILED)
             return Relay.SWALLOW
+        assert self.entry is not None
+        stored: StoredResponse = self.entry.value
         planned, lines = plan_update(
             self.request,
             self.entry,
@@ -428,6 +445,7 @@ class Exchange:
             self.secondary = secondary_key(plan.names, self.request.fields)
             self.entry = self.entry_for(plan, stored.status, plan.lines, stored.body)
             self._storing = True
+            self._confirmation = fields if self.several else None
         else:
             # Valid for this request, not to be kept any longer.
             self.refused = planned
@@ -583,6 +601,8 @@ class Exchange:
         if self.state is State.ANSWERED:
             assert self.entry is not None
             entry = self.entry
+            if self._confirmation is not None:
+                await self._cache.freshen_others(self, self._confirmation)
         else:
             assert self.response is not None
             body = b"".join(self._chunks)

@@ -34,6 +34,7 @@ from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
 from layergate.http.storing import Refused
 from layergate.http.targeted import parse_targeted, policy_of
 from layergate.http.validation import conditional_lines, freshens
+from layergate.http.variants import nominating_line
 
 __all__ = ["Conclusion", "Explanation", "Response", "Step", "explain", "section"]
 
@@ -758,6 +759,11 @@ class _Trace:
             else:
                 text = "It is fetched now, once for all who ask meanwhile."
                 self._add("flight", "leads", "4", text)
+        nominees = cache.nominees(request, selected, entry)
+        if nominees:
+            name, value = nominating_line(nominees)
+            text = "A 304 that names one of the stored variants makes that one the answer."
+            self._add("validators", _text(name), "4.3.1", text, lines=_shown([(name, value)]))
         if entry is not None and cache.stale_if_error(request, entry):
             text = "If the app fails, the stored response stands in for it."
             self._add("stale-if-error", "allowed", "RFC 5861 4", text, True)
@@ -818,17 +824,21 @@ class _Trace:
         return self._judged(exchange, planned, response.status, fields)
 
     def _validation(self, exchange: Exchange, fields: Fields) -> tuple[bool, str | None, str]:
-        entry = exchange.entry
-        assert entry is not None
         if not exchange.confirmed_by(fields):
-            reason = Refused.NOT_MODIFIED
-            if freshens(entry.value.fields, fields):
+            reason, entry = Refused.NOT_MODIFIED, exchange.entry
+            if entry is None:
+                text = "The 304 names none of the stored variants: it is fetched anew."
+            elif freshens(entry.value.fields, fields):
                 text = "The stored response was purged meanwhile, so it is fetched anew."
             else:
                 text = "The 304 speaks of another response than the stored one: it is fetched anew."
             self._add("validation", "mismatch", "4.3.4", text, False)
             return False, reason.token, text
+        entry = exchange.entry
+        assert entry is not None
         text = "The stored response is still good: its fields are updated, and it is the answer."
+        if exchange.nominees:
+            text = "The 304 names a stored variant: that is the answer, for this request too."
         self._add("validation", "confirmed", "4.3.4", text, True)
         planned, _ = plan_update(
             exchange.request,

@@ -131,9 +131,12 @@ def _same_time(a: bytes, b: bytes | None) -> bool:
 # What an update leaves as it was stored. 3.2: "Header fields that the cache's stored response
 # depends upon", "Header fields that are automatically processed and removed by the recipient" and
 # "The Content-Length header field". The stored body is in the stored coding: a middleware that
-# labels a 304 as it would have coded the body, or does not, must not relabel ours. Content-Type
-# *is* updated: nothing of the body was decided by it.
-_NOT_UPDATED: Final = frozenset({b"content-length", b"content-encoding", b"content-range"})
+# labels a 304 as it would have coded the body, or does not, must not relabel ours; and a
+# digest is of the body it came with. Content-Type *is* updated: nothing of the body was decided by it.
+_NOT_UPDATED: Final = frozenset({
+    b"content-length", b"content-encoding", b"content-range",
+    b"content-md5", b"content-digest", b"repr-digest", b"digest",
+})  # fmt: skip
 
 # G1: a 304 that sets a cookie does so for the client whose request it answers.
 _COOKIES: Final = frozenset({b"set-cookie", b"set-cookie2"})

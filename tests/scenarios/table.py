@@ -736,7 +736,7 @@ row("vary-each-its-validator", "4.3.1",
     validated(unchanged("max-age=10"), b"one", *f("1"), advance=10,
               saw={"if-none-match": '"1"', "foo": "1"}),
     validated(unchanged("max-age=10"), b"two", *f("2"), saw={"if-none-match": '"2"'}),
-    fetch(ok("no-store"), *f("3"), saw={"if-none-match": None}))
+    fetch(ok("no-store"), *f("3"), saw={"if-none-match": '"2", "1"', "if-modified-since": None}))
 row("vary-in-304", V,
     fetch(ok("max-age=60", *VARY, ETAG), *f("1")),
     Step(headers=(*f("1"), INM), status=304, content=b"", cs={"hit": True}, has={"vary": "Foo"}))
@@ -748,6 +748,128 @@ row("vary-cap", "G7", *(fetch(ok("max-age=60", *VARY, body=b"%d" % n), *f(str(n)
     hit(b"3", *f("3")), hit(b"2", *f("2")), fetch(ok("max-age=60", *VARY), *f("0")), max_variants=3)
 row("vary-long-values", "G7", fetch(ok("max-age=60", *VARY), *f("x" * 5000)), hit(b"one", *f("x" * 5000)),
     fetch(TWO, *f("x" * 4999 + "y")))
+
+# -- 4.1, 4.3.1: variants that a request does not select, validated -----------------------------------
+
+N = "4.3.1"
+ONE_TAG, TWO_TAG = ("ETag", '"1"'), ("ETag", '"2"')
+
+
+def variants(*more: tuple[str, str], vary: Lines = VARY, cc_: str | None = "max-age=10", tags: tuple[str, str] = ('"1"', '"2"'),
+             asks: Lines = (), **kw: Any) -> tuple[Step, Step]:
+    """Two of them, for Foo: 1 and Foo: 2."""
+    one, two = (tuple(("ETag", tag) for tag in text.split() if tag) for text in tags)
+    return (fetch(ok(cc_, *vary, LM, *one, *more, **kw), *f("1"), *asks),
+            fetch(ok(cc_, *vary, LM, *two, *more, body=b"two", **kw), *f("2"), *asks))
+
+
+def nominated(id_: str, *steps: Step, rfc: str = N, **kw: Any) -> None:
+    row(f"nominated-{id_}", rfc, *steps, **kw)
+
+
+def named(reply: Reply, content: bytes, *headers: tuple[str, str], **kw: Any) -> Step:
+    """None is selected, and the origin says 304."""
+    return validated(reply, content, *headers, **{"cs": {"fwd": "vary-miss"}, **kw})
+
+
+def unnamed(reply: Reply, *headers: tuple[str, str], **kw: Any) -> Step:
+    """None is selected, and the origin is not told of any."""
+    saw = {"if-none-match": None, "if-modified-since": None}
+    return fetch(reply, *headers, saw=saw, **{"cs": {"fwd": "vary-miss"}, **kw})
+
+
+BOTH = {"if-none-match": '"2", "1"', "if-modified-since": None}
+nominated("named", *variants(),
+    named(unchanged("max-age=60", TWO_TAG, ("X", "new")), b"two", *f("3"), saw=BOTH, cs={"stored": True}, has={"x": "new"}),
+    hit(b"two", *f("3"), advance=20, has={"x": "new"}),
+    # What that request could not have chosen, its 304 does not update.
+    validated(unchanged("max-age=10", TWO_TAG), b"two", *f("2"), has={"x": None}))
+nominated("older-one", *variants(), named(unchanged("max-age=60", ONE_TAG), b"one", *f("3")), hit(b"one", *f("3")),
+    hit(b"two", *f("2")), rfc="4.3.4")
+nominated("none-of-them", *variants(), fetch(ok("max-age=60", *VARY, body=b"three"), *f("3"), saw=BOTH),
+    hit(b"three", *f("3")), hit(b"one", *f("1")), rfc="4.3.3")
+nominated("stale", *variants(), named(unchanged("max-age=60", TWO_TAG), b"two", *f("3"), advance=20), hit(b"two", *f("3")))
+nominated("to-a-client-that-has-it", *variants(), named(unchanged("max-age=60", TWO_TAG), b"", *f("3"),
+    ("If-None-Match", '"2"'), status=304, saw=BOTH), hit(b"two", *f("3")))
+nominated("to-a-client-that-has-another", *variants(), named(unchanged("max-age=60", TWO_TAG), b"two", *f("3"),
+    ("If-None-Match", '"9"'), saw=BOTH))
+nominated("collapsed", *variants(), Step(headers=f("3"), concurrent=4, origin=(unchanged("max-age=60", TWO_TAG),),
+    content=b"two", cs={}), hit(b"two", *f("3")), rfc="4.3.4, G2")
+nominated("not-to-be-kept", *variants(), named(unchanged("no-store", TWO_TAG), b"two", *f("3"), cs={"stored": None}),
+    unnamed(TWO, *f("3")), rfc="5.2.2.5")
+for name_, line in (("unknown", ("ETag", '"9"')), ("weak", ("ETag", 'W/"2"')), ("no", ("X", "y"))):
+    nominated(f"{name_}-tag", *variants(),
+        Step(headers=f("3"), origin=(unchanged("max-age=60", line), ok("max-age=60", *VARY, body=b"three")),
+             content=b"three", saw={"if-none-match": None}, cs={"fwd": "vary-miss", "fwd-status": None}),
+        hit(b"three", *f("3")), hit(b"two", *f("2")), unnamed(ok("max-age=60", *VARY), *f("4")), rfc="4.3.4")
+nominated("not-a-single-one", variants()[0], unnamed(ok("max-age=10", *VARY), *f("3")))
+nominated("error", *variants(), fetch(FAIL, *f("3")), fetch(RAISES, *f("3"), advance=2), rfc="4.3.3")
+for name_, text in (("weak", 'W/"1" W/"2"'), ("without-quotes", "1 2"), ("with-a-space", '"1\xa0" "2\t"'), ("none", " "),
+                    ("empty", '"" ""'), ("star", "* *")):
+    nominated(f"not-{name_}", *variants(tags=tuple(text.split(" "))), unnamed(TWO, *f("3")))
+nominated("not-two-tags", *variants(tags=('"1" "3"', '"2" "4"')), unnamed(TWO, *f("3")))
+nominated("not-404", *variants(status=404), unnamed(TWO, *f("3")))
+for field_ in ("Cookie", "Authorization", "X-API-Key", "Origin"):
+    extra = f(f"Foo, {field_}", name="Vary")
+    nominated(f"not-by-{field_.lower()}", *variants(vary=extra, cc_="public, max-age=10"),
+        unnamed(ok("public, max-age=10", *extra), (field_, "x"), *f("1")), rfc="G1")
+nominated("not-for-authorization", *variants(cc_="public, max-age=10"), unnamed(ok("public, max-age=10"), AUTH, *f("3")), rfc="G1")
+nominated("not-for-cookie-by-rule", *variants(cc_=None), unnamed(ok(None, *VARY), COOKIE, *f("3")),
+    rules=rule(ttl=10), rfc="G1")
+nominated("for-cookie", *variants(), named(unchanged("max-age=60", TWO_TAG), b"two", COOKIE, *f("3")))
+nominated("not-for-no-store", *variants(), unnamed(TWO, cc("no-store"), *f("3")), rfc="5.2.1.5")
+nominated("not-for-head", *variants(), unnamed(ok("max-age=10", *VARY), *f("3"), method="HEAD"))
+nominated("not-purged", *variants(), purge(), unnamed(TWO, *f("3"), cs={"fwd": "uri-miss"}), rfc="G3")
+nominated("other-set-of-names", *variants(), named(unchanged("max-age=60", TWO_TAG, *f("Bar", name="Vary")), b"two", *f("3"),
+    ("Bar", "x")), hit(b"two", *f("9"), ("Bar", "x")), rfc="4.1")
+GZIP = ("Content-Encoding", "gzip")
+BY_CODING = f("Foo, Accept-Encoding", name="Vary")
+
+
+def encoded() -> tuple[Step, Step]:
+    return variants(GZIP, vary=BY_CODING, asks=f("gzip", name="Accept-Encoding"))
+
+
+for accepts, good in (("gzip", True), ("br, gzip;q=0.5", True), ("GZIP, deflate", True), ("br", False), ("*", False),
+                      ("gzip;q=0", False), ("gzip; q=0.00, br", False), ("", False)):
+    asks = (*f("3"), ("Accept-Encoding", accepts))
+    nominated(f"coding-{accepts}", *encoded(), named(unchanged("max-age=60", ONE_TAG), b"one", *asks) if good else
+              unnamed(TWO, *asks), rfc="RFC 9110 12.5.3")
+nominated("no-accept-encoding", *encoded(), unnamed(TWO, *f("3")), rfc="RFC 9110 12.5.3")
+# The same tag for all languages: what it names is not one representation.
+nominated("one-tag-for-two-bodies", *variants(tags=('"1"', '"1"')), unnamed(TWO, *f("3")), rfc="RFC 9110 8.8.1")
+nominated("one-tag-for-two-of-three", *variants(tags=('"1"', '"1"')), fetch(ok("max-age=10", *VARY, TWO_TAG, body=b"three"), *f("3")),
+    unnamed(TWO, *f("4")), rfc="RFC 9110 8.8.1")
+nominated("one-tag-but-for-codings", fetch(ok("max-age=10", *BY_CODING, ONE_TAG), *f("1")),
+    fetch(ok("max-age=10", *BY_CODING, TWO_TAG, GZIP, body=b"two"), *f("1"), ("Accept-Encoding", "gzip")),
+    unnamed(TWO, *f("2"), ("Accept-Encoding", "gzip")), rfc="RFC 9110 8.8.3.3")
+nominated("two-tags-for-one-body", fetch(ok("max-age=10", *VARY, ONE_TAG), *f("1")), fetch(ok("max-age=10", *VARY, TWO_TAG), *f("2")),
+    unnamed(TWO, *f("3")), rfc="RFC 9110 8.8.1")
+nominated("one-tag-for-one-body", *variants(), fetch(ok("max-age=10", *VARY, ONE_TAG), *f("3")),
+    named(unchanged("max-age=60", ONE_TAG), b"one", *f("4"), saw={"if-none-match": '"1", "2"'}), rfc="RFC 9110 8.8.1")
+nominated("at-most-16", *(fetch(ok("max-age=60", *VARY, ("ETag", f'"{n}"'), body=b"%d" % n), *f(f"x{n}")) for n in range(18)),
+    fetch(TWO, *f("y"), saw={"if-none-match": ", ".join(f'"{n}"' for n in range(17, 1, -1))}), rfc="G7")
+nominated("at-most-1024-bytes", *(fetch(ok("max-age=60", *VARY, ("ETag", f'"{str(n) * 338}"'), body=b"%d" % n), *f(f"x{n}"))
+                                 for n in range(4)),
+    fetch(TWO, *f("y"), saw={"if-none-match": ", ".join(f'"{str(n) * 338}"' for n in (3, 2, 1))}), rfc="G7")
+# Two sets of fields to select by: a request may find a response by each.
+TWICE = (fetch(ok("max-age=10", *VARY, ONE_TAG), *f("1"), ("Bar", "x")),
+         fetch(ok("max-age=10", *f("Bar", name="Vary"), ONE_TAG), *f("2"), ("Bar", "x")))
+row("304-updates-all-that-could-be-chosen", "4.3.4", *TWICE,
+    validated(unchanged("max-age=60", ONE_TAG, ("X", "new")), b"one", *f("1"), ("Bar", "x"), advance=10),
+    hit(b"one", *f("1"), ("Bar", "y"), advance=20, has={"x": "new"}), hit(b"one", *f("3"), ("Bar", "x"), has={"x": "new"}))
+row("304-weak-updates-the-most-recent", "4.3.4", *TWICE,
+    validated(unchanged("max-age=60", ("ETag", 'W/"1"')), b"one", *f("1"), ("Bar", "x"), advance=10),
+    validated(unchanged("max-age=60"), b"one", *f("1"), ("Bar", "y"), advance=1))
+row("304-silent-updates-the-one-asked-about", "4.3.4", *TWICE,
+    validated(unchanged("max-age=60"), b"one", *f("1"), ("Bar", "x"), advance=10),
+    validated(unchanged("max-age=60"), b"one", *f("1"), ("Bar", "y"), advance=1))
+row("head-freshens-all-that-could-be-chosen", "4.3.5", *TWICE,
+    fetch(ok("max-age=60", ONE_TAG, ("X", "new")), *f("1"), ("Bar", "x"), cc("no-cache"), method="HEAD"),
+    hit(b"one", *f("1"), ("Bar", "y"), advance=20, has={"x": "new"}), hit(b"one", *f("3"), ("Bar", "x"), has={"x": "new"}))
+row("head-outdates-all-that-could-be-chosen", "4.3.5", *TWICE,
+    fetch(ok("max-age=60", TWO_TAG), *f("1"), ("Bar", "x"), cc("no-cache"), method="HEAD"),
+    validated(unchanged(), b"one", *f("1"), ("Bar", "y")), validated(unchanged(), b"one", *f("3"), ("Bar", "x")))
 
 # -- 4.3.1, 4.3.3: validation, sent ----------------------------------------------------------------
 
@@ -888,6 +1010,8 @@ updates("csp", f("a", name="Content-Security-Policy"), f("b", name="Content-Secu
         content_security_policy="b")
 updates("frame-options", f("deny", name="X-Frame-Options"), f("sameorigin", name="X-Frame-Options"),
         x_frame_options="sameorigin")
+for digest in ("Content-MD5", "Content-Digest", "Repr-Digest", "Digest"):
+    updates(digest.lower(), f("a", name=digest), f("b", name=digest), **{digest.lower(): "a"})
 updates("date", (DAY,), (("Date", at(10)),), date=at(10))
 updates("connection", f("1", name="A"), (("Connection", "a, b"), ("A", "2"), ("B", "3")),
         connection=None, b=None)

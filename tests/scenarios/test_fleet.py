@@ -22,15 +22,24 @@ from tests.support.redis_servers import Valkey
 
 # Rows whose expectation is about one process, each with the reason.
 _OWN_COPY = "an instance's memory keeps a fresh response that another one has replaced early"
+_AT_HAND = "an instance sends the tags of the variants that its own memory holds"
 _OWN_INDEX = "an instance's memory keeps an index of variants that another one has changed"
 NOT_IN_A_FLEET: dict[str, str] = {
     "req-no-cache": _OWN_COPY,
     "rule-head-freshens": _OWN_COPY,
+    "304-silent-updates-the-one-asked-about": _OWN_INDEX,
+    "304-updates-all-that-could-be-chosen": _OWN_INDEX,
+    "304-weak-updates-the-most-recent": _OWN_INDEX,
+    "head-freshens-all-that-could-be-chosen": _OWN_INDEX,
+    "head-outdates-all-that-could-be-chosen": _OWN_INDEX,
     "rule-request-directives": _OWN_COPY,
     "vary-cap": _OWN_COPY,
     "vary-default-later": _OWN_INDEX,
+    "vary-each-its-validator": _AT_HAND,
     "vary-then-none-then-vary": _OWN_INDEX,
 }
+
+NOT_IN_A_FLEET |= {one.id: _AT_HAND for one in SCENARIOS if one.id.startswith("nominated-")}
 
 NAMESPACE = "scenarios"
 
