@@ -365,6 +365,9 @@ class Options:
       ``max_tags``          a response with more tags is not stored.
       ``max_variants``      stored variants (``Vary``) per target.
       ``max_key_length``    a target (host + path + query) longer than this is passed. Bytes.
+      ``no_vary_search``    use a response for all targets that its No-Vary-Search makes equivalent to
+                            its own. A purge of a URL then purges every such response of its path.
+                            All instances that share a layer must agree on this.
       ``keep``              how long a stale response with a validator is kept for revalidation. s.
 
     What happens at the same time
@@ -421,6 +424,7 @@ class Options:
     max_tags: int = 128
     max_variants: int = 32
     max_key_length: int = 8192
+    no_vary_search: bool = False
     keep: Seconds = 3600.0
     collapse: bool = True
     coalesce_timeout: Seconds = 30.0
@@ -507,6 +511,7 @@ class Options:
             put(self, option, seconds(getattr(self, option), option, ""))
         for option in (
             "collapse", "request_directives", "cache_status", "strip_tags", "trace_keys",
+            "no_vary_search",
         ):  # fmt: skip
             flag(getattr(self, option), option, "")
         if not isinstance(self.name, str) or not re.fullmatch(r"[\x20-\x7e]+", self.name):

@@ -55,6 +55,14 @@ from layergate.http.fields import Fields, Line, Lines
 from layergate.http.groups import group_marks
 from layergate.http.invalidation import invalidated_uris, invalidates
 from layergate.http.key import label_of, variant_key
+from layergate.http.no_vary_search import (
+    SearchVariance,
+    class_key,
+    path_key,
+    search_tag,
+    tag_of,
+    variance_of,
+)
 from layergate.http.policy import Plan, kept_back, plan_update, targets_of
 from layergate.http.request import Request
 from layergate.http.rules import Match, RuleSet
@@ -182,7 +190,8 @@ class Cache:
         # Who answers for all processes that serve beside this one; None: there are none.
         self.reporter: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
         # What adapters ask first: `peek`, or what telemetry or the log has put around it.
-        self.first_look: FirstLook = self.peek
+        self._search = options.no_vary_search
+        self.first_look: FirstLook = self.peek_search if self._search else self.peek
 
     # -- other options -------------------------------------------------------------------------
 
@@ -285,6 +294,18 @@ class Cache:
             lines.append(self._hit_lines.get(left) or self._hit_line(left))
         return stored, lines
 
+    def peek_search(
+        self, key: bytes, fields: Mapping[bytes, bytes]
+    ) -> tuple[StoredResponse, Lines] | HitForMiss | None:
+        """As `peek`, with a look at what No-Vary-Search makes equivalent, if there is nothing under
+        the target's own key."""
+        hit = self.peek(key, fields)
+        if hit is None and self.stack.peek(key) is None:
+            said = self.stack.peek(path_key(key))
+            if said is not None and said.value.__class__ is SearchVariance:
+                hit = self.peek(class_key(key, said.value), fields)
+        return hit
+
     def _secondary(
         self, names: tuple[bytes, ...], fields: Mapping[bytes, bytes], memo: object
     ) -> bytes:
@@ -360,6 +381,7 @@ class Cache:
             and b"cache-control" not in fields
             and _CAREFUL_BESIDE.isdisjoint(fields)
             and self.stack.peek_is_enough
+            and not self._search
             and self.stack.peek(key) is None
         )
 
@@ -779,6 +801,8 @@ class Cache:
 
         ``quiet``: nothing is counted, copied or changed (see `Stack.lookup`).
         """
+        if self._search:
+            request.key = await self._where(request, quiet=quiet)
         key = request.key
         found = await self._find(key, quiet=quiet)
         if found is None:
@@ -801,6 +825,52 @@ class Cache:
                 return _Selected(found.entry, variant, None, False, found.layer, value)
             marker = self._live_marker(found.entry) or marker
         return _Selected(None, first or key, marker, True, "", value)
+
+    async def _where(self, request: Request, *, quiet: bool) -> bytes:
+        """The key under which to look for what may answer a request: its own target's, or that of all
+        those which No-Vary-Search makes equivalent to it."""
+        exact = request.exact
+        if request.exactly:
+            return exact
+        own = await self._lookup(exact, quiet=quiet)
+        if own is not None and not isinstance(own.value, HitForMiss):
+            return exact
+        said = await self._lookup(path_key(exact), quiet=quiet)
+        if said is None or not isinstance(said.value, SearchVariance):
+            return exact
+        return class_key(exact, said.value)
+
+    def home(self, request: Request, plan: Plan) -> tuple[bytes, SearchVariance | None, str | None]:
+        """Where a response to this request belongs: the primary key, what its No-Vary-Search says,
+        and with what else it is tagged, so that purges of equivalent URLs reach it."""
+        variance = variance_of(Fields(plan.lines)) if self._search else None
+        if variance is None:
+            return request.exact, None, None
+        return class_key(request.exact, variance), variance, tag_of(request.exact)
+
+    def reached_by(self, primary: bytes, request: Request) -> tuple[str, ...]:
+        """The tags by which purges reach a fetch whose response is not known yet."""
+        return (tag_of(primary),) if primary != request.exact else ()
+
+    async def _say(self, exchange: Exchange, variance: SearchVariance, expires: float) -> None:
+        """Keep what a response says of its path's queries."""
+        now, key = self.stack.runtime.now(), path_key(exchange.request.exact)
+        present = await self._lookup(key)
+        expires = max(expires, now + _INDEX_LIFETIME)
+        if present is not None:
+            if present.value == variance and present.expires >= expires - _INDEX_LIFETIME / 2:
+                return
+            if present.stamp > exchange.stamp and present.value != variance:
+                return  # what was said later counts
+            expires = max(expires, present.expires)
+        said = Entry(
+            variance,
+            created=now,
+            fresh_until=expires,
+            stamp=exchange.stamp,
+            size=64 + sum(map(len, variance.names)),
+        )
+        await self.stack.store(key, said)
 
     async def _find(self, key: bytes, *, quiet: bool = False) -> Found | None:
         if self.stack.peek_is_enough and self.stack.trusted and not quiet:
@@ -983,14 +1053,17 @@ class Cache:
             exchange.refused = Refused.SUPERSEDED
             self.not_stored(exchange, Refused.SUPERSEDED)
             return False
-        key = await self._place(exchange.primary, plan.names, exchange.request.fields, entry)
+        request = exchange.request
+        key = await self._place(exchange.primary, plan.names, request.fields, entry)
         stored = not await self._overtaken(key, entry) and await self.stack.store(key, entry)
+        if stored and exchange.variance is not None and exchange.sought == request.exact:
+            await self.stack.discard(request.exact)  # which would be looked at first
         if stored and exchange.marked and self._fleet is not None:
             # What other instances remember of it (see `_settle`) was true until now.
             tag = _marker_tag(exchange.primary)
             await self.stack.invalidate((Mark("tag", tag),), wait=0.0)
         if not stored:
-            self.stack.counters.on("refused", request=exchange.request, reason=Refused.PURGED.token)
+            self.stack.counters.on("refused", request=request, reason=Refused.PURGED.token)
         return stored
 
     async def _is_anonymous(self, key: bytes) -> bool:
@@ -1099,8 +1172,11 @@ class Cache:
                 await self.stack.discard(exchange.storage_key)
             return
         request, reason = exchange.request, exchange.refused
-        if exchange.plan is not None and exchange.plan.names and reason is None:
-            await self._index(exchange.primary, exchange.plan.names, request.fields)
+        if exchange.plan is not None and reason is None:
+            if exchange.variance is not None:
+                await self._say(exchange, exchange.variance, exchange.plan.expires)
+            if exchange.plan.names:
+                await self._index(exchange.primary, exchange.plan.names, request.fields)
             return
         ttl = self.marker_ttl(exchange)
         if reason is None or not ttl:
@@ -1191,7 +1267,17 @@ class Cache:
         # Nothing is stored under a longer one.
         longest = self.options.max_key_length
         marks = [Mark("key", uri.removesuffix("?")) for uri in uris if len(uri) <= longest]
-        return (*marks, *groups)
+        return self._reaching((*marks, *groups))
+
+    def _reaching(self, marks: tuple[Mark, ...]) -> tuple[Mark, ...]:
+        """The marks, with those by which a purge of a URL reaches what No-Vary-Search makes
+        equivalent to it."""
+        if not self._search:
+            return marks
+        tags = [
+            Mark("tag", search_tag(mark.value), mark.soft) for mark in marks if mark.kind == "key"
+        ]
+        return (*marks, *dict.fromkeys(tags))
 
     async def after_head(self, exchange: Exchange, status: int, lines: Lines) -> None:
         """Freshen or outdate what is stored with what a HEAD brought: "each of its stored GET
@@ -1206,8 +1292,9 @@ class Cache:
                 entry.fresh_until = min(entry.fresh_until, now)
                 if self._fleet is not None:  # so too where else it is held
                     mark = Mark("key", label_of(key), soft=True)
-                    await self.stack.invalidate((mark,), wait=0.0)
+                    await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
             elif planned is not None:
+                planned = exchange.located(planned)
                 fresh = exchange.entry_for(planned, 200, planned.lines, entry.value.body)
                 # The body is as old as it was: what purges it is what would have purged it before.
                 fresh.stamp = fresh.checked = entry.stamp
@@ -1247,7 +1334,11 @@ class Cache:
                 request_time=exchange.request_time,
                 response_time=exchange.plan.received,
             )
-            if isinstance(planned, Plan) and planned.names == vary_names(stored.fields):
+            if not isinstance(planned, Plan) or planned.names != vary_names(stored.fields):
+                continue
+            primary, _, _ = self.home(exchange.request, planned)
+            if primary == exchange.primary:
+                planned = exchange.located(planned)
                 fresh = exchange.entry_for(planned, stored.status, planned.lines, stored.body)
                 fresh.stamp = fresh.checked = entry.stamp
                 if not await self._overtaken(key, fresh):
@@ -1325,7 +1416,7 @@ class Cache:
             everything=everything,
             soft=soft,
         )
-        return await self.stack.invalidate(marks)
+        return await self.stack.invalidate(self._reaching(marks))
 
     def stats(self) -> dict[str, Any]:
         """Counters and sizes, as ``GET {admin}/stats`` shows them."""

@@ -28,6 +28,7 @@ from layergate.errors import OriginAborted
 from layergate.http.decision import NO_ANSWER, answers
 from layergate.http.fields import Fields, Lines
 from layergate.http.key import variant_key
+from layergate.http.no_vary_search import SearchVariance, class_key
 from layergate.http.policy import Plan, plan_storage, plan_update, with_vary
 from layergate.http.request import Request
 from layergate.http.rules import Match
@@ -129,11 +130,13 @@ class Exchange:
         "secondary",
         "several",
         "solo",
+        "sought",
         "span",
         "stamp",
         "state",
         "storage_key",
         "unreachable",
+        "variance",
     )
 
     def __init__(
@@ -149,7 +152,8 @@ class Exchange:
     ) -> None:
         self._cache = cache
         self.request = request
-        self.primary = request.key
+        self.primary = self.sought = request.key
+        self.variance: SearchVariance | None = None  # of the response; see `no_vary_search`
         self.storage_key = storage_key
         self.flight_key = flight_key
         self.solo = flight_key is None
@@ -372,7 +376,7 @@ class Exchange:
             return Relay.PASS
 
         cleaned = with_vary(cleaned, planned.names)
-        self.plan = planned
+        planned = self.plan = self.located(planned)
         self.secondary = secondary_key(planned.names, self.request.fields)
         self.response = Head(status, cleaned, planned.lines)
         self.client_lines = [*cleaned, *cache.forward_line(self)]
@@ -403,6 +407,11 @@ class Exchange:
         if self._content_length > self._cache.options.max_body:  # type: ignore[operator]
             return Refused.TOO_LARGE
         return plan
+
+    def located(self, plan: Plan) -> Plan:
+        """The plan, with all that says where its response belongs, known now that its head is."""
+        self.primary, self.variance, tags = self._cache.home(self.request, plan)
+        return plan if tags is None else plan._replace(tags=(*plan.tags, tags))
 
     def confirmed_by(self, fields: Fields) -> bool:
         """Is a 304 with these fields about what is stored, and has that not been purged since?"""
@@ -441,7 +450,7 @@ class Exchange:
             response_time=now,
         )
         if isinstance(planned, Plan):
-            plan = self.plan = planned
+            plan = self.plan = self.located(planned)
             self.secondary = secondary_key(plan.names, self.request.fields)
             self.entry = self.entry_for(plan, stored.status, plan.lines, stored.body)
             self._storing = True
@@ -694,7 +703,7 @@ class Exchange:
             return False
         if self.oversized or self._stalled():
             return False
-        tags: tuple[str, ...] = ()
+        tags = self._cache.reached_by(self.primary, self.request)
         if self.plan is not None:
             # What is half here already was not fetched for a client that says so now (5.2.1).
             if request.directives.no_cache or request.directives.max_age == 0:
@@ -714,6 +723,11 @@ class Exchange:
         plan = self.plan
         assert plan is not None
         if not answers(request, plan):
+            return False
+        if request.exact != self.request.exact and (
+            self.variance is None or class_key(request.exact, self.variance) != self.primary
+        ):
+            request.exactly = True  # it waited for what is not for its target after all
             return False
         return plan.shareable and secondary_key(plan.names, request.fields) == self.secondary
 

@@ -143,8 +143,8 @@ async def explain(
     part of the trace.
 
     The steps, where they apply, in this order: ``key``, ``request``, ``rule``, ``credentials``,
-    ``directives``; ``fleet``, ``layer`` (one for each), ``variants``, ``stored``, ``policy``,
-    ``lifetime``, ``age``, ``stale-windows``, ``validators``, ``tags``, ``groups``; ``decision``,
+    ``directives``; ``search``, ``fleet``, ``layer`` (one for each), ``variants``, ``stored``,
+    ``policy``, ``lifetime``, ``age``, ``stale-windows``, ``validators``, ``tags``, ``groups``; ``decision``,
     ``precondition``, ``marker``, ``flight``, ``refresh``, ``stale-if-error`` or
     ``stale-if-unreachable``; and of the response:
     ``response``, ``upstream``, ``invalidation``, ``validation``, ``policy``, ``storable``,
@@ -313,6 +313,9 @@ class _Trace:
         selected = await cache._select(request, quiet=True)
         if self._live:
             await self._held(selected)
+        if request.key != request.exact:
+            text = "What the path's responses say in No-Vary-Search makes these targets one."
+            self._add("search", label_of(request.key), "4", text, digest=_digest(request.key))
         verdict = cache.verdict(request, selected.entry, self._now, vary_miss=selected.vary_miss)
         told = await self._decision(verdict, selected)
         entry = selected.entry

@@ -20,7 +20,7 @@ from urllib.parse import quote_from_bytes
 
 from layergate.http.uri import normalised
 
-__all__ = ["label_of", "primary_key", "quoted", "variant_key"]
+__all__ = ["label_of", "primary_key", "query_of", "quoted", "variant_key"]
 
 VARIANT_DIGEST: Final = 16  # bytes
 _SCHEMES: Final = {"http": b"h;", "https": b"s;"}
@@ -95,6 +95,15 @@ def label_of(key: bytes) -> str:
     query, at = _part(key, at)
     uri = b"%b://%b%b" % (scheme, host, path or b"/")
     return normalised((uri + b"?" + query if query else uri).decode("latin-1"))
+
+
+def query_of(key: bytes) -> tuple[bytes, bytes, bytes]:
+    """A primary key in three: what comes before its query, with its length; the query; the rest."""
+    at = 2
+    for _ in range(3 if key[:2] == b"x;" else 2):
+        _, at = _part(key, at)
+    query, end = _part(key, at)
+    return key[:at], query, key[end:]
 
 
 def _part(key: bytes, at: int) -> tuple[bytes, int]:

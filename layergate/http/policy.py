@@ -319,8 +319,9 @@ def plan_update(
         tags = planned.tags
         if TAG_FIELDS.isdisjoint(fields.names()):
             # It does not speak of tags: those of the stored response stay. (Its groups are in the
-            # updated fields, or are no more.)
-            tags = tuple(dict.fromkeys(without_groups(entry.tags) + tags))
+            # updated fields, or are no more; nor do other tags of ours come from the response.)
+            own = tuple(tag for tag in entry.tags if not tag.startswith("\0"))
+            tags = tuple(dict.fromkeys(own + tags))
         if len(without_groups(tags)) > options.max_tags:
             planned = Refused.TAGS
         else:

@@ -43,7 +43,9 @@ class Request:
     """What both adapters hand to the engine.
 
     ``host``: the Host field as it came. ``path``: the decoded path that rules match.
-    ``key``: see `key.primary_key`; ``target_length``: its length, for the cap on it.
+    ``exact``: see `key.primary_key`; ``target_length``: its length, for the cap on it.
+    ``key``: the same, or that of all targets which No-Vary-Search makes equivalent to this one, if
+    that is where to look. ``exactly``: not to look there again, since what came was not for all.
     ``has_body``: content was announced or seen.
     ``cookie``: it has a Cookie, or another of the `CREDENTIALS`, or is personal.
     ``personal``: the app knows its user otherwise (a session, a login).
@@ -55,7 +57,8 @@ class Request:
     """
 
     __slots__ = (
-        "arrived", "authorization", "cookie", "directives", "fields", "has_body", "host", "key",
+        "arrived", "authorization", "cookie", "directives", "exact", "exactly", "fields", "has_body",
+        "host", "key",
         "layer", "method", "outcome", "path", "personal", "reason", "scheme", "target_length",
     )  # fmt: skip
 
@@ -75,7 +78,8 @@ class Request:
         self.scheme = scheme
         self.host = host
         self.path = path
-        self.key = key
+        self.key = self.exact = key
+        self.exactly = False
         self.fields = fields
         self.has_body = has_body
         self.target_length = len(key)
@@ -108,7 +112,7 @@ class Request:
         copy.scheme = self.scheme
         copy.host = self.host
         copy.path = self.path
-        copy.key = self.key
+        copy.key, copy.exact, copy.exactly = self.key, self.exact, self.exactly
         copy.fields = Fields(lines)
         copy.has_body = False
         copy.target_length = self.target_length

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from layergate.core.codec import FAR, ValueType
 from layergate.http.fields import Line
+from layergate.http.no_vary_search import MAX_PARAMS, SearchVariance
 from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
 from layergate.http.storing import NEVER_STORED_FIELDS, Refused
 from layergate.http.targeted import OWN
@@ -215,10 +216,29 @@ def _unpack_marker(packed: Any) -> HitForMiss:
     return HitForMiss(reason)
 
 
+def _pack_variance(variance: SearchVariance) -> list[Any]:
+    packed = [variance.ordered, variance.only, list(variance.names)]
+    _unpack_variance(packed)
+    return packed
+
+
+def _unpack_variance(packed: Any) -> SearchVariance:
+    ordered, only, names = packed
+    if type(ordered) is not bool or type(only) is not bool:
+        raise ValueError("a search variance is malformed")
+    if type(names) is not list or len(names) > MAX_PARAMS or sorted(set(names)) != names:
+        raise ValueError("the names of a search variance are malformed, or too many")
+    for name in names:
+        if type(name) is not bytes:
+            raise ValueError("the name of a parameter is malformed")
+    return SearchVariance(ordered, only, tuple(names))
+
+
 VALUES: Final[tuple[ValueType, ...]] = (
     ValueType(1, StoredResponse, _pack_response, _unpack_response),
     ValueType(2, VariantIndex, _pack_index, _unpack_index),
     ValueType(3, HitForMiss, _pack_marker, _unpack_marker),
+    ValueType(6, SearchVariance, _pack_variance, _unpack_variance),
 )
 """What a codec has to know for an `HttpCache`. The codes are for ever: a type that changes its form
 gets a new one, and the old one stays readable or is ignored."""

@@ -6,6 +6,7 @@ are guarantees of our own, where we refuse what the RFC would allow.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tests.scenarios.model import TOKEN, Lines, Reply, Scenario, Step, at
@@ -1735,3 +1736,89 @@ row("marker-invalidated", "4.4", fetch(ok("no-store")), fetch(DONE, method="POST
 row("marker-in-variant", P, fetch(ok("max-age=60", *VARY), *f("1")), fetch(ok("no-store", *VARY), *f("2")),
     fetch(ok("no-store", *VARY), *f("2")), hit(b"one", *f("1")),
     fetch(ok("max-age=60", *VARY, body=b"two"), *f("2")), hit(b"two", *f("2")), hit(b"one", *f("1")))
+
+# -- No-Vary-Search ------------------------------------------------------------------------------------
+
+Q = "4"
+
+
+def nvs(value: str) -> tuple[str, str]:
+    return ("No-Vary-Search", value)
+
+
+UTM = nvs('params=("utm")')
+SOLD = ok("max-age=60", UTM)
+OTHER = ok("max-age=60", UTM, body=b"two")
+
+
+def search(id_: str, *steps: Step, rfc: str = Q, **kw: Any) -> None:
+    row(f"search-{id_}", rfc, *steps, **{"no_vary_search": True, **kw})
+
+
+def at_(target: str, step: Step) -> Step:
+    return replace(step, target=target)
+
+
+search("same-query", at_("/p?a=1", fetch(SOLD)), at_("/p?a=1", hit()), at_("/p?a=1", hit()))
+search("equivalent", at_("/p?a=1&utm=x", fetch(SOLD)), at_("/p?a=1&utm=y", hit()), at_("/p?utm&a=1", hit()),
+    at_("/p?a=1", hit(has={"no-vary-search": 'params=("utm")'})))
+search("no-query", at_("/p", fetch(SOLD)), at_("/p?utm=y", hit()), at_("/p?", hit()))
+search("not-equivalent", at_("/p?a=1&utm=x", fetch(SOLD)), at_("/p?a=2&utm=x", fetch(OTHER)),
+    at_("/p?a=1&utm=z", hit(b"one")), at_("/p?utm=z&a=2", hit(b"two")), rfc="G9")
+search("other-path", at_("/p?utm=x", fetch(SOLD)), at_("/q?utm=x", fetch(OTHER)), rfc="G9")
+search("other-host", at_("/p?utm=x", fetch(SOLD)), at_("/p?utm=x", fetch(OTHER, ("Host", "b.example"))), rfc="G9")
+search("other-scheme", at_("/p?utm=x", fetch(SOLD)), at_("/p?utm=x", fetch(OTHER, scheme="https")), rfc="G9")
+search("off", at_("/p?utm=x", fetch(SOLD)), at_("/p?utm=y", fetch(OTHER)), at_("/p?utm=x", hit()), no_vary_search=False)
+for void in ("params=(utm)", 'params=("utm"), except=("a")', "params=", "utm", 'except=("a")'):
+    search(f"void-{void}", at_("/p?utm=x", fetch(ok("max-age=60", nvs(void)))), at_("/p?utm=y", fetch(TWO)))
+search("order", at_("/p?a=1&b=2", fetch(ok("max-age=60", nvs("key-order")))), at_("/p?b=2&a=1", hit()),
+    at_("/p?b=1&a=2", fetch(TWO)))
+search("only", at_("/p?id=1&a=2", fetch(ok("max-age=60", nvs('params, except=("id")')))), at_("/p?b=3&id=1", hit()),
+    at_("/p?id=2", fetch(TWO)), at_("/p?a=2", fetch(TWO)))
+search("said-last", at_("/p?utm=1", fetch(SOLD)), at_("/p?id=1&s=1", fetch(ok("max-age=60", nvs('params=("s")'), body=b"two"))),
+    at_("/p?s=2&id=1", hit(b"two")), at_("/p?utm=2", fetch(ok("max-age=60", body=b"three"))))
+search("said-by-one-only", at_("/p?utm=1&a=1", fetch(SOLD)), at_("/p?utm=1&a=2", fetch(TWO)), at_("/p?utm=1&a=2", hit(b"two")),
+    at_("/p?utm=2&a=2", fetch(ok("max-age=60", body=b"three"))), at_("/p?utm=2&a=1", hit(b"one")), rfc="G9")
+search("said-later", at_("/p?utm=1", fetch(ok("max-age=10"))), at_("/p?utm=1", fetch(OTHER, advance=10)),
+    at_("/p?utm=2", hit(b"two")), at_("/p?utm=1", hit(b"two")))
+search("said-later-for-a-stale-one", at_("/p?utm=1", fetch(ok("max-age=10", ETAG))),
+    at_("/p?utm=1", fetch(OTHER, advance=10)), at_("/p?utm=1", hit(b"two")), at_("/p?utm=2", hit(b"two")))
+search("said-in-304", at_("/p?utm=1", fetch(ok("max-age=10", ETAG))),
+    at_("/p?utm=1", validated(unchanged("max-age=60", UTM), advance=10)), at_("/p?utm=2", hit()), at_("/p?utm=1", hit()))
+search("validated", at_("/p?utm=1", fetch(ok("max-age=10", UTM, ETAG))),
+    at_("/p?utm=2", validated(unchanged("max-age=60"), advance=10, saw={"if-none-match": '"abc"'})), at_("/p?utm=3", hit()))
+search("stale-if-error", at_("/p?utm=1", fetch(ok("max-age=10, stale-if-error=60", UTM))),
+    at_("/p?utm=2", instead(b"one", FAIL, advance=20)), rfc=X)
+search("stale-while-revalidate", at_("/p?utm=1", fetch(ok("max-age=10, stale-while-revalidate=60", UTM))),
+    at_("/p?utm=2", stale(b"one", OTHER, advance=20)), at_("/p?utm=3", hit(b"two")), rfc=W)
+search("vary", at_("/p?utm=1", fetch(ok("max-age=60", UTM, *VARY), *f("1"))), at_("/p?utm=2", hit(b"one", *f("1"))),
+    at_("/p?utm=3", fetch(ok("max-age=60", UTM, *VARY, body=b"two"), *f("2"), cs={"fwd": "vary-miss"})),
+    at_("/p?utm=4", hit(b"two", *f("2"))), at_("/p?utm=5", hit(b"one", *f("1"))))
+search("vary-then-said", at_("/p?utm=1", fetch(ok("max-age=10", *VARY), *f("1"))),
+    at_("/p?utm=1", fetch(ok("max-age=60", UTM, *VARY, body=b"two"), *f("1"), advance=10)),
+    at_("/p?utm=1", hit(b"two", *f("1"))), at_("/p?utm=2", hit(b"two", *f("1"))))
+search("head", at_("/p?utm=1", fetch(SOLD)), at_("/p?utm=2", hit(b"", method="HEAD")))
+search("head-freshens", at_("/p?utm=1", fetch(ok("max-age=10", UTM, ETAG))),
+    at_("/p?utm=2", fetch(ok("max-age=60", UTM, ETAG), cc("no-cache"), method="HEAD")), at_("/p?utm=3", hit(advance=30)), rfc="4.3.5")
+search("head-says-otherwise", at_("/p?utm=1", fetch(ok("max-age=60", UTM, ETAG))),
+    at_("/p?utm=2", fetch(ok("max-age=60", nvs("key-order"), ETAG), cc("no-cache"), method="HEAD")),
+    at_("/p?x=1", fetch(TWO)), rfc="G9")
+search("not-stored", at_("/p?utm=1", fetch(ok("private", UTM))), at_("/p?utm=2", fetch(ok("private", UTM))), rfc="G1")
+search("cookie", at_("/p?utm=1", fetch(ok("max-age=60", UTM, ("Set-Cookie", "a=b")))), at_("/p?utm=2", fetch(SOLD)), rfc="G1")
+search("authorization", at_("/p?utm=1", fetch(SOLD)), at_("/p?utm=2", fetch(ok("private", body=b"mine"), AUTH)),
+    at_("/p?utm=3", hit()), rfc="3.5")
+search("public-for-authorization", at_("/p?utm=1", fetch(ok("public, max-age=60", UTM))), at_("/p?utm=2", hit(b"one", AUTH)), rfc="3.5")
+for spelled in ("/p?utm=1&a=1", "/p?a=1", "/p?a=1&utm=2", "/p?%61=1&utm", "/p"):
+    search(f"purge-{spelled}", at_("/p?utm=1&a=1", fetch(SOLD)), at_(spelled, purge()), at_("/p?utm=2&a=1", fetch(OTHER)), rfc="G3")
+    search(f"unsafe-{spelled}", at_("/p?utm=1&a=1", fetch(SOLD)), at_(spelled, fetch(DONE, method="POST")),
+        at_("/p?utm=2&a=1", fetch(OTHER)), rfc="4.4")
+search("purge-other-path", at_("/p?utm=1", fetch(SOLD)), at_("/q?utm=1", purge()), at_("/p?utm=2", hit()), rfc="G3")
+search("purge-tag", at_("/p?utm=1", fetch(ok("max-age=60", UTM, ("Cache-Tag", "t")))), purge(tags="t"),
+    at_("/p?utm=2", fetch(OTHER)), rfc="G3")
+search("purge-not-the-exact-ones", at_("/p?a=1", fetch(ok("max-age=60"))), at_("/p?a=2", purge()), at_("/p?a=1", hit()), rfc="G3")
+search("most-tags", at_("/p?utm=1", fetch(ok("max-age=10", UTM, ETAG, ("Cache-Tag", "a, b")))),
+    at_("/p?utm=1", validated(unchanged("max-age=10"), advance=10, cs={"stored": True})), at_("/p?utm=1", hit()), max_tags=2, rfc="G7")
+search("collapsed", at_("/p?utm=1", fetch(ok("max-age=10", UTM))),
+    Step(target="/p?utm=1", concurrent=4, advance=10, origin=(OTHER,), content=b"two", cs={}), rfc="G2")
+search("unreachable", at_("/p?utm=1", fetch(ok("max-age=10", UTM))), at_("/p?utm=2", unreachable(b"one", LOST, advance=20)),
+    rfc=D, stale_if_unreachable=60)
