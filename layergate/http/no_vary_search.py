@@ -25,6 +25,7 @@ from layergate.http.fields import Fields
 from layergate.http.key import label_of, query_of
 
 __all__ = [
+    "MAX_FIELD",
     "MAX_PARAMS",
     "SearchVariance",
     "class_key",
@@ -37,7 +38,8 @@ __all__ = [
 
 MAX_PARAMS: Final = 64
 """As many parameters as ``params`` or ``except`` may name."""
-_MAX_FIELD: Final = 4096  # bytes
+MAX_FIELD: Final = 4096
+"""A longer field says nothing. Bytes."""
 # Appended to keys, whose end is known from their beginning. As long as nothing else that is.
 _PATH: Final = b"\x00path search"
 _CLASS: Final = b"\x00search:"
@@ -63,7 +65,7 @@ def variance_of(fields: Fields) -> SearchVariance | None:
     """What a response with these ``fields`` says. None: that it depends on the whole query, or
     nothing, or something unreadable, which all mean the same."""
     value = fields.get(b"no-vary-search")
-    if value is None or len(value) > _MAX_FIELD:
+    if value is None or len(value) > MAX_FIELD:
         return None
     try:
         said: Any = http_sf.parse(value, tltype="dictionary")

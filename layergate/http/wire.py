@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from layergate.core.codec import FAR, ValueType
 from layergate.http.fields import Line
-from layergate.http.no_vary_search import MAX_PARAMS, SearchVariance
+from layergate.http.no_vary_search import MAX_FIELD, MAX_PARAMS, SearchVariance
 from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
 from layergate.http.storing import NEVER_STORED_FIELDS, Refused
 from layergate.http.targeted import OWN
@@ -229,8 +229,8 @@ def _unpack_variance(packed: Any) -> SearchVariance:
     if type(names) is not list or len(names) > MAX_PARAMS or sorted(set(names)) != names:
         raise ValueError("the names of a search variance are malformed, or too many")
     for name in names:
-        if type(name) is not bytes:
-            raise ValueError("the name of a parameter is malformed")
+        if type(name) is not bytes or len(name) > MAX_FIELD:
+            raise ValueError("the name of a parameter is malformed, or too long")
     return SearchVariance(ordered, only, tuple(names))
 
 

@@ -55,7 +55,7 @@ async def test_what_a_304_names_for_one_the_others_have(fleet: Fleet) -> None:
         tag = f'"{call.header("foo")}"' if call.header("if-none-match") is None else '"b"'
         headers = {"etag": tag, "vary": "Foo", **FRESH}
         if call.header("if-none-match") is None or call.header("foo") == "b":
-            await call.reply(call.header("foo").encode(), 200, headers)
+            await call.reply((call.header("foo") or "").encode(), 200, headers)
         else:
             await call.reply(b"", 304, {**headers, "x-new": "1"})
 
@@ -73,6 +73,32 @@ async def test_what_a_304_names_for_one_the_others_have(fleet: Fleet) -> None:
     other = await fleet[1].get("/v", headers={"foo": "d"})
     assert other.body == b"d" and fleet.origin.total == 4
     await settled(fleet)
+
+
+async def test_what_no_vary_search_makes_one_is_one_for_all(shared_valkey: Any) -> None:
+    namespace = shared_valkey.namespace
+    async with Fleet(shared_valkey.url, namespace, count=3, no_vary_search=True) as fleet:
+
+        @fleet.origin.on("/s")
+        async def says(call: OriginCall) -> None:
+            headers = {"no-vary-search": 'params=("utm")', **FRESH}
+            await call.reply(call.scope["query_string"], 200, headers)
+
+        await fleet[0].get("/s", query=b"utm=0")
+        await fleet.idle()
+        for instance in (0, 1, 2):
+            there = await fleet[instance].get("/s", query=b"utm=x%d" % instance)
+            assert there.hit and there.body == b"utm=0"
+        receipt = await fleet[2].cache.purge(urls=["http://example.com/s?utm=other"])
+        assert receipt.final
+        for instance, body in ((0, b"utm=a0"), (1, b"utm=a0")):  # (G3) and one fetch for both
+            again = await fleet[instance].get("/s", query=b"utm=a%d" % instance)
+            await fleet.idle()
+            assert again.body == body
+        burst = [fleet[n % 3].get("/s", query=b"id=1&utm=%d" % n) for n in range(12)]
+        assert len({call.body for call in await asyncio.gather(*burst)}) == 1
+        assert fleet.origin.total == 3
+        await settled(fleet)
 
 
 async def test_g2_a_burst_over_all_is_one_fetch(fleet: Fleet) -> None:

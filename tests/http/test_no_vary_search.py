@@ -139,7 +139,8 @@ def parsed(query: bytes) -> list[tuple[bytes, bytes]]:
     for part in query.split(b"&"):
         if part:
             name, _, value = part.partition(b"=")
-            pairs.append(tuple(unquote_to_bytes(x.replace(b"+", b" ")) for x in (name, value)))
+            name, value = (unquote_to_bytes(text.replace(b"+", b" ")) for text in (name, value))
+            pairs.append((name, value))
     return pairs
 
 

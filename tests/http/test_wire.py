@@ -16,6 +16,7 @@ from layergate.core.entry import Entry
 from layergate.errors import WireError
 from layergate.http import wire
 from layergate.http.fields import Lines
+from layergate.http.no_vary_search import MAX_FIELD, MAX_PARAMS, SearchVariance
 from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
 from layergate.http.storing import NEVER_STORED_FIELDS, Refused
 from layergate.http.wire import VALUES
@@ -168,6 +169,7 @@ def test_codes_are_for_ever() -> None:
         (1, StoredResponse),
         (2, VariantIndex),
         (3, HitForMiss),
+        (6, SearchVariance),
     ]
 
 
@@ -179,6 +181,13 @@ def test_every_field_of_a_response_travels() -> None:
     }  # fmt: skip
     assert VariantIndex._fields == ("names", "variants")
     assert HitForMiss._fields == ("reason",)
+    assert SearchVariance._fields == ("ordered", "only", "names")
+
+
+@given(st.booleans(), st.booleans(), st.sets(st.binary(max_size=20), max_size=MAX_PARAMS))
+def test_what_no_vary_search_said_comes_back(ordered: bool, only: bool, names: set[bytes]) -> None:
+    variance = SearchVariance(ordered, only, tuple(sorted(names)))
+    assert there_and_back(variance) == variance
 
 
 # -- what is not written --------------------------------------------------------------------------
@@ -257,8 +266,15 @@ def test_two_lengths_that_agree_are_one() -> None:
         VariantIndex((("accept",),), ()),  # type: ignore[arg-type]
         VariantIndex((), (b"",)),
         VariantIndex((), ("a",)),  # type: ignore[arg-type]
+        SearchVariance(1, False, ()),  # type: ignore[arg-type]
+        SearchVariance(True, None, ()),  # type: ignore[arg-type]
+        SearchVariance(True, False, ("a",)),  # type: ignore[arg-type]
+        SearchVariance(True, False, (b"b", b"a")),
+        SearchVariance(True, False, (b"a", b"a")),
+        SearchVariance(True, False, (b"x" * (MAX_FIELD + 1),)),
+        SearchVariance(True, False, tuple(b"%03d" % n for n in range(MAX_PARAMS + 1))),
     ],
-    ids=range(15),
+    ids=range(22),
 )
 def test_what_no_reader_would_take_is_not_written(value: Any) -> None:
     with pytest.raises(WireError):

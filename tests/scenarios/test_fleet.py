@@ -23,6 +23,7 @@ from tests.support.redis_servers import Valkey
 # Rows whose expectation is about one process, each with the reason.
 _OWN_COPY = "an instance's memory keeps a fresh response that another one has replaced early"
 _AT_HAND = "an instance sends the tags of the variants that its own memory holds"
+_OWN_SAYING = "an instance's memory keeps what a path's responses said before"
 _OWN_INDEX = "an instance's memory keeps an index of variants that another one has changed"
 NOT_IN_A_FLEET: dict[str, str] = {
     "req-no-cache": _OWN_COPY,
@@ -33,6 +34,9 @@ NOT_IN_A_FLEET: dict[str, str] = {
     "head-freshens-all-that-could-be-chosen": _OWN_INDEX,
     "head-outdates-all-that-could-be-chosen": _OWN_INDEX,
     "rule-request-directives": _OWN_COPY,
+    "search-said-last": _OWN_SAYING,
+    "search-said-later-for-a-stale-one": _OWN_COPY,
+    "search-vary-then-said": _OWN_INDEX,
     "vary-cap": _OWN_COPY,
     "vary-default-later": _OWN_INDEX,
     "vary-each-its-validator": _AT_HAND,

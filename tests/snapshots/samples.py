@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from layergate.core.codec import VERSION, Codec
 from layergate.core.entry import Entry
 from layergate.core.invalidation import Mark
+from layergate.http.no_vary_search import SearchVariance
 from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
 from layergate.http.storing import Refused
 from layergate.http.wire import VALUES
@@ -121,6 +122,7 @@ SAMPLES: dict[str, Sample] = {
     "response-signed-compressed": Sample(RESPONSE, codec={"secret": SECRET, "compress_above": 100}),
     "responses-nested": Sample({"one": RESPONSE, "index": [INDEX]}),
     "index": Sample(INDEX),
+    "search-variance": Sample(SearchVariance(False, True, (b"a b", b"id", b"\xff"))),
     "hit-for-miss": Sample(HitForMiss(Refused.SET_COOKIE)),
     "record": Sample(MARKS, record=True),
     "record-groups": Sample((Mark("tag", GROUP),), record=True),
