@@ -24,7 +24,14 @@ DURATIONS = [
     "shutdown_timeout",
     "layer_timeout",
 ]
-FLAGS = ["collapse", "request_directives", "cache_status", "strip_tags", "trace_keys"]
+FLAGS = [
+    "collapse",
+    "request_directives",
+    "cache_status",
+    "strip_tags",
+    "trace_keys",
+    "no_vary_search",
+]
 
 # What each kind of option refuses; Any, so that one comprehension can go through mixed types.
 NO_SIZE: list[Any] = ["", "x", "-1", 0, -1, 1.5, True, [], "1PB"]
@@ -58,6 +65,7 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
     *((name, value) for name in DURATIONS for value in NO_DURATION),
     *((name, value) for name in FLAGS for value in (1, 0, "yes", None)),
     *(("origin_timeout", value) for value in (-1, "10", True, NAN)),
+    *(("stale_if_unreachable", value) for value in (-1, "10", True, NAN)),
     *(("targets", value) for value in NO_TARGETS),
     *(("heuristic", value) for value in NO_FRACTION),
     *(("layers", value) for value in NO_LAYERS),
@@ -153,6 +161,8 @@ GOOD_OPTIONS: list[tuple[str, Any]] = [
     ("keep", float("inf")),
     ("origin_timeout", None),
     ("origin_timeout", 0.5),
+    ("stale_if_unreachable", None),
+    ("stale_if_unreachable", 600),
     ("heuristic", None),
     ("heuristic", 1),
     ("rules", ()),

@@ -756,7 +756,7 @@ N = "4.3.1"
 ONE_TAG, TWO_TAG = ("ETag", '"1"'), ("ETag", '"2"')
 
 
-def variants(*more: tuple[str, str], vary: Lines = VARY, cc_: str | None = "max-age=10", tags: tuple[str, str] = ('"1"', '"2"'),
+def variants(*more: tuple[str, str], vary: Lines = VARY, cc_: str | None = "max-age=10", tags: tuple[str, ...] = ('"1"', '"2"'),
              asks: Lines = (), **kw: Any) -> tuple[Step, Step]:
     """Two of them, for Foo: 1 and Foo: 2."""
     one, two = (tuple(("ETag", tag) for tag in text.split() if tag) for text in tags)
