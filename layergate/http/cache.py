@@ -171,6 +171,7 @@ class Cache:
         self._pass_lines: dict[tuple[Refused, str], Lines] = {}
         self._secondaries: dict[Any, bytes] = {}
         self._limits: dict[bytes, tuple[float, float]] = {}
+        self._places: dict[bytes, tuple[bytes, SearchVariance, bytes]] = {}
         self._line_pool: dict[Line, Line] = {}
         # Hashes of targets whose origin answers several entity tags with a 304 that names none.
         self._unnamed: set[int] = set()
@@ -301,9 +302,16 @@ class Cache:
         the target's own key."""
         hit = self.peek(key, fields)
         if hit is None and self.stack.peek(key) is None:
-            said = self.stack.peek(path_key(key))
+            path, variance, place = self._places.get(key) or (path_key(key), None, b"")
+            said = self.stack.peek(path)
             if said is not None and said.value.__class__ is SearchVariance:
-                hit = self.peek(class_key(key, said.value), fields)
+                if variance != said.value:
+                    variance, place = said.value, class_key(key, said.value)
+                    if len(key) <= 512:
+                        if len(self._places) >= _MEMO:
+                            self._places.clear()
+                        self._places[key] = path, variance, place
+                hit = self.peek(place, fields)
         return hit
 
     def _secondary(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote_from_bytes
@@ -152,8 +153,12 @@ def class_key(key: bytes, variance: SearchVariance) -> bytes:
     ``key``. A variant's key is made of it as of any primary key, and a label."""
     before, query, after = query_of(key)
     query = reduced(query, variance)
-    said = blake2b(repr(tuple(variance)).encode("ascii"), digest_size=16).digest()
-    return b"%b%d:%b%b%b%b" % (before, len(query), query, after, _CLASS, said)
+    return b"%b%d:%b%b%b%b" % (before, len(query), query, after, _CLASS, _digest(variance))
+
+
+@lru_cache(maxsize=256)
+def _digest(variance: SearchVariance) -> bytes:
+    return blake2b(repr(tuple(variance)).encode("ascii"), digest_size=16).digest()
 
 
 def search_tag(uri: str) -> str:
