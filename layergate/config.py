@@ -50,7 +50,7 @@ _NO_TARGETS: Final = frozenset({"cache-control", "expires", "pragma", "surrogate
 # What a cache is built with, so that a running one cannot change it.
 FIXED_OPTIONS: Final = frozenset({
     "memory", "shared", "layers", "layer_timeout", "name", "telemetry", "trace_hits", "trace_keys",
-    "hooks",
+    "hooks", "no_vary_search",
 })  # fmt: skip
 ADMIN_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 ADMIN_TOKEN: Final = re.compile(r"[\x21-\x7e]+")

@@ -114,6 +114,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
         ("max_tags", _T.COUNT, "a response with more tags is not stored"),
         ("max_variants", _T.COUNT, "stored variants (Vary) per target"),
         ("max_key_length", _T.COUNT, "bytes of a target (host, path and query); a longer one is passed"),
+        ("no_vary_search", _T.SWITCH, "use a response for all queries that its No-Vary-Search makes one"),
         ("keep", _T.SECONDS, "how long a stale response with a validator is kept for revalidation"),
     )),
     ("what happens at the same time", (
@@ -130,6 +131,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
     ("trouble", (
         ("layer_timeout", _T.SECONDS, "a layer's operation that takes longer is a miss"),
         ("origin_timeout", _T.SECONDS, "when a stale response may be sent instead; none: no limit"),
+        ("stale_if_unreachable", _T.SECONDS, "a stale response stands in so long for an upstream that gives none (or 502, 503, 504)"),
     )),
     ("who may do what", (
         ("admin_path", _T.TEXT, "where the endpoint for purging and looking is; below it healthz, readyz"),

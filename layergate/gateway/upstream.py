@@ -24,7 +24,7 @@ from httptools import (
     HttpResponseParser,
 )
 
-from layergate.errors import LayerGateError
+from layergate.errors import OriginUnreachable
 from layergate.gateway.options import UpstreamOptions
 from layergate.http.fields import Line, Lines, split_list
 
@@ -54,8 +54,9 @@ _CODINGS: Final = frozenset(
 )
 
 
-class UpstreamError(LayerGateError):
-    """The upstream did not give a response. ``status``: what a client is told then."""
+class UpstreamError(OriginUnreachable):
+    """The upstream did not give a response. ``status``: what a client is told then, if no stored
+    response may stand in."""
 
     status = 502
     detail = "upstream-failed"
