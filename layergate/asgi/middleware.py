@@ -436,7 +436,7 @@ class LayerGate:
             if not exchange.answer_error(error):
                 exchange.abort(error)
                 raise
-            _logger.warning("the app failed; a stale response was served", exc_info=error)
+            _served_stale(error)
         except BaseException as error:
             exchange.abort(error)
             raise
@@ -647,7 +647,7 @@ class _Tap:
         self._cache.stack.counters.on("fetch_error", request=exchange.request, error=error)
         if exchange.answer_error(error):
             await exchange.finish()
-            _logger.warning("the app failed; a stale response was served", exc_info=error)
+            _served_stale(error)
             return
         self.error = error
         exchange.abort(error)
@@ -789,6 +789,12 @@ async def _send(send: Send, served: Served) -> None:
 
 def _as_documented(name: str) -> str:
     return name.title().replace("Layergate", "LayerGate")
+
+
+def _served_stale(error: Exception) -> None:
+    """Say so. A connection that failed needs no traceback, and may do so for every request."""
+    trace = None if isinstance(error, OriginUnreachable) else error
+    _logger.warning("the app failed; a stale response was served: %s", error, exc_info=trace)
 
 
 def _adding(send: Send, lines: Lines, hidden: frozenset[bytes]) -> Send:

@@ -31,6 +31,7 @@ from layergate.assembly import HttpCache
 from layergate.config import Rule
 from layergate.core.entry import Entry
 from layergate.core.invalidation import PurgeReceipt
+from layergate.errors import OriginUnreachable
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
@@ -728,7 +729,7 @@ class _Fetch:
             if self._relay is Relay.SWALLOW or (
                 self._relay is None and exchange.answer_error(error)
             ):
-                _logger.warning("the app failed; a stale response was served", exc_info=error)
+                _served_stale(error)
                 return True
         self._abort(error)
         self._close_app()
@@ -907,6 +908,12 @@ def send(start_response: StartResponse, served: Served) -> list[bytes]:
     lines = [line for line in served.lines if line[0] not in _HOP_BY_HOP]
     start_response(_status(served.status), _texts(lines))
     return [served.body] if served.body else []
+
+
+def _served_stale(error: Exception) -> None:
+    """Say so. A connection that failed needs no traceback, and may do so for every request."""
+    trace = None if isinstance(error, OriginUnreachable) else error
+    _logger.warning("the app failed; a stale response was served: %s", error, exc_info=trace)
 
 
 def _raised(exc_info: Any) -> tuple[Any, ...]:
