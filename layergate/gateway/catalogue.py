@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from layergate.config import Options
-from layergate.gateway.options import GatewayOptions, UpstreamOptions
+from layergate.gateway.options import CACHE_DEFAULTS, GatewayOptions, UpstreamOptions
 
 __all__ = ["PREFIX", "RIVALS", "SETTINGS", "Kind", "Setting"]
 
@@ -188,6 +188,7 @@ def _settings() -> dict[str, Setting]:
                 # What may be None says so: annotations are strings here.
                 optional = kind is not Kind.TABLES and "None" in str(field.type)
                 default = None if field.default is MISSING else field.default
+            default = CACHE_DEFAULTS.get(name, default)
             settings[name] = Setting(name, kind, group, told, optional, default)
     # Typed Any, as it may be an object in code.
     for name in ("shared", "telemetry"):

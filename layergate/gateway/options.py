@@ -16,17 +16,22 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from layergate.config import ADMIN_PATH, ADMIN_TOKEN, Admin, Options, count, flag, seconds, strings
 from layergate.errors import ConfigError
 from layergate.sizes import parse_size
 
-__all__ = ["FORWARDED", "Address", "GatewayOptions", "Network", "UpstreamOptions"]
+__all__ = ["CACHE_DEFAULTS", "FORWARDED", "Address", "GatewayOptions", "Network", "UpstreamOptions"]
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 FORWARDED: Final = ("x-forwarded", "forwarded", "both", "none")
+CACHE_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType({"stale_if_unreachable": 3600.0})
+"""Options of the cache whose default here is another than for the middleware. An upstream is across a
+network: while it cannot be reached, RFC 9111 4.2.4 allows ("disconnected") what it once allowed to be
+stored, unless it said otherwise, and a gateway that has the page had better show it."""
 
 _LEAST_HEAD: Final = 1024  # bytes; less than a browser's own request has
 _MOST_WORKERS: Final = 256
@@ -257,7 +262,7 @@ class GatewayOptions:
     shared_secret: str | None = field(default=None, repr=False)
     shared_secret_file: str | None = None
     shared_compress_above: int | str | None = None
-    cache: Options = field(default_factory=Options)
+    cache: Options = field(default_factory=lambda: Options(**CACHE_DEFAULTS))
     addresses: tuple[Address, ...] = field(init=False, repr=False)
     trusted_networks: tuple[Network, ...] = field(init=False, repr=False)
     trusts_unix: bool = field(init=False, repr=False)

@@ -35,7 +35,7 @@ from typing import Any, Final, NamedTuple
 from layergate.config import Options, Rule
 from layergate.errors import ConfigError, SettingsError
 from layergate.gateway.catalogue import PREFIX, RIVALS, SETTINGS, Kind, Setting
-from layergate.gateway.options import GatewayOptions, UpstreamOptions
+from layergate.gateway.options import CACHE_DEFAULTS, GatewayOptions, UpstreamOptions
 from layergate.gateway.toml_lines import Place, key_lines
 from layergate.http.rules import RuleSet
 
@@ -258,7 +258,7 @@ class _Reading:
         names = {option.name for option in fields(Options)} & set(SETTINGS) - {"rules"}
         values = {name: self.given[name].value for name in names & set(self.given)}
         try:
-            return Options(rules=rules, **values)
+            return Options(rules=rules, **{**CACHE_DEFAULTS, **values})
         except ConfigError as error:
             self._blame(error, self.given)
             return None
