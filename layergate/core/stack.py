@@ -259,6 +259,7 @@ class Stack:
         *,
         ttl: Mapping[str, float] | None = None,
         after: Entry | None = None,
+        enough: Callable[[Entry], bool] | None = None,
         quiet: bool = False,
     ) -> Found | None:
         """The first fresh entry from the top down; or else, of the stale ones, the freshest (the
@@ -267,11 +268,14 @@ class Stack:
         It is copied into the layers above, where ``ttl`` (layer name -> seconds from now) caps its
         freshness, or the layer's own ``ttl`` does. A layer that fails counts as a miss.
         With ``after`` only what was fetched or validated later than that one counts.
+        ``enough``: whether an entry has all that is wanted. One that has not counts as stale, and
+        as less than any that has: the layers below may hold more.
         ``quiet``: the same answer, but nothing is copied or counted; the entry is a copy of its own.
         """
         if not await self.catch_up():
             return await self._lookup_distrusted(key, quiet=quiet)
         best: tuple[Entry, int] | None = None
+        best_rank = False, 0.0
         for depth, layer in enumerate(self.layers):
             try:
                 got = layer.get(key) if not quiet else _look(layer, key)
@@ -286,9 +290,12 @@ class Stack:
                 if not quiet:
                     self.counters.on("layer_error", layer=layer.name, operation="get", error=error)
                 continue
-            if best is None or entry.fresh_until > best[0].fresh_until:
-                best = entry, depth
-            if entry.fresh_until > self.runtime.now():
+            all_there = enough is None or enough(entry)
+            rank = all_there, entry.fresh_until
+            # Of two that are not enough, the one further down has seen more instances' parts.
+            if best is None or rank > best_rank or (rank == best_rank and not all_there):
+                best, best_rank = (entry, depth), rank
+            if all_there and entry.fresh_until > self.runtime.now():
                 break
         if best is None:
             return None

@@ -63,11 +63,19 @@ from layergate.http.no_vary_search import (
     tag_of,
     variance_of,
 )
+from layergate.http.partial import Rest, combined, covers, flight_suffix, partial_content, rest_of
 from layergate.http.policy import Plan, kept_back, plan_update, targets_of
 from layergate.http.request import Request
 from layergate.http.rules import Match, RuleSet
 from layergate.http.selecting import secondary_key, vary_names
-from layergate.http.stored import CAREFUL, HitForMiss, Served, StoredResponse, VariantIndex
+from layergate.http.stored import (
+    CAREFUL,
+    HitForMiss,
+    PartialResponse,
+    Served,
+    StoredResponse,
+    VariantIndex,
+)
 from layergate.http.storing import ONE_REQUEST_STATUSES, Refused
 from layergate.http.uri import canonical_uri, normalised
 from layergate.http.validation import head_matches, not_modified, not_modified_lines
@@ -85,6 +93,8 @@ _REQUEST_ONLY: Final = frozenset({
     Refused.REQUEST_BODY, Refused.RANGE, Refused.BUDGET, Refused.PURGED, Refused.NOT_MODIFIED,
     Refused.INCOMPLETE, Refused.LENGTH_MISMATCH,
 })  # fmt: skip
+# And those that say something about the range that was asked for.
+_RANGE_ONLY: Final = frozenset({Refused.PARTIAL, Refused.TOO_LARGE})
 # A marker after an error is short: what comes back may well be shareable.
 _ERROR_MARKER: Final = 1.0
 _MAX_NAME_SETS: Final = 4
@@ -144,7 +154,8 @@ class _Selected(NamedTuple):
     """What is stored for a request: the entry if any, and where its like is or would be stored.
 
     ``layer``: the name of the layer that has the entry, or "". ``variants``: the index of a
-    target that has some."""
+    target that has some. ``rest``: what is to be fetched for an answer, if it is less than what
+    the client asks for."""
 
     entry: Entry | None
     storage_key: bytes
@@ -152,6 +163,7 @@ class _Selected(NamedTuple):
     vary_miss: bool
     layer: str = ""
     variants: VariantIndex | None = None
+    rest: Rest | None = None
 
 
 class Cache:
@@ -264,6 +276,8 @@ class Cache:
                     if entry is not None and entry.value.__class__ is StoredResponse:
                         if entry.checked == position or self.stack.admits(variant, entry):
                             break
+                    elif entry is not None and entry.value.__class__ is PartialResponse:
+                        return None  # the variant to look at, but more closely
                 else:
                     return None
                 stored = entry.value
@@ -459,7 +473,11 @@ class Cache:
             return self._serve(request, entry, match, selected, now, decision)
         if decision is Decision.GATEWAY_TIMEOUT:
             return _GATEWAY_TIMEOUT
+        if request.foreign_range:
+            return self._pass(request, Refused.RANGE, "bypass")
         if decision is Decision.MISS:
+            if fwd == "partial":
+                selected = selected._replace(rest=self.rest_of(request, entry))
             entry = None
             self.stack.counters.on("miss", request=request, reason=fwd)
         if late and (
@@ -468,6 +486,11 @@ class Cache:
         ):
             return self._too_late(self._exchange(request, selected, None, entry, fwd, match))
         return await self._forward(request, entry, fwd, match, selected, alone, until, last)
+
+    def rest_of(self, request: Request, entry: Entry | None) -> Rest | None:
+        """See `partial.rest_of`."""
+        most: int = self.options.max_body  # type: ignore[assignment]
+        return rest_of(request, entry, max_body=most)
 
     @staticmethod
     def may_pass(request: Request, reason: Refused) -> bool:
@@ -509,24 +532,31 @@ class Cache:
         self, request: Request, entry: Entry, match: Match | None, selected: _Selected
     ) -> Exchange | None:
         """A background refresh, unless one is under way or there are too many."""
-        key = selected.storage_key
+        key = self.refresh_key(entry, request, selected)
         present = self.flights.get(key)
         if present is not None and present.joinable(request):
             return None
         if self.refreshes_enough:
             self.stack.counters.on("refresh_skipped", request=request, reason="too many")
             return None
-        sanitised = request.for_refresh()
+        sanitised = request.for_refresh(part=isinstance(entry.value, PartialResponse))
         exchange = self._exchange(sanitised, selected, key, entry, "stale", match)
         if self.flights.lead(key, exchange, instead_of=present) is not exchange:
             return None
-        if self._newer(key, entry):
+        if self._newer(selected.storage_key, entry):
             self.flights.land(key, exchange)
             exchange.abort()
             return None
         exchange.refreshes = True
         exchange.cause = self._counters.here()
         return exchange
+
+    @staticmethod
+    def refresh_key(entry: Entry, request: Request, selected: _Selected) -> bytes:
+        """The key of a background refresh: of a part, only that is asked for."""
+        if isinstance(entry.value, PartialResponse):
+            return selected.storage_key + flight_suffix(request)
+        return selected.storage_key
 
     @property
     def refreshes_enough(self) -> bool:
@@ -643,6 +673,8 @@ class Cache:
             return "collapse"
         if request.method != "GET":
             return "method"
+        if request.ranges is not None and len(request.ranges) > 1:
+            return "ranges"
         if request.authorization:
             return "authorization"
         if request.personal and not (match is not None and match.rule.allow_cookie):
@@ -655,9 +687,8 @@ class Cache:
     @staticmethod
     def flight_key(request: Request, match: Match | None, selected: _Selected) -> bytes:
         """The key of the fetch that this request may share."""
-        if request.cookie and _apart(match):
-            return selected.storage_key + _WITH_COOKIE
-        return selected.storage_key
+        key = selected.storage_key + flight_suffix(request)
+        return key + _WITH_COOKIE if request.cookie and _apart(match) else key
 
     async def _license(
         self, exchange: Exchange, selected: _Selected, until: float
@@ -766,6 +797,8 @@ class Cache:
         index = selected.variants
         exchange.several = index is not None and len(index.names) > 1
         exchange.nominate(self.nominees(request, selected, entry))
+        if flight_key is not None:  # what nobody shares is not looked into, but passed on
+            exchange.rest = selected.rest
         return exchange
 
     def nominees(
@@ -781,7 +814,9 @@ class Cache:
         if request.authorization or request.personal or hash(request.key) in self._unnamed:
             return ()
         present = map(self.stack.glance, reversed(index.variants))
-        return nominated(request, (entry for entry in present if entry is not None))
+        # (Parts are not compared with wholes, nor could they answer for one.)
+        whole = (entry for entry in present if entry is not None and _complete(entry))
+        return nominated(request, whole)
 
     def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
         """The marker for requests with cookies to a target whose lifetime is a rule's, if the
@@ -812,7 +847,11 @@ class Cache:
         if self._search:
             request.key = await self._where(request, quiet=quiet)
         key = request.key
-        found = await self._find(key, quiet=quiet)
+
+        def enough(entry: Entry) -> bool:
+            return not isinstance(entry.value, PartialResponse) or covers(request, entry.value)
+
+        found = await self._find(key, enough, quiet=quiet)
         if found is None:
             return _Selected(None, key, None, False)
         entry, layer = found
@@ -826,7 +865,7 @@ class Cache:
         for names in value.names:
             variant = variant_key(key, secondary_key(names, request.fields))
             first = variant if first is None else first
-            found = await self._find(variant, quiet=quiet)
+            found = await self._find(variant, enough, quiet=quiet)
             if found is None:
                 continue
             if isinstance(found.entry.value, StoredResponse):
@@ -880,13 +919,15 @@ class Cache:
         )
         await self.stack.store(key, said)
 
-    async def _find(self, key: bytes, *, quiet: bool = False) -> Found | None:
+    async def _find(
+        self, key: bytes, enough: Callable[[Entry], bool] | None = None, *, quiet: bool = False
+    ) -> Found | None:
         if self.stack.peek_is_enough and self.stack.trusted and not quiet:
             entry = self.stack.peek(key)
             if entry is None or entry.expires <= self.stack.runtime.now():
                 return None
             return Found(entry, self._top)
-        return await self.stack.lookup(key, quiet=quiet)
+        return await self.stack.lookup(key, enough=enough, quiet=quiet)
 
     async def _lookup(self, key: bytes, *, quiet: bool = False) -> Entry | None:
         found = await self._find(key, quiet=quiet)
@@ -908,6 +949,9 @@ class Cache:
             request.fields, stored.fields, received=stored.received
         ):
             return Served(304, [*not_modified_lines(stored.lines), age, *status_line], b"")
+        part = partial_content(request, stored, [age, *status_line])
+        if part is not None:
+            return part
         lines = [*stored.lines, age, *status_line]
         return Served(stored.status, lines, b"" if request.method == "HEAD" else stored.body)
 
@@ -954,7 +998,7 @@ class Cache:
         now = self.stack.runtime.now()
         age = _age_line(max(0, int(now - exchange.plan.generated)))
         extra = [age, *self.forward_line(exchange, follower=True)]
-        if head.status == 200:
+        if head.status in (200, 206):
             fields = Fields(head.shared_lines)
             if not_modified(request.fields, fields, received=exchange.plan.received):
                 return Served(304, [*not_modified_lines(head.shared_lines), *extra], b"")
@@ -966,7 +1010,7 @@ class Cache:
         assert exchange.response is not None
         assert exchange.plan is not None
         head, request = exchange.response, exchange.request
-        if head.status != 200:
+        if head.status not in (200, 206):
             return None
         if not not_modified(request.fields, Fields(head.lines), received=exchange.plan.received):
             return None
@@ -1013,7 +1057,7 @@ class Cache:
         value = cache_status.forward_value(
             self.identifier,
             exchange.fwd,
-            fwd_status=304 if conditional else None,
+            fwd_status=304 if conditional else 206 if exchange.completed == 200 else None,
             stored=True if exchange.plan is not None and not follower else None,
             collapsed=True if follower else None,
             detail=None if exchange.refused is None else exchange.refused.token,
@@ -1063,6 +1107,15 @@ class Cache:
             return False
         request = exchange.request
         key = await self._place(exchange.primary, plan.names, request.fields, entry)
+        if isinstance(entry.value, PartialResponse) and exchange.state is not State.ANSWERED:
+            found = await self._find(key, _complete)
+            entry = combined(
+                None if found is None else found.entry,
+                entry,
+                max_body=self.options.max_body,  # type: ignore[arg-type]
+                max_tags=self.options.max_tags,
+                targets=targets_of(self.options),
+            )
         stored = not await self._overtaken(key, entry) and await self.stack.store(key, entry)
         if stored and exchange.variance is not None and exchange.sought == request.exact:
             await self.stack.discard(request.exact)  # which would be looked at first
@@ -1225,12 +1278,14 @@ class Cache:
             request.authorization
             or request.personal
             or (reason in _REQUEST_ONLY and reason is not Refused.COOKIE)
+            or (reason in _RANGE_ONLY and request.ranges is not None)
         ):
             return 0.0
         ttl = float(self.options.hit_for_miss_ttl)  # type: ignore[arg-type]
         if status >= 500:
             # An error does not replace what may be validated later.
-            return 0.0 if exchange.entry is not None else min(ttl, _ERROR_MARKER)
+            stored = exchange.entry is not None or exchange.fwd == "partial"
+            return 0.0 if stored else min(ttl, _ERROR_MARKER)
         return ttl
 
     def interned(self, lines: Lines) -> Lines:
@@ -1303,7 +1358,9 @@ class Cache:
                     await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
             elif planned is not None:
                 planned = exchange.located(planned)
-                fresh = exchange.entry_for(planned, 200, planned.lines, entry.value.body)
+                fresh = exchange.entry_for(
+                    planned, 200, planned.lines, entry.value.body, entry.value
+                )
                 # The body is as old as it was: what purges it is what would have purged it before.
                 fresh.stamp = fresh.checked = entry.stamp
                 present = await self._lookup(key)
@@ -1347,7 +1404,9 @@ class Cache:
             primary, _, _ = self.home(exchange.request, planned)
             if primary == exchange.primary:
                 planned = exchange.located(planned)
-                fresh = exchange.entry_for(planned, stored.status, planned.lines, stored.body)
+                fresh = exchange.entry_for(
+                    planned, stored.status, planned.lines, stored.body, stored
+                )
                 fresh.stamp = fresh.checked = entry.stamp
                 if not await self._overtaken(key, fresh):
                     await self.stack.store(key, fresh)
@@ -1372,7 +1431,7 @@ class Cache:
         # One that says nothing about caching leaves what the stored response says.
         silent = own in (Refused.NO_FRESHNESS, Refused.EXPIRED)
         if (silent or isinstance(own, Plan)) and head_matches(
-            stored.fields, fields, stored_length=len(stored.body)
+            stored.fields, fields, stored_length=stored.length
         ):
             planned, _ = plan_update(
                 request,
@@ -1632,6 +1691,10 @@ def _apart(match: Match | None) -> bool:
     """Is there a rule's lifetime, and not for requests with cookies? These would only wait to hear
     no, and what they get says nothing about what the others share."""
     return match is not None and match.rule.ttl is not None and not match.rule.allow_cookie
+
+
+def _complete(entry: Entry) -> bool:
+    return not isinstance(entry.value, PartialResponse)
 
 
 def _reusable(entry: Entry) -> bool:

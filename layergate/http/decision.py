@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 from layergate.core.entry import Entry
 from layergate.http.cache_control import CacheControl
+from layergate.http.partial import covers
 from layergate.http.request import Request
 from layergate.http.stored import StoredResponse
 from layergate.http.storing import Refused
@@ -62,6 +63,7 @@ _IMMUTABLE: Final = Verdict(Decision.HIT, "", "RFC 8246 2")
 _ALLOWED_STALE: Final = Verdict(Decision.HIT, "", "5.2.1.2")
 _STALE: Final = Verdict(Decision.STALE, "", "RFC 5861 3")
 _TIMEOUT: Final = Verdict(Decision.GATEWAY_TIMEOUT, "", "5.2.1.7")
+_PART: Final = Verdict(Decision.MISS, "partial", "3.3")
 _NOTHING: Final = Verdict(Decision.MISS, "uri-miss", "4")
 
 
@@ -74,8 +76,6 @@ def passes(request: Request, *, max_key_length: int) -> Refused | None:
     if request.has_body:
         return Refused.REQUEST_BODY
     fields = request.fields
-    if b"range" in fields:
-        return Refused.RANGE
     if b"upgrade" in fields:
         return Refused.UPGRADE
     # Preconditions that only an origin can evaluate (RFC 9111 4.3.2).
@@ -116,6 +116,8 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
     if not answers(request, stored):
         own = request.authorization and not stored.authorized
         return Verdict(Decision.MISS, "request", "3.5" if own else "G1")
+    if not covers(request, stored):
+        return _PART
     if stored.revalidate:
         return Verdict(Decision.REVALIDATE, "stale", "5.2.2.4")
     if entry.doubtful:
@@ -177,7 +179,7 @@ def stale_if_error(request: Request, entry: Entry, now: float) -> bool:
     stored = entry.value
     if not isinstance(stored, StoredResponse) or stored.revalidate:
         return False
-    if not answers(request, stored):
+    if not answers(request, stored) or not covers(request, stored):
         return False
     staleness = now - entry.fresh_until
     if entry.stale_if_error and staleness < entry.stale_if_error:
@@ -202,5 +204,6 @@ def stale_if_unreachable(request: Request, entry: Entry, now: float, window: flo
         and not stored.revalidate
         and not stored.no_stale
         and answers(request, stored)
+        and covers(request, stored)
         and now - entry.fresh_until < window
     )

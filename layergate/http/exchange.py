@@ -17,7 +17,9 @@ and only copies what passes.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from layergate.core.entry import Entry
@@ -29,12 +31,14 @@ from layergate.http.decision import NO_ANSWER, answers
 from layergate.http.fields import Fields, Lines
 from layergate.http.key import variant_key
 from layergate.http.no_vary_search import SearchVariance, class_key
-from layergate.http.policy import Plan, plan_storage, plan_update, with_vary
+from layergate.http.partial import Received, Rest, flight_suffix, received_part
+from layergate.http.policy import Plan, plan_storage, plan_update, targets_of, with_vary
 from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.selecting import secondary_key
-from layergate.http.stored import StoredResponse
+from layergate.http.stored import PartialResponse, StoredResponse
 from layergate.http.storing import Refused
+from layergate.http.targeted import OWN
 from layergate.http.validation import (
     CONDITIONAL_FIELDS,
     conditional_lines,
@@ -96,6 +100,7 @@ class Exchange:
         "_content_length",
         "_length",
         "_lock",
+        "_part",
         "_readers",
         "_stored",
         "_storing",
@@ -127,6 +132,7 @@ class Exchange:
         "request",
         "request_time",
         "response",
+        "rest",
         "secondary",
         "several",
         "solo",
@@ -188,6 +194,8 @@ class Exchange:
         self._readers: set[Reader] = set()
         self._alias: bytes | None = None
         self._confirmation: Fields | None = None  # of the 304 that updated what is stored
+        self._part: Received | None = None  # what the response is, if it is a 206
+        self.rest: Rest | None = None  # what is fetched, if less than the client asked for
         self.gave_up = False  # it has waited for a lease as long as one may
         self.marked = False  # its target was known not to be shareable
         self.refreshes = False  # in the background, for the store alone
@@ -283,7 +291,14 @@ class Exchange:
         lines = self.request.fields.lines
         if self.solo and not self.conditional:
             return lines
-        kept = [line for line in lines if line[0] not in CONDITIONAL_FIELDS]
+        dropped = CONDITIONAL_FIELDS
+        if self.rest is not None:
+            dropped |= {b"range"}
+        elif self.request.ranges is not None:
+            dropped -= {b"if-range"}  # it goes with the range, and comes after our own (13.2.2)
+        kept = [line for line in lines if line[0] not in dropped]
+        if self.rest is not None:
+            kept += self.rest.lines
         if self.entry is not None and self.conditional:
             kept += conditional_lines(self.entry.value.fields)
         elif self.nominees:
@@ -312,6 +327,13 @@ class Exchange:
         self, status: int, fields: Fields, match: Match | None, now: float
     ) -> Plan | Refused:
         """How a response to this request, received at ``now``, is to be stored, or why not."""
+        asked = self.request.ranges if self.rest is None else self.rest.ranges
+        part = received_part(asked, status, fields)
+        if isinstance(part, Refused):
+            return part
+        self._part = part
+        if part is not None:  # 3.3: "stored as if it were an incomplete 200 (OK) response"
+            status, fields = 200, part.fields
         return plan_storage(
             self.request,
             status,
@@ -357,6 +379,8 @@ class Exchange:
             self.match = route
         if self.conditional and status == 304:
             return self._not_modified(fields, now)
+        if self.rest is not None and status in (206, 416):
+            return self._completing(fields, now, trailers=trailers)
         if status in ORIGIN_ERRORS and self.answer_error(
             f"status {status}", unreachable=status in NO_ANSWER
         ):
@@ -378,7 +402,8 @@ class Exchange:
         cleaned = with_vary(cleaned, planned.names)
         planned = self.plan = self.located(planned)
         self.secondary = secondary_key(planned.names, self.request.fields)
-        self.response = Head(status, cleaned, planned.lines)
+        own = [] if self._part is None else self._part.own
+        self.response = Head(status, cleaned, planned.lines + own)
         self.client_lines = [*cleaned, *cache.forward_line(self)]
         self._storing = True
         if self.solo:
@@ -388,7 +413,9 @@ class Exchange:
             if planned.names:
                 # Now it is known which variant this is: requests for it that find the index of
                 # variants, and no longer the bare target, shall find this flight as well.
-                self._alias = variant_key(self.primary, self.secondary)
+                self._alias = variant_key(self.primary, self.secondary) + flight_suffix(
+                    self.request
+                )
                 cache.flights.lead(self._alias, self)
             self._become(State.STREAMING)
             return Relay.SHARE
@@ -396,7 +423,72 @@ class Exchange:
         self._become(State.RELEASED)
         return Relay.TEE
 
+    def completion(self, fields: Fields, now: float, *, trailers: bool = False) -> Plan | None:
+        """How the part with these fields, that is to complete what is stored, is to be stored; None
+        if it does not complete that."""
+        rest = self.rest
+        assert rest is not None
+        planned = self.judged(206, fields, now, trailers=trailers)
+        part = self._part
+        stored: StoredResponse = rest.entry.value
+        if (
+            isinstance(planned, Refused)
+            or part is None
+            or not answers(self.request, stored)  # by now its user may be known
+            or not rest.brought_by(part)
+            or not self._cache.stack.admits(self.storage_key, rest.entry)
+        ):
+            return None
+        # For whom it is: what is stored and what comes must both allow it.
+        return planned._replace(
+            anonymous=planned.anonymous or stored.anonymous,
+            authorized=planned.authorized and stored.authorized,
+            for_known=planned.for_known and stored.for_known,
+        )
+
+    def _completing(self, fields: Fields, now: float, *, trailers: bool) -> Relay:
+        """A part has come that is to complete what is stored: the answer is what is stored before
+        it, the part, and what is stored beyond it."""
+        rest, cache = self.rest, self._cache
+        assert rest is not None
+        planned = self.completion(fields, now, trailers=trailers)
+        if planned is None:
+            # Of another response, or not for keeping, or what is stored has been purged since: ask
+            # again for what the client asks for.
+            cache.stack.counters.on("refused", request=self.request, reason=Refused.PARTIAL.token)
+            return self._mismatch(Refused.PARTIAL)
+        planned = self.plan = self.located(planned)
+        self.secondary = secondary_key(planned.names, self.request.fields)
+        own = [] if planned.own is None else [(OWN, planned.own)]
+        lines = rest.head([*planned.lines, *own], targets_of(cache.options))
+        lines = with_vary(lines, planned.names)
+        self.response = Head(rest.status, lines, lines)
+        self.client_lines = [*cache.for_clients(lines), *cache.forward_line(self)]
+        self._storing = True
+        before, _ = rest.around
+        if before:
+            self._chunks.append(before)
+        if not planned.shareable:  # to those who come now: who waits already is told by `fits`
+            self._land()
+        self._become(State.STREAMING)
+        return Relay.SHARE
+
+    @property
+    def completed(self) -> int | None:
+        """The status code of an answer that what is fetched completes; None: it is the origin's."""
+        return None if self.rest is None or self._part is None else self.rest.status
+
+    @property
+    def around(self) -> tuple[bytes, bytes]:
+        """What of the answer is stored: what comes before the body that is fetched, and after it.
+        For an adapter whose client gets that body from the app, not from a `Reader`."""
+        return (b"", b"") if self.rest is None or self._part is None else self.rest.around
+
     def _check_length(self, status: int, fields: Fields, plan: Plan) -> Plan | Refused:
+        if self._part is not None:
+            self._content_length = self._part.span[1] - self._part.span[0]
+            too_large = self._content_length > self._cache.options.max_body  # type: ignore[operator]
+            return Refused.TOO_LARGE if too_large else plan
         lengths = set(fields.all(b"content-length"))
         if not lengths or status in _NO_BODY:
             return plan
@@ -434,10 +526,7 @@ class Exchange:
             cache.stack.counters.on(
                 "refused", request=self.request, reason=Refused.NOT_MODIFIED.token
             )
-            self.mismatched = True
-            self.traced(Refused.NOT_MODIFIED.token)
-            self._become(State.FAILED)
-            return Relay.SWALLOW
+            return self._mismatch(Refused.NOT_MODIFIED)
         assert self.entry is not None
         stored: StoredResponse = self.entry.value
         planned, lines = plan_update(
@@ -452,16 +541,14 @@ class Exchange:
         if isinstance(planned, Plan):
             plan = self.plan = self.located(planned)
             self.secondary = secondary_key(plan.names, self.request.fields)
-            self.entry = self.entry_for(plan, stored.status, plan.lines, stored.body)
+            self.entry = self.entry_for(plan, stored.status, plan.lines, stored.body, stored)
             self._storing = True
             self._confirmation = fields if self.several else None
         else:
             # Valid for this request, not to be kept any longer.
             self.refused = planned
             self.entry = Entry(
-                StoredResponse(
-                    stored.status, lines, stored.body, generated=now, received=now, revalidate=True
-                ),
+                stored.renewed(lines, generated=now, received=now, revalidate=True),
                 created=now,
                 fresh_until=now,
                 stamp=self.stamp,
@@ -471,6 +558,13 @@ class Exchange:
         self.cookies = [line for line in fields.lines if line[0] == b"set-cookie"]
         cache.stack.counters.on("revalidated", request=self.request)
         self._become(State.ANSWERED)
+        return Relay.SWALLOW
+
+    def _mismatch(self, reason: Refused) -> Relay:
+        """What the origin says is not about what is stored."""
+        self.mismatched = True
+        self.traced(reason.token)
+        self._become(State.FAILED)
         return Relay.SWALLOW
 
     def answer_error(self, error: object, *, unreachable: bool = False) -> bool:
@@ -497,6 +591,10 @@ class Exchange:
         self._touched = self._cache.stack.runtime.now()
         self._length += len(chunk)
         cache = self._cache
+        if self.rest is not None and self._overflows():
+            # What is stored beyond the missing piece would be sent in the wrong place.
+            self.abort(OriginAborted("the origin sent more than the range it announced"))
+            return
         if self._storing:
             if self._length > cache.options.max_body:  # type: ignore[operator]
                 self._refuse(Refused.TOO_LARGE)
@@ -568,6 +666,12 @@ class Exchange:
         """The body is complete: verify it, tell the readers, store it."""
         if self._storing and self.state is not State.ANSWERED:
             self._verify()
+        if self.rest is not None and self.state is State.STREAMING and self._part is not None:
+            if self._length != self._content_length:
+                self.abort(OriginAborted("the origin sent less than the range it announced"))
+                return
+            with self._lock:
+                self._chunks += filter(None, self.rest.around[1:])
         self.ended = True
         self.traced()
         self.pulse.beat()
@@ -579,6 +683,13 @@ class Exchange:
             await self._store()
         elif not self._cache.aside(self._store(), "layergate store"):
             self._finished()
+
+    def _overflows(self) -> bool:
+        return (
+            self._part is not None
+            and self._content_length is not None
+            and self._length > self._content_length
+        )
 
     async def _store(self) -> None:
         try:
@@ -616,19 +727,35 @@ class Exchange:
             assert self.response is not None
             body = b"".join(self._chunks)
             lines = plan.lines
-            if self._content_length is None and self.response.status not in _NO_BODY:
+            if self._part is not None:
+                begin = len(self.around[0])
+                body = body[begin : begin + self._length]
+            elif self._content_length is None and self.response.status not in _NO_BODY:
                 # We know it now, and a HEAD answered from the store has no other way to tell.
                 lines = [*lines, (b"content-length", b"%d" % len(body))]
             entry = self.entry_for(plan, self.response.status, lines, body)
         if not await self._cache.commit(self, plan, entry):
             self.refused = self.refused or Refused.PURGED
 
-    def entry_for(self, plan: Plan, status: int, lines: Lines, body: bytes) -> Entry:
-        """The entry that ``plan`` makes of this response."""
-        stored = StoredResponse(
-            status,
-            self._cache.interned(lines),
-            body,
+    def entry_for(
+        self,
+        plan: Plan,
+        status: int,
+        lines: Lines,
+        body: bytes,
+        like: StoredResponse | None = None,
+    ) -> Entry:
+        """The entry that ``plan`` makes of this response; or of ``like``, whose content it has."""
+        lines = self._cache.interned(lines)
+        part = self._part
+        if like is not None:
+            make: Callable[..., StoredResponse] = partial(like.renewed, lines)
+        elif part is not None:
+            parts = ((part.span[0], body),)
+            make = partial(PartialResponse, lines, parts, part.whole, vague=part.vague)
+        else:
+            make = partial(StoredResponse, status, lines, body)
+        stored = make(
             generated=plan.generated,
             received=plan.received,
             revalidate=plan.revalidate,

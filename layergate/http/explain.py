@@ -26,11 +26,12 @@ from layergate.http.freshness import Lifetime
 from layergate.http.groups import group_name
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import label_of
+from layergate.http.partial import Rest
 from layergate.http.policy import Plan, plan_storage, plan_update, targets_of
 from layergate.http.request import CREDENTIALS, Request
 from layergate.http.rules import Match
 from layergate.http.selecting import normalise
-from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
+from layergate.http.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
 from layergate.http.storing import Refused
 from layergate.http.targeted import parse_targeted, policy_of
 from layergate.http.validation import conditional_lines, freshens
@@ -142,11 +143,11 @@ async def explain(
     ``live``: False for a cache that was made for this and holds nothing: what it holds is then no
     part of the trace.
 
-    The steps, where they apply, in this order: ``key``, ``request``, ``rule``, ``credentials``,
-    ``directives``; ``search``, ``fleet``, ``layer`` (one for each), ``variants``, ``stored``,
-    ``policy``, ``lifetime``, ``age``, ``stale-windows``, ``validators``, ``tags``, ``groups``; ``decision``,
-    ``precondition``, ``marker``, ``flight``, ``refresh``, ``stale-if-error`` or
-    ``stale-if-unreachable``; and of the response:
+    The steps, where they apply, in this order: ``key``, ``request``, ``range``, ``rule``,
+    ``credentials``, ``directives``; ``search``, ``fleet``, ``layer`` (one for each), ``variants``,
+    ``stored``, ``policy``, ``lifetime``, ``age``, ``stale-windows``, ``validators``, ``tags``,
+    ``groups``; ``decision``, ``precondition``, ``range``, ``marker``, ``flight``, ``rest``,
+    ``validators``, ``refresh``, ``stale-if-error`` or ``stale-if-unreachable``; and of the response:
     ``response``, ``upstream``, ``invalidation``, ``validation``, ``policy``, ``storable``,
     ``lifetime``, ``age``, ``stale-windows``, ``variants``, ``fields``, ``tags``, ``groups``,
     ``shared``, ``marker``.
@@ -166,6 +167,7 @@ def section(rfc: str) -> str:
 
 _DECIDED: Final = {
     "4": "Nothing usable is stored for this target.",
+    "3.3": "What is stored is incomplete, and does not have all that is asked for.",
     "4.1": "What is stored for this target are other variants than the one this request selects.",
     "3.5": "What is stored may not be given to a request with Authorization.",
     "G1": "What is stored is for clients that do not say who they are.",
@@ -199,6 +201,7 @@ _ALONE: Final = {
     "marker": "Its target is known not to be shareable, so nobody waits for anybody.",
     "collapse": "The option collapse is off.",
     "method": "Only GET requests share a fetch.",
+    "ranges": "A response in several parts is passed on, so nobody waits for it.",
     "authorization": "Nobody waits for a response to a request with Authorization.",
     "user": "The app knows its user, so nobody waits for the response.",
     "request-no-store": "The request says no-store, so nobody may have its response.",
@@ -257,6 +260,11 @@ def _caught(caught: Caught) -> dict[str, Any]:
     return {"kind": caught.kind, "value": value, "soft": caught.soft, "time": caught.time}
 
 
+def _parts(stored: PartialResponse) -> list[list[int]]:
+    """First and last position of each."""
+    return [[first, first + len(octets) - 1] for first, octets in stored.parts]
+
+
 def _digest(key: bytes) -> str:
     return blake2b(key, digest_size=16).hexdigest()
 
@@ -271,6 +279,7 @@ class _Trace:
         self._live = live
         self._now = cache.stack.runtime.now()
         self._match: Match | None = None
+        self._rest: Rest | None = None
         self._steps: list[Step] = []
 
     def _add(
@@ -317,6 +326,9 @@ class _Trace:
             text = "What the path's responses say in No-Vary-Search makes these targets one."
             self._add("search", label_of(request.key), "4", text, digest=_digest(request.key))
         verdict = cache.verdict(request, selected.entry, self._now, vary_miss=selected.vary_miss)
+        if request.foreign_range and verdict.decision in (Decision.MISS, Decision.REVALIDATE):
+            self._refusal("request", Refused.RANGE)
+            return self._passed(Refused.RANGE, response)
         told = await self._decision(verdict, selected)
         entry = selected.entry
         ttl = None if entry is None else _floor(entry.fresh_until - self._now)
@@ -358,9 +370,18 @@ class _Trace:
             "request",
             self._request.method,
             "3",
-            "A GET or HEAD without content or range may be answered from the store.",
+            "A GET or HEAD without content may be answered from the store.",
             True,
         )
+        ranges = self._request.ranges
+        if ranges is not None:
+            self._add(
+                "range",
+                _text(self._request.fields.get(b"range") or b""),
+                "RFC 9110 14.2",
+                "It asks for a part, which may be cut from what is stored if that has all of it.",
+                count=len(ranges),
+            )
         if match is None:
             if len(self._cache.rules):
                 self._add("rule", "none", "3", "No rule covers this path and host.")
@@ -514,12 +535,16 @@ class _Trace:
         kind = "fresh" if entry.fresh_until > now else "stale"
         rfc, good = "4.2", kind == "fresh"
         if isinstance(value, StoredResponse):
-            data |= {"status": value.status, "bytes": len(value.body)}
+            data |= {"status": value.status, "bytes": sum(len(held) for _, held in value.held)}
             data["age"] = round(now - value.generated, 3)
+            holds = "a response"
+            if isinstance(value, PartialResponse):
+                holds = "parts of a response"
+                data |= {"parts": _parts(value), "of_bytes": value.length}
             left = _age(abs(round(entry.fresh_until - now, 1)))
-            text = f"{where} holds a response, {kind} for {left}."
+            text = f"{where} holds {holds}, {kind} for {left}."
             if kind == "fresh":
-                text = f"{where} holds a response, fresh for {left} more."
+                text = f"{where} holds {holds}, fresh for {left} more."
         elif isinstance(value, VariantIndex):
             kind, rfc, good = "index", "4.1", True
             text = f"{where} holds an index of the variants of this target."
@@ -580,16 +605,22 @@ class _Trace:
         stored: StoredResponse = entry.value
         now = self._now
         ttl = entry.fresh_until - now
+        octets = sum(len(held) for _, held in stored.held)
+        of, parts = "", {}
+        if isinstance(stored, PartialResponse):
+            of = " (of more)" if stored.length is None else f" (of {stored.length})"
+            parts = {"parts": _parts(stored), "of_bytes": stored.length}
         self._add(
             "stored",
             str(stored.status),
             "3",
-            f"A stored response with status {stored.status} and {len(stored.body)} bytes of body is"
+            f"A stored response with status {stored.status} and {octets} bytes of body{of} is"
             " selected for this request.",
             True,
             status=stored.status,
             headers=_shown(stored.lines),
-            bytes=len(stored.body),
+            bytes=octets,
+            **parts,
             received=stored.received,
             stamp=entry.stamp,
         )
@@ -724,19 +755,31 @@ class _Trace:
         self._add("decision", decision.value, verdict.rfc, text, good, fwd=verdict.fwd)
         if usable:
             assert entry is not None
-            if cache.respond(request, entry, []).status != entry.value.status:
+            status = cache.respond(request, entry, []).status
+            if status == 304:
                 text = "The client has this response already: it gets a 304 without content."
                 self._add("precondition", "304", "4.3.2", text, True)
+            elif status == 206:
+                text = "The range is cut from what is stored."
+                self._add("range", "206", "RFC 9110 15.3.7", text, True)
+            elif status == 416:
+                text = "What is stored is complete, and ends before the range begins."
+                self._add("range", "416", "RFC 9110 15.5.17", text, True)
+            elif request.ranges is not None:
+                text = "The range does not apply (If-Range, or the status), so the answer is whole."
+                self._add("range", "ignored", "RFC 9110 14.2", text)
             if decision is Decision.STALE:
                 self._refresh(selected)
         elif decision is not Decision.GATEWAY_TIMEOUT and self._live:
             entry = entry if decision is Decision.REVALIDATE else None
-            return await self._forward(entry, selected)
+            return await self._forward(entry, selected, verdict)
         return ""
 
     def _refresh(self, selected: _Selected) -> None:
         cache = self._cache
-        present = cache.flights.get(selected.storage_key)
+        entry = selected.entry
+        assert entry is not None
+        present = cache.flights.get(cache.refresh_key(entry, self._request, selected))
         if present is not None and present.joinable(self._request):
             outcome, text = "under way", "It is being refreshed already."
         elif cache.refreshes_enough:
@@ -745,7 +788,7 @@ class _Trace:
             outcome, text = "begins", "It is refreshed in the background."
         self._add("refresh", outcome, "RFC 5861 3", text)
 
-    async def _forward(self, entry: Entry | None, selected: _Selected) -> str:
+    async def _forward(self, entry: Entry | None, selected: _Selected, verdict: Verdict) -> str:
         cache, request, told = self._cache, self._request, ""
         marker = await cache.marker_for(request, selected, quiet=True)
         if marker is not None:
@@ -762,6 +805,13 @@ class _Trace:
             else:
                 text = "It is fetched now, once for all who ask meanwhile."
                 self._add("flight", "leads", "4", text)
+            if verdict.fwd == "partial":
+                self._rest = cache.rest_of(request, selected.entry)
+        if self._rest is not None:
+            first, stop = self._rest.missing
+            text = "The rest is fetched, and the answer made of what is stored and that."
+            outcome = f"{first}-{stop - 1}"
+            self._add("rest", outcome, "3.4", text, None, headers=_shown(self._rest.lines))
         nominees = cache.nominees(request, selected, entry)
         if nominees:
             name, value = nominating_line(nominees)
@@ -796,7 +846,8 @@ class _Trace:
             text = "What the caches that it came through say of their part in it."
             self._add("upstream", _text(status), "RFC 9211 2", text)
         if decision is Decision.STALE:
-            request = request.for_refresh()
+            part = entry is not None and isinstance(entry.value, PartialResponse)
+            request = request.for_refresh(part=part)
         exchange = cache._exchange(
             request,
             selected,
@@ -807,9 +858,20 @@ class _Trace:
         )
         exchange.request_time = self._now - response.took
         exchange.origin_status = response.status
+        exchange.rest = self._rest
         # The order of `Exchange.head`.
         if exchange.conditional and response.status == 304:
             return self._validation(exchange, fields)
+        if exchange.rest is not None and response.status in (206, 416):
+            completes = exchange.completion(fields, self._now, trailers=response.trailers)
+            if completes is None:
+                reason = Refused.PARTIAL
+                text = (
+                    "It does not complete what is stored, so what the client asks for is fetched."
+                )
+                self._add("validation", "mismatch", "3.4", text, False)
+                return False, reason.token, text
+            return self._judged(exchange, completes, response.status, fields)
         if (
             response.status in ORIGIN_ERRORS
             and exchange.entry is not None

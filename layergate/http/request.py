@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, Self
 from layergate.errors import ExplainRefused
 from layergate.http.cache_control import EMPTY, CacheControl, parse_cache_control
 from layergate.http.fields import Fields, Lines
+from layergate.http.ranges import RangeSpec, parse_range
 from layergate.http.uri import canonical_uri
 from layergate.http.validation import CONDITIONAL_FIELDS
 
@@ -53,13 +54,15 @@ class Request:
     the layer that answers it, or ""; ``reason``: why it was forwarded, or its response not stored.
     ``directives``: the request's Cache-Control; ``Pragma: no-cache`` counts as ``no-cache`` when
     there is none (RFC 9111 5.4, for HTTP/1.0 clients).
+    ``ranges``: the byte ranges that a GET asks for; None: none, or none that we understand. For any
+    other method there are none: "GET is the only method" with range handling (RFC 9110 14.2).
     ``arrived``: when the cache first looked at it, seconds of `Runtime.monotonic`; 0 before.
     """
 
     __slots__ = (
         "arrived", "authorization", "cookie", "directives", "exact", "exactly", "fields", "has_body",
-        "host", "key",
-        "layer", "method", "outcome", "path", "personal", "reason", "scheme", "target_length",
+        "host", "key", "layer", "method", "outcome", "path", "personal", "ranges", "reason", "scheme",
+        "target_length",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +96,9 @@ class Request:
             elif b"no-cache" in (fields.get(b"pragma") or b"").lower():
                 directives = parse_cache_control(b"no-cache")
         self.directives = directives
+        self.ranges: tuple[RangeSpec, ...] | None = None
+        if method == "GET" and b"range" in fields:
+            self.ranges = parse_range(fields.get(b"range"))
         self.personal = False
         self.arrived = 0.0
         self.outcome = "miss"
@@ -103,10 +109,16 @@ class Request:
         self.personal |= personal
         self.cookie |= personal
 
-    def for_refresh(self) -> Request:
+    @property
+    def foreign_range(self) -> bool:
+        """Does a GET ask for a range in a unit or a form that we do not understand? The app may."""
+        return self.ranges is None and self.method == "GET" and b"range" in self.fields
+
+    def for_refresh(self, *, part: bool = False) -> Request:
         """This request as the cache makes it on its own (RFC 9111 4.3.1): a GET, without what the
-        client asked of this one answer (preconditions, directives)."""
-        lines = [line for line in self.fields.lines if line[0] not in _OF_ONE_ANSWER]
+        client asked of this one answer (preconditions, directives, and a range unless ``part``)."""
+        dropped = _OF_ONE_ANSWER - {b"range"} if part else _OF_ONE_ANSWER
+        lines = [line for line in self.fields.lines if line[0] not in dropped]
         copy = Request.__new__(Request)
         copy.method = "GET"
         copy.scheme = self.scheme
@@ -119,6 +131,7 @@ class Request:
         copy.authorization = self.authorization
         copy.cookie = self.cookie
         copy.directives = EMPTY
+        copy.ranges = self.ranges if part else None
         copy.personal = self.personal
         copy.arrived = self.arrived
         copy.outcome = "miss"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from layergate.http.fields import Fields, Lines
 from layergate.http.request import CREDENTIALS
 from layergate.http.storing import Refused
 from layergate.http.targeted import OWN
 
-__all__ = ["CAREFUL", "HitForMiss", "Served", "StoredResponse", "VariantIndex"]
+__all__ = ["CAREFUL", "HitForMiss", "PartialResponse", "Served", "StoredResponse", "VariantIndex"]
 
 # With one of these in the request the answer needs more than "is it fresh": see `decision`.
 # (Cache-Control does too, but is common enough to be looked at on the hit path.)
@@ -27,7 +27,14 @@ CAREFUL: Final = frozenset({
     b"upgrade",
 })  # fmt: skip
 CAREFUL_ANONYMOUS: Final = CAREFUL | CREDENTIALS
+Part: TypeAlias = tuple[int, bytes]
+"""The position of a part's first octet in the representation, and its octets."""
 _TRACEPARENT_SIZE: Final = 55 + 49  # bytes of the text, and of a str object
+
+_SAID: Final = (
+    "generated", "received", "requested", "revalidate", "no_stale", "anonymous", "authorized",
+    "for_known", "immutable", "traceparent", "own",
+)  # fmt: skip
 
 
 class StoredResponse:
@@ -118,10 +125,76 @@ class StoredResponse:
         return self.lines if self.own is None else [*self.lines, (OWN, self.own)]
 
     @property
+    def length(self) -> int | None:
+        """Octets of the whole representation; None if that is not known."""
+        return len(self.body)
+
+    @property
+    def held(self) -> tuple[Part, ...]:
+        """What is there of the body, in order, without overlaps."""
+        return ((0, self.body),)
+
+    @property
     def size(self) -> int:
         """Payload in bytes: body, header lines, trace context."""
-        size = len(self.body) + sum(len(name) + len(value) for name, value in self.all_lines)
+        size = sum(len(octets) for _, octets in self.held)
+        size += sum(len(name) + len(value) for name, value in self.all_lines)
         return size if self.traceparent is None else size + _TRACEPARENT_SIZE
+
+    def piece(self, first: int, stop: int) -> bytes:
+        """The octets from ``first`` to before ``stop``. Raises LookupError for what is not there."""
+        for start, octets in self.held:
+            if start <= first <= stop <= start + len(octets):
+                return octets[first - start : stop - start]
+        raise LookupError("this piece of a stored response is not there")
+
+    def said(self) -> dict[str, Any]:
+        """All but its content and its lines, as the arguments that make another one."""
+        return {name: getattr(self, name) for name in _SAID}
+
+    def renewed(self, lines: Lines, **what: Any) -> StoredResponse:
+        """The same content under other ``lines``. ``what``: as for making one."""
+        return StoredResponse(self.status, lines, self.body, **what)
+
+
+class PartialResponse(StoredResponse):
+    """Parts of a 200 (RFC 9111 3.3): never an answer, but to a range "wholly within" what is held.
+
+    ``parts``: position and octets of each, in order, with a gap between any two.
+    ``whole``: octets of the whole representation; None if the origin did not say.
+    ``vague``: the origin's Content-Range did not fit its content (see `partial.received_part`): its
+    ``whole`` is not repeated to anybody, and nothing is combined with it.
+
+    ``lines`` are those of the 200 that it is a part of: no Content-Range, no Content-Length. A class
+    of its own, since the hit path takes a `StoredResponse` for something whole.
+    """
+
+    __slots__ = ("parts", "vague", "whole")
+
+    def __init__(
+        self,
+        lines: Lines,
+        parts: tuple[Part, ...],
+        whole: int | None,
+        *,
+        vague: bool = False,
+        **what: Any,
+    ) -> None:
+        super().__init__(200, lines, b"", **what)
+        self.parts = parts
+        self.whole = whole
+        self.vague = vague
+
+    @property
+    def length(self) -> int | None:
+        return self.whole
+
+    @property
+    def held(self) -> tuple[Part, ...]:
+        return self.parts
+
+    def renewed(self, lines: Lines, **what: Any) -> PartialResponse:
+        return PartialResponse(lines, self.parts, self.whole, vague=self.vague, **what)
 
 
 class VariantIndex(NamedTuple):

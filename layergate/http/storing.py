@@ -87,7 +87,11 @@ class Refused(enum.Enum):
         "3",
         "Nothing in the response or the rules says it may be stored.",
     )
-    PARTIAL = "partial", "3.3", "The response is a part of a representation."
+    PARTIAL = (
+        "partial",
+        "3.3",
+        "The response is a part, but none that can be checked: one range of bytes, asked for as one.",
+    )
     NOT_MODIFIED = "not-modified", "3", "A 304 updates a stored response, it is none itself."
     MUST_UNDERSTAND = (
         "must-understand",
@@ -109,7 +113,11 @@ class Refused(enum.Enum):
     )
     TRAILERS = "trailers", "3.1", "The response has trailer fields, which are not stored."
     REQUEST_BODY = "request-body", "G9", "The request has a body, which is no part of a cache key."
-    RANGE = "range", "3.3", "The request asks for a range, which this cache does not combine."
+    RANGE = (
+        "range",
+        "3.3",
+        "The request asks for a range in a unit or a form that this cache does not know.",
+    )
     PRECONDITION = (
         "precondition",
         "4.3.2",
@@ -184,7 +192,7 @@ def may_store(
     if not 200 <= status <= 599 or status in ONE_REQUEST_STATUSES:
         return Refused.STATUS
     # "if the response status code is 206 or 304 ...: the cache understands the response status
-    # code". Ranges are not combined here, so a part is never stored, however it is labelled.
+    # code". A 206 that `partial` makes sense of comes here as the 200 it is a part of.
     if status == 304:
         return Refused.NOT_MODIFIED
     if status == 206 or b"content-range" in fields:

@@ -15,7 +15,8 @@ from typing import Any, Final
 from layergate.core.codec import FAR, ValueType
 from layergate.http.fields import Line
 from layergate.http.no_vary_search import MAX_FIELD, MAX_PARAMS, SearchVariance
-from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
+from layergate.http.partial import MAX_PARTS
+from layergate.http.stored import HitForMiss, Part, PartialResponse, StoredResponse, VariantIndex
 from layergate.http.storing import NEVER_STORED_FIELDS, Refused
 from layergate.http.targeted import OWN
 
@@ -30,6 +31,8 @@ _AUTHORIZED: Final = 8
 _FOR_KNOWN: Final = 16
 _IMMUTABLE: Final = 32
 _FLAGS: Final = 63
+_OF_WHOLES: Final = frozenset({b"content-length", b"content-range"})
+_LONGEST: Final = 10**18  # octets of a representation
 
 _REASONS: Final = {reason.token: reason for reason in Refused}
 
@@ -182,6 +185,37 @@ def _check_head(status: int, generated: float, received: float, requested: float
         raise ValueError("a status code or a time is out of range")
 
 
+def _pack_partial(stored: PartialResponse) -> list[Any]:
+    # What it has in common with a complete one goes as that does, with nothing for a body.
+    parts = [item for part in stored.parts for item in part]
+    packed = [stored.whole, stored.vague, parts, *_pack_response(stored)]
+    _unpack_partial(packed)
+    return packed
+
+
+def _unpack_partial(packed: Any) -> PartialResponse:
+    whole, vague, items, *rest = packed
+    if not (whole is None or (type(whole) is int and 0 < whole < _LONGEST)):
+        raise ValueError("the length of a representation is malformed")
+    if type(vague) is not bool or type(items) is not list or not 2 <= len(items) <= 2 * MAX_PARTS:
+        raise ValueError("parts are malformed, or too many")
+    parts: list[Part] = []
+    end = -1
+    for first, octets in zip(items[::2], items[1::2], strict=True):
+        if type(first) is not int or type(octets) is not bytes or not octets:
+            raise ValueError("a part is malformed")
+        if not end < first < _LONGEST:
+            raise ValueError("parts are not in order, or without a gap")
+        end = first + len(octets)
+        parts.append((first, octets))
+    if end > (_LONGEST if whole is None else whole):
+        raise ValueError("a part is beyond the end of its representation")
+    common = _unpack_response(rest)
+    if common.status != 200 or common.body or not _OF_WHOLES.isdisjoint(common.fields.names()):
+        raise ValueError("what has parts is not a 200, or says how long it is")
+    return PartialResponse(common.lines, tuple(parts), whole, vague=vague, **common.said())
+
+
 def _pack_index(index: VariantIndex) -> list[Any]:
     packed = [[list(names) for names in index.names], list(index.variants)]
     _unpack_index(packed)
@@ -238,6 +272,7 @@ VALUES: Final[tuple[ValueType, ...]] = (
     ValueType(1, StoredResponse, _pack_response, _unpack_response),
     ValueType(2, VariantIndex, _pack_index, _unpack_index),
     ValueType(3, HitForMiss, _pack_marker, _unpack_marker),
+    ValueType(4, PartialResponse, _pack_partial, _unpack_partial),
     ValueType(6, SearchVariance, _pack_variance, _unpack_variance),
 )
 """What a codec has to know for an `HttpCache`. The codes are for ever: a type that changes its form

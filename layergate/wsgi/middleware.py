@@ -31,7 +31,7 @@ from layergate.assembly import HttpCache
 from layergate.config import Rule
 from layergate.core.entry import Entry
 from layergate.core.invalidation import PurgeReceipt
-from layergate.errors import OriginUnreachable
+from layergate.errors import OriginAborted, OriginUnreachable
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
@@ -425,6 +425,7 @@ class _Fetch:
         "_received",
         "_relay",
         "_start",
+        "_tail",
         "_write",
         "exchange",
         "look_closer",
@@ -454,6 +455,7 @@ class _Fetch:
         self._iterable: Body | None = None
         self._iterator: Iterator[bytes] | None = None
         self._ahead: deque[bytes] = deque()  # fed already, not yet handed to the server
+        self._tail = b""  # for the client alone, after the app's body: see `Exchange.around`
         self._expected: int | None = None
         self._received = 0
         self._muted = False  # the client has been told all it needs
@@ -498,6 +500,8 @@ class _Fetch:
         if self._relay is None:
             self._commit()
         data = self._feed(data)
+        while self._ahead and self._write is not None and not self._muted:
+            self._write(self._ahead.popleft())
         if self._write is not None and self._relay is not Relay.SWALLOW and not self._muted:
             self._write(data)
         self._room()
@@ -528,7 +532,7 @@ class _Fetch:
         if self._relay is Relay.PASS and self._iterator is None:
             return self._untouched(self._iterable)
         if self._over and self._error is None and not self._muted:
-            return _Whole(self._ahead, self)
+            return _Whole([*self._ahead, self._tail] if self._tail else self._ahead, self)
         return _Body(self)
 
     def refresh(self) -> None:
@@ -638,6 +642,11 @@ class _Fetch:
         length = [value for name, value in lines if name == b"content-length"]
         if len(length) == 1 and length[0].isdigit():
             self._expected = int(length[0])
+        if exchange.completed is not None:
+            status = _status(exchange.completed)
+            before, self._tail = exchange.around
+            if before:
+                self._ahead.append(before)
         self._to_server(status, exchange.client_lines, raised)
 
     def _to_server(self, status: str, lines: Lines, raised: tuple[Any, ...]) -> None:
@@ -653,6 +662,8 @@ class _Fetch:
                 chunk = bytes(chunk)
             assert self.exchange is not None
             self.exchange.body(chunk)
+            if self.exchange.broken:  # it is no longer what was announced to our client
+                raise self.exchange.error or OriginAborted("the response broke off")
             self._received += len(chunk)
             if self._reader is not None:
                 self._reader.take()
@@ -715,6 +726,8 @@ class _Fetch:
         exchange = self.exchange
         if exchange is not None and self._relay in (Relay.SHARE, Relay.TEE):
             run_blocking(exchange.finish())
+            if exchange.broken:
+                raise exchange.error or OriginAborted("the response broke off")
         self._leave()
 
     # -- endings -------------------------------------------------------------------------------
@@ -767,7 +780,12 @@ class _Fetch:
         """The next part for the client; None at the end."""
         if self._muted:
             return None
-        return self._ahead.popleft() if self._ahead else self._advance()
+        if self._ahead:
+            return self._ahead.popleft()
+        chunk = self._advance()
+        if chunk is None and self._tail:
+            chunk, self._tail = self._tail, b""
+        return chunk
 
     def close(self) -> None:
         """The server is done with the response, or gives up on it (PEP 3333).
