@@ -360,3 +360,36 @@ async def test_metrics_tell_events_layers_and_marks(stack) -> None:
     assert metrics["events"]["store"] == 1 and metrics["events"]["hit"] == 0
     assert metrics["layers"]["top"] == {"entries": 1}
     assert metrics["invalidation"] == {"position": 1, "tags": 1, "keys": 0, "patterns": 1}
+
+
+def has(text):
+    return lambda entry: text in entry.value
+
+
+async def test_a_lookup_goes_on_where_there_is_too_little(stack, top, low) -> None:
+    await stack.store("k", made(stack, "ab"))
+    top.data["k"] = made(stack, "a")
+    assert (await stack.lookup("k")).entry.value == "a"
+    found = await stack.lookup("k", enough=has("b"), quiet=True)
+    assert (found.entry.value, found.layer) == ("ab", "low")
+    assert stack.peek("k").value == "a", "quiet"
+    found = await stack.lookup("k", enough=has("b"))
+    assert (found.entry.value, found.layer) == ("ab", "low")
+    assert stack.peek("k").value == "ab"
+
+
+async def test_too_little_is_better_than_nothing(stack, top, low) -> None:
+    top.data["k"] = made(stack, "a", fresh=60)
+    low.data["k"] = made(stack, "b", fresh=50)
+    found = await stack.lookup("k", enough=has("c"))
+    assert (found.entry.value, found.layer) == ("a", "top")
+    low.data["k"] = made(stack, "b", fresh=60)
+    found = await stack.lookup("k", enough=has("c"))
+    assert (found.entry.value, found.layer) == ("b", "low"), "it has seen more"
+
+
+async def test_stale_and_enough_is_better_than_fresh_and_too_little(stack, top, low) -> None:
+    top.data["k"] = made(stack, "a", fresh=60)
+    low.data["k"] = made(stack, "ab", fresh=-1, swr=60)
+    found = await stack.lookup("k", enough=has("b"))
+    assert (found.entry.value, found.layer) == ("ab", "low")

@@ -17,7 +17,8 @@ from layergate.errors import WireError
 from layergate.http import wire
 from layergate.http.fields import Lines
 from layergate.http.no_vary_search import MAX_FIELD, MAX_PARAMS, SearchVariance
-from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
+from layergate.http.partial import MAX_PARTS
+from layergate.http.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
 from layergate.http.storing import NEVER_STORED_FIELDS, Refused
 from layergate.http.wire import VALUES
 from tests.snapshots.same import same
@@ -102,6 +103,29 @@ def test_a_response_comes_back_as_it_was(original: StoredResponse, sized: bool) 
     assert back.size == original.size
 
 
+@st.composite
+def partial_responses(draw: st.DrawFn) -> PartialResponse:
+    parts, end = [], -1
+    for gap, octets in draw(
+        st.lists(st.tuples(st.integers(1, 10**6), st.binary(min_size=1)), min_size=1, max_size=16)
+    ):
+        parts.append((end + gap, octets))
+        end = parts[-1][0] + len(octets)
+    like = draw(responses)
+    whole = draw(st.none() | st.integers(end, 10**18 - 1))
+    vague = draw(switches)
+    return PartialResponse(like.lines, tuple(parts), whole, vague=vague, **like.said())
+
+
+@thorough
+@given(original=partial_responses())
+def test_parts_come_back_as_they_were(original: PartialResponse) -> None:
+    back = there_and_back(original)
+    assert same(back, original)
+    assert back.size == original.size
+    assert back.length == original.length
+
+
 FLAGS = ("revalidate", "no_stale", "anonymous", "authorized", "for_known", "immutable")
 
 
@@ -169,6 +193,7 @@ def test_codes_are_for_ever() -> None:
         (1, StoredResponse),
         (2, VariantIndex),
         (3, HitForMiss),
+        (4, PartialResponse),
         (6, SearchVariance),
     ]
 
@@ -179,6 +204,7 @@ def test_every_field_of_a_response_travels() -> None:
         "anonymous", "authorized", "body", "for_known", "generated", "immutable", "lines",
         "no_stale", "own", "received", "requested", "revalidate", "status", "traceparent",
     }  # fmt: skip
+    assert set(PartialResponse.__slots__) == {"parts", "vague", "whole"}
     assert VariantIndex._fields == ("names", "variants")
     assert HitForMiss._fields == ("reason",)
     assert SearchVariance._fields == ("ordered", "only", "names")
@@ -374,6 +400,35 @@ def test_a_response_has_one_form(data: Any) -> None:
     through_the_codec(1, data)
 
 
+def parted(items: Any = (0, b"a"), whole: Any = 9, vague: Any = False, **rest: Any) -> list[Any]:
+    return [whole, vague, list(items) if type(items) is tuple else items, *packed(**rest)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None, 5, b"abcdef", [], packed(), parted()[1:], [*parted(), None], parted(whole=0), parted(whole=-1),
+        parted(whole=True), parted(whole="9"), parted(whole=10**18), parted(whole=9.0), parted(vague=0),
+        parted(vague=None), parted(()), parted((0,)), parted((0, b"a", 5)), parted((0, b"")),
+        parted((-1, b"a")), parted((0, "a")), parted((0.0, b"a")), parted((False, b"a")), parted((b"a", 0)),
+        parted((0, b"aa", 1, b"a")), parted((0, b"aa", 2, b"a")), parted((5, b"a", 0, b"a")), parted((9, b"a")),
+        parted((8, b"ab")), parted((10**18, b"a"), None), parted(None), parted(b"ab"), parted({0: b"a", 1: b"b"}),
+        parted(tuple(x for n in range(MAX_PARTS + 1) for x in (2 * n, b"a")), 99),
+        parted(body=b"a"), parted(status=404), parted(status=206), parted(flags=64),
+        parted(block=b"content-length:9"), parted(block=b"content-length:0"), parted(block=b"content-range:bytes 0-0/9"),
+        parted(block=b"set-cookie:a=1"), parted(block=b"\n"),
+    ],
+    ids=range(43),
+)  # fmt: skip
+def test_parts_have_one_form(data: Any) -> None:
+    through_the_codec(4, data)
+
+
+def test_parts_that_fit_are_read() -> None:
+    back = unpack(PartialResponse, parted((0, b"aa", 3, b"a", 7, b"bb")))
+    assert back.parts == ((0, b"aa"), (3, b"a"), (7, b"bb"))
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -414,7 +469,7 @@ def through_the_codec(code: int, data: Any) -> None:
 
 @thorough
 @given(
-    original=responses,
+    original=responses | partial_responses(),
     cuts=st.lists(st.tuples(st.integers(0, 2**12), st.binary(max_size=4), st.integers(0, 4))),
 )
 def test_mutations_raise_nothing_else(

@@ -1470,7 +1470,7 @@ row("cs-request", "RFC 9211 2.2", fetch(FRESH), fetch(TWO, cc("no-cache"), cs={"
 row("cs-request-on-stale", "RFC 9211 2.2", fetch(OLD),
     fetch(TWO, cc("min-fresh=1"), advance=10, cs={"fwd": "stale"}))
 row("cs-method", "RFC 9211 2.2", fetch(DONE, method="POST", cs={"fwd": "method", "stored": None}))
-row("cs-bypass", "RFC 9211 2.2", fetch(ok(), ("Range", "bytes=0-1"), cs={"fwd": "bypass"}))
+row("cs-bypass", "RFC 9211 2.2", fetch(ok(), ("Range", "lines=0-1"), cs={"fwd": "bypass"}))
 row("cs-refused", "RFC 9211 2.8", fetch(ok("no-store"),
     cs={"fwd": "uri-miss", "detail": "no-store", "stored": None}))
 row("cs-validated", "RFC 9211 2.3", fetch(OLD),
@@ -1480,7 +1480,7 @@ row("cs-appended", C,
     fetch(ok("max-age=60", ORIGIN), members=2, cs={"fwd": "uri-miss"}), hit(members=2))
 row("cs-appended-lines", C,
     fetch(ok("max-age=60", ORIGIN, ("Cache-Status", "Inner; hit")), members=3), hit(members=3))
-row("cs-appended-pass", C, fetch(ok(None, ORIGIN), ("Range", "bytes=0-1"), members=2),
+row("cs-appended-pass", C, fetch(ok(None, ORIGIN), ("Range", "lines=0-1"), members=2),
     fetch(ok(None, ORIGIN), method="POST", members=2))
 row("cs-appended-refused", C, fetch(ok("no-store", ORIGIN), members=2))
 row("cs-appended-304", C, fetch(ok("max-age=60", ORIGIN, ETAG), members=2),
@@ -1510,13 +1510,255 @@ row("collapse-authorization", "3.5",
 row("collapse-off", G, Step(concurrent=3, origin=(ok("max-age=60"),) * 3, content=b"one", cs={}),
     collapse=False)
 
+# -- RFC 9110 14 and 15.3.7: a range of what is stored ---------------------------------------------
+
+R = "RFC 9110 14.2"
+DIGITS = b"0123456789"
+
+
+def bytes_(value: str) -> tuple[str, str]:
+    return ("Range", f"bytes={value}")
+
+
+def digits(cc: str = "max-age=60", *lines: tuple[str, str], **kw: Any) -> Reply:
+    """All ten of them."""
+    return ok(cc, *lines, **{"body": DIGITS, **kw})
+
+
+def part(first: int, last: int, *lines: tuple[str, str], cc: str = "max-age=60", **kw: Any) -> Reply:
+    """Some of them, as a 206."""
+    kw = {"status": 206, "body": DIGITS[first : last + 1], **kw}
+    return ok(cc, ("Content-Range", f"bytes {first}-{last}/10"), *lines, **kw)
+
+
+def cut(first: int, last: int, *headers: tuple[str, str], **kw: Any) -> Step:
+    """That range, from the store."""
+    kw = {"has": {}, **kw}
+    kw["has"] = {"content-range": f"bytes {first}-{last}/10", "content-length": str(last - first + 1),
+                 **kw["has"]}
+    return hit(DIGITS[first : last + 1], *headers, **{"status": 206, **kw})
+
+
+for name, value, first, last in (
+    ("first-last", "2-4", 2, 4), ("one", "0-0", 0, 0), ("open", "7-", 7, 9), ("suffix", "-3", 7, 9),
+    ("all", "0-", 0, 9), ("beyond", "5-99", 5, 9), ("suffix-long", "-99", 0, 9),
+    ("huge", "3-" + "9" * 40, 3, 9), ("one-satisfiable", "3-4,10-", 3, 4), ("overlapping", "1-4,3-6", 1, 6),
+    ("touching", "3-4, 1-2", 1, 4), ("empty-members", ",, 8-8 ,", 8, 8)):
+    row(f"range-{name}", R, fetch(digits()), cut(first, last, bytes_(value)))
+for name, value in (("first", "10-"), ("last", "10-20"), ("suffix-0", "-0"), ("huge", "9" * 40 + "-"),
+                    ("all", "10-11,20-")):
+    row(f"range-416-{name}", "RFC 9110 15.5.17", fetch(digits("max-age=60", ETAG, ("X-A", "1"))),
+        hit(b"", bytes_(value), status=416,
+            has={"content-range": "bytes */10", "content-length": "0", "cache-control": None,
+                 "etag": None, "x-a": "1"}))
+row("range-empty", R, fetch(ok("max-age=60", body=b"")),
+    hit(b"", bytes_("0-"), status=416, has={"content-range": "bytes */0"}),
+    hit(b"", bytes_("-5"), has={"content-range": None}))
+for name, value in (("unit", "lines=0-1"), ("no-unit", "0-1"), ("letters", "bytes=a-b"), ("plus", "bytes=+1-2"),
+                    ("nothing", "bytes="), ("hyphen", "bytes=-"), ("reversed", "bytes=4-2"), ("float", "bytes=1.0-2"),
+                    ("many", "bytes=" + ",".join(f"{n}-{n}" for n in range(0, 200, 2)))):
+    row(f"range-ignored-{name}", R, fetch(digits()), hit(DIGITS, ("Range", value), has={"content-range": None}))
+row("range-head", R, fetch(digits()), hit(b"", bytes_("0-1"), method="HEAD", has={"content-length": "10"}))
+row("range-404", R, fetch(digits(status=404)), hit(DIGITS, bytes_("0-1"), status=404))
+row("range-fields", "RFC 9110 15.3.7",
+    fetch(digits("max-age=60", ETAG, DAY, ("Content-Type", "text/x"), ("Content-Digest", "sha-256=:AA==:"),
+                 ("Accept-Ranges", "bytes"), ("X-A", "1"))),
+    cut(0, 1, bytes_("0-1"), advance=2,
+        has={"etag": '"abc"', "date": at(0), "content-type": "text/x", "content-digest": None, "age": "2",
+             "accept-ranges": "bytes", "x-a": "1", "cache-control": "max-age=60"}))
+row("range-invents-nothing", "RFC 9110 14.3", fetch(digits()), cut(0, 1, bytes_("0-1"), has={"accept-ranges": None}))
+row("range-not-modified", "RFC 9110 13.2.2", fetch(digits("max-age=60", ETAG)),
+    hit(b"", bytes_("0-1"), INM, status=304), cut(0, 1, bytes_("0-1"), ("If-None-Match", '"x"')))
+row("range-vary", "4.1", fetch(digits("max-age=60", *VARY), *f("1")), cut(0, 1, bytes_("0-1"), *f("1")),
+    fetch(part(0, 1, *VARY), bytes_("0-1"), *f("2")))
+row("range-stale-validated", "4.3.3", fetch(digits("max-age=10", ETAG)),
+    Step(headers=(bytes_("2-3"),), advance=10, origin=(unchanged("max-age=60"),), status=206, content=b"23",
+         cs={"hit": None, "fwd": "stale", "fwd-status": 304},
+         saw={"range": "bytes=2-3", "if-none-match": '"abc"', "if-range": None}),
+    cut(4, 5, bytes_("4-5")))
+row("range-stale-changed", "4.3.3", fetch(digits("max-age=10", ETAG)),
+    fetch(part(2, 3, ("ETag", '"new"')), bytes_("2-3"), advance=10), cut(2, 3, bytes_("2-3")), fetch(TWO))
+row("range-stale-same-part", "3.4", fetch(digits("max-age=10", ETAG)),
+    fetch(part(2, 3, ETAG), bytes_("2-3"), advance=10), cut(4, 5, bytes_("4-5")), hit(DIGITS))
+row("range-swr", W, fetch(digits(SWR)),
+    stale(b"23", digits(), bytes_("2-3"), advance=10, status=206), hit(DIGITS))
+row("range-sie", X, fetch(digits(SIE)),
+    instead(b"23", FAIL, bytes_("2-3"), advance=20, status=206))
+row("range-max-stale", "5.2.1.2", fetch(digits("max-age=10", ETAG)),
+    cut(0, 1, bytes_("0-1"), cc("max-stale"), advance=20))
+row("range-authorization", "3.5", fetch(digits("public, max-age=60")), cut(0, 1, bytes_("0-1"), AUTH))
+
+# 13.1.5
+IF_RANGE = "RFC 9110 13.1.5"
+for name, lines, value, holds in (
+    ("strong", (ETAG,), '"abc"', True), ("other", (ETAG,), '"x"', False), ("weak-both", (("ETag", 'W/"abc"'),), 'W/"abc"', False),
+    ("weak-stored", (("ETag", 'W/"abc"'),), '"abc"', False), ("weak-asked", (ETAG,), 'W/"abc"', False),
+    ("none-stored", (), '"abc"', False), ("list", (ETAG,), '"abc", "x"', False), ("unquoted", (("ETag", "abc"),), "abc", False),
+    ("date", (LM, DAY), at(-1000), True), ("date-other", (LM, DAY), at(-999), False), ("date-later", (LM, DAY), at(0), False),
+    ("date-weak", (("Last-Modified", at(0)), DAY), at(0), False), ("date-no-date", (LM,), at(-1000), False),
+    ("date-and-tag", (LM, DAY, ETAG), at(-1000), True), ("garbage", (ETAG,), "yes", False), ("empty", (ETAG,), "", False)):
+    row(f"if-range-{name}", IF_RANGE, fetch(digits("max-age=60", *lines)),
+        cut(2, 3, bytes_("2-3"), ("If-Range", value)) if holds else
+        hit(DIGITS, bytes_("2-3"), ("If-Range", value), has={"content-range": None}))
+
+# -- 3.3: parts, stored ----------------------------------------------------------------------------
+
+P = "3.3"
+row("part", P, fetch(part(2, 5), bytes_("2-5"), saw={"range": "bytes=2-5"}, cs={"fwd": "uri-miss", "stored": True}),
+    cut(2, 5, bytes_("2-5")), cut(3, 4, bytes_("3-4")), cut(5, 5, bytes_("5-5")),
+    fetch(TWO, cs={"fwd": "partial", "stored": True}, saw={"range": None}), hit(b"two"))
+row("part-suffix", P, fetch(part(6, 9), bytes_("-4")), cut(6, 9, bytes_("-4")), cut(8, 9, bytes_("-2")), cut(7, 9, bytes_("7-")),
+    cut(7, 9, bytes_("7-99")))
+row("part-not-covering", P, fetch(part(2, 5), bytes_("2-5")),
+    fetch(part(6, 7), bytes_("6-7"), cs={"fwd": "partial"}), fetch(part(2, 5), bytes_("2-5")))
+row("part-of-unknown-length", P,
+    fetch(ok("max-age=60", ("Content-Range", "bytes 2-5/*"), status=206, body=b"2345"), bytes_("2-5")),
+    hit(b"34", bytes_("3-4"), status=206, has={"content-range": "bytes 3-4/*"}),
+    fetch(part(4, 9), bytes_("4-"), cs={"fwd": "partial"}))
+row("part-not-for-whole", P, fetch(part(0, 8), bytes_("0-8")),
+    Step(headers=(cc("only-if-cached"),), status=504, members=0),
+    Step(headers=(cc("only-if-cached"), bytes_("4-9")), status=504, members=0),
+    cut(4, 8, cc("only-if-cached"), bytes_("4-8")))
+row("part-head", P, fetch(part(0, 8), bytes_("0-8")), fetch(ok("max-age=60", body=b""), method="HEAD"))
+row("part-if-range", P, fetch(part(0, 4, ETAG), bytes_("0-4")), cut(0, 1, bytes_("0-1"), ("If-Range", '"abc"')),
+    fetch(digits("max-age=60", ("ETag", '"new"')), bytes_("0-1"), ("If-Range", '"x"'), cs={"fwd": "partial"}))
+row("part-not-modified", "4.3.2", fetch(part(0, 4, ETAG), bytes_("0-4")), hit(b"", bytes_("0-1"), INM, status=304))
+row("part-multiple", P, fetch(part(0, 4, ("Content-Type", "text/x")), bytes_("0-4")),
+    hit(None, bytes_("0-1,3-3"), status=206, has={"content-range": None}),
+    fetch(part(9, 9), bytes_("0-1,9-9"), cs={"fwd": "partial"}))
+row("part-validated", "4.3.3", fetch(part(0, 4, ETAG, cc="max-age=10"), bytes_("0-4")),
+    validated(unchanged("max-age=60"), b"01", bytes_("0-1"), advance=10, status=206,
+              saw={"range": "bytes=0-1", "if-none-match": '"abc"'}),
+    cut(0, 4, bytes_("0-4")))
+row("part-swr", W, fetch(part(0, 4, ETAG, cc=SWR), bytes_("0-4")),
+    stale(b"01", unchanged(SWR), bytes_("0-1"), advance=10, status=206,
+          saw={"range": "bytes=0-1", "if-none-match": '"abc"'}),
+    cut(0, 4, bytes_("0-4")))
+row("part-sie", X, fetch(part(0, 4, cc=SIE), bytes_("0-4")), instead(b"01", FAIL, bytes_("0-1"), advance=20, status=206))
+row("part-sie-not-covering", X, fetch(part(0, 4, cc=SIE), bytes_("0-4")), fetch(FAIL, bytes_("0-5"), advance=20))
+row("part-stale", P, fetch(part(0, 4, ETAG), bytes_("0-4")), fetch(part(0, 4), bytes_("0-4"), advance=60, cs={"fwd": "stale"}))
+row("part-rule", P, fetch(part(0, 4, cc=None), bytes_("0-4"), cs={"stored": True}), cut(0, 4, bytes_("0-4")), rules=rule(ttl=60))
+row("part-vary", "4.1", fetch(part(0, 4, *VARY), bytes_("0-4"), *f("1")), fetch(part(0, 4, *VARY), bytes_("0-4"), *f("2")),
+    cut(0, 4, bytes_("0-4"), *f("1")))
+row("part-variant-and-default", "4.1", fetch(ok("max-age=60", *VARY), *f("1")), fetch(digits(), *f("2")), hit(DIGITS, *f("3")),
+    fetch(part(0, 4, *VARY), bytes_("0-4"), cc("no-cache"), *f("3")), cut(0, 4, bytes_("0-4"), *f("3")),
+    hit(DIGITS, *f("4")), fetch(TWO, *f("3"), cs={"fwd": "partial"}))
+row("part-purged", "G3", fetch(part(0, 4, ("Cache-Tag", "t")), bytes_("0-4")),
+    fetch(ok(status=204, body=b""), method="DELETE"), fetch(part(0, 4), bytes_("0-4")))
+row("part-of-200", "3.3", fetch(digits(), bytes_("0-4"), saw={"range": "bytes=0-4"}), hit(DIGITS), cut(0, 4, bytes_("0-4")))
+row("part-collapse", "G2",
+    Step(concurrent=4, headers=(bytes_("0-4"),), origin=(part(0, 4),), status=206, content=b"01234", cs={}),
+    cut(0, 4, bytes_("0-4")))
+row("part-collapse-multiple", "G4",
+    Step(concurrent=2, headers=(bytes_("0-1,3-4"),), origin=(part(0, 4),) * 2, status=206, content=b"01234", cs={}))
+row("part-suffix-exclusive-last", P,
+    fetch(ok("max-age=60", ("Content-Range", "bytes 4-9/10"), ("Content-Length", "5"), status=206, body=b"01234"), bytes_("-5")),
+    hit(b"01234", bytes_("-5"), status=206, has={"content-range": "bytes 4-8/*"}),
+    hit(b"234", bytes_("6-8"), status=206), hit(b"234", bytes_("6-"), status=206), hit(b"4", bytes_("-1"), status=206),
+    fetch(TWO, saw={"range": None}))
+for name, reply in (
+    ("no-content-range", ok("max-age=60", status=206)), ("unit", ok("max-age=60", ("Content-Range", "lines 0-2/9"), status=206)),
+    ("reversed", ok("max-age=60", ("Content-Range", "bytes 2-0/9"), status=206)),
+    ("beyond", ok("max-age=60", ("Content-Range", "bytes 0-2/2"), status=206)),
+    ("twice", ok("max-age=60", *f("bytes 0-2/9", "bytes 0-2/9", name="Content-Range"), status=206)),
+    ("star", ok("max-age=60", ("Content-Range", "bytes */9"), status=206)),
+    ("huge", ok("max-age=60", ("Content-Range", "bytes 0-2/" + "9" * 40), status=206)),
+    ("multipart", ok("max-age=60", ("Content-Type", "multipart/byteranges; boundary=x"), status=206))):
+    row(f"part-refused-{name}", P, fetch(reply, bytes_("0-2"), cs={"detail": "partial", "stored": None}),
+        fetch(reply, bytes_("0-2")))
+for name, lines in (("short", ("Content-Length", "3")), ("long", ("Content-Length", "99")), ("garbage", ("Content-Length", "x"))):
+    row(f"part-length-{name}", "G6", fetch(part(0, 4, lines), bytes_("0-4"), cs={"detail": "length-mismatch"}),
+        fetch(part(0, 4), bytes_("0-4")))
+row("part-body-short", "G6", fetch(part(0, 4, body=b"012"), bytes_("0-4")), fetch(part(0, 4), bytes_("0-4")))
+row("part-body-long", "G6", fetch(part(0, 4, body=b"0123456"), bytes_("0-4")), fetch(part(0, 4), bytes_("0-4")))
+for name, reply, detail in (("no-store", part(0, 4, cc="no-store"), "no-store"), ("private", part(0, 4, cc="private, max-age=9"), "private"),
+                    ("set-cookie", part(0, 4, ("Set-Cookie", "a=b")), "set-cookie"), ("vary-star", part(0, 4, ("Vary", "*")), "vary-star"),
+                    ("silent", part(0, 4, cc=None), "no-freshness")):
+    row(f"part-private-{name}", "G1", fetch(reply, bytes_("0-4"), cs={"detail": detail, "stored": None}),
+        fetch(part(0, 4), bytes_("0-4")))
+row("part-private-authorization", "3.5", fetch(part(0, 4), bytes_("0-4"), AUTH), fetch(part(0, 4), bytes_("0-4")))
+row("part-private-cookie", "G1", fetch(part(0, 4, cc=None), bytes_("0-4"), ("Cookie", "a=b")), fetch(part(0, 4, cc=None), bytes_("0-4")),
+    rules=rule(ttl=60))
+row("part-416", "RFC 9110 15.5.17", fetch(ok("max-age=60", ("Content-Range", "bytes */10"), status=416), bytes_("99-")),
+    fetch(ok("max-age=60", ("Content-Range", "bytes */10"), status=416), bytes_("99-")), fetch(digits()))
+
+# -- 3.4: parts, combined; the rest, fetched -------------------------------------------------------
+
+K = "3.4"
+row("combine", K, fetch(part(0, 2, ETAG), bytes_("0-2")), fetch(part(6, 7, ETAG), bytes_("6-7"), cs={"fwd": "partial"}),
+    cut(1, 2, bytes_("1-2")), cut(6, 7, bytes_("6-7")),
+    fetch(part(3, 5, ETAG), bytes_("3-5")), cut(0, 7, bytes_("0-7")))
+row("combine-date", K, fetch(part(0, 2, LM, DAY), bytes_("0-2")), fetch(part(3, 9, LM, DAY), bytes_("3-9")), hit(DIGITS))
+row("combine-complete", "RFC 9110 15.3.7.3", fetch(part(0, 4, ETAG), bytes_("0-4")), fetch(part(5, 9, ETAG), bytes_("5-")),
+    hit(DIGITS, has={"content-length": "10", "content-range": None, "etag": '"abc"'}), cut(3, 6, bytes_("3-6")))
+row("combine-fields", K, fetch(part(0, 4, ETAG, ("X-A", "1"), ("X-B", "1")), bytes_("0-4")),
+    fetch(part(5, 9, ETAG, ("X-A", "2"), ("X-C", "3")), bytes_("5-")), hit(DIGITS, has={"x-a": "2", "x-b": "1", "x-c": "3"}))
+row("combine-freshness", K, fetch(part(0, 4, ETAG, cc="max-age=10"), bytes_("0-4")),
+    fetch(part(5, 9, ETAG), bytes_("5-9"), advance=9), hit(DIGITS, advance=50))
+for name, lines in (("other", (("ETag", '"new"'),)), ("weak", (("ETag", 'W/"abc"'),)), ("none", ()), ("date", (LM, DAY)),
+                    ("coding", (ETAG, ("Content-Encoding", "gzip"))), ("unquoted", (("ETag", "abc"),))):
+    row(f"combine-not-{name}", K, fetch(part(0, 2, ETAG), bytes_("0-2")), fetch(part(5, 9, *lines), bytes_("5-9")),
+        cut(5, 9, bytes_("5-9")), fetch(part(0, 2), bytes_("0-2")))
+row("combine-not-length", "G6", fetch(part(0, 2, ETAG), bytes_("0-2")),
+    fetch(ok("max-age=60", ETAG, ("Content-Range", "bytes 5-9/11"), status=206, body=b"56789"), bytes_("5-9")),
+    fetch(part(0, 2, ETAG), bytes_("0-2")))
+row("combine-not-overlap", "G6", fetch(part(0, 4, ETAG), bytes_("0-4")), fetch(part(3, 6, ETAG, body=b"XXXX"), bytes_("5-6")),
+    fetch(part(0, 2, ETAG), bytes_("0-2")))
+row("combine-whole-stays", K, fetch(digits()), fetch(part(0, 2), bytes_("0-2"), cc("no-cache")), hit(DIGITS))
+row("combine-whole-changed", K, fetch(digits("max-age=60", ("Last-Modified", at(-50)))),
+    fetch(part(0, 2, LM), bytes_("0-2"), cc("no-cache")), fetch(TWO))
+row("rest-of-range", K, fetch(part(0, 4, ETAG), bytes_("0-4")),
+    Step(headers=(bytes_("2-7"),), origin=(part(5, 7, ETAG),), status=206, content=b"234567",
+         has={"content-range": "bytes 2-7/10", "content-length": "6", "etag": '"abc"'},
+         cs={"fwd": "partial", "stored": True, "fwd-status": None}, saw={"range": "bytes=5-7", "if-range": '"abc"'}),
+    cut(0, 7, bytes_("0-7")))
+row("rest-between", K, fetch(part(0, 2, ETAG), bytes_("0-2")), fetch(part(7, 9, ETAG), bytes_("7-9")),
+    Step(headers=(bytes_("1-8"),), origin=(part(3, 6, ETAG),), status=206, content=b"12345678",
+         has={"content-range": "bytes 1-8/10"}, cs={"fwd": "partial"}, saw={"range": "bytes=3-6"}),
+    hit(DIGITS))
+row("rest-of-whole", K, fetch(part(0, 6, ETAG), bytes_("0-6")),
+    Step(origin=(part(7, 9, ETAG, chunks=3),), content=DIGITS, has={"content-length": "10", "content-range": None},
+         cs={"fwd": "partial", "fwd-status": 206, "stored": True}, saw={"range": "bytes=7-", "if-range": '"abc"'}),
+    hit(DIGITS))
+row("rest-of-whole-before", K, fetch(part(4, 9, ETAG), bytes_("4-9")),
+    Step(origin=(part(0, 3, ETAG),), content=DIGITS, cs={"fwd": "partial"}, saw={"range": "bytes=0-3"}), hit(DIGITS))
+row("rest-collapse", "G2", fetch(part(0, 6, ETAG), bytes_("0-6")),
+    Step(concurrent=4, origin=(part(7, 9, ETAG),), content=DIGITS, cs={}), hit(DIGITS))
+row("rest-too-much", K, fetch(part(0, 3, ETAG), bytes_("0-3")), fetch(digits(), saw={"range": None, "if-range": None}))
+row("rest-two-pieces", K, fetch(part(1, 8, ETAG), bytes_("1-8")), fetch(digits(), saw={"range": None}))
+row("rest-changed", K, fetch(part(0, 6, ETAG), bytes_("0-6")),
+    fetch(digits("max-age=60", ("ETag", '"new"'), body=b"abcdefghij")), hit(b"abcdefghij"))
+row("rest-changed-range", K, fetch(part(0, 4, ETAG), bytes_("0-4")),
+    fetch(digits("max-age=60", ("ETag", '"new"'), body=b"abcdefghij"), bytes_("2-7"), saw={"if-range": '"abc"'}),
+    hit(b"abcdefghij"))
+for name, reply in (("validator", part(7, 9, ("ETag", '"new"'))), ("no-validator", part(7, 9)), ("weak", part(7, 9, ("ETag", 'W/"abc"'))),
+                    ("range", part(6, 9, ETAG)), ("less", part(7, 8, ETAG)), ("no-content-range", ok("max-age=60", ETAG, status=206, body=b"789")),
+                    ("416", ok(None, ("Content-Range", "bytes */5"), status=416, body=b"")), ("private", part(7, 9, ETAG, cc="private")),
+                    ("length", ok("max-age=60", ETAG, ("Content-Range", "bytes 7-9/11"), status=206, body=b"789"))):
+    row(f"rest-mismatch-{name}", "G6", fetch(part(0, 6, ETAG), bytes_("0-6")),
+        Step(origin=(reply, digits(body=b"abcdefghij")), content=b"abcdefghij", cs={"fwd": "uri-miss"}, saw={"range": None}),
+        hit(b"abcdefghij"))
+row("rest-without-validator", K, fetch(part(0, 4), bytes_("0-4")), fetch(TWO, saw={"range": "bytes=5-", "if-range": None}), hit(b"two"))
+row("rest-without-validator-206", K, fetch(part(0, 4), bytes_("0-4")),
+    Step(origin=(part(5, 9), digits()), content=DIGITS, cs={"fwd": "uri-miss"}, saw={"range": None}), hit(DIGITS))
+row("rest-without-validator-range", K, fetch(part(0, 4), bytes_("0-4")), fetch(part(2, 7), bytes_("2-7"), saw={"range": "bytes=2-7"}))
+row("rest-not-with-authorization", "G1", fetch(part(0, 6, ETAG, cc="public, max-age=60"), bytes_("0-6")),
+    fetch(digits("public, max-age=60"), AUTH, saw={"range": None}))
+row("rest-targeted", "RFC 9213 2.2", fetch(part(0, 6, ETAG, ("LayerGate-Cache-Control", "max-age=60"), cc="no-store"), bytes_("0-6")),
+    Step(origin=(part(7, 9, ETAG, ("LayerGate-Cache-Control", "max-age=60"), cc="no-store"),), content=DIGITS,
+         has={"cache-control": "no-store", "layergate-cache-control": None}, cs={"fwd": "partial", "stored": True}),
+    hit(DIGITS, has={"cache-control": "no-store", "layergate-cache-control": None}))
+row("rest-error", K, fetch(part(0, 6, ETAG), bytes_("0-6")), fetch(ok(None, status=503)), cut(0, 6, bytes_("0-6")))
+
 # -- what passes -----------------------------------------------------------------------------------
 
-row("range-passes", "3.3", fetch(ok("max-age=60")),
-    fetch(ok("max-age=60", ("Content-Range", "bytes 0-1/3"), status=206, body=b"on"),
-          ("Range", "bytes=0-1"), saw={"range": "bytes=0-1"}, cs={"fwd": "bypass", "detail": "range"}),
-    hit())
-row("range-200-not-stored", "3.3", fetch(ok("max-age=60"), ("Range", "bytes=0-1")), fetch(TWO))
+row("range-unit-passes", "RFC 9110 14.2",
+    fetch(ok("max-age=60", ("Content-Range", "lines 0-1/3"), status=206, body=b"on"),
+          ("Range", "lines=0-1"), saw={"range": "lines=0-1"}, cs={"fwd": "bypass", "detail": "range"}),
+    fetch(ok("max-age=60")), hit(b"one", ("Range", "lines=0-1")))
+row("range-malformed-passes", "RFC 9110 14.2", fetch(ok("max-age=60"), ("Range", "bytes=2-1")), fetch(TWO),
+    hit(b"two", ("Range", "bytes=2-1")), hit(b"two", ("Range", "bytes=a-")), hit(b"two", ("Range", "bytes=-")),
+    hit(b"two", ("Range", "bytes=0-0"), ("Range", "bytes=1-1")))
 row("get-with-body", "G9", fetch(ok("max-age=60")),
     fetch(ok("max-age=60", body=b"search"), body=b"q=1", cs={"fwd": "bypass", "detail": "request-body"}),
     hit())

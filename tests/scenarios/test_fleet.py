@@ -26,6 +26,11 @@ _AT_HAND = "an instance sends the tags of the variants that its own memory holds
 _OWN_SAYING = "an instance's memory keeps what a path's responses said before"
 _OWN_INDEX = "an instance's memory keeps an index of variants that another one has changed"
 NOT_IN_A_FLEET: dict[str, str] = {
+    "combine-not-length": _OWN_COPY,
+    "combine-not-overlap": _OWN_COPY,
+    "combine-whole-changed": _OWN_COPY,
+    "part-not-covering": _OWN_COPY,
+    "part-variant-and-default": _OWN_INDEX,
     "req-no-cache": _OWN_COPY,
     "rule-head-freshens": _OWN_COPY,
     "304-silent-updates-the-one-asked-about": _OWN_INDEX,

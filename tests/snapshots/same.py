@@ -26,7 +26,8 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, (set, frozenset)):
         return same(sorted(one, key=repr), sorted(other, key=repr))
     if isinstance(one, StoredResponse):
-        names = [name for name in StoredResponse.__slots__ if name != "_fields"]
+        slots = {*StoredResponse.__slots__, *type(one).__slots__}
+        names = [name for name in slots if name != "_fields"]
         return all(same(getattr(one, name), getattr(other, name)) for name in names)
     return bool(one == other)
 

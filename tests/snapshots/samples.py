@@ -15,7 +15,7 @@ from layergate.core.codec import VERSION, Codec
 from layergate.core.entry import Entry
 from layergate.core.invalidation import Mark
 from layergate.http.no_vary_search import SearchVariance
-from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
+from layergate.http.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
 from layergate.http.storing import Refused
 from layergate.http.wire import VALUES
 
@@ -99,6 +99,16 @@ OWN = StoredResponse(
     own=b"max-age=3600, immutable",
 )
 GROUP = "\x00group 00112233445566778899aabbccddeeff scripts"
+PARTIAL = PartialResponse(
+    [(b"content-type", b"video/mp4"), (b"etag", b'"abc"')],
+    ((0, b"abc"), (1000, b"def")),
+    2000,
+    generated=TIME,
+    received=TIME,
+    no_stale=True,
+)
+VAGUE = PartialResponse([], ((4, b"01234"),), 9, vague=True, generated=TIME, received=TIME)
+UNKNOWN = PartialResponse([], ((4, b"01234"),), None, generated=TIME, received=TIME)
 INDEX = VariantIndex(((b"accept-encoding", b"accept-language"), ()), (b"h;1:h1:/0:one", b"two"))
 MARKS = (
     Mark("tag", "product:1"),
@@ -120,6 +130,10 @@ SAMPLES: dict[str, Sample] = {
     "response-signed": Sample(RESPONSE, codec={"secret": SECRET}),
     "response-compressed": Sample(RESPONSE, codec={"compress_above": 100}),
     "response-signed-compressed": Sample(RESPONSE, codec={"secret": SECRET, "compress_above": 100}),
+    "partial": Sample(PARTIAL),
+    "partial-vague": Sample(VAGUE),
+    "partial-of-unknown-length": Sample(UNKNOWN),
+    "partial-signed": Sample(PARTIAL, codec={"secret": SECRET}),
     "responses-nested": Sample({"one": RESPONSE, "index": [INDEX]}),
     "index": Sample(INDEX),
     "search-variance": Sample(SearchVariance(False, True, (b"a b", b"id", b"\xff"))),

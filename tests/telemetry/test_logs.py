@@ -35,7 +35,7 @@ async def test_one_line_per_decision(caplog: pytest.LogCaptureFixture) -> None:
     await world.get("/a", query=b"token=secret")
     await world.idle()
     await world.get("/no")
-    await world.get("/a", headers={"range": "bytes=0-1"})
+    await world.get("/a", headers={"range": "lines=0-1"})
     assert decisions(caplog) == [
         "miss GET '/a' reason=uri-miss",
         "hit 'http://example.com/a' layer=memory",
