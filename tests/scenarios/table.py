@@ -1643,6 +1643,11 @@ row("part-vary", "4.1", fetch(part(0, 4, *VARY), bytes_("0-4"), *f("1")), fetch(
 row("part-variant-and-default", "4.1", fetch(ok("max-age=60", *VARY), *f("1")), fetch(digits(), *f("2")), hit(DIGITS, *f("3")),
     fetch(part(0, 4, *VARY), bytes_("0-4"), cc("no-cache"), *f("3")), cut(0, 4, bytes_("0-4"), *f("3")),
     hit(DIGITS, *f("4")), fetch(TWO, *f("3"), cs={"fwd": "partial"}))
+row("part-not-nominated", "4.3.1", fetch(digits("max-age=60", *VARY, ("ETag", '"1"')), *f("1")),
+    fetch(digits("max-age=60", *VARY, ("ETag", '"2"'), body=b"abc"), *f("2")),
+    fetch(part(0, 4, *VARY, ("ETag", '"3"')), bytes_("0-4"), *f("3")),
+    Step(headers=(*f("4"), bytes_("1-2")), origin=(unchanged("max-age=60", *VARY, ("ETag", '"1"')),), status=206, content=b"12",
+         cs={"hit": None}, saw={"if-none-match": '"2", "1"'}))
 row("part-purged", "G3", fetch(part(0, 4, ("Cache-Tag", "t")), bytes_("0-4")),
     fetch(ok(status=204, body=b""), method="DELETE"), fetch(part(0, 4), bytes_("0-4")))
 row("part-of-200", "3.3", fetch(digits(), bytes_("0-4"), saw={"range": "bytes=0-4"}), hit(DIGITS), cut(0, 4, bytes_("0-4")))
