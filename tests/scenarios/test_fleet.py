@@ -30,6 +30,7 @@ NOT_IN_A_FLEET: dict[str, str] = {
     "combine-not-overlap": _OWN_COPY,
     "combine-whole-changed": _OWN_COPY,
     "part-not-covering": _OWN_COPY,
+    "part-not-nominated": _AT_HAND,
     "part-variant-and-default": _OWN_INDEX,
     "req-no-cache": _OWN_COPY,
     "rule-head-freshens": _OWN_COPY,
