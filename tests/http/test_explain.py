@@ -383,6 +383,50 @@ async def test_rules() -> None:
     assert outcome(await world.explain("/other"), "rule") == "none"
 
 
+async def test_a_bypass_comes_before_everything_else() -> None:
+    world = a_world(Rule("/static/*", bypass=True))
+    headers = {"range": "bytes=0-1"}
+    told = await world.explain("/static/a.js", headers=headers)
+    answer = await world.get("/static/a.js", headers=headers)
+    assert told.conclusion.refused == "rule"
+    assert f"fwd={told.conclusion.fwd}; detail={told.conclusion.refused}" in answer.cache_status
+
+
+async def test_what_a_client_may_not_have_is_not_validated_for_it() -> None:
+    world = a_world(Rule("/", ttl=60))
+    world.origin.answers("/", {"etag": '"1"'})
+    await world.get()
+    cookie = {"cookie": "a=b"}
+    told = await world.explain(headers=cookie, response=ok(None, ("etag", '"1"'), status=304))
+    assert told.conclusion[:5] == ("miss", "request", 60, False, "not-modified")
+    assert told.step("validation") is None
+
+
+async def test_a_refresh_asks_without_what_the_client_asked_of_this_answer() -> None:
+    world = a_world()
+    world.origin.answers("/", {"cache-control": "max-age=10, stale-while-revalidate=60"})
+    await world.get()
+    world.clock.advance(20)
+    headers = {"cache-control": "no-store"}
+    told = await world.explain(headers=headers, response=ok("max-age=30"))
+    assert (told.conclusion.answer, told.conclusion.stored) == ("stale", True)
+    await world.get(headers=headers)
+    await world.idle()
+    assert (await world.explain()).conclusion.ttl == 10
+
+
+async def test_a_soft_purge_is_looked_at_in_a_copy() -> None:
+    world = a_world()
+    await world.get()
+    layer: Any = world.cache.stack.layers[0]
+    (key,) = layer.keys()
+    node = layer._nodes[key]
+    await world.cache.purge(everything=True, soft=True)
+    before = node.freq, node.entry.checked, node.entry.fresh_until
+    assert (await world.explain()).conclusion.answer == "revalidate"
+    assert (node.freq, node.entry.checked, node.entry.fresh_until) == before
+
+
 class Broken(MemoryLayer):
     def look(self, key: Any) -> Any:
         raise OSError("the disk is gone")
