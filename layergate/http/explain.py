@@ -171,6 +171,7 @@ _DECIDED: Final = {
     "4.1": "What is stored for this target are other variants than the one this request selects.",
     "3.5": "What is stored may not be given to a request with Authorization.",
     "G1": "What is stored is for clients that do not say who they are.",
+    "G3": "What is stored may have been purged unheard, so it is not used without asking.",
     "5.2.2.4": "The stored response says no-cache, so it is never used without asking.",
     "5.2.1.4": "The request says no-cache, so what is stored is not used without asking.",
     "5.2.1.3": "The request wants more freshness (min-fresh) than the stored response has left.",

@@ -14,7 +14,7 @@ from layergate.asgi.scope import read_request
 from layergate.core.invalidation import PurgeReceipt
 from layergate.http.explain import Explanation, explain
 from tests.fleet.support import Fleet
-from tests.support.asgi import Gate, Lifespan, OriginCall, scope_of, until
+from tests.support.asgi import Gate, Lifespan, OriginCall, World, scope_of, until
 from tests.support.redis_servers import Proxy
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -564,23 +564,43 @@ async def test_who_leaves_with_work_under_way_is_gone(valkey: Any) -> None:
         assert await fleet[1].cache.purge(tags=["t"]) == PurgeReceipt(1, 1, final=True)
 
 
-async def test_what_another_one_has_stored_is_explained_and_not_copied(fleet: Fleet) -> None:
-    async def explained(number: int) -> Explanation:
-        request = read_request(scope_of("/a"), obey_directives=True)
-        return await explain(fleet[number].cache, request)
+async def explained(world: World, path: str = "/a") -> Explanation:
+    return await explain(world.cache, read_request(scope_of(path), obey_directives=True))
 
+
+async def test_cut_off_it_is_explained_why_nothing_is_fresh(valkey: Any) -> None:
+    with Proxy(valkey.port) as proxy:
+        layer = {"max_disconnected": 0.5, "timeout": 0.3}
+        async with Fleet([proxy.url, valkey.url], "explained", layer=layer) as fleet:
+            fleet.origin.answers("/a", FRESH)
+            await fleet.everywhere("/a")
+            await fleet.idle()
+            assert (await explained(fleet[0])).conclusion.answer == "hit"
+            proxy.refuse()
+            assert (await fleet[1].cache.purge(tags=["t"])).final
+            told = await explained(fleet[0])
+            assert told.step("fleet") is not None
+            layers = [step.outcome for step in told.steps if step.name == "layer"]
+            assert layers == ["memory: fresh", "redis: failed"]
+            (decision,) = [step for step in told.steps if step.name == "decision"]
+            assert (decision.outcome, decision.section) == ("revalidate", "LayerGate guarantee G3")
+            assert (await fleet[0].get("/a")).cache_status == "LayerGate; fwd=stale; stored"
+            proxy.resume()
+
+
+async def test_what_another_one_has_stored_is_explained_and_not_copied(fleet: Fleet) -> None:
     fleet.origin.answers("/a", {**FRESH, "cache-tag": "a"})
     await fleet[0].get("/a")
     await fleet.idle()
     for _ in range(2):
-        told = await explained(1)
+        told = await explained(fleet[1])
         layers = [step.outcome for step in told.steps if step.name == "layer"]
         assert layers == ["memory: nothing", "redis: fresh"]
         assert told.conclusion[:3] == ("hit", "", 60)
     assert fleet[1].count("backfill") == 0
     assert fleet[1].cache.stack.layers[1].stats()["hits"] == 0
     await fleet[2].app.purge(tags=["a"])
-    told = await explained(1)
+    told = await explained(fleet[1])
     held = [step for step in told.steps if step.name == "layer"][1]
     assert held.outcome == "redis: purged"
     assert "a purge of the tag 'a'" in held.text
