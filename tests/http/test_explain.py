@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
+import textwrap
 from typing import Any
 
 import pytest
@@ -11,6 +14,9 @@ import pytest
 from layergate import Admin, HttpCache, LayerGate, MemoryLayer, Rule
 from layergate.asgi.scope import read_request
 from layergate.errors import ExplainRefused
+from layergate.http import decision
+from layergate.http import explain as explain_module
+from layergate.http.cache import Cache
 from layergate.http.explain import Explanation, Response, Step, explain, section
 from layergate.http.request import Asked as AskedRequest
 from layergate.http.storing import Refused
@@ -425,6 +431,23 @@ async def test_a_soft_purge_is_looked_at_in_a_copy() -> None:
     before = node.freq, node.entry.checked, node.entry.fresh_until
     assert (await world.explain()).conclusion.answer == "revalidate"
     assert (node.freq, node.entry.checked, node.entry.fresh_until) == before
+
+
+def test_there_is_a_sentence_for_every_reason_to_decide() -> None:
+    sources = inspect.getsource(decision), textwrap.dedent(inspect.getsource(Cache.verdict))
+    verdicts = [
+        node
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Verdict"
+    ]
+    sections = {
+        leaf.value
+        for verdict in verdicts
+        for leaf in ast.walk(verdict.args[2])
+        if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
+    }
+    assert sections == set(explain_module._DECIDED)
 
 
 class Broken(MemoryLayer):
