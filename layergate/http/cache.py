@@ -517,16 +517,24 @@ class Cache:
         decision: Decision,
     ) -> Serve:
         ttl = _floor(entry.fresh_until - now)
-        request.layer = selected.layer
         if decision is Decision.HIT:
-            request.outcome = "hit"
-            if self._counters.tracer is not None:
-                self._counters.tracer.sample(now - entry.value.generated, selected.layer)
+            self._count_hit(request, selected.layer, now - entry.value.generated)
             return Serve(self.respond(request, entry, self._status(ttl)))
-        request.outcome = "stale"
+        request.outcome, request.layer = "stale", selected.layer
         self.stack.counters.on("stale", request=request, reason="stale-while-revalidate")
         response = self.respond(request, entry, self._status(ttl, "stale-while-revalidate"))
         return Serve(response, self._refresh(request, entry, match, selected))
+
+    def _count_hit(self, request: Request, layer: str, age: float) -> None:
+        """``request`` is answered with a fresh response from ``layer``, ``age`` seconds old."""
+        if request.waited:
+            # What it waited for has landed: no hit, for it cost the time of a fetch.
+            request.outcome = "collapsed"
+            self.stack.counters.on("collapsed", request=request)
+            return
+        request.outcome, request.layer = "hit", layer
+        if self._counters.tracer is not None:
+            self._counters.tracer.sample(age, layer)
 
     def _refresh(
         self, request: Request, entry: Entry, match: Match | None, selected: _Selected
@@ -647,6 +655,7 @@ class Cache:
 
     def _follow(self, request: Request, exchange: Exchange) -> Follow:
         request.outcome = "collapsed"
+        request.waited = True
         return Follow(exchange)
 
     async def marker_for(
@@ -715,6 +724,7 @@ class Cache:
                     self._lease_failed(error)
                     exchange.restart()
                     return None
+                request.waited |= isinstance(lease, Waited)
                 if lease is Waited.FREE or landings > 2:
                     # What others fetch is not for us, or comes to nothing, again and again.
                     if await self._landed(request, selected):

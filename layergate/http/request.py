@@ -57,12 +57,13 @@ class Request:
     ``ranges``: the byte ranges that a GET asks for; None: none, or none that we understand. For any
     other method there are none: "GET is the only method" with range handling (RFC 9110 14.2).
     ``arrived``: when the cache first looked at it, seconds of `Runtime.monotonic`; 0 before.
+    ``waited``: for another request's fetch, here or on another instance.
     """
 
     __slots__ = (
         "arrived", "authorization", "cookie", "directives", "exact", "exactly", "fields", "has_body",
         "host", "key", "layer", "method", "outcome", "path", "personal", "ranges", "reason", "scheme",
-        "target_length",
+        "target_length", "waited",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +102,7 @@ class Request:
             self.ranges = parse_range(fields.get(b"range"))
         self.personal = False
         self.arrived = 0.0
+        self.waited = False
         self.outcome = "miss"
         self.layer = self.reason = ""
 
@@ -134,6 +136,7 @@ class Request:
         copy.ranges = self.ranges if part else None
         copy.personal = self.personal
         copy.arrived = self.arrived
+        copy.waited = False
         copy.outcome = "miss"
         copy.layer = copy.reason = ""
         return copy

@@ -60,6 +60,38 @@ async def test_a_follower_on_another_instance(sdk: Sdk, shared_valkey: Any) -> N
     assert attributes(sdk.one("layergate.backfill"))["layergate.source"] == "redis"
 
 
+async def test_what_was_waited_for_on_another_instance_is_no_hit(
+    sdk: Sdk, shared_valkey: Any
+) -> None:
+    url, namespace = shared_valkey.url, shared_valkey.namespace
+    async with Fleet(url, namespace, count=2, telemetry=sdk.telemetry) as fleet:
+        gate = Gate()
+
+        @fleet.origin.on("/a")
+        async def handler(call: OriginCall) -> None:
+            await gate.wait()
+            await call.reply(b"body", 200, SWR)
+
+        leader = asyncio.create_task(fleet[0].get("/a"))
+        await gate.reached()
+        # One waits for the other instance's lease, and the others for that one.
+        followers = [asyncio.create_task(fleet[1].get("/a")) for _ in range(3)]
+        await until(lambda: fleet[1].count("lease_wait"))
+        await fleet[1].waiting(2)
+        gate.open()
+        await asyncio.gather(leader, *followers)
+        await fleet.idle()
+        assert {k: v for k, v in sdk.values("layergate.requests").items() if v} == {
+            "outcome=miss": 1,
+            "outcome=collapsed": 3,
+        }
+        assert fleet[1].count("collapsed") == 3
+        assert fleet[1].cache.stats()["events"]["hit"] == 0
+        assert sdk.values("layergate.hit.age") == {}
+        assert (await fleet[1].get("/a")).hit
+        assert sdk.values("layergate.requests")["layer=memory outcome=hit"] == 1
+
+
 async def test_an_entry_names_the_fetch_on_the_other_instance(sdk: Sdk, shared_valkey: Any) -> None:
     url, namespace = shared_valkey.url, shared_valkey.namespace
     async with Fleet(url, namespace, count=2, telemetry=sdk.telemetry, trace_hits=True) as fleet:
