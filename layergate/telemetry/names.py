@@ -85,7 +85,11 @@ EVENT_ATTRIBUTES: Final[Mapping[str, str]] = {
 
 class Instrument(NamedTuple):
     """``kind``: what it is by OpenTelemetry's names: ``histogram``, ``counter``, ``updown`` (what
-    can be added up over instances), ``gauge`` (what cannot)."""
+    can be added up over instances), ``gauge`` (what cannot: of several the highest tells most),
+    ``least`` (a gauge of which the lowest does).
+
+    What is counted has its unit in braces: then every exporter to Prometheus makes the same name of
+    it. (Of the unit ``1`` some make the suffix ``_ratio``.)"""
 
     name: str
     unit: str
@@ -141,7 +145,7 @@ COUNTS: Final[Mapping[str, Instrument]] = {
 # What a layer says of itself (`Layer.stats`).
 LAYERS: Final[Mapping[str, Instrument]] = {
     "breaker": Instrument(
-        "layergate.breaker.state", "1", "0 closed, 1 half-open, 2 open.", "gauge"
+        "layergate.breaker.state", "{state}", "0 closed, 1 half-open, 2 open.", "gauge"
     ),
     "budget": Instrument("layergate.layer.limit", "By", "What a layer may use.", "updown"),
     "bytes": Instrument("layergate.layer.usage", "By", "What a layer uses.", "updown"),
@@ -151,7 +155,10 @@ LAYERS: Final[Mapping[str, Instrument]] = {
 # What the log says of itself (`Log.stats`).
 LOG: Final[Mapping[str, Instrument]] = {
     "log_lag": Instrument(
-        "layergate.log.lag", "{position}", "Positions of the shared log not applied yet.", "gauge"
+        "layergate.log.lag",
+        "{position}",
+        "Positions of the shared log known to be there and not applied yet.",
+        "gauge",
     ),
     "log_outbox": Instrument(
         "layergate.log.outbox", "{record}", "Purges that wait for the shared layer.", "updown"
@@ -160,7 +167,10 @@ LOG: Final[Mapping[str, Instrument]] = {
         "layergate.log.position", "{position}", "Last position of the shared log applied.", "gauge"
     ),
     "log_trusted": Instrument(
-        "layergate.log.trusted", "1", "1: in touch with the fleet; 0: cut off from it.", "gauge"
+        "layergate.log.trusted",
+        "{state}",
+        "1: in touch with the fleet; 0: cut off from it.",
+        "least",
     ),
 }
 # What is under way, as `Cache.stats` says.

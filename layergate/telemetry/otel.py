@@ -41,6 +41,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import operator
 import random
 import re
 import threading
@@ -165,6 +166,7 @@ class OpenTelemetry:
             "counter": meter.create_observable_counter,
             "updown": meter.create_observable_up_down_counter,
             "gauge": meter.create_observable_gauge,
+            "least": meter.create_observable_gauge,
         }[instrument.kind]
         make(
             instrument.name,
@@ -177,7 +179,7 @@ class OpenTelemetry:
         self, instrument: Instrument, read: _Read
     ) -> Callable[[CallbackOptions], Iterable[Observation]]:
         """All live caches; those that cannot be told apart as one."""
-        together = max if instrument.kind == "gauge" else _sum
+        together = _TOGETHER[instrument.kind]
 
         def observe(_: CallbackOptions) -> list[Observation]:
             values: dict[tuple[tuple[str, str], ...], float] = {}
@@ -204,8 +206,12 @@ _Labelled = Iterator[tuple[dict[str, str], float]]
 _Read = Callable[[Stack, Callable[[], dict[str, Any]], bool], _Labelled]
 
 
-def _sum(one: float, other: float) -> float:
-    return one + other
+_TOGETHER: Final[Mapping[str, Callable[[float, float], float]]] = {
+    "counter": operator.add,
+    "updown": operator.add,
+    "gauge": max,
+    "least": min,
+}
 
 
 def _requests(stack: Stack, _: Any, http: bool) -> _Labelled:

@@ -143,6 +143,31 @@ async def test_a_purge_tells_how_many_applied_it(sdk: Sdk, shared_valkey: Any) -
     assert told["layergate.purge.final"] is True
 
 
+async def test_an_instance_that_cannot_apply_what_it_hears_of_lags(sdk: Sdk, valkey: Any) -> None:
+    """It hears of a purge, and may not run the script that would bring it."""
+    valkey.cli("ACL", "SETUSER", "limited", "on", "nopass", "~*", "&*", "+@all")
+    limited = f"redis://limited:any@127.0.0.1:{valkey.port}/0"
+    layer = {"max_disconnected": 0.5, "timeout": 0.3}
+    async with Fleet([limited, valkey.url], "lag", layer=layer, telemetry=sdk.telemetry) as fleet:
+        first, second = (world.cache.stack.fleet for world in fleet.worlds)
+        assert first is not None
+        assert second is not None
+        valkey.cli("ACL", "SETUSER", "limited", "-evalsha", "-eval")
+        assert (await fleet[1].cache.purge(tags=["x"])).final
+        await until(lambda: first.stats()["log_lag"] == 1, "slow")
+        # It goes on knowing how far behind it is, also when it hears no more messages.
+        assert (await fleet[1].cache.purge(tags=["x"])).final
+        await until(lambda: first.stats()["log_lag"] == 2, "slow")
+        assert second.stats()["log_lag"] == 0
+        # Of caches that cannot be told apart, the one that is worse off.
+        assert sdk.values("layergate.log.lag") == {"": 2}
+        assert sdk.values("layergate.log.trusted") == {"": 0}
+        valkey.cli("ACL", "SETUSER", "limited", "+@all")
+        await until(lambda: first.stats()["log_trusted"], "slow")
+        assert first.stats()["log_lag"] == 0
+        assert first.stats()["log_position"] == second.stats()["log_position"]
+
+
 # -- processes ------------------------------------------------------------------------------------
 
 

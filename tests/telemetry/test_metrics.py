@@ -284,7 +284,7 @@ def test_names_follow_the_conventions() -> None:
     assert len(set(all_names)) == len(all_names)
     for instrument in instruments:
         assert instrument.name.startswith("layergate.")
-        assert instrument.unit in {"s", "By", "1"} or instrument.unit.startswith("{")
+        assert instrument.unit in {"s", "By"} or instrument.unit.startswith("{")
         # "Names SHOULD NOT coincide with namespaces."
         assert not any(name.startswith(instrument.name + ".") for name in all_names)
         assert instrument.description.endswith(".")

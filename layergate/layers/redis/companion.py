@@ -151,6 +151,8 @@ class Companion:
             if not isinstance(error, Exception):
                 raise
             self._lost(error)
+            if subscription is not None:
+                await log.look_ahead()
             return None
         self._back()
         if deaf is not None:

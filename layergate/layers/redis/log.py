@@ -61,6 +61,7 @@ argument holds only for those that are not.
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections import deque
@@ -81,7 +82,10 @@ from layergate.layers.redis.server import Script, Server
 
 __all__ = ["RedisLog"]
 
+_logger = logging.getLogger("layergate")
+
 _K: Final = 40  # bits for what was purged here only
+_DIGITS: Final = 16  # of a position on the wire, which is below 2^53
 _NEVER: Final = float("-inf")
 _LIMIT: Final = 1000  # records in one reply
 _BATCH: Final = 64  # records appended at once
@@ -211,7 +215,8 @@ class RedisLog:
         self.left = False
         self._view = _View(None, 0, None, 0)
         self._applied = 0
-        self._head = 0  # the last position that was heard of
+        # The end of the log, by incarnation and position, as it was last heard of.
+        self._end: tuple[bytes | None, int] = (None, 0)
         self._tip = b""
         # Counts the incarnations seen: a reply from before the last change is out of date.
         self._epoch = 0
@@ -308,12 +313,23 @@ class RedisLog:
         stamp = (view.base + position) << _K
         return stamp if view.below is None else min(stamp, view.below)
 
+    @property
+    def lag(self) -> int:
+        """How many positions this instance is behind the end of the log, as far as it has heard of
+        it: from syncs, from messages to all instances, and where syncs fail by looking there.
+
+        Not only records have positions: a leap in the log is a leap of this number.
+        """
+        log, end = self._end
+        # Of another incarnation it has applied nothing yet.
+        return max(0, end - self._applied) if log == self._view.log else end
+
     def stats(self) -> dict[str, int | float]:
         """Gauges: position in the log, positions known to be there and not applied yet, records that
         wait for Redis, and is this one trusted (1)?"""
         return {
             "log_position": self._applied,
-            "log_lag": max(0, self._head - self._applied),
+            "log_lag": self.lag,
             "log_outbox": len(self._outbox),
             "log_trusted": int(self._runtime.monotonic() < self.trusted_until),
         }
@@ -525,7 +541,7 @@ class RedisLog:
             if place.epoch != self._epoch:
                 return False
             self._begin_incarnation(reply, trusted, told)
-        self._head = reply.last
+        self._end = reply.log, reply.last
         for record in reply.records:
             self._apply(record, trusted, told)
         if reply.complete:
@@ -769,9 +785,29 @@ class RedisLog:
     # -- the process ---------------------------------------------------------------------------
 
     def is_news(self, payload: bytes) -> bool:
-        """Does a message on the fleet's channel tell of something not applied yet?"""
+        """Does a message on the fleet's channel tell of something not applied yet? Notes it: what
+        then fails to be read is what this instance lags behind."""
         log, position = payload[:16], payload[16:]
-        return log != self._view.log or not position.isdigit() or int(position) > self._applied
+        if len(position) > _DIGITS or not position.isdigit():
+            return True
+        end = int(position)
+        if log == self._view.log and end <= self._applied:
+            return False
+        self._end = log, end
+        return True
+
+    async def look_ahead(self) -> None:
+        """Note how far the log has gone, where the server answers and yet no sync succeeds: a plain
+        read may be possible when the script, which writes, is not (no rights, no memory, a
+        replica). Never raises."""
+        try:
+            log, end = await self._server.call("HMGET", self._keys[1], "log", "n", probe=True)
+        except Exception as error:
+            # What is wrong was told when the sync failed.
+            _logger.debug("nor can the end of the shared log be read: %r", error)
+            return
+        if log is not None and end is not None:
+            self.is_news(log + end)
 
     def _look_at_process(self) -> None:
         if self._pid != os.getpid():
