@@ -63,6 +63,7 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "layer_error": ("layer", "operation"),
     "refresh_skipped": ("reason",),
     "refused": ("reason",),
+    "stale": ("reason",),
     "write_error": ("layer",),
 }
 

@@ -129,7 +129,7 @@ REQUESTS: Final = Instrument(
 # Counted by the engine, as events; by what it calls them.
 COUNTS: Final[Mapping[str, Instrument]] = {
     "backfill": Instrument("layergate.backfills", "{entry}", "Entries copied into a layer above."),
-    "fetch_error": Instrument("layergate.fetch.errors", "{error}", "Calls of the app that failed."),
+    "fetch_error": Instrument("layergate.fetch.errors", "{error}", "Calls of the app that raised."),
     "layer_error": Instrument("layergate.layer.errors", "{error}", "Operations of layers that failed."),
     "purge": Instrument("layergate.purges", "{purge}", "Purges made here."),
     "refresh": Instrument("layergate.refreshes", "{refresh}", "Background refreshes begun."),
@@ -137,6 +137,11 @@ COUNTS: Final[Mapping[str, Instrument]] = {
         "layergate.refresh.skipped", "{refresh}", "Background refreshes that were not needed, or too many."
     ),
     "refused": Instrument("layergate.refusals", "{response}", "Responses not stored, by reason."),
+    "stale": Instrument(
+        "layergate.stale",
+        "{response}",
+        "Stale responses used, by reason; of those who waited for the same error, one.",
+    ),
     "store": Instrument("layergate.stores", "{entry}", "Entries written, markers and indexes included."),
     "wait_timeout": Instrument("layergate.wait.timeouts", "{request}", "Waits given up."),
     "write_error": Instrument("layergate.write.errors", "{error}", "Entries that a layer did not take."),

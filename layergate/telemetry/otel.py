@@ -220,6 +220,12 @@ def _requests(stack: Stack, _: Any, http: bool) -> _Labelled:
     counts = Counter(counters.requests.copy())
     counts["hit", top] += counters.hits
     if http:
+        # Zero, before there is a first one: else nobody sees how it went from none to one.
+        for layer in stack.layers:
+            counts["hit", layer.name] += 0
+            counts["stale", layer.name] += 0
+        counts["revalidated", ""] += 0
+        counts["collapsed", ""] += 0
         counts["bypass", ""] += counters.bypassed
         counts["miss", ""] += counters.forwarded
     else:
@@ -235,12 +241,17 @@ def _requests(stack: Stack, _: Any, http: bool) -> _Labelled:
 
 
 def _of_event(event: str) -> _Read:
-    attributes = [names.EVENT_ATTRIBUTES[label] for label in LABELS.get(event, ())]
+    labels = LABELS.get(event, ())
+    attributes = [names.EVENT_ATTRIBUTES[label] for label in labels]
 
     def read(stack: Stack, _: Any, http: bool) -> _Labelled:
-        counts = stack.counters.by_label(event)
-        if not attributes and not counts:
-            counts = {(): 0}
+        counts = Counter(stack.counters.by_label(event))
+        # As above, where it is known what there will be.
+        if not labels:
+            counts[()] += 0
+        elif labels == ("layer",):
+            for layer in stack.layers:
+                counts[(layer.name,)] += 0
         for values, count in counts.items():
             pairs = zip(attributes, values, strict=True)
             yield {name: str(value) for name, value in pairs if value is not None}, count

@@ -108,6 +108,7 @@ async def test_stale_in_place_of_an_error_is_stale(world: World, sdk: Sdk) -> No
     world.clock.advance(20)
     assert (await world.get("/a")).body == b"body"
     assert requests(sdk) == {"outcome=miss": 1, "outcome=stale": 1}
+    assert sdk.values("layergate.stale") == {"reason=stale-if-error": 1}
     assert sdk.values("layergate.fetch.errors") == {"": 1}
 
 
@@ -137,6 +138,23 @@ async def test_metrics_and_stats_are_the_same_numbers(world: World, sdk: Sdk) ->
     counted = requests(sdk)
     assert counted["layer=memory outcome=hit"] == events["hit"] == 1
     assert counted["outcome=miss"] == events["miss"] == 3
+
+
+async def test_what_may_happen_is_told_before_it_does(sdk: Sdk) -> None:
+    world = World(telemetry=sdk.telemetry, shared=DictLayer("below", later=True))
+    assert sdk.values("layergate.requests") == {
+        "layer=memory outcome=hit": 0,
+        "layer=below outcome=hit": 0,
+        "layer=memory outcome=stale": 0,
+        "layer=below outcome=stale": 0,
+        "outcome=revalidated": 0,
+        "outcome=miss": 0,
+        "outcome=bypass": 0,
+        "outcome=collapsed": 0,
+    }
+    assert sdk.values("layergate.write.errors") == {"layer=memory": 0, "layer=below": 0}
+    assert sdk.values("layergate.fetch.errors") == {"": 0}
+    assert world.origin.total == 0
 
 
 # -- durations ------------------------------------------------------------------------------------
@@ -212,7 +230,7 @@ async def test_what_layers_say_of_themselves(sdk: Sdk) -> None:
     assert sdk.values("layergate.layer.limit") == {"layer=memory": 1024**2}
     assert sdk.values("layergate.evictions") == {"layer=memory": 0}
     assert sdk.values("layergate.breaker.state") == {"layer=low": 2}
-    assert sdk.values("layergate.write.errors") == {"layer=low": 1}
+    assert sdk.values("layergate.write.errors") == {"layer=low": 1, "layer=memory": 0}
     assert sdk.values("layergate.layer.errors")["layer=low operation=get"] >= 1
 
 
