@@ -424,8 +424,9 @@ class LayerGate:
     ) -> _Next:
         """Fetch for this request only, inside of it; keep a copy if that may be stored."""
         inner = scope
-        if exchange.conditional:
-            inner = {**scope, "headers": exchange.request_lines()}
+        lines = exchange.carried(exchange.request_lines())
+        if lines is not exchange.request.fields.lines:
+            inner = {**scope, "headers": lines}
         tap = _Tap(self, exchange, inner, _Client(receive, send), outer=scope)
         inner[_POLICY] = tap.policy
         place = policy_place.set(tap.policy)
@@ -619,6 +620,7 @@ class _Tap:
         if exchange.refreshes and not await self._cache.may_refresh(exchange):
             exchange.abort()
             return
+        self._scope["headers"] = exchange.carried(self._scope["headers"])  # (the scope is a copy)
         self._scope[_POLICY] = self.policy
         policy_place.set(self.policy)  # (this task has a context of its own)
         try:

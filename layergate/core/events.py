@@ -104,6 +104,11 @@ class Span(Protocol):
         """Be the parent of what begins inside, without ending there."""
         ...
 
+    def carry(self) -> Mapping[bytes, bytes | None]:
+        """Header fields by which what receives a request knows that it is part of this span, names
+        in lower case. A field whose value is None is not to be sent. Empty: nothing to say."""
+        ...
+
     def end(self, error: object = None) -> None:
         """It is over, in failure if ``error`` (an exception, or a word for what went wrong) is
         given. Only the first call counts."""
@@ -138,6 +143,9 @@ class Tracer(Protocol):
         ...
 
 
+_NOTHING: Final[Mapping[bytes, bytes | None]] = {}
+
+
 class _NoSpan:
     """What an operation is while nobody traces."""
 
@@ -152,6 +160,9 @@ class _NoSpan:
 
     def current(self) -> Self:
         return self
+
+    def carry(self) -> Mapping[bytes, bytes | None]:
+        return _NOTHING
 
     def end(self, error: object = None) -> None: ...
 

@@ -247,6 +247,15 @@ class Exchange:
         """Around the call of the app: what it traces is part of this fetch."""
         return self.span.current()
 
+    def carried(self, lines: Lines) -> Lines:
+        """``lines`` of a request with what makes it part of this fetch, for who traces by header
+        fields and not by the context that a call is made in."""
+        fields = self.span.carry()
+        if not fields:
+            return lines
+        kept = [line for line in lines if line[0] not in fields]
+        return [*kept, *((name, value) for name, value in fields.items() if value is not None)]
+
     def traced(self, error: object = None) -> None:
         """The fetch is over, as far as it can be seen."""
         self.span.note(

@@ -55,7 +55,7 @@ from importlib import metadata
 from typing import Any, Final, NamedTuple, Self
 
 from opentelemetry import context as contexts
-from opentelemetry import metrics, trace
+from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
 from opentelemetry.trace import (
@@ -323,10 +323,13 @@ class _Tracer:
         """See `Tracer`."""
         try:
             context = None
+            carries = root
             if root:
                 context = _EMPTY
             elif isinstance(parent, _Span):
                 context = trace.set_span_in_context(parent.otel, _EMPTY)
+            else:
+                carries = trace.get_current_span().get_span_context().is_valid
             otel = self._otel.start_span(
                 names.SPANS[name],
                 context=context,
@@ -336,7 +339,7 @@ class _Tracer:
         except Exception:  # a span processor of the application's, most likely
             _logger.exception("a span could not be started")
             return NO_SPAN
-        return _Span(self, name, otel, facts)
+        return _Span(self, name, otel, facts, root=root, carries=carries)
 
     def _attributes(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -408,12 +411,25 @@ class _Tracer:
 class _Span:
     """`layergate.core.events.Span`."""
 
-    __slots__ = ("_began", "_labels", "_name", "_over", "_token", "_tracer", "otel")
+    __slots__ = (
+        "_began", "_carries", "_labels", "_name", "_over", "_root", "_token", "_tracer", "otel",
+    )  # fmt: skip
 
     def __init__(
-        self, tracer: _Tracer, name: str, otel: trace.Span, facts: Mapping[str, Any]
+        self,
+        tracer: _Tracer,
+        name: str,
+        otel: trace.Span,
+        facts: Mapping[str, Any],
+        *,
+        root: bool,
+        carries: bool,
     ) -> None:
         self.otel = otel
+        self._root = root
+        # Is it part of its request's trace, or of none? A trace that the request names and nobody
+        # has taken up yet is for whoever does.
+        self._carries = carries
         self._tracer = tracer
         self._name = name
         self._token: Any = None
@@ -463,6 +479,26 @@ class _Span:
     def current(self) -> AbstractContextManager[object]:
         """See `Span`."""
         return self._current()
+
+    def carry(self) -> Mapping[bytes, bytes | None]:
+        """See `Span`. As the application's propagators write it. Baggage is the request's: a fetch
+        that is part of none has none."""
+        if not self._carries or not self.otel.get_span_context().is_valid:
+            return {}
+        written: dict[str, str] = {}
+        fields: dict[bytes, bytes | None] = {}
+        try:
+            propagator = propagate.get_global_textmap()
+            propagator.inject(written, context=trace.set_span_in_context(self.otel, _EMPTY))
+            for name in propagator.fields:
+                if self._root or name.lower() != "baggage":
+                    fields[name.lower().encode("latin-1")] = None
+            for name, value in written.items():
+                fields[name.lower().encode("latin-1")] = value.encode("latin-1")
+        except Exception:  # a propagator of the application's, most likely
+            _logger.exception("a trace could not be carried on")
+            return {}
+        return fields
 
     def end(self, error: object = None) -> None:
         """See `Span`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Collection, Mapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -233,10 +234,23 @@ def forward_environ(environ: Environ, lines: Lines, file_wrapper: object) -> Env
     return copy
 
 
-def note_back(inner: Environ, outer: Environ) -> None:
-    """What the app noted in its environ is for middleware outside of us too."""
+def carry(environ: Environ, fields: Mapping[bytes, bytes | None]) -> Collection[str]:
+    """Put ``fields`` (see `Span.carry`) into the environ of a fetch. The variables they are in."""
+    variables = []
+    for name, value in fields.items():
+        variable = "HTTP_" + name.decode().upper().replace("-", "_")
+        variables.append(variable)
+        if value is None:
+            environ.pop(variable, None)
+        else:
+            environ[variable] = value.decode("latin-1")
+    return variables
+
+
+def note_back(inner: Environ, outer: Environ, ours: Collection[str]) -> None:
+    """What the app noted in its environ is for middleware outside of us too. Not ``ours``."""
     for name, value in inner.items():
-        if name not in _OURS and outer.get(name) is not value:
+        if name not in _OURS and outer.get(name) is not value and name not in ours:
             outer[name] = value
 
 

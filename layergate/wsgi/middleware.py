@@ -24,7 +24,7 @@ import http
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final, Self, TypeAlias
 
 from layergate.assembly import HttpCache
@@ -46,6 +46,7 @@ from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.wsgi.environ import (
     Environ,
     asked_request,
+    carry,
     fields_of,
     forward_environ,
     header_lines,
@@ -411,6 +412,7 @@ class _Fetch:
     __slots__ = (
         "_ahead",
         "_app_closed",
+        "_carried",
         "_error",
         "_expected",
         "_gate",
@@ -449,6 +451,7 @@ class _Fetch:
         self.quick: Callable[[Lines], Lines | None] | None = None
         self.look_closer: Callable[[], Exchange] | None = None
         self.policy: dict[str, Any] = {}
+        self._carried: Collection[str] = ()
         self._head: tuple[str, Texts, tuple[Any, ...]] | None = None
         self._relay: Relay | None = None  # known once the head is final
         self._write: Write | None = None
@@ -563,6 +566,7 @@ class _Fetch:
         if self.exchange is None:
             self._call()
         else:
+            self._carried = carry(self._inner, self.exchange.span.carry())
             with self.exchange.calling():
                 self._call()
 
@@ -572,7 +576,7 @@ class _Fetch:
         try:
             iterable = self._iterable = gate.app(self._inner, self.start_response)
             if self._outer is not None:
-                note_back(self._inner, self._outer)
+                note_back(self._inner, self._outer, self._carried)
             if self._relay is None and self._head is not None and self._hopeless():
                 self._commit()
             if self._relay is Relay.PASS or self._relay is Relay.SWALLOW:

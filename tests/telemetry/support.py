@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from layergate.telemetry.otel import OpenTelemetry
 from tests.support.asgi import World
 
-__all__ = ["Sdk", "attributes", "child_of", "links_to", "traced_world"]
+__all__ = ["Sdk", "attributes", "child_of", "links_to", "traced_world", "traceparent_of"]
 
 
 class Sdk:
@@ -107,6 +107,11 @@ def child_of(span: ReadableSpan, parent: ReadableSpan) -> bool:
         and span.parent.span_id == parent.context.span_id
         and span.context.trace_id == parent.context.trace_id
     )
+
+
+def traceparent_of(span: ReadableSpan) -> str:
+    context = span.context
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def attributes(span: ReadableSpan) -> Mapping[str, Any]:

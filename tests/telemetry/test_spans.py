@@ -8,14 +8,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from opentelemetry import propagate
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import StatusCode, TraceFlags
 
 from layergate import CacheStack, HttpCache, MemoryLayer, Rule
 from tests.core.support import DictLayer
 from tests.support.asgi import ClockRuntime, Gate, OriginCall, World
-from tests.telemetry.support import Sdk, attributes, child_of, links_to, traced_world
+from tests.telemetry.support import (
+    Sdk,
+    attributes,
+    child_of,
+    links_to,
+    traced_world,
+    traceparent_of,
+)
 
 SWR = {"cache-control": "max-age=10, stale-while-revalidate=60"}
 
@@ -273,6 +281,84 @@ async def test_what_cannot_be_shared_is_fetched_in_its_request(world: World, sdk
     fetch = sdk.one("layergate.fetch")
     assert child_of(fetch, sdk.one("GET /a"))
     assert child_of(sdk.one("query"), fetch)
+
+
+# -- what an app that traces by header fields is told ---------------------------------------------
+
+CLIENTS = "00-11111111111111111111111111111111-2222222222222222-01"
+TRACED = {"traceparent": CLIENTS, "tracestate": "a=b", "baggage": "user=42"}
+
+
+def told_by_header(world: World, path: str = "/a", **headers: str) -> list[tuple[str | None, ...]]:
+    """What each call of the app has in its fields of a trace."""
+    seen = []
+
+    @world.origin.on(path)
+    async def handler(call: OriginCall) -> None:
+        seen.append(tuple(call.header(name) for name in TRACED))
+        await call.reply(b"body", 200, {**SWR, **headers})
+
+    return seen
+
+
+async def test_the_app_is_called_as_part_of_the_fetch(world: World, sdk: Sdk) -> None:
+    seen = told_by_header(world)
+    # Shared; then in its request's own task.
+    for alone in ({}, {"authorization": "Bearer x", "cache-control": "no-cache"}):
+        sdk.forget()
+        request = {**TRACED, **alone}
+        answer = await world.get("/a", headers=request)
+        assert answer.status == 200
+        assert seen.pop() == (traceparent_of(sdk.one("layergate.fetch")), None, "user=42")
+    assert seen == []
+
+
+async def test_a_refresh_is_no_part_of_any_request(world: World, sdk: Sdk) -> None:
+    seen = told_by_header(world)
+    await world.get("/a", headers=TRACED)
+    world.clock.advance(20)
+    await world.get("/a", headers=TRACED)
+    await world.idle()
+    assert seen[1] == (traceparent_of(sdk.one("layergate.refresh")), None, None)
+
+
+async def test_a_trace_that_nobody_has_taken_up_is_passed_on(sdk: Sdk) -> None:
+    world = World(telemetry=sdk.telemetry)  # there is no span of the request
+    seen = told_by_header(world)
+    await world.get("/a", headers=TRACED)
+    assert seen == [tuple(TRACED.values())]
+
+
+async def test_that_a_trace_is_not_sampled_is_passed_on_too() -> None:
+    sdk = Sdk(ALWAYS_OFF)
+    world = traced_world(sdk)
+    seen = told_by_header(world)
+    await world.get("/a", headers=TRACED)
+    ((traceparent, tracestate, baggage),) = seen
+    assert traceparent is not None
+    assert traceparent != CLIENTS
+    assert not int(traceparent[-2:], 16) & TraceFlags.SAMPLED
+    assert (tracestate, baggage) == (None, "user=42")
+    sdk.close()
+
+
+async def test_without_telemetry_nothing_is_changed() -> None:
+    world = World(telemetry=False)
+    seen = told_by_header(world)
+    await world.get("/a", headers=TRACED)
+    assert seen == [tuple(TRACED.values())]
+
+
+async def test_a_broken_propagator_breaks_no_request(
+    world: World, sdk: Sdk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inject(*_: Any, **__: Any) -> None:
+        raise RuntimeError("inject")
+
+    monkeypatch.setattr(propagate.get_global_textmap(), "inject", inject)
+    seen = told_by_header(world)
+    await world.get("/a", headers=TRACED)
+    assert seen == [tuple(TRACED.values())]
 
 
 # -- what is not told -----------------------------------------------------------------------------

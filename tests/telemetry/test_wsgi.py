@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from layergate.wsgi import LayerGate
-from tests.support.wsgi import Gate, ask, start, until
-from tests.telemetry.support import Sdk, attributes, child_of, links_to
+from tests.support.wsgi import Gate, Server, ask, environ_of, start, until
+from tests.telemetry.support import Sdk, attributes, child_of, links_to, traceparent_of
 
 FRESH = [("Cache-Control", "max-age=60")]
 
@@ -115,6 +115,34 @@ def test_a_refresh_on_a_background_thread(app: App, sdk: Sdk) -> None:
     assert refresh.parent is None
     assert links_to(refresh, request, fetch)
     assert child_of(sdk.one("query"), refresh)
+
+
+def test_the_app_is_called_as_part_of_the_fetch(app: App, sdk: Sdk) -> None:
+    seen = []
+
+    def noting(environ: Any, start_response: Any) -> Any:
+        seen.append(tuple(environ.get(name) for name in traced))
+        environ["noted"] = True
+        return app(environ, start_response)
+
+    gate = LayerGate(noting, telemetry=sdk.telemetry)
+    app.headers = [("Cache-Control", "max-age=0, stale-while-revalidate=60")]
+    traced = {
+        "HTTP_TRACEPARENT": "00-11111111111111111111111111111111-2222222222222222-01",
+        "HTTP_TRACESTATE": "a=b",
+        "HTTP_BAGGAGE": "user=42",
+    }
+    outer = environ_of("/a", **traced)
+    server = Server()
+    with sdk.app.start_as_current_span("GET /a"):
+        assert b"".join(gate(outer, server.start_response)) == b"body"
+    assert outer["noted"]
+    assert {name: outer[name] for name in traced} == traced  # whatever the app was told
+    served(gate, sdk, **traced)
+    gate.close()
+    first = traceparent_of(sdk.one("layergate.fetch"))
+    second = traceparent_of(sdk.one("layergate.refresh"))
+    assert seen == [(first, None, "user=42"), (second, None, None)]
 
 
 def test_a_follower_in_another_thread(app: App, sdk: Sdk) -> None:
