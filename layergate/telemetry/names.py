@@ -131,7 +131,7 @@ COUNTS: Final[Mapping[str, Instrument]] = {
     "backfill": Instrument("layergate.backfills", "{entry}", "Entries copied into a layer above."),
     "fetch_error": Instrument("layergate.fetch.errors", "{error}", "Calls of the app that raised."),
     "layer_error": Instrument("layergate.layer.errors", "{error}", "Operations of layers that failed."),
-    "purge": Instrument("layergate.purges", "{purge}", "Purges made here."),
+    "purge": Instrument("layergate.purges", "{purge}", "Purges made here, by unsafe requests too."),
     "refresh": Instrument("layergate.refreshes", "{refresh}", "Background refreshes begun."),
     "refresh_skipped": Instrument(
         "layergate.refresh.skipped", "{refresh}", "Background refreshes that were not needed, or too many."

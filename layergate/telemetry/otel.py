@@ -521,6 +521,8 @@ class _Span:
         except Exception:
             _logger.exception("a span could not be ended")
         instrument = names.DURATIONS.get(self._name)
+        if self._name == "purge" and names.FINAL not in self._labels:
+            instrument = None  # nobody waited for it to be applied
         if instrument is not None:
             labels = self._labels
             if instrument is names.DURATIONS["fetch"]:

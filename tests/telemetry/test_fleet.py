@@ -143,6 +143,24 @@ async def test_a_purge_tells_how_many_applied_it(sdk: Sdk, shared_valkey: Any) -
     assert told["layergate.purge.final"] is True
 
 
+async def test_a_purge_that_nobody_waits_for_has_no_time_to_applied(
+    sdk: Sdk, shared_valkey: Any
+) -> None:
+    url, namespace = shared_valkey.url, shared_valkey.namespace
+    async with Fleet(url, namespace, count=2, telemetry=sdk.telemetry) as fleet:
+        fleet.origin.answers("/a", {"cache-control": "private"})
+        await fleet[0].get("/a")
+        # What was marked as not to be shared is, after all: the others' markers are purged.
+        fleet.origin.answers("/a", SWR)
+        await fleet[0].get("/a")
+        await fleet.idle()
+        assert sdk.values("layergate.purges") == {"": 1}
+        assert sdk.values("layergate.purge.duration") == {}
+        assert "layergate.purge.final" not in attributes(sdk.one("layergate.purge"))
+        await fleet[0].cache.purge(tags=["x"])
+        assert sdk.values("layergate.purge.duration") == {"purge.final=True": 1}
+
+
 async def test_an_instance_that_cannot_apply_what_it_hears_of_lags(sdk: Sdk, valkey: Any) -> None:
     """It hears of a purge, and may not run the script that would bring it."""
     valkey.cli("ACL", "SETUSER", "limited", "on", "nopass", "~*", "&*", "+@all")
