@@ -22,7 +22,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX WEB_CONCURRENCY __PYVENV_LAUNCHER__
 .DEFAULT_GOAL := help
 # One environment, several targets: with -j two pips would install into it at once.
 .NOTPARALLEL:
-.PHONY: help test check demo demo-fleet bench bench-gateway soak clean
+.PHONY: help test check demo demo-fleet demo-observed bench bench-gateway soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -38,6 +38,7 @@ check: ## lint, format, types, import contracts; build the wheel and use it on i
 	$(PY) -m mypy --strict
 	MYPYPATH=benchmarks $(PY) -m mypy --strict benchmarks
 	MYPYPATH=examples/fastapi $(PY) -m mypy --strict examples/fastapi
+	MYPYPATH=examples/observability $(PY) -m mypy --strict examples/observability
 	MYPYPATH=examples/flask $(PY) -m mypy --strict examples/flask
 	$(VENV)/bin/lint-imports --no-logo
 	@tools/smoke.sh $(PY)
@@ -49,6 +50,10 @@ demo: ## the example app behind LayerGate, asked over real HTTP; stays up in a t
 demo-fleet: ## two instances of it and a Valkey: one fetch for a burst across both, one purge for both
 	@tools/env.sh $(VENV) demo-fleet $(PYTHON)
 	@$(PY) examples/fastapi/demo_fleet.py $(ARGS)
+
+demo-observed: ## two instances under load, as a Prometheus on PATH sees them (docs/observability.md)
+	@tools/env.sh $(VENV) observed $(PYTHON)
+	@$(PY) examples/observability/observe.py $(ARGS)
 
 bench: ## how fast, beside the floor, Starlette, FastAPI and other caches (minutes)
 	@tools/env.sh $(BENCH_VENV) bench $(PYTHON)
