@@ -281,6 +281,7 @@ async def test_parts_of_one_target_have_a_cap():
     for first in range(0, 1000, 20):
         await world.get("/", **asks(first, first + 9))
     entry = world.cache.stack.peek(primary_key("http", b"example.com", "/", b"/", b"", ""))
+    assert entry is not None
     assert len(entry.value.parts) == MAX_PARTS
     assert (await world.get("/", **asks(980, 989))).hit
 

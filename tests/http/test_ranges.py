@@ -189,7 +189,7 @@ def test_every_octet_is_the_right_one(value: bytes, body: bytes, typed: bool) ->
         assert served.body == b""
         return
     assert served.status == 206
-    sent = {}
+    sent: dict[int, int] = {}
     for first, octets, length in parts_of(served):
         assert length == len(body)
         sent |= dict(enumerate(octets, first))
@@ -217,7 +217,7 @@ def test_parts_answer_what_they_cover_and_nothing_else(value, body, data) -> Non
     served = partial_content(asked, stored, [])
     assert served is not None
     assert served.status == 206
-    sent = {}
+    sent: dict[int, int] = {}
     for first, octets, known in parts_of(served):
         assert known == length
         sent |= dict(enumerate(octets, first))

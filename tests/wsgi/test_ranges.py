@@ -88,7 +88,7 @@ def test_the_rest_is_put_where_it_belongs(
 ) -> None:
     film = Film(how)
     app = LayerGate(film)
-    extra = {"wsgi_file_wrapper": file_wrapper}
+    extra: dict[str, Any] = {"wsgi_file_wrapper": file_wrapper}
     ask(app, HTTP_RANGE=f"bytes={stored}", **extra)
     if asked is None:
         answer = ask(app, **extra)
@@ -138,8 +138,13 @@ def test_threads_share_a_rest() -> None:
     film = Film("generator")
     app = LayerGate(film)
     ask(app, HTTP_RANGE="bytes=0-59")
-    film.gate = Gate()
-    opener = threading.Thread(target=lambda: (film.gate.reached(), film.gate.open()))
+    film.gate = gate = Gate()
+
+    def open_it() -> None:
+        gate.reached()
+        gate.open()
+
+    opener = threading.Thread(target=open_it)
     opener.start()
     answers = in_threads(5, lambda: ask(app))
     opener.join(10)
