@@ -47,12 +47,12 @@ CASES = (
 )
 
 SCRIPT = """
-local n, path, base = {count}, "{path}", {base}
+local n, path, base = {count}, "{path}", "{base}-"
 local i = 0
 request = function()
   i = i + 1
-  local k = n == 0 and (base + i) or (i % n)
-  return wrk.format("GET", (path:gsub("{{n}}", tostring(k))))
+  local k = n == 0 and (base .. i) or tostring(i % n)
+  return wrk.format("GET", (path:gsub("{{n}}", k)))
 end
 """
 
@@ -197,7 +197,7 @@ def load(
     contender: Contender, case: str, path: str, count: int, seconds: float, folder: Path
 ) -> None:
     script = folder / "load.lua"
-    base = int(time.time() * 1000) * 1000  # cold URLs are new in each round
+    base = time.time_ns()  # cold URLs are new in each round
     script.write_text(SCRIPT.format(count=count, path=path, base=base))
     before = contender.cpu()
     out = subprocess.run(
