@@ -21,8 +21,9 @@ that is measured begins then.
 *When it is on.* An application sets its SDK up before or after its middleware is made, so whether
 there is "a provider other than the no-op" when a cache is made says nothing. The API is made for
 that: tracers and instruments that are made early wake up with the provider. So ``telemetry=None``
-means: on, if opentelemetry-api can be imported. Without an SDK that costs some microseconds
-per *operation* of a miss, and next to nothing per hit.
+means: on, if opentelemetry-api can be imported. As long as there is no SDK (both global providers
+are still the API's own, and none was given), no spans are made: nobody could tell the difference, but
+for the microseconds.
 
 *The hit path.* A span costs several hits, so hits have none, unless ``trace_hits`` asks for it; then
 what is measured stands around `Cache.peek`, not in it. Hits are counted where they always were, and
@@ -60,6 +61,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
 from opentelemetry.trace import (
     Link,
+    ProxyTracerProvider,
     SpanContext,
     Status,
     StatusCode,
@@ -96,6 +98,7 @@ class OpenTelemetry:
         meter_provider: MeterProvider | None = None,
     ) -> None:
         version = _version()
+        self._given = tracer_provider is not None or meter_provider is not None
         self._tracer = trace.get_tracer(names.SCOPE, version, tracer_provider)
         self._meter = metrics.get_meter(names.SCOPE, version, meter_provider)
         self._histograms: dict[str, Histogram] = {}
@@ -114,7 +117,13 @@ class OpenTelemetry:
                             description=instrument.description,
                             explicit_bucket_boundaries_advisory=names.BUCKETS[instrument.name],
                         )
-        return _Tracer(self._tracer, self._histograms, trace_keys=trace_keys, name=name)
+        return _Tracer(
+            self._tracer,
+            self._histograms,
+            trace_keys=trace_keys,
+            name=name,
+            heard=self._given,
+        )
 
     def first_look(self, peek: Any, tracer: Tracer, *, ratio: float, layer: str) -> Any:
         """``peek``, with a span for each hit, or for so large a share of them."""
@@ -291,10 +300,20 @@ def _of_state(key: str) -> _Read:
 # -- spans ---------------------------------------------------------------------------------------
 
 
+def _somebody_listens() -> bool:
+    """Has the application set an SDK up, for spans or for metrics?
+
+    The API has a public name for the first of its stand-ins only.
+    """
+    if not isinstance(trace.get_tracer_provider(), ProxyTracerProvider):
+        return True
+    return type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider"
+
+
 class _Tracer:
     """`layergate.core.events.Tracer` of one cache."""
 
-    __slots__ = ("_ages", "_base", "_histograms", "_of_layer", "_otel", "_trace_keys")
+    __slots__ = ("_ages", "_base", "_heard", "_histograms", "_of_layer", "_otel", "_trace_keys")
 
     def __init__(
         self,
@@ -303,8 +322,10 @@ class _Tracer:
         *,
         trace_keys: bool,
         name: str,
+        heard: bool = True,
     ) -> None:
         self._otel = otel
+        self._heard = heard  # does anybody listen? Once somebody does, that stays so
         self._histograms = histograms
         self._trace_keys = trace_keys
         self._base: dict[str, Any] = {names.CACHE: name}
@@ -321,6 +342,10 @@ class _Tracer:
         facts: dict[str, Any],
     ) -> Span:
         """See `Tracer`."""
+        if not self._heard:
+            self._heard = _somebody_listens()
+            if not self._heard:
+                return NO_SPAN
         try:
             context = None
             carries = root

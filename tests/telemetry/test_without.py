@@ -106,3 +106,24 @@ print({"layergate.requests", "layergate.fetch.duration"} <= {metric.name for met
 """
     lines = run(code, hide=False).splitlines()
     assert lines == ["['layergate.fetch', 'layergate.lookup', 'layergate.store']", "True"]
+
+
+UNHEARD = """
+import layergate
+from layergate.core.events import NO_SPAN
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+counters = layergate.HttpCache().stack.counters
+print(counters.span("fetch") is NO_SPAN)
+{provide}
+print(counters.span("fetch") is NO_SPAN)
+"""
+
+
+@pytest.mark.parametrize(
+    "provide",
+    ["trace.set_tracer_provider(TracerProvider())", "metrics.set_meter_provider(MeterProvider())"],
+)
+def test_there_are_no_spans_until_somebody_listens(provide: str) -> None:
+    assert run(UNHEARD.format(provide=provide), hide=False).split() == ["True", "False"]
