@@ -17,7 +17,7 @@ refused, not kept waiting. They are its own to close. In the loop of ``main``, i
     await channel.stopping.wait()
     ...                                             # close the sockets; finish what is under way
     ...                                             # until it is done, or ``channel.cut`` is set
-    await cache.aclose()
+    await cache.aclose(0.0 if channel.cut.is_set() else None)
     await channel.close()
 
 ``open``      attaches to the running loop.
@@ -306,18 +306,16 @@ class Link(Channel):
             while True:
                 self._take(await receive(reader, options=True))
         except ChannelBroken as error:
-            if not self.stopping.is_set():
-                _logger.warning("worker %d ends: its supervisor is gone (%s)", self.number, error)
+            _logger.warning("worker %d ends: its supervisor is gone (%s)", self.number, error)
         except Exception:
             _logger.exception("worker %d ends: its channel failed", self.number)
-        finally:
-            # Nobody tells of purges any more, and nobody waits for this worker's word.
-            if self._siblings is not None:
-                self._siblings.lost()
-            for future in self._reports.values():
-                if not future.done():
-                    future.set_exception(ChannelBroken("the supervisor is gone"))
-            self.stop()
+        # Nobody tells of purges any more, and nobody waits for this worker's word.
+        if self._siblings is not None:
+            self._siblings.lost()
+        for future in self._reports.values():
+            if not future.done():
+                future.set_exception(ChannelBroken("the supervisor is gone"))
+        self.stop()
 
     def _take(self, message: Any) -> None:
         if not isinstance(message, dict):
