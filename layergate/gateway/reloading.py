@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Final
 
 from layergate.config import FIXED_OPTIONS, Options
 from layergate.gateway.options import GatewayOptions
 
-__all__ = ["live", "waiting"]
+__all__ = ["held", "live", "waiting"]
 
 # Sockets are open, processes run, the shared layer is connected.
 _WAIT: Final = (
@@ -34,3 +34,16 @@ def waiting(old: GatewayOptions, new: GatewayOptions) -> list[str]:
         name for name in FIXED_OPTIONS if getattr(old.cache, name) != getattr(new.cache, name)
     ]
     return sorted(names)
+
+
+def held(old: GatewayOptions, new: GatewayOptions) -> GatewayOptions:
+    """The new options, but for those that wait: these stay, also for a worker that is started later,
+    so that all workers share one layer, or none.
+
+    Raises ConfigError: what stays does not go with what is new.
+    """
+    changes = {option.name: getattr(new.cache, option.name) for option in fields(Options)}
+    cache = old.cache.replaced(
+        {name: value for name, value in changes.items() if name not in FIXED_OPTIONS}
+    )
+    return replace(new, **{name: getattr(old, name) for name in _WAIT}, cache=cache)

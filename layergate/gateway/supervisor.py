@@ -39,7 +39,7 @@ from layergate.gateway.channel import (
 from layergate.gateway.listening import Listeners
 from layergate.gateway.notify import VARIABLE, notify
 from layergate.gateway.options import GatewayOptions
-from layergate.gateway.reloading import waiting
+from layergate.gateway.reloading import held, waiting
 from layergate.gateway.siblings import Board
 from layergate.gateway.spawned import entry as entry_of
 from layergate.http.rules import RuleSet
@@ -86,18 +86,20 @@ def run(options: GatewayOptions, load: Load, *, worker: str = WORKER) -> int:
 
 
 async def _loaded(load: Load, old: GatewayOptions) -> GatewayOptions | None:
-    """What the settings say now; None, and a line in the log, if they are wrong."""
+    """What the settings say now, as far as it can change; None, and a line in the log, if they are
+    wrong. ``old``: what the gateway was started with."""
     try:
         # Not in the loop: files may be slow, and nobody is to lose trust over it.
-        new = await asyncio.to_thread(load)
-        RuleSet(new.cache.rules)  # what is only found when they are compiled
+        told = await asyncio.to_thread(load)
+        RuleSet(told.cache.rules)  # what is only found when they are compiled
+        new = held(old, told)
     except (ConfigError, OSError) as error:
         _logger.error("reload: nothing has changed: %s", error)  # noqa: TRY400 - for who wrote them
         return None
     except Exception:
         _logger.exception("reload: nothing has changed")
         return None
-    later = waiting(old, new)
+    later = waiting(old, told)
     if later:
         _logger.warning("reload: %s will hold after a restart", ", ".join(later))
     return new
@@ -116,6 +118,7 @@ class _Reloader:
         act: Callable[[GatewayOptions], Awaitable[object]],
     ) -> None:
         self._load = load
+        self._first = options
         self.options = options
         self._act = act
         self._again = False
@@ -130,7 +133,7 @@ class _Reloader:
         while self._again:
             self._again = False
             notify("RELOADING=1")
-            new = await _loaded(self._load, self.options)
+            new = await _loaded(self._load, self._first)
             if new is not None:
                 self.options = new
                 await self._act(new)
@@ -227,9 +230,9 @@ class _Worker:
             self.process.kill()
 
     def leaving(self) -> None:
-        if self.life is not _Life.ENDED:
+        if self.life is _Life.READY:  # else it has failed, and its end will be what is told
             self.life = _Life.LEAVING
-        self.moved.set()
+            self.moved.set()
 
     def close(self) -> None:
         self.life = _Life.ENDED
@@ -319,13 +322,15 @@ class Supervisor:
                 failures += 1
             else:
                 await worker.moved.wait()
-                if worker.life is _Life.ENDED and not self._stop.is_set():
-                    lasted = asyncio.get_running_loop().time() - worker.ready_at
+                if self._stop.is_set():
+                    return
+                if worker.life is _Life.ENDED:
                     if not self._started:
                         self._give_up(_obituary(worker))
                         return
                     _logger.error("%s; it is replaced", _obituary(worker))
-                    failures = 1 if lasted > _STABLE else failures + 1
+                lasted = asyncio.get_running_loop().time() - worker.ready_at
+                failures = 1 if lasted > _STABLE else failures + 1
             pause = _PAUSES[min(max(failures - 1, 0), len(_PAUSES) - 1)]
             if pause and not self._stop.is_set():
                 _logger.warning("worker %d is started again in %g s", number, pause)
