@@ -1,0 +1,350 @@
+"""Final purges among workers that have no shared layer (G3)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guarantees.test_g3_fleet_history import Story
+from tests.support.fleet import Connection, OriginCall, Purged, eventually
+from tests.support.gateways import Gateway
+
+pytest_plugins = ("tests.support.redis_servers",)
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
+
+
+class Versions:
+    """An origin that answers with what is the newest version when the call begins."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.now = 1
+        gateway.origin.on("/")(self._handle)
+
+    async def _handle(self, call: OriginCall) -> None:
+        headers = {"cache-control": "max-age=600", "cache-tag": "page"}
+        await call.reply(b"%d" % self.now, headers)
+
+
+async def read(connections: dict[int, Connection], path: str = "/page") -> list[int]:
+    answers = await asyncio.gather(*(one.get(path) for one in connections.values()))
+    assert {answer.status for answer in answers} == {200}
+    return [int(answer.body) for answer in answers]
+
+
+async def test_a_purge_through_any_worker_is_final_for_all(tmp_path):
+    async with Gateway(tmp_path, workers=3) as gateway:
+        versions = Versions(gateway)
+        async with gateway.each() as connections:
+            ways: list[dict[str, Any]] = [
+                {"tags": ["page"]},
+                {"files": ["http://example.com/page"]},
+                {"patterns": ["/pa*"]},
+                {"purge_everything": True},
+                {"tags": ["page"], "soft": True},
+                {"tags": ["page\udc80", "page"]},
+            ]
+            for number, what in enumerate(ways, start=2):
+                for purger in connections.values():
+                    assert await read(connections) == [versions.now] * 3
+                    calls = gateway.origin.calls["/page"]
+                    assert await read(connections) == [versions.now] * 3
+                    assert gateway.origin.calls["/page"] == calls  # all from memory
+                    versions.now += 1
+                    assert await gateway.purge(purger, **what) == (200, 3, 3), (number, what)
+                    assert await read(connections) == [versions.now] * 3
+
+
+async def test_an_unsafe_method_through_one_worker_invalidates_in_all(tmp_path):
+    async with Gateway(tmp_path) as gateway:
+        versions = Versions(gateway)
+        async with gateway.each() as connections:
+            for one in connections.values():
+                assert await read(connections) == [versions.now] * 2
+                versions.now += 1
+                one.ask("/page", "POST", {"content-length": "0"})
+                assert (await one.answer()).status == 200
+                assert await read(connections) == [versions.now] * 2
+
+
+async def test_what_is_under_way_when_it_is_purged_elsewhere_is_not_served_later(tmp_path):
+    async with Gateway(tmp_path) as gateway:
+        gate = gateway.origin.gated("/slow")
+        async with gateway.each() as connections, gateway.each() as others:
+            pid, other = connections
+            connections[pid].ask("/slow")
+            await gate.reached()
+            assert await gateway.purge(connections[other], files=["http://example.com/slow"]) == (
+                200,
+                2,
+                2,
+            )
+            # This one began after the purge: it does not join what began before.
+            others[pid].ask("/slow")
+            await gate.reached(2)
+            gate.open()
+            answers = [await connections[pid].answer(), await others[pid].answer()]
+            assert [answer.body for answer in answers] == [b"1", b"2"]
+            assert (await connections[pid].get("/slow")).body == b"2"
+
+
+async def test_each_worker_fetches_once(tmp_path):
+    async with Gateway(tmp_path) as gateway:
+        gate = gateway.origin.gated("/burst")
+        async with gateway.each() as connections, contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(Connection(gateway.port)) for _ in range(60)]
+            clients += connections.values()
+            for client in clients:
+                client.ask("/burst")
+            await gate.reached(2)
+            gate.open()
+            answers = await asyncio.gather(*(client.answer() for client in clients))
+        assert {answer.body for answer in answers} <= {b"1", b"2"}
+        assert gateway.origin.calls["/burst"] == 2
+
+
+async def test_who_is_killed_is_not_waited_for_and_its_replacement_counts(tmp_path):
+    async with Gateway(tmp_path, workers=3) as gateway:
+        versions = Versions(gateway)
+        async with gateway.each() as connections:
+            assert await read(connections) == [1, 1, 1]
+            killed, *others = connections
+            gateway.faults.write_text("start:exit")
+            os.kill(killed, signal.SIGKILL)
+            await gateway.logged("is started again in")
+            versions.now = 2
+            assert await gateway.purge(connections[others[0]], tags=["page"]) == (200, 2, 2)
+            left = {pid: connections[pid] for pid in others}
+            assert await read(left) == [2, 2]
+            gateway.faults.unlink()
+            await gateway.logged("is there again")
+            versions.now = 3
+            assert await gateway.purge(connections[others[1]], tags=["page"]) == (200, 3, 3)
+            assert await read(left) == [3, 3]
+
+
+async def test_who_stands_still_serves_nothing_old_when_it_goes_on(tmp_path):
+    async with Gateway(tmp_path) as gateway:
+        versions = Versions(gateway)
+        async with gateway.each() as connections:
+            stalled, other = connections
+            assert await read(connections) == [1, 1]
+            os.kill(stalled, signal.SIGSTOP)
+            versions.now = 2
+            # Waited for as long as it may be trusted, and no longer.
+            assert await gateway.purge(connections[other], tags=["page"]) == (200, 1, 1)
+            # The request reaches the process before anything from the supervisor may.
+            connections[stalled].ask("/page")
+            os.kill(stalled, signal.SIGCONT)
+            assert (await connections[stalled].answer()).body == b"2"
+            assert await read(connections) == [2, 2]
+            versions.now = 3
+            assert await gateway.purge(connections[other], tags=["page"]) == (200, 2, 2)
+            assert await read(connections) == [3, 3]
+
+
+async def test_while_the_supervisor_stands_still_nothing_is_final_and_nothing_old_is_served(
+    tmp_path,
+):
+    async with Gateway(tmp_path) as gateway:
+        versions = Versions(gateway)
+        async with gateway.each() as connections:
+            one, other = connections.values()
+            assert await read(connections) == [1, 1]
+            os.kill(gateway.pid, signal.SIGSTOP)
+            try:
+                versions.now = 2
+                purged = await gateway.purge(one, tags=["page"])
+                assert not purged.final
+                # By then nobody is trusted any more: all is validated, or fetched.
+                assert await read(connections) == [2, 2]
+                versions.now = 3
+                assert await read(connections) == [3, 3]
+            finally:
+                os.kill(gateway.pid, signal.SIGCONT)
+
+            async def final() -> bool:
+                return await gateway.purge(other, tags=["nothing"]) == (200, 2, 2)
+
+            await eventually(final)
+            assert await read(connections) == [3, 3]
+            calls = gateway.origin.calls["/page"]
+            assert await read(connections) == [3, 3]
+            assert gateway.origin.calls["/page"] == calls
+
+
+async def test_after_the_end_of_the_supervisor_nothing_is_trusted(tmp_path):
+    async with Gateway(tmp_path, drain_timeout=20.0) as gateway:
+        versions = Versions(gateway)
+        gate = gateway.origin.gated("/slow")
+        async with gateway.each() as connections:
+            (pid, one), _ = connections.items()
+            assert await read(connections) == [1, 1]
+            one.ask(f"/slow/{pid}")
+            await gate.reached()
+            os.kill(gateway.pid, signal.SIGKILL)
+            await gateway.logged("its supervisor is gone", 2)
+            versions.now = 2
+            # It ends with this connection; what comes behind in it is not from memory.
+            one.ask("/page")
+            gate.open()
+            assert (await one.answer()).body == b"1"
+            with contextlib.suppress(OSError, EOFError):
+                assert (await one.answer()).body == b"2"
+
+
+async def test_statistics_are_of_all_workers(tmp_path):
+    async with Gateway(tmp_path, workers=3) as gateway:
+        Versions(gateway)
+        async with gateway.each() as connections:
+            await read(connections)
+            await read(connections)
+            for one in connections.values():
+                stats = await gateway.stats(one)
+                assert stats["events"]["hit"] == 3
+                assert stats["layers"]["memory"]["entries"] == 3
+                workers = stats["workers"]
+                assert (workers["running"], workers["answered"]) == (3, 3)
+                assert {each["pid"] for each in workers["each"].values()} == set(connections)
+                assert list(workers["each"]) == ["0", "1", "2"]
+                assert all(each["events"]["hit"] == 1 for each in workers["each"].values())
+            # One that stands still is missing, and holds nobody up for long.
+            stalled, other, _ = connections
+            os.kill(stalled, signal.SIGSTOP)
+            stats = await gateway.stats(connections[other])
+            os.kill(stalled, signal.SIGCONT)
+            assert stats["workers"]["answered"] == 2
+            assert stats["workers"]["running"] == 3
+            assert stats["events"]["hit"] == 2
+            # So too without a supervisor.
+            os.kill(gateway.pid, signal.SIGSTOP)
+            stats = await gateway.stats(connections[other])
+            os.kill(gateway.pid, signal.SIGCONT)
+            assert stats["workers"]["answered"] == 1
+            assert stats["workers"]["running"] == 3
+
+
+async def test_with_a_shared_layer_purges_go_by_its_log(tmp_path, valkey):
+    async with Gateway(tmp_path, cache={"shared": valkey.url}) as gateway:
+        versions = Versions(gateway)
+        async with gateway.each() as connections:
+            assert await read(connections) == [1, 1]
+            assert gateway.origin.calls["/page"] == 1
+            versions.now = 2
+            one, _ = connections.values()
+            # (A purge would wait until a server this new has settled in.)
+            one.ask("/page", "POST", {"content-length": "0"})
+            await one.answer()
+
+            async def everywhere() -> bool:
+                return await read(connections) == [2, 2]
+
+            await eventually(everywhere)
+            stats = await gateway.stats(one)
+            assert stats["workers"]["answered"] == 2
+            assert stats["invalidation"]["log_position"] == 1  # Redis's own
+            assert stats["layers"]["redis"]["hits"] >= 1
+
+
+# ------------------------------------------------------------------------------------- a history
+
+
+class Whichever:
+    """Whichever worker the system gives the connection to, as the `Story` of a fleet has instances.
+
+    They all bear one name, so what befalls one excuses what any of them fails with."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.name = "a worker"
+        self.port = gateway.port
+        self._gateway = gateway
+
+    async def purge(self, *, connection: Connection, **what: Any) -> Purged:
+        return await self._gateway.purge(connection, **what)
+
+    def log(self) -> str:
+        return self._gateway.log()
+
+
+class Workers:
+    """A gateway, as a `Story` knows fleets."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.origin = gateway.origin
+        self.instances = [Whichever(gateway)] * gateway.settings["workers"]
+
+
+class OfWorkers(Story):
+    gateway: Gateway
+
+    @property
+    def faults(self) -> list[Callable[[], Awaitable[None]]]:
+        partial = functools.partial
+        return [
+            self.kills_a_worker,
+            self.ends_a_worker,
+            partial(self.stops, 0.5),
+            partial(self.stops, 2.5),
+            partial(self.stops_the_supervisor, 0.5),
+            partial(self.stops_the_supervisor, 2.5),
+        ]
+
+    async def _replaced(self, number: signal.Signals) -> None:
+        before = self.gateway.pids()
+        victim = self.random.choice(sorted(before))
+        self.note(f"... {victim}")
+        name = self.fleet.instances[0].name
+        self.deaths[name] += 1
+        self.down.add(name)
+        os.kill(victim, number)
+        wanted = self.gateway.settings["workers"]
+        # Those whose request ran into it notice until they have noticed.
+        await eventually(lambda: victim not in self.gateway.pids())
+        await eventually(lambda: len(self.gateway.pids()) == wanted)
+        await asyncio.sleep(0.1)
+        self.deaths[name] += 1
+        self.down.remove(name)
+
+    async def kills_a_worker(self) -> None:
+        await self._replaced(signal.SIGKILL)
+
+    async def ends_a_worker(self) -> None:
+        await self._replaced(signal.SIGTERM)
+
+    async def stops(self, seconds: float) -> None:
+        victim = self.random.choice(sorted(self.gateway.pids()))
+        self.note(f"... {victim}")
+        os.kill(victim, signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGCONT)
+
+    async def stops_the_supervisor(self, seconds: float) -> None:
+        os.kill(self.gateway.pid, signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        os.kill(self.gateway.pid, signal.SIGCONT)
+
+
+async def history(folder: Path, *, seconds: float, seed: int) -> None:
+    async with Gateway(folder, workers=3, drain_timeout=3.0) as gateway:
+        story = OfWorkers(Workers(gateway), seconds=seconds, seed=seed)  # type: ignore[arg-type]
+        story.gateway = gateway
+        await story.run(readers=2)
+        story.check()
+
+
+async def test_nothing_purged_is_served(tmp_path):
+    await history(tmp_path, seconds=12, seed=1)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(2, 8))
+async def test_nothing_purged_is_served_for_long(tmp_path, seed):
+    await history(tmp_path, seconds=60, seed=seed)

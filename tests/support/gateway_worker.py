@@ -1,0 +1,133 @@
+"""A worker for the tests of the supervisor: LayerGate under uvicorn, with an origin that the test is.
+
+It is what `layergate.gateway.channel` asks of a worker, and does what tests need: it says on each
+response which process it is, fails when it starts if the test says so, and answers outside of
+LayerGate below ``/control/``.
+
+Run as a program it is the gateway itself: ``python -m tests.support.gateway_worker SETTINGS``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+import uvicorn
+
+from layergate import ConfigError, HttpCache, LayerGate, Rule
+from layergate.config import Options
+from layergate.gateway.channel import Channel
+from layergate.gateway.options import GatewayOptions, UpstreamOptions
+from layergate.gateway.reloading import live
+from layergate.gateway.supervisor import run
+
+
+def options_of(path: str) -> GatewayOptions:
+    """The settings: a JSON file. ``rules`` are arguments of `Rule`, ``memory`` and others the cache's.
+
+    Raises ConfigError.
+    """
+    try:
+        settings = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON: {error}") from None
+    rules = [Rule(**rule) for rule in settings.pop("rules", ())]
+    cache = Options.of({**settings.pop("cache", {}), "rules": rules})
+    return GatewayOptions(
+        upstreams=[UpstreamOptions("http://127.0.0.1:1")], cache=cache, **settings
+    )
+
+
+def main(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -> None:
+    """See `layergate.gateway.channel`."""
+    asyncio.run(serve(options, sockets, channel))
+
+
+async def serve(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -> None:
+    from tests.processes.fleet_app import handle
+
+    cache = HttpCache(**options.cache_arguments(), log=channel.log)
+    gated = LayerGate(handle, cache=cache)
+
+    def reload(new: GatewayOptions) -> list[str]:
+        if new.via == "refused":
+            raise RuntimeError("not by a running worker")
+        cache.reload(**live(new))
+        return ["via"] if new.via != options.via else []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def stamped(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                own = [(b"x-pid", b"%d" % os.getpid()), (b"x-worker", b"%d" % channel.number)]
+                message = {**message, "headers": [*message["headers"], *own]}
+            await send(message)
+
+        if scope["path"].startswith("/control/"):
+            await control(scope["path"].removeprefix("/control/"), channel, stamped)
+        else:
+            await gated(scope, receive, stamped)
+
+    misbehave("start")
+    await channel.open(reload=reload, stats=cache.stats)
+    cache.reporter = channel.report
+    await cache.stack.join()
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=60
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(list(sockets))
+    misbehave("ready")
+    channel.ready()
+    ticking = asyncio.create_task(server.main_loop())
+    await channel.stopping.wait()
+    server.should_exit = True
+    cutting = asyncio.create_task(cut(channel, server))
+    await server.shutdown(list(sockets))
+    cutting.cancel()
+    await asyncio.wait([ticking, cutting])
+    await cache.aclose(0.0 if channel.cut.is_set() else None)
+    await channel.close()
+
+
+async def cut(channel: Channel, server: uvicorn.Server) -> None:
+    await channel.cut.wait()
+    server.force_exit = True
+
+
+def misbehave(when: str) -> None:
+    """What the test has put into a file."""
+    path = Path(os.environ["GATEWAY_FAULTS"])
+    faults = path.read_text().split() if path.exists() else []
+    for fault in faults:
+        at, _, what = fault.partition(":")
+        if at != when:
+            continue
+        if what == "config":
+            raise ConfigError("upstreams must be something else")
+        if what == "bug":
+            raise RuntimeError("a bug")
+        if what == "exit":
+            os._exit(7)
+
+
+async def control(what: str, channel: Channel, send: Any) -> None:
+    status, body = 200, b""
+    if what == "state":
+        body = channel.state.value.encode()
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+if __name__ == "__main__":
+    file = sys.argv[1]
+    kind = os.environ.get("GATEWAY_WORKER", "tests.support.gateway_worker:main")
+    sys.exit(run(options_of(file), lambda: options_of(file), worker=kind))

@@ -1,0 +1,190 @@
+"""A gateway of real processes, and what a test does with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from tests.support.fleet import ROOT, TOKEN, Answer, Connection, Origin, Purged, eventually
+from tests.support.redis_servers import HOST, Process, free_port
+
+__all__ = ["Gateway", "gone", "running"]
+
+AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
+
+
+class Gateway:
+    """`layergate.gateway.supervisor.run`, in a process of its own, before an origin that the test is.
+
+    ``settings``: of `GatewayOptions` (``rules`` and ``cache`` apart, see `gateway_worker`).
+    """
+
+    def __init__(self, folder: Path, *, environ: Mapping[str, str] | None = None, **settings: Any):
+        self.folder = folder
+        self.origin = Origin()
+        self.port = free_port()
+        self.settings: dict[str, Any] = {
+            "listen": [f"{HOST}:{self.port}"],
+            "workers": 2,
+            "admin_token": TOKEN,
+            "drain_timeout": 5.0,
+            **settings,
+        }
+        self.file = folder / "settings.json"
+        self.faults = folder / "faults"
+        self._environ = dict(environ or {})
+        self._process: Process | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.origin.__aenter__()
+        try:
+            self.write()
+            await self.start()
+        except BaseException as error:
+            await self.__aexit__(type(error))
+            raise
+        return self
+
+    async def __aexit__(self, kind: object = None, *_: object) -> None:
+        if self._process is not None:
+            pids = self.pids()
+            self._process.kill()
+            # They are in groups of their own, and end by themselves.
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT if kind is None else signal.SIGKILL)
+                await gone(pid)
+        await self.origin.__aexit__()
+        assert not self.origin.errors
+
+    def write(self, **settings: Any) -> None:
+        """Settings into the file; None takes one out."""
+        self.settings |= settings
+        self.settings = {name: one for name, one in self.settings.items() if one is not None}
+        self.file.write_text(json.dumps(self.settings))
+
+    def launch(self) -> Process:
+        """Start it, and wait for nothing."""
+        self._process = Process(
+            [sys.executable, "-m", "tests.support.gateway_worker", str(self.file)],
+            log=self.folder / "gateway.log",
+            cwd=ROOT,
+            environ={
+                "PYTHONPATH": str(ROOT),
+                "PYTHONUNBUFFERED": "1",
+                "FLEET_INSTANCE": "gateway",
+                "FLEET_ORIGIN": str(self.origin.port),
+                "GATEWAY_FAULTS": str(self.faults),
+                **self._environ,
+            },
+        )
+        return self._process
+
+    async def start(self) -> None:
+        """Start it, and wait until it serves."""
+        process = self.launch()
+        await eventually(lambda: "serving on" in self.log() or not process.alive, "a gateway")
+        assert process.alive, self.log()
+
+    @property
+    def process(self) -> Process:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the process that was started, and to it alone."""
+        os.kill(self.pid, number)
+
+    def log(self) -> str:
+        path = self.folder / "gateway.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    async def logged(self, text: str, times: int = 1) -> None:
+        await eventually(lambda: self.log().count(text) >= times, f"{text!r} in\n{self.log()}")
+
+    async def ended(self) -> int:
+        """Its exit status, once it has ended."""
+        await eventually(lambda: not self.process.alive, f"the end of\n{self.log()}")
+        return self.process.kill()
+
+    def pids(self) -> set[int]:
+        """Its workers, as the system knows them."""
+        path = Path(f"/proc/{self.pid}/task")
+        found: set[int] = set()
+        with contextlib.suppress(OSError):
+            for task in path.iterdir():
+                found |= set(map(int, (task / "children").read_text().split()))
+        return found
+
+    # -- clients -------------------------------------------------------------------------------
+
+    async def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
+        async with Connection(self.port) as connection:
+            connection.ask(path, method, headers)
+            return await connection.answer(method)
+
+    @contextlib.asynccontextmanager
+    async def each(self) -> AsyncIterator[dict[int, Connection]]:
+        """A connection to each worker there is, by its process."""
+        async with contextlib.AsyncExitStack() as stack:
+            found: dict[int, Connection] = {}
+            wanted = self.settings["workers"]
+            async with asyncio.timeout(20):
+                while len(found) < wanted:
+                    async with contextlib.AsyncExitStack() as one:
+                        connection = await one.enter_async_context(Connection(self.port))
+                        answer = await connection.get("/control/pid")
+                        pid = int(answer.headers["x-pid"])
+                        if pid not in found:
+                            found[pid] = connection
+                            stack.push_async_exit(one.pop_all())
+            yield found
+
+    async def refuses(self) -> None:
+        """Until nobody listens any more."""
+
+        async def holds() -> bool:
+            try:
+                async with Connection(self.port):
+                    return False  # it waited in the queue of a socket that was about to be closed
+            except ConnectionRefusedError:
+                return True
+
+        await eventually(holds)
+
+    async def purge(self, connection: Connection, **what: Any) -> Purged:
+        connection.ask("/_layergate/purge", "POST", AUTHORIZED, json.dumps(what).encode())
+        answer = await connection.answer()
+        assert answer.status in (200, 202), answer
+        result = answer.json()["result"]
+        return Purged(answer.status, result["applied"], result["instances"])
+
+    async def stats(self, connection: Connection) -> dict[str, Any]:
+        connection.ask("/_layergate/stats", headers=AUTHORIZED)
+        answer = await connection.answer()
+        assert answer.status == 200, answer
+        stats: dict[str, Any] = answer.json()
+        return stats
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def gone(pid: int) -> None:
+    """Until this process has ended."""
+    await eventually(lambda: not running(pid), f"the end of {pid}")
