@@ -25,7 +25,7 @@ from layergate.config import Options
 from layergate.gateway.channel import Channel
 from layergate.gateway.options import GatewayOptions, UpstreamOptions
 from layergate.gateway.reloading import live
-from layergate.gateway.supervisor import run
+from layergate.gateway.supervisor import WORKER, run
 
 
 def options_of(path: str) -> GatewayOptions:
@@ -39,9 +39,8 @@ def options_of(path: str) -> GatewayOptions:
         raise ConfigError(f"{path} is no JSON: {error}") from None
     rules = [Rule(**rule) for rule in settings.pop("rules", ())]
     cache = Options.of({**settings.pop("cache", {}), "rules": rules})
-    return GatewayOptions(
-        upstreams=[UpstreamOptions("http://127.0.0.1:1")], cache=cache, **settings
-    )
+    upstreams = [UpstreamOptions(url) for url in settings.pop("upstreams", ["http://127.0.0.1:1"])]
+    return GatewayOptions(upstreams=upstreams, cache=cache, **settings)
 
 
 def main(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -> None:
@@ -129,5 +128,5 @@ async def control(what: str, channel: Channel, send: Any) -> None:
 
 if __name__ == "__main__":
     file = sys.argv[1]
-    kind = os.environ.get("GATEWAY_WORKER", "tests.support.gateway_worker:main")
+    kind = WORKER if os.environ["GATEWAY_WHOLE"] else "tests.support.gateway_worker:main"
     sys.exit(run(options_of(file), lambda: options_of(file), worker=kind))

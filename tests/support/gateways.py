@@ -12,7 +12,17 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support.fleet import ROOT, TOKEN, Answer, Connection, Origin, Purged, eventually
+from tests.support.fleet import (
+    FRESH,
+    ROOT,
+    TOKEN,
+    Answer,
+    Connection,
+    Origin,
+    OriginCall,
+    Purged,
+    eventually,
+)
 from tests.support.redis_servers import HOST, Process, free_port
 
 __all__ = ["Gateway", "gone", "running"]
@@ -20,15 +30,77 @@ __all__ = ["Gateway", "gone", "running"]
 AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
 
 
+class HttpCall(OriginCall):
+    """A call over HTTP/1.1."""
+
+    async def start(self, status: int = 200, headers: Mapping[str, str] = FRESH) -> None:
+        self._framed = "content-length" in headers
+        fields = {**headers} if self._framed else {**headers, "transfer-encoding": "chunked"}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        await self._put(f"HTTP/1.1 {status} Said\r\n{lines}\r\n".encode())
+
+    async def chunk(self, data: bytes) -> None:
+        if data:
+            await self._put(data if self._framed else b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def end(self, data: bytes = b"") -> None:
+        await self.chunk(data)
+        if not self._framed:
+            await self._put(b"0\r\n\r\n")
+
+    async def _put(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # a gateway that was killed does not listen any more
+            self._writer.write(data)
+            await self._writer.drain()
+
+
+class HttpOrigin(Origin):
+    """An `Origin` that is an upstream."""
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            with contextlib.suppress(OSError, EOFError):
+                while True:
+                    await self._one(await reader.readuntil(b"\r\n\r\n"), writer)
+        except asyncio.CancelledError:
+            pass  # the end of the test
+        except Exception as error:
+            self.errors.append(error)
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _one(self, head: bytes, writer: asyncio.StreamWriter) -> None:
+        method, path, _ = head.decode("latin-1").split(" ", 2)
+        self.calls[path] += 1
+        asked = {"path": path, "method": method, "instance": "", "pid": 0}
+        call = HttpCall(asked, self.calls[path], writer)
+        self.log.append(call)
+        prefix = max((one for one in self.handlers if path.startswith(one)), key=len)
+        await self.handlers[prefix](call)
+
+
 class Gateway:
     """`layergate.gateway.supervisor.run`, in a process of its own, before an origin that the test is.
 
     ``settings``: of `GatewayOptions` (``rules`` and ``cache`` apart, see `gateway_worker`).
+    ``whole``: with the gateway's own worker and its server, in place of that of the tests.
     """
 
-    def __init__(self, folder: Path, *, environ: Mapping[str, str] | None = None, **settings: Any):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        whole: bool = False,
+        environ: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         self.folder = folder
-        self.origin = Origin()
+        self.whole = whole
+        self.origin = HttpOrigin() if whole else Origin()
         self.port = free_port()
         self.settings: dict[str, Any] = {
             "listen": [f"{HOST}:{self.port}"],
@@ -45,7 +117,7 @@ class Gateway:
     async def __aenter__(self) -> Self:
         await self.origin.__aenter__()
         try:
-            self.write()
+            self.write(upstreams=[f"http://{HOST}:{self.origin.port}"])
             await self.start()
         except BaseException as error:
             await self.__aexit__(type(error))
@@ -82,6 +154,7 @@ class Gateway:
                 "FLEET_INSTANCE": "gateway",
                 "FLEET_ORIGIN": str(self.origin.port),
                 "GATEWAY_FAULTS": str(self.faults),
+                "GATEWAY_WHOLE": "1" if self.whole else "",
                 **self._environ,
             },
         )
