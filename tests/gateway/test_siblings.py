@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.guarantees.test_g3_fleet_history import Story
+from tests.guarantees.test_g3_fleet_history import GONE, KEYS, Story
 from tests.support.fleet import Connection, OriginCall, Purged, eventually
 from tests.support.gateways import Gateway
 
@@ -321,10 +321,29 @@ class OfWorkers(Story):
     async def stops(self, seconds: float) -> None:
         victim = self.random.choice(sorted(self.gateway.pids()))
         self.note(f"... {victim}")
-        os.kill(victim, signal.SIGSTOP)
-        await asyncio.sleep(seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(victim, signal.SIGCONT)
+        async with contextlib.AsyncExitStack() as stack:
+            # Established, and used: what is asked over these is read with the process's next breath.
+            connections = [
+                await stack.enter_async_context(Connection(self.gateway.port)) for _ in range(30)
+            ]
+            await asyncio.gather(*(connection.get(KEYS[0]) for connection in connections))
+            os.kill(victim, signal.SIGSTOP)
+            asking = [
+                asyncio.create_task(self.purges_and_asks(connections[number::5]))
+                for number in range(5)
+            ]
+            await asyncio.sleep(seconds)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGCONT)
+            await asyncio.gather(*asking)
+
+    async def purges_and_asks(self, connections: list[Connection]) -> None:
+        """So that requests that began after a purge wait for who may not know of it."""
+        key, instance = self.random.choice(KEYS), self.fleet.instances[0]
+        with contextlib.suppress(*GONE):
+            if await self.purge(instance, [key], tags=[key]):
+                reads = [self.read(instance, key, connection) for connection in connections]
+                await asyncio.gather(*reads, return_exceptions=True)
 
     async def stops_the_supervisor(self, seconds: float) -> None:
         os.kill(self.gateway.pid, signal.SIGSTOP)
