@@ -65,6 +65,7 @@ __all__ = [
     "MAX_FRAME",
     "Channel",
     "ChannelBroken",
+    "ChannelClosed",
     "Link",
     "MakeLog",
     "Reload",
@@ -87,6 +88,7 @@ MAX_FRAME: Final = 32 * 1024 * 1024  # bytes
 _HEAD: Final = struct.Struct("!IB")
 _JSON, _OPTIONS = ord("J"), ord("O")
 _REPORT_WITHIN: Final = 2.0  # seconds
+_MAX_QUEUE: Final = 64 * 1024 * 1024  # bytes that the supervisor has not read
 
 
 class State(enum.Enum):
@@ -99,6 +101,10 @@ class State(enum.Enum):
 
 class ChannelBroken(Exception):
     """The other side is gone, or sends what cannot be."""
+
+
+class ChannelClosed(ChannelBroken):
+    """The other side is gone."""
 
 
 def pack(message: Mapping[str, Any]) -> bytes:
@@ -124,7 +130,7 @@ async def receive(reader: asyncio.StreamReader, *, options: bool = False) -> Any
             raise ChannelBroken(f"a frame of {length} bytes")
         content = await reader.readexactly(length)
     except (OSError, asyncio.IncompleteReadError) as error:
-        raise ChannelBroken("the other side is gone") from error
+        raise ChannelClosed("the other side is gone") from error
     return _read(kind, content, options=options)
 
 
@@ -139,7 +145,7 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
     while len(content) < size:
         part = sock.recv(size - len(content))
         if not part:
-            raise ChannelBroken("the other side is gone")
+            raise ChannelClosed("the other side is gone")
         content += part
     return bytes(content)
 
@@ -291,10 +297,14 @@ class Link(Channel):
                 await self._writer.wait_closed()
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message. One that comes to nothing since the supervisor is gone raises nothing:
-        then `stopping` is set."""
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(pack(message))
+        """Send a message. One that comes to nothing since the supervisor is gone, or has not read for
+        too long, raises nothing: then `stopping` is set."""
+        writer = self._writer
+        if writer is None or writer.is_closing():
+            return
+        writer.write(pack(message))
+        if writer.transport.get_write_buffer_size() > _MAX_QUEUE:
+            writer.transport.abort()
 
     def _tick(self) -> None:
         """Say that this worker lives, and ask to be trusted for another while."""

@@ -30,6 +30,7 @@ from layergate.gateway.channel import (
     BEAT,
     Channel,
     ChannelBroken,
+    ChannelClosed,
     Reload,
     Stats,
     pack,
@@ -283,7 +284,7 @@ class Supervisor:
         beat = loop.create_task(self._watch(), name="layergate watch")
         try:
             for number in _SIGNALS:
-                loop.add_signal_handler(number, self._end)
+                loop.add_signal_handler(number, self.end)
             loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
             slots = [loop.create_task(self._keep(number)) for number in range(self._count)]
             await asyncio.gather(*slots)
@@ -301,7 +302,9 @@ class Supervisor:
         return self._status
 
     async def _all_ended(self) -> None:
-        while tasks := [task for one in self._workers.values() for task in one.tasks]:
+        while tasks := [
+            task for one in self._workers.values() for task in one.tasks if not task.done()
+        ]:
             await asyncio.wait(tasks)
 
     # -- the workers ---------------------------------------------------------------------------
@@ -431,7 +434,8 @@ class Supervisor:
 
     # -- signals -------------------------------------------------------------------------------
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """As SIGTERM: end gracefully; the second time, at once."""
         if self._stop.is_set():
             self._cut()
             return
@@ -493,16 +497,14 @@ class Supervisor:
     async def _listen(self, worker: _Worker, reader: asyncio.StreamReader) -> None:
         try:
             while True:
-                message = await receive(reader)
-                self._take(worker, message)
+                self._take(worker, await receive(reader))
+        except ChannelClosed:
+            self._left(worker)  # only a process that has ended closes its end
         except ChannelBroken as error:
-            if error.__cause__ is None:
-                worker.kill(f"sends {error}")
+            worker.kill(f"sends what cannot be: {error}")
         except Exception:
-            _logger.exception("worker %d sends what cannot be", worker.number)
+            _logger.exception("what worker %d sends cannot be", worker.number)
             worker.kill("sends what cannot be")
-        # Its end of the channel is closed: it does not run any more.
-        self._left(worker)
 
     def _take(self, worker: _Worker, message: Mapping[str, Any]) -> None:
         match message["op"]:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import signal
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from layergate.gateway import supervisor
+from layergate.gateway.supervisor import Supervisor
 from tests.support.fleet import FRESH, Connection, OriginCall, eventually
+from tests.support.gateway_worker import options_of
 from tests.support.gateways import Gateway, gone, running
 from tests.support.redis_servers import HOST
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
 
 GONE = (OSError, EOFError)
+WORKER = "tests.support.gateway_worker:main"
 
 
 @pytest.fixture
@@ -326,6 +332,59 @@ async def test_all_may_end_at_once(tmp_path):
         await gateway.logged("is there again", 2)
         assert (await gateway.get("/x")).status == 200
         assert not before & gateway.pids()
+
+
+@pytest.fixture
+async def inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[Gateway]:
+    """A gateway whose supervisor is this process, so that its patience can be shortened."""
+    gateway = Gateway(tmp_path)
+    gateway.log = lambda: caplog.text  # type: ignore[method-assign]
+    caplog.set_level(logging.INFO, "layergate.gateway")
+    async with gateway.origin:
+        gateway.write()
+        for name, value in gateway.environ().items():
+            monkeypatch.setenv(name, value)
+        yield gateway
+
+
+async def test_a_worker_that_gives_no_sign_of_life_is_replaced(inside, monkeypatch):
+    monkeypatch.setattr(supervisor, "_SILENT", 4)
+    options = options_of(str(inside.file))
+    running_it = Supervisor(options, lambda: options, worker=WORKER)
+    task = asyncio.create_task(running_it.run())
+    await inside.logged("serving on")
+    async with inside.each() as connections:
+        stalled = min(connections)
+        os.kill(stalled, signal.SIGSTOP)
+        await inside.logged(f"(process {stalled}) is killed: it gave no sign of life for 2 s")
+        await inside.logged("is there again")
+    running_it.end()
+    assert await task == 0
+
+
+async def test_a_worker_that_is_not_ready_in_time_is_one_that_cannot_start(inside, monkeypatch):
+    monkeypatch.setattr(supervisor, "_START", 1.0)
+    inside.faults.write_text("start:hang")
+    options = options_of(str(inside.file))
+    assert await Supervisor(options, lambda: options, worker=WORKER).run() == 1
+    assert "the gateway cannot run: worker" in inside.log()
+    assert "it was not ready within 1 s" in inside.log()
+
+
+async def test_a_worker_that_sends_what_cannot_be_is_replaced(inside, caplog):
+    options = options_of(str(inside.file))
+    running_it = Supervisor(options, lambda: options, worker=WORKER)
+    task = asyncio.create_task(running_it.run())
+    await inside.logged("serving on")
+    for number, path in enumerate(("/control/garbage", "/control/nonsense", "/control/huge")):
+        with contextlib.suppress(*GONE):
+            await inside.get(path)
+        await inside.logged("is there again", number + 1)
+    assert caplog.text.count("is killed: it sends what cannot be") == 3
+    running_it.end()
+    assert await task == 0
 
 
 # --------------------------------------------------------------------------------------- reloading

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ import uvicorn
 
 from layergate import ConfigError, HttpCache, LayerGate, Rule
 from layergate.config import Options
-from layergate.gateway.channel import Channel
+from layergate.gateway.channel import Channel, Link, pack
 from layergate.gateway.options import GatewayOptions, UpstreamOptions
 from layergate.gateway.reloading import live
 from layergate.gateway.supervisor import WORKER, run
@@ -113,14 +114,27 @@ def misbehave(when: str) -> None:
             raise ConfigError("upstreams must be something else")
         if what == "bug":
             raise RuntimeError("a bug")
+        if what == "hang":
+            os.kill(os.getpid(), signal.SIGSTOP)
         if what == "exit":
             os._exit(7)
+
+
+SAID = {
+    "garbage": b"\x00\x00\x00\x03J{}}",
+    "nonsense": pack({"op": "explode"}),
+    "huge": b"\xff\xff\xff\xffJ",
+}
 
 
 async def control(what: str, channel: Channel, send: Any) -> None:
     status, body = 200, b""
     if what == "state":
         body = channel.state.value.encode()
+    elif what in SAID:
+        assert isinstance(channel, Link)
+        assert channel._writer is not None
+        channel._writer.write(SAID[what])
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -142,21 +142,25 @@ class Gateway:
         self.settings = {name: one for name, one in self.settings.items() if one is not None}
         self.file.write_text(json.dumps(self.settings))
 
+    def environ(self) -> dict[str, str]:
+        """What its processes need to know."""
+        return {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "FLEET_INSTANCE": "gateway",
+            "FLEET_ORIGIN": str(self.origin.port),
+            "GATEWAY_FAULTS": str(self.faults),
+            "GATEWAY_WHOLE": "1" if self.whole else "",
+            **self._environ,
+        }
+
     def launch(self) -> Process:
         """Start it, and wait for nothing."""
         self._process = Process(
             [sys.executable, "-m", "tests.support.gateway_worker", str(self.file)],
             log=self.folder / "gateway.log",
             cwd=ROOT,
-            environ={
-                "PYTHONPATH": str(ROOT),
-                "PYTHONUNBUFFERED": "1",
-                "FLEET_INSTANCE": "gateway",
-                "FLEET_ORIGIN": str(self.origin.port),
-                "GATEWAY_FAULTS": str(self.faults),
-                "GATEWAY_WHOLE": "1" if self.whole else "",
-                **self._environ,
-            },
+            environ=self.environ(),
         )
         return self._process
 
