@@ -182,3 +182,32 @@ def test_an_origin_of_its_own():
     cache.reload(rules=[Rule("/x", ttl=1)])
     assert len(cache.rules) == 1
     assert LayerGate(Origin(), cache=cache).cache is cache
+
+
+OTHERS: dict[str, Any] = {
+    "rules": [Rule("/x", ttl=1)],
+    "admin": Admin(token="t"),
+    "heuristic": 0.2,
+    "request_directives": False,
+    "cache_status": False,
+    "strip_tags": False,
+    "collapse": False,
+    "targets": ("CDN-Cache-Control",),
+    "max_key_length": 99,
+    "coalesce_fallback": "504",
+}
+
+
+def test_a_reloaded_cache_is_as_one_made_so():
+    """What is derived from the options when a cache is made is derived anew when it is reloaded."""
+    reloaded = LayerGate(Origin())
+    reloaded.cache.reload(**OTHERS)
+    made = LayerGate(Origin(), **OTHERS)
+    for one, other in ((reloaded.cache, made.cache), (reloaded, made)):
+        derived = {
+            name: value
+            for name, value in vars(other).items()
+            if isinstance(value, bool | int | str | frozenset | Options)
+        }
+        assert len(derived) > 5
+        assert {name: vars(one)[name] for name in derived} == derived
