@@ -18,7 +18,7 @@ from layergate.gateway.proxy import Answering, App, Message, Proxy, Receive, Sco
 from layergate.gateway.reloading import live, waiting
 from layergate.gateway.server import Server
 
-__all__ = ["main"]
+__all__ = ["Worker", "main"]
 
 _BACKLOG: Final = 2048
 
@@ -34,44 +34,60 @@ def main(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -
 
 
 async def _serve(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -> None:
-    loop = asyncio.get_running_loop()
-    cache = HttpCache(**options.cache_arguments(), log=channel.log)
-    proxy = Proxy(tuple(options.upstreams), _policy(options))
-    gate = LayerGate(proxy, cache)
-    name = cache.options.name if cache.options.cache_status else None
-    app = Answering(_Health(gate, options, channel), name)
-    server = Server(app, gate, options, _policy(options))
-    present = options
+    await Worker(options, channel).serve(sockets)
 
-    def reload(new: GatewayOptions) -> Iterable[str]:
-        nonlocal present
-        names = waiting(present, new)
-        cache.reload(**live(new))
-        proxy.reload(tuple(new.upstreams), _policy(new))
-        server.reload(new, _policy(new))
-        present = new
+
+class Worker:
+    """What a worker is made of; it needs a running loop.
+
+    Raises ConfigError, and OSError or ssl.SSLError for a certificate that cannot be used.
+    """
+
+    def __init__(self, options: GatewayOptions, channel: Channel) -> None:
+        self.options = options
+        self.channel = channel
+        self.cache = HttpCache(**options.cache_arguments(), log=channel.log)
+        self.proxy = Proxy(tuple(options.upstreams), _policy(options))
+        gate = LayerGate(self.proxy, self.cache)
+        name = self.cache.options.name if self.cache.options.cache_status else None
+        app = Answering(_Health(gate, options, channel), name)
+        self.server = Server(app, gate, options, _policy(options))
+        self._tls = _tls(options)
+
+    async def serve(self, sockets: Sequence[socket]) -> None:
+        """Serve until the channel says to stop; then answer what has begun."""
+        loop, channel, cache, server = self.server.loop, self.channel, self.cache, self.server
+        await channel.open(reload=self.reload, stats=cache.stats)
+        cache.reporter = channel.report
+        if cache.stack.fleet is not None:
+            cache.aside(cache.stack.join(), "layergate join")
+        listeners = [
+            await loop.create_server(
+                server.connection,
+                sock=sock,
+                ssl=self._tls if _is_ip(sock) else None,
+                backlog=_BACKLOG,
+            )
+            for sock in sockets
+        ]
+        server.start()
+        channel.ready()
+        await channel.stopping.wait()
+        for listener in listeners:
+            listener.close()
+        await server.drain(float(self.options.drain_timeout), channel.cut)
+        self.proxy.close()
+        await cache.aclose()
+        await channel.close()
+
+    def reload(self, new: GatewayOptions) -> Iterable[str]:
+        """Go by these options from now on; the names of those that wait for a restart."""
+        names = waiting(self.options, new)
+        self.cache.reload(**live(new))
+        self.proxy.reload(tuple(new.upstreams), _policy(new))
+        self.server.reload(new, _policy(new))
+        self.options = new
         return names
-
-    await channel.open(reload=reload, stats=cache.stats)
-    cache.reporter = channel.report
-    if cache.stack.fleet is not None:
-        cache.aside(cache.stack.join(), "layergate join")
-    tls = _tls(options)
-    listeners = [
-        await loop.create_server(
-            server.connection, sock=sock, ssl=tls if _is_ip(sock) else None, backlog=_BACKLOG
-        )
-        for sock in sockets
-    ]
-    server.start()
-    channel.ready()
-    await channel.stopping.wait()
-    for listener in listeners:
-        listener.close()
-    await server.drain(float(present.drain_timeout), channel.cut)
-    proxy.close()
-    await cache.aclose()
-    await channel.close()
 
 
 def _policy(options: GatewayOptions) -> ForwardPolicy:
