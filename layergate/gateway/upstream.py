@@ -11,6 +11,7 @@ Time limits are looked at by one timer for all connections, twice a second.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import ssl
 from collections import deque
@@ -48,6 +49,7 @@ _MAX_HEAD: Final = 128 * 1024  # bytes of a response's head, or of its trailer s
 _MAX_FIELDS: Final = 512
 _MAX_INTERIM: Final = 32  # 1xx responses before the final one
 _MAX_QUEUE: Final = 4096  # requests that wait for a connection
+_VERSIONS: Final = frozenset({"1.0", "1.1"})
 # RFC 9112 7.2 and 7.3: we offer none of them (there is no TE in our requests but for trailers).
 _CODINGS: Final = frozenset(
     {b"chunked", b"compress", b"deflate", b"gzip", b"x-compress", b"x-gzip"}
@@ -105,13 +107,14 @@ class Kind(enum.Enum):
 
 
 class Event(NamedTuple):
-    """``status`` and ``lines`` of a head; ``lines`` of an end are trailer fields; ``data`` of a
-    body."""
+    """``status``, ``lines`` and ``version`` of a head; ``lines`` of an end are trailer fields;
+    ``data`` of a body."""
 
     kind: Kind
     status: int = 0
     lines: Lines = []  # noqa: RUF012  (never changed)
     data: bytes = b""
+    version: str = "1.1"
 
 
 _END: Final = Event(Kind.END)
@@ -154,6 +157,7 @@ class Connection(asyncio.Protocol):
         self._interim = 0
         self._head_only = False
         self.answered = False  # has any byte of the response come?
+        self._sending = False  # is there content of the request to come?
 
     # -- the transport's callbacks -------------------------------------------------------------
 
@@ -169,11 +173,11 @@ class Connection(asyncio.Protocol):
             self._fail(UpstreamMalformed("the upstream sent data that nobody asked for"))
             return
         self.answered = True
-        if self._in_head:
-            self._head_size += len(data)
-            if self._head_size > _MAX_HEAD + len(data):
-                self._fail(UpstreamMalformed(f"the response's head is over {_MAX_HEAD} bytes"))
-                return
+        self._head_size += len(data)
+        if self._head_size > _MAX_HEAD + len(data):
+            what = "head" if self._in_head else "trailer section"
+            self._fail(UpstreamMalformed(f"the response's {what} is over {_MAX_HEAD} bytes"))
+            return
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as switched:
@@ -230,6 +234,10 @@ class Connection(asyncio.Protocol):
     # -- the parser's callbacks ----------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self._complete:
+            # However little of it has come: it must not become the answer to the next request.
+            self.reusable = False
+            raise UpstreamMalformed("the upstream sent data that nobody asked for")
         self._lines = []
         self._fields = 0
         self._in_head = True
@@ -243,10 +251,16 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._head_size = 0
         status = self._parser.get_status_code()
+        version = self._parser.get_http_version()
         lines, self._lines = self._lines, []
+        if version not in _VERSIONS:
+            raise UpstreamMalformed(f"the response is in HTTP/{version}")
         if status < 100 or status > 599:
             raise UpstreamMalformed(f"the response has status {status}")
         if status == 101:
+            if not self._parser.should_upgrade():
+                # RFC 9110 15.2.2: "The server MUST generate an Upgrade header field".
+                raise UpstreamMalformed("the upstream switched protocols without saying to which")
             self._status, self._lines = status, lines
             return
         if status < 200:
@@ -257,7 +271,7 @@ class Connection(asyncio.Protocol):
             return
         self._in_head = False
         self._status = status
-        self._keep = self._parser.get_http_version() == "1.1"
+        self._keep = version == "1.1"
         length = False
         chunked = False
         for name, value in lines:
@@ -277,11 +291,11 @@ class Connection(asyncio.Protocol):
                     self._keep = False
                 elif b"keep-alive" in options:
                     self._keep = True
-        if chunked and self._parser.get_http_version() != "1.1":
+        if chunked and version != "1.1":
             self._keep = False  # RFC 9112 6.1
         empty = self._head_only or status in (204, 304)
         self._framed = length or chunked or empty  # can its end be told?
-        self._put(Event(Kind.HEAD, status, lines))
+        self._put(Event(Kind.HEAD, status, lines, version=version))
         if self._head_only:
             # RFC 9110 9.3.2: no content, whatever the fields say; the parser does not know it.
             self._finish()
@@ -289,6 +303,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         if self._complete:
             raise UpstreamMalformed("a response to HEAD has content")
+        self._head_size = 0
         self._buffered += len(data)
         self._put(Event(Kind.BODY, data=data))
         if self._buffered > HIGH_WATER:
@@ -307,13 +322,24 @@ class Connection(asyncio.Protocol):
 
     # -- the request's side --------------------------------------------------------------------
 
-    def begin(self, *, head_only: bool) -> None:
-        """A request is about to be written. ``head_only``: its method is HEAD."""
+    def begin(self, *, head_only: bool, content: bool = False) -> None:
+        """A request is about to be written. ``head_only``: its method is HEAD; ``content``: it has
+        content, and `sent` will be called when that was written."""
         self._parser = HttpResponseParser(self)
         self._reset()
         self._head_only = head_only
+        self._sending = content
         self.reusable = False
-        self.deadline = self._loop.time() + self._pool.first_byte_timeout
+        if self.lost:  # before there was anybody to tell
+            self._error = UpstreamClosed("the upstream closed the connection at once")
+        elif not content:
+            self.deadline = self._loop.time() + self._pool.first_byte_timeout
+
+    def sent(self) -> None:
+        """The request was written as a whole."""
+        self._sending = False
+        if not self._status and not self.lost:
+            self.deadline = self._loop.time() + self._pool.first_byte_timeout
 
     def write(self, data: bytes) -> None:
         if self.transport is not None and not self.lost:
@@ -324,6 +350,8 @@ class Connection(asyncio.Protocol):
         if self._writable is not None and not self.lost:
             self.deadline = self._loop.time() + self._pool.read_timeout
             await self._writable
+            if not self._status:
+                self.deadline = 0.0  # the client may take its own time for the rest
 
     async def next(self) -> Event:
         """The next event. Raises UpstreamError."""
@@ -363,7 +391,7 @@ class Connection(asyncio.Protocol):
         """Read no further for now."""
         if not self._paused and self.transport is not None and not self.lost:
             self._paused = True
-            self.deadline = 0.0  # it is not the upstream that we wait for
+            self.deadline = 0.0  # it is not the upstream that is waited for
             self.transport.pause_reading()
 
     def resume(self) -> None:
@@ -377,14 +405,21 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self.reusable = False
         if self.transport is not None and not self.lost:
-            self.transport.abort() if self._complete is False else self.transport.close()
+            if self._complete or self.peer is not None:
+                self.transport.close()
+            else:
+                self.transport.abort()
 
     def expire(self) -> None:
         """Its time is over."""
         if self._parser is None or self._complete:
             self.close()
-        elif self.answered:
+        elif self._status:
             self._fail(UpstreamTimeout(f"nothing came for {self._pool.read_timeout:g} seconds"))
+        elif self._sending:
+            self._fail(
+                UpstreamTimeout(f"nothing was taken for {self._pool.read_timeout:g} seconds")
+            )
         else:
             limit = self._pool.first_byte_timeout
             self._fail(UpstreamTimeout(f"no response began within {limit:g} seconds"))
@@ -423,7 +458,10 @@ class Connection(asyncio.Protocol):
     def _put(self, event: Event) -> None:
         self._events.append(event)
         if not self._complete and not self._paused:
-            self.deadline = self._loop.time() + self._pool.read_timeout
+            if self._status:
+                self.deadline = self._loop.time() + self._pool.read_timeout
+            elif not self._sending:  # the final response is still to begin
+                self.deadline = self._loop.time() + self._pool.first_byte_timeout
         self._wake()
 
     def _wake(self) -> None:
@@ -450,7 +488,7 @@ class Pool:
         self._idle: deque[Connection] = deque()
         self._busy: set[Connection] = set()
         self._slots = options.max_connections
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queue: deque[tuple[asyncio.Future[Connection | None], bool]] = deque()
         self._tls = _tls_context(options) if options.tls else None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -464,18 +502,23 @@ class Pool:
     async def take(self, *, fresh: bool = False) -> Connection:
         """A connection for one request; give it back with `give`. ``fresh``: a new one.
 
-        Raises UpstreamUnreachable, UpstreamBusy.
+        Raises UpstreamUnreachable, UpstreamTimeout, UpstreamBusy.
         """
         while not fresh and self._idle:
             connection = self._idle.pop()
             transport = connection.transport
-            if connection.lost or transport is None or transport.is_closing():
+            if transport is None or transport.is_closing():
+                self._free_slot()  # `forget` will not find it
                 continue
             connection.used = True
             connection.deadline = 0.0
             self._busy.add(connection)
             return connection
-        await self._slot()
+        handed = await self._slot(fresh)
+        if handed is not None:
+            if handed.transport is None or handed.transport.is_closing():  # meanwhile
+                return await self.take(fresh=fresh)
+            return handed
         try:
             connection = await self._connect()
         except BaseException:
@@ -491,10 +534,10 @@ class Pool:
         if connection not in self._busy:
             return  # it has been lost meanwhile, and is not counted any more
         if connection.reusable and not self._closed and connection.waiting:
-            self._busy.discard(connection)
-            connection.deadline = self.loop.time() + float(self.options.idle_timeout)
-            self._idle.append(connection)
-            self._hand_on()
+            if not self._hand_over(connection):
+                self._busy.discard(connection)
+                connection.deadline = self.loop.time() + float(self.options.idle_timeout)
+                self._idle.append(connection)
         else:
             connection.close()
             self.forget(connection)
@@ -510,48 +553,66 @@ class Pool:
                 return
         self._free_slot()
 
-    async def _slot(self) -> None:
+    async def _slot(self, fresh: bool) -> Connection | None:
+        """Wait until a connection may be made (None), or for one that somebody else is done with."""
         if self._slots > 0:
             self._slots -= 1
-            return
+            return None
         if self._idle:  # (a fresh one is wanted, and all slots are taken by idle ones)
-            self._idle[0].close()
-            self.forget(self._idle[0])
-            self._slots -= 1
-            return
+            oldest = self._idle.popleft()
+            oldest.close()
+            return None  # its slot
         if len(self._queue) >= _MAX_QUEUE:
             raise UpstreamBusy(f"{len(self._queue)} requests wait for a connection already")
-        waiter = self.loop.create_future()
-        self._queue.append(waiter)
+        waiter: asyncio.Future[Connection | None] = self.loop.create_future()
+        self._queue.append((waiter, fresh))
         try:
             async with asyncio.timeout(float(self.options.queue_timeout)):
-                await waiter
+                return await waiter
         except TimeoutError:
+            if waiter.done() and not waiter.cancelled():
+                return waiter.result()  # at the very moment
             raise UpstreamBusy(
                 f"no connection was free within {float(self.options.queue_timeout):g} seconds"
             ) from None
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                self._free_slot()  # it was ours at the very moment
+                handed = waiter.result()
+                if handed is None:
+                    self._free_slot()
+                else:
+                    self.give(handed)
             raise
         finally:
-            if waiter in self._queue:
-                self._queue.remove(waiter)
+            if waiter.cancelled():
+                with contextlib.suppress(ValueError):
+                    self._queue.remove((waiter, fresh))
 
     def _free_slot(self) -> None:
         while self._queue:
-            waiter = self._queue.popleft()
+            waiter, _ = self._queue.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 return
         self._slots += 1
 
-    def _hand_on(self) -> None:
-        """An idle connection, while somebody waits for a slot: theirs instead."""
-        if self._queue:
-            oldest = self._idle[0]
-            oldest.close()
-            self.forget(oldest)
+    def _hand_over(self, connection: Connection) -> bool:
+        """Give a connection that is free to the first who waits for one. False: nobody does."""
+        while self._queue:
+            waiter, fresh = self._queue[0]
+            if waiter.done():
+                self._queue.popleft()
+            elif fresh:
+                connection.close()
+                self.forget(connection)  # which gives them its slot
+                return True
+            else:
+                self._queue.popleft()
+                connection.used = True
+                connection.deadline = 0.0
+                waiter.set_result(connection)
+                return True
+        return False
 
     async def _connect(self) -> Connection:
         options = self.options
@@ -564,7 +625,7 @@ class Pool:
                     connection = await self._open()
             except TimeoutError as error:
                 if not tries:
-                    raise UpstreamUnreachable(
+                    raise UpstreamTimeout(
                         f"no connection to {options.address} within {patience:g} seconds"
                     ) from error
             except OSError as error:
@@ -598,7 +659,7 @@ class Pool:
             if 0.0 < connection.deadline <= now:
                 connection.expire()
         self._timer = None
-        if (self._busy or self._idle) and not self._closed:
+        if self._busy or self._idle:
             self._timer = self.loop.call_later(TICK, self._tick)
 
     def close(self) -> None:
