@@ -1,23 +1,23 @@
 """What is added to a message on its way: Via, who it is from, when it was received.
 
-What is taken off a request is taken off before the cache sees it (`head.end_to_end`); what is taken
-off a response, here (`response_lines`).
+What is taken off a request is taken off before the cache sees it (`head.end_to_end`), and what is said
+of its client is added before: an origin may select its response by it (``Vary: X-Forwarded-For``).
+What is taken off a response, is taken off here (`response_lines`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from email.utils import formatdate
-from functools import lru_cache
+import re
 from ipaddress import ip_address
 from typing import Final
 
+from layergate.gateway.head import date_now
 from layergate.gateway.options import Network
 from layergate.http.fields import Fields, Lines, split_list
 
-__all__ = ["ForwardPolicy", "response_lines"]
+__all__ = ["FORWARDED", "ForwardPolicy", "response_lines", "trailer_lines"]
 
-_FORWARDED: Final = frozenset({
+FORWARDED: Final = frozenset({
     b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port",
     b"x-forwarded-proto", b"x-real-ip",
 })  # fmt: skip
@@ -27,6 +27,14 @@ _NOT_FORWARDED: Final = frozenset({
     b"trailer",
 })  # fmt: skip
 _NOT_OF_REQUEST: Final = frozenset({b"te", b"transfer-encoding", b"upgrade", b"via"})
+# RFC 7239 section 4: one forwarded-pair (or none), and what ends it.
+_PAIR: Final = re.compile(
+    rb"[ \t]*(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)="
+    rb"(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)|\"((?:[^\"\\]|\\.)*)\"))?[ \t]*([;,]|\Z)"
+).match
+_ADDRESS: Final = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::[0-9]{1,5})?"
+).fullmatch
 
 
 class ForwardPolicy:
@@ -64,78 +72,91 @@ class ForwardPolicy:
             return False
         return any(address in network for network in self._trusted)
 
-    def incoming(
-        self, lines: Lines, peer: tuple[str, int] | None, scheme: str
-    ) -> tuple[Lines, tuple[str, int] | None, str]:
-        """A request's lines, client and scheme, given who sent it.
+    def believes(self, peer: tuple[str, int] | None) -> bool:
+        """Is the word of this peer (None: of a Unix socket) taken about who it asks for?"""
+        return self._trusts_unix if peer is None else self.trusts(peer[0])
 
-        Of a stranger, what it says of itself is taken off. Of a trusted proxy it is believed: the
-        client is the last address in X-Forwarded-For that is no trusted proxy's.
+    def incoming(
+        self, lines: Lines, peer: tuple[str, int] | None, scheme: str, *, believed: bool
+    ) -> tuple[Lines, tuple[str, int] | None, str]:
+        """A request's lines as they are to be forwarded, its client and its scheme. ``believed``:
+        does the policy believe this peer?
+
+        What a stranger says of itself is taken off. What a trusted proxy says is believed: the
+        client is the last of the addresses it tells that is no trusted proxy's; None, nobody that is
+        known, if that is no address, or if Forwarded and X-Forwarded-For tell different ones.
         """
-        if all(name not in _FORWARDED for name, _ in lines):
-            return lines, peer, scheme
-        if not (self._trusts_unix if peer is None else self.trusts(peer[0])):
-            return [line for line in lines if line[0] not in _FORWARDED], peer, scheme
-        fields = Fields(lines)
-        told = (fields.first(b"x-forwarded-proto") or b"").strip().lower()
-        if told in (b"http", b"https"):
-            scheme = told.decode()
         client = peer
-        for address in reversed(split_list(fields.get(b"x-forwarded-for") or b"")):
-            text = address.decode("latin-1")
-            try:
-                ip_address(text)
-            except ValueError:
+        earlier: list[bytes] = []  # addresses, as they were told
+        elements = b""
+        for name, _ in lines:
+            if name in FORWARDED:
+                if believed:
+                    told = _Told(Fields(lines))
+                    client, scheme = self._nearest(told, peer, scheme)
+                    earlier, elements = told.addresses, told.elements
+                lines = [line for line in lines if line[0] not in FORWARDED]
                 break
-            client = (text, 0)
-            if not self.trusts(text):
+        else:
+            lines = [*lines]
+        host = next((value for name, value in lines if name == b"host"), b"")
+        address = b"unknown" if peer is None else peer[0].encode()
+        if self._x:
+            lines.append((b"x-forwarded-for", b", ".join([*earlier, address])))
+            lines.append((b"x-forwarded-proto", scheme.encode()))
+            if host:
+                lines.append((b"x-forwarded-host", host))
+        if self._rfc:
+            own = _element(address, host, scheme)
+            before = elements or b", ".join([b"for=" + _node(one) for one in earlier])
+            lines.append((b"forwarded", b"%b, %b" % (before, own) if before else own))
+        return lines, client, scheme
+
+    def _nearest(
+        self, told: _Told, peer: tuple[str, int] | None, scheme: str
+    ) -> tuple[tuple[str, int] | None, str]:
+        client = peer
+        used = ""
+        for address, proto in reversed(told.chain):
+            used = proto or used
+            client = None if address is None else (address, 0)
+            if address is None or not self.trusts(address):
                 break
-        kept = [
-            line for line in lines if line[0] not in _FORWARDED or line[0] == b"x-forwarded-for"
-        ]
-        return kept, client, scheme
+        schemes = {told.proto, used} - {""}
+        return client, schemes.pop() if len(schemes) == 1 else scheme
 
     # -- to the origin -------------------------------------------------------------------------
 
-    def request_lines(
-        self,
-        lines: Lines,
-        *,
-        peer: str | None,
-        scheme: str,
-        host: bytes,
-        version: str,
-        new_host: bytes | None,
-    ) -> Lines:
-        """The lines that go to the origin. ``host``: the one that was asked for; ``new_host``: the
-        one to send instead, or None."""
+    def request_lines(self, lines: Lines, *, version: str, new_host: bytes | None) -> Lines:
+        """The lines that go to the origin. ``version``: of the request as it came; ``new_host``: the
+        Host to send, None for the one that was asked for."""
         kept: Lines = []
         via = b""
-        earlier = b""
         for line in lines:
             name = line[0]
             if name == b"host":
                 kept.append(line if new_host is None else (name, new_host))
             elif name == b"via":
                 via = via + b", " + line[1] if via else line[1]
-            elif name == b"x-forwarded-for":  # a trusted proxy's, or it would not be here any more
-                earlier = earlier + b", " + line[1] if earlier else line[1]
-            elif name not in _NOT_OF_REQUEST and name not in _FORWARDED:
+            elif name not in _NOT_OF_REQUEST:
                 kept.append(line)
-        address = b"unknown" if peer is None else peer.encode()
-        if self._x:
-            chain = b"%b, %b" % (earlier, address) if earlier else address
-            kept.append((b"x-forwarded-for", chain))
-            kept.append((b"x-forwarded-proto", scheme.encode()))
-            kept.append((b"x-forwarded-host", host))
-        if self._rfc:
-            kept.append((b"forwarded", _forwarded(earlier, address, host, scheme)))
         if self._via is not None:
             own = b"%b %b" % (version.encode(), self._via)
             kept.append((b"via", b"%b, %b" % (via, own) if via else own))
         elif via:
             kept.append((b"via", via))
         return kept
+
+    # -- from the origin -----------------------------------------------------------------------
+
+    def response_lines(self, lines: Lines, version: str) -> Lines:
+        """A response's lines as they are stored and sent on: `response_lines`, and Via.
+        ``version``: of the response as it came."""
+        lines = response_lines(lines)
+        if self._via is None:
+            return lines
+        # RFC 9110 7.6.3: a gateway "MAY send a Via header field in forwarded response messages".
+        return [*lines, (b"via", b"%b %b" % (version.encode(), self._via))]
 
     def looped(self, lines: Lines) -> bool:
         """Has this request been here before (RFC 9110 7.6.3)? Then it would go round for ever."""
@@ -152,11 +173,82 @@ class ForwardPolicy:
 _MAX_HOPS: Final = 8  # several gateways of one name, one behind the other, are no loop
 
 
-def _forwarded(earlier: bytes, address: bytes, host: bytes, scheme: str) -> bytes:
-    """RFC 7239, with one element for each address that is known."""
-    elements = [b"for=" + _node(part) for part in split_list(earlier)]
-    elements.append(b"for=%b;host=%b;proto=%b" % (_node(address), _quoted(host), scheme.encode()))
-    return b", ".join(elements)
+class _Told:
+    """What a trusted proxy tells of the request.
+
+    ``addresses``: those before its own, as they were told; ``elements``: of its Forwarded, if that is
+    well-formed; ``chain``: the addresses with the scheme that each used, if that is told, None for
+    what is no address; ``proto``: what X-Forwarded-Proto says.
+    """
+
+    def __init__(self, fields: Fields) -> None:
+        self.addresses: list[bytes] = []
+        self.elements = b""
+        self.chain: list[tuple[str | None, str]] = []
+        listed = fields.get(b"x-forwarded-for")
+        if listed is not None:
+            self.addresses = split_list(listed)
+            self.chain = [(_address(one), "") for one in self.addresses]
+        forwarded = fields.get(b"forwarded")
+        if forwarded is not None:
+            elements = _parse_forwarded(forwarded)
+            told = [
+                (_address(one.get(b"for", b"")), _scheme(one.get(b"proto"))) for one in elements
+            ]
+            if elements:
+                self.elements = forwarded
+            if listed is None:
+                self.addresses = [(one or "unknown").encode() for one, _ in told]
+                self.chain = told or [(None, "")]
+            elif [one for one, _ in told] != [one for one, _ in self.chain]:
+                # One of them is the proxy's, the other the client's own, that it passed on.
+                self.chain = [(None, "")]
+                self.elements = b""
+        protos = split_list(fields.get(b"x-forwarded-proto") or b"")
+        self.proto = _scheme(protos[-1]) if protos else ""  # the nearest proxy's word is the last
+
+
+def _scheme(told: bytes | None) -> str:
+    text = (told or b"").lower()
+    return text.decode() if text in (b"http", b"https") else ""
+
+
+def _address(told: bytes) -> str | None:
+    """The IP address, without a port; None if it is none."""
+    text = told.decode("latin-1")
+    match = _ADDRESS(text)
+    if match is not None:
+        text = match["six"] or match["four"]
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return None
+
+
+def _parse_forwarded(value: bytes) -> list[dict[bytes, bytes]]:
+    """The elements of Forwarded; none if it is malformed."""
+    elements: list[dict[bytes, bytes]] = []
+    element: dict[bytes, bytes] = {}
+    place = 0
+    while (match := _PAIR(value, place)) is not None:
+        name, token, quoted, end = match.groups()
+        if name is not None:
+            if name.lower() in element:
+                return []  # 4: "Each parameter MUST NOT occur more than once per field-value."
+            element[name.lower()] = re.sub(rb"\\(.)", rb"\1", quoted) if token is None else token
+        if end != b";" and element:
+            elements.append(element)
+            element = {}
+        place = match.end()
+        if not end:
+            return elements
+    return []
+
+
+def _element(address: bytes, host: bytes, scheme: str) -> bytes:
+    """An element of Forwarded (RFC 7239)."""
+    named = b"host=%b;" % _quoted(host) if host else b""
+    return b"for=%b;%bproto=%b" % (_node(address), named, scheme.encode())
 
 
 def _node(address: bytes) -> bytes:
@@ -168,7 +260,7 @@ def _quoted(text: bytes) -> bytes:
     return b'"%b"' % text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
 
 
-def response_lines(lines: Lines, now: Callable[[], float]) -> Lines:
+def response_lines(lines: Lines) -> Lines:
     """A response's lines without those of the connection it came by, and with a Date.
 
     RFC 9110 6.6.1: "A recipient with a clock that receives a response message without a Date header
@@ -190,13 +282,21 @@ def response_lines(lines: Lines, now: Callable[[], float]) -> Lines:
         dropped |= _NOT_FORWARDED
         lines = [line for line in lines if line[0] not in dropped]
     if not dated:
-        lines = [*lines, (b"date", _date(int(now())))]
+        lines = [*lines, (b"date", date_now())]
     return lines
 
 
-@lru_cache(maxsize=1)
-def _date(second: int) -> bytes:
-    return formatdate(second, usegmt=True).encode()
+def trailer_lines(lines: Lines) -> Lines:
+    """Trailer fields that may be sent on: not those that frame the message, or only mean something
+    before the content (RFC 9110 6.5.1)."""
+    return [line for line in lines if line[0] not in _NOT_IN_TRAILERS]
+
+
+_NOT_IN_TRAILERS: Final = _NOT_FORWARDED | {
+    b"age", b"authorization", b"cache-control", b"content-encoding", b"content-length",
+    b"content-range", b"content-type", b"date", b"expires", b"host", b"location", b"retry-after",
+    b"set-cookie", b"vary", b"www-authenticate",
+}  # fmt: skip
 
 
 # An origin that names these in Connection does not get its response shared by doing so.

@@ -12,6 +12,9 @@ can change the one without the other (`ForwardPolicy` in `forward` only adds).
 from __future__ import annotations
 
 import re
+import time
+from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -21,6 +24,7 @@ __all__ = [
     "CONTINUE",
     "HeadRefused",
     "Target",
+    "date_now",
     "encode_head",
     "encode_lines",
     "end_to_end",
@@ -88,6 +92,10 @@ def request_target(url: bytes, method: str) -> Target:
     absolute = _ABSOLUTE(url)
     if absolute is None or absolute[1].lower() not in (b"http", b"https"):
         raise HeadRefused(400, "the request target is of no form that is known")
+    if not absolute[3] and method == "OPTIONS":
+        # RFC 9112 3.2.4: with "an empty path and no query component, then the last proxy on the
+        # request chain MUST send a request-target of "*"".
+        return Target(b"*", b"", absolute[2])
     path, _, query = absolute[3].partition(b"?")
     return Target(path or b"/", query, absolute[2])
 
@@ -151,13 +159,25 @@ def encode_head(status: int, lines: list[Line]) -> bytes:
     return b"%b%b\r\n" % (status_line(status), encode_lines(lines))
 
 
-def refusal(status: int, reason: str) -> bytes:
-    """A whole response that refuses a request and closes the connection."""
+def refusal(status: int, reason: str, *, content: bool = True) -> bytes:
+    """A whole response that refuses a request and closes the connection. ``content``: False for an
+    answer to HEAD."""
     body = f"{status} {_REASONS.get(status, b'').decode()}: {reason}\n".encode()
     lines = [
+        (b"date", date_now()),
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"no-store"),
         (b"connection", b"close"),
     ]
-    return encode_head(status, lines) + body
+    return encode_head(status, lines) + (body if content else b"")
+
+
+def date_now() -> bytes:
+    """The value of Date for a response that is made now."""
+    return _date(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()

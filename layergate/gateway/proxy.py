@@ -13,12 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
-from layergate.gateway.forward import ForwardPolicy, response_lines
+from layergate.gateway.forward import ForwardPolicy, response_lines, trailer_lines
 from layergate.gateway.head import encode_lines
 from layergate.gateway.options import UpstreamOptions
 from layergate.gateway.upstream import (
@@ -47,6 +46,7 @@ TUNNEL: Final = "layergate.tunnel"
 INTERIM: Final = "layergate.interim"
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
+_TRAILERS: Final = "http.response.trailers"
 # RFC 9110 9.2.2: may be repeated when a connection fails.
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 _CONTINUE_WITHIN: Final = 1.0
@@ -87,6 +87,17 @@ class Proxy:
         if self._policy.looped(lines):
             await _say(send, 508, "this request has been here before")
             return
+        if scope["method"] == "OPTIONS":
+            left = _max_forwards(lines)
+            if left == 0:
+                # RFC 9110 7.6.2: "the recipient MUST NOT forward the request; instead, the recipient
+                # MUST respond as the final recipient."
+                await send({"type": _START, "status": 204, "headers": []})
+                await send({"type": _BODY, "body": b""})
+                return
+            if left is not None:
+                lines = [line for line in lines if line[0] != b"max-forwards"]
+                scope["headers"] = [*lines, (b"max-forwards", b"%d" % (left - 1))]
         await _Forwarding(self._policy, pool, scope, receive, send).run()
 
     def _route(self, scope: Scope) -> Pool | None:
@@ -99,7 +110,7 @@ class Proxy:
             name = name.partition("]")[0] + "]"
         else:
             name = name.partition(":")[0]
-        path = scope["path"]
+        path = "/" if scope["path"] == "*" else scope["path"]
         for pool in self.pools:
             if pool.options.covers(name, path):
                 return pool
@@ -128,7 +139,7 @@ class _Forwarding:
         self._expects = False
         self._upgrades = False
         self._trailers = False
-        self._sent = False  # has any of the content been sent?
+        self._sent = False  # has any of the content been taken from the client?
         self._go_on: asyncio.Event | None = None
 
     async def run(self) -> None:
@@ -137,7 +148,7 @@ class _Forwarding:
         while True:
             connection = await self._pool.take(fresh=fresh)
             try:
-                connection.begin(head_only=self._method == "HEAD")
+                connection.begin(head_only=self._method == "HEAD", content=self._content)
                 connection.write(head)
                 if self._content:
                     await self._both_ways(connection)
@@ -162,6 +173,7 @@ class _Forwarding:
     def _head(self) -> bytes:
         scope, options = self._scope, self._pool.options
         host = b""
+        expects = False
         lines: Lines = scope["headers"]
         for name, value in lines:
             if name == b"host":
@@ -171,11 +183,14 @@ class _Forwarding:
             elif name == b"content-length":
                 self._content = value.strip(b"0") != b""
             elif name == b"expect":
-                self._expects = True
+                expects = True
             elif name == b"upgrade":
                 self._upgrades = True
             elif name == b"te":
-                self._trailers = True
+                self._trailers = scope["http_version"] != "1.0"
+        self._expects = expects and self._content
+        if expects and not self._content:  # nothing is held back that could be asked for
+            lines = [line for line in lines if line[0] != b"expect"]
         new_host = None
         if options.host == "upstream":
             new_host = _authority(options)
@@ -183,16 +198,9 @@ class _Forwarding:
             new_host = options.host.encode()
         elif not host:
             new_host = _authority(options)
-            lines = [(b"host", b""), *(line for line in lines if line[0] != b"host")]
-        client = scope.get("client")
-        lines = self._policy.request_lines(
-            lines,
-            peer=None if client is None else client[0],
-            scheme=scope["scheme"],
-            host=host,
-            version=scope["http_version"],
-            new_host=new_host,
-        )
+        if not host:
+            lines = [(b"host", b""), *lines]
+        lines = self._policy.request_lines(lines, version=scope["http_version"], new_host=new_host)
         if self._chunked:
             lines.append((b"transfer-encoding", b"chunked"))
         if self._upgrades:
@@ -201,7 +209,6 @@ class _Forwarding:
         elif self._trailers:
             lines.append((b"connection", b"te"))
             lines.append((b"te", b"trailers"))
-        self._expects = self._expects and self._content
         query = scope["query_string"]
         target = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (
@@ -230,8 +237,7 @@ class _Forwarding:
                 # It has its response before we sent it all: the rest cannot be taken back.
                 connection.reusable = False
                 sending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([sending])
+            await asyncio.wait([sending])
             if not sending.cancelled() and sending.exception() is not None:
                 connection.close()
 
@@ -245,26 +251,26 @@ class _Forwarding:
             if message["type"] != "http.request":
                 connection.close()
                 return
+            self._sent = True
             data = message.get("body", b"")
             more = message.get("more_body", False)
             if data:
-                self._sent = True
                 connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
                 await connection.drained()
             if not more:
                 if self._chunked:
                     connection.write(b"0\r\n\r\n")
+                connection.sent()
                 return
 
     # -- the response --------------------------------------------------------------------------
 
     async def _respond(self, connection: Connection, event: Event) -> None:
         while event.kind is Kind.INTERIM:
-            if event.status == 100:
-                if self._go_on is not None and not self._go_on.is_set():
-                    self._go_on.set()
+            if event.status == 100 and self._go_on is not None:
+                self._go_on.set()  # the client hears it when its content is asked for
             else:
-                headers = response_lines(event.lines, time.time)
+                headers = response_lines(event.lines)
                 headers = [line for line in headers if line[0] != b"date"]
                 await self._send({"type": INTERIM, "status": event.status, "headers": headers})
             event = await connection.next()
@@ -273,7 +279,7 @@ class _Forwarding:
             return
         send, status = self._send, event.status
         trailers = self._trailers and any(name == b"trailer" for name, _ in event.lines)
-        headers = response_lines(event.lines, time.time)
+        headers = self._policy.response_lines(event.lines, event.version)
         if trailers:
             headers += [line for line in event.lines if line[0] == b"trailer"]
         await send({"type": _START, "status": status, "headers": headers, "trailers": trailers})
@@ -296,13 +302,27 @@ class _Forwarding:
                 await send({"type": _BODY, "body": b"", "more_body": False})
                 break
         if trailers:
-            await send({"type": "http.response.trailers", "headers": event.lines})
+            await send({"type": _TRAILERS, "headers": trailer_lines(event.lines)})
 
     async def _tunnel(self, connection: Connection, event: Event) -> None:
         accept = self._scope.get("extensions", {}).get(TUNNEL)
         if not self._upgrades or accept is None:
             raise UpstreamMalformed("the upstream switched protocols, which nobody asked for")
-        await accept(event.lines, connection)
+        protocols = [value.lower() for name, value in event.lines if name == b"upgrade"]
+        if protocols != [b"websocket"]:
+            # RFC 9110 7.8: "A server MUST NOT switch to a protocol that was not indicated by the
+            # client in the corresponding request's Upgrade header field."
+            raise UpstreamMalformed("the upstream switched to another protocol than was asked for")
+        lines = response_lines(event.lines)
+        await accept([line for line in lines if line[0] != b"content-length"], connection)
+
+
+def _max_forwards(lines: Lines) -> int | None:
+    """How often this request may be forwarded; None if it does not say (or not one number)."""
+    given = [value for name, value in lines if name == b"max-forwards"]
+    if len(given) != 1 or not given[0].isdigit() or len(given[0]) > 9:
+        return None
+    return int(given[0])
 
 
 def _authority(options: UpstreamOptions) -> bytes:
