@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 import time
 from collections import deque
+from socket import AF_UNIX, SO_LINGER, SOL_SOCKET
 from typing import Any, Final, cast
 from urllib.parse import unquote_to_bytes
 
@@ -30,10 +32,11 @@ from httptools import (
 )
 
 from layergate.asgi import LayerGate
-from layergate.gateway.forward import ForwardPolicy
+from layergate.gateway.forward import FORWARDED, ForwardPolicy
 from layergate.gateway.head import (
     CONTINUE,
     HeadRefused,
+    date_now,
     encode_head,
     encode_lines,
     end_to_end,
@@ -60,12 +63,15 @@ _KNOWN_OVERHEAD: Final = 1536  # bytes: the dicts, lists and lines of one
 _LONGEST_KNOWN: Final = 2048  # bytes
 _LINGER: Final = 2.0  # seconds
 _LOW: Final = 64 * 1024  # bytes of a request's content that wait to be taken
+_RESET: Final = struct.pack("ii", 1, 0)
 _READS: Final = frozenset({"GET", "HEAD"})
+_VERSIONS: Final = frozenset({"1.0", "1.1"})
 _REFUSED: Final = frozenset({"CONNECT", "TRACE"})
 _EMPTY: Final = b""
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
 _TRAILERS: Final = "http.response.trailers"
+_FRAMES: Final = frozenset({b"content-length", b"transfer-encoding"})
 _NO_CONTENT: Final = frozenset({204, 304})
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 
@@ -87,14 +93,14 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self.hit = gate.plain_hit
-        self.tls = options.tls_cert is not None
         self.reload(options, policy)
 
     def reload(self, options: GatewayOptions, policy: ForwardPolicy) -> None:
         """Go by these from now on."""
         self.options = options
         self.policy = policy
-        self.known: dict[bytes, _Known] = {}
+        # By scheme and by whether the peer is believed: the same bytes mean another request then.
+        self.known: dict[tuple[str, bool], dict[bytes, _Known]] = {}
         self._known_size = 0
         self.keep_alive_timeout = float(options.keep_alive_timeout)
         self.head_timeout = float(options.head_timeout)
@@ -103,8 +109,10 @@ class Server:
         self.max_head = cast(int, options.max_head)
         self.max_fields = options.max_fields
         self.max_content = cast("int | None", options.max_content)
+        for connection in self.connections:
+            connection.adopt()
 
-    def remember(self, data: bytes, known: _Known) -> None:
+    def remember(self, hits: dict[bytes, _Known], data: bytes, known: _Known) -> None:
         """A request that was a plain hit, byte for byte: when it comes again it need not be parsed.
 
         What is kept is bounded. Only hits are, so that nobody drives out others' by asking for what
@@ -114,9 +122,15 @@ class Server:
             return
         self._known_size += _KNOWN_OVERHEAD + 2 * len(data)
         if self._known_size > _KNOWN_SIZE:
-            self.known.clear()
+            for known_hits in self.known.values():
+                known_hits.clear()
             self._known_size = _KNOWN_OVERHEAD + 2 * len(data)
-        self.known[data] = known
+        hits[data] = known
+
+    @property
+    def closing(self) -> bool:
+        """Is each connection closed after the next response?"""
+        return self.draining or not self.keep_alive_timeout
 
     def connection(self) -> ClientConnection:
         """A protocol for a connection that has just come in."""
@@ -163,8 +177,9 @@ class ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
-        "_bad", "_begun", "_close", "_cycle", "_head_size", "_in_head", "_known", "_lines", "_loop",
-        "_newest", "_parser", "_paused", "_peer", "_pending", "_plain", "_reading_paused",
+        "_backlog", "_bad", "_begun", "_believed", "_close", "_cycle", "_head_only", "_head_size", "_hits", "_in_head", "_known",
+        "_lines", "_loop",
+        "_newest", "_parser", "_paused", "_peer", "_pending", "_plain", "_reading_paused", "_restart",
         "_scheme", "_server", "_transport", "_tunnel", "_url", "_writable", "deadline", "lost",
     )  # fmt: skip
 
@@ -174,7 +189,8 @@ class ClientConnection(asyncio.Protocol):
         self._parser: Any = HttpRequestParser(self)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._peer: tuple[str, int] | None = None
-        self._scheme = "https" if server.tls else "http"
+        self._scheme = "http"
+        self._believed = False  # is what the peer says of its client taken?
         self._lines: Lines = []
         self._url = _EMPTY
         self._head_size = 0
@@ -191,6 +207,9 @@ class ClientConnection(asyncio.Protocol):
         self._reading_paused = False
         self._writable: asyncio.Future[None] | None = None
         self._tunnel: UpstreamConnection | None = None
+        self._backlog = 0  # bytes that were to be sent when the client's time began
+        self._head_only = False  # is the answer to what is refused without content?
+        self._restart = b""  # see `_after_upgrade`
         self.deadline = 0.0
         self.lost = False
 
@@ -202,12 +221,21 @@ class ClientConnection(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
             self._peer = (name[0], name[1])
+        if transport.get_extra_info("sslcontext") is not None:
+            self._scheme = "https"
+        self.adopt()
         server.connections.add(self)
         if server.draining or len(server.connections) > server.options.max_connections:
             self._transport.write(refusal(503, "too many connections"))
             self._transport.close()
             return
         self.deadline = server.now + server.head_timeout + TICK
+
+    def adopt(self) -> None:
+        """Go by the server's options from now on."""
+        server = self._server
+        self._believed = server.policy.believes(self._peer)
+        self._hits = server.known.setdefault((self._scheme, self._believed), {})
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel is not None:
@@ -216,15 +244,15 @@ class ClientConnection(asyncio.Protocol):
         if self._bad is not None or self._close:
             return  # whatever comes after the last request that is answered here
         begun = self._in_head
-        if not begun and self._newest is None and self._cycle is None:
+        lines, newest = self._lines, self._newest
+        if not begun and newest is None and self._cycle is None:
             # Between two requests. If these very bytes have been a plain hit before, then the parser
             # has said what they are, and would say it again.
-            known = self._server.known.get(data)
+            known = self._hits.get(data)
             if known is not None and self._answer(known):
                 return
             self._known = None
             self._begun = 0
-            self.deadline = self._server.now + self._server.head_timeout + TICK
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
@@ -235,6 +263,7 @@ class ClientConnection(asyncio.Protocol):
         except HttpParserCallbackError as error:
             cause = error.__context__
             if isinstance(cause, HeadRefused):
+                self._head_only = self._parser.get_method() == b"HEAD"
                 self._refuse(cause.status, str(cause))
             else:
                 _logger.error("a request could not be read", exc_info=cause or error)  # noqa: TRY400
@@ -243,12 +272,22 @@ class ClientConnection(asyncio.Protocol):
             if not self._close:  # (what follows the last request is nobody's)
                 self._refuse(400, f"malformed: {error}")
         if self._known is not None and not begun and self._begun == 1 and not self._in_head:
-            self._server.remember(data, self._known)  # one request, from its first byte to its last
+            self._server.remember(
+                self._hits, data, self._known
+            )  # one request, from its first byte to its last
         self._known = None
-        if begun and self._in_head:  # still the same one: it is no longer than what has come
+        if self._in_head:
+            if self._lines is lines and begun:  # the same one: as long as what has come, at least
+                self._head_size += len(data)
+                if self._head_size > self._server.max_head:
+                    self._refuse(*self._too_long(len(self._url)))
+            elif self._cycle is None:
+                self.deadline = self._server.now + self._server.head_timeout + TICK
+        elif newest is not None and self._newest is newest:
+            # What comes beside content: what chunks are framed by, and a trailer section.
             self._head_size += len(data)
-            if self._head_size > self._server.max_head:
-                self._refuse(431, f"the head is over {self._server.max_head} bytes")
+            if self._head_size > self._server.max_head + len(data):
+                self._refuse(431, "there is too much beside the content")
 
     def eof_received(self) -> bool:
         return False
@@ -269,12 +308,15 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         if self._writable is None:
             self._writable = self._loop.create_future()
-            self.deadline = self._server.now + self._server.send_timeout + TICK
+            self._watch_sending()
 
     def resume_writing(self) -> None:
         writable, self._writable = self._writable, None
         if writable is not None:
-            self.deadline = 0.0
+            if not self._close:
+                idle = self._cycle is None and not self._in_head
+                limit = self._server.now + self._server.keep_alive_timeout + TICK
+                self.deadline = limit if idle else 0.0
             if not writable.done():
                 writable.set_result(None)
 
@@ -285,6 +327,8 @@ class ClientConnection(asyncio.Protocol):
         self._url = _EMPTY
         self._head_size = 0
         self._in_head = True
+        if self._restart:
+            return
         self._newest = None
         self._begun += 1
 
@@ -297,7 +341,12 @@ class ClientConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         server = self._server
         self._in_head = False
+        self._head_size = 0
+        if self._restart:
+            return  # the head that is being read is our own
         lines, self._lines = self._lines, []  # what comes as a field from here on is a trailer's
+        if self._close:
+            return  # this connection has had its last answer
         if len(lines) > server.max_fields:
             raise HeadRefused(431, f"there are more than {server.max_fields} fields")
         parser = self._parser
@@ -305,14 +354,18 @@ class ClientConnection(asyncio.Protocol):
             parser.get_method().decode("ascii"), parser.get_http_version(), lines, self._url
         )
         if head.size > server.max_head:
-            raise HeadRefused(431, f"the head is over {server.max_head} bytes")
-        head.check(parser.should_upgrade(), server.options)
+            raise HeadRefused(*self._too_long(len(head.url)))
+        upgrades = parser.should_upgrade()
+        head.check(upgrades, server.options)
+        if upgrades and head.content:
+            self._restart = head.framing
         if (
             not head.content
             and self._cycle is None
             and not self._pending
             and head.method in _READS
             and not head.upgrade
+            and self._writable is None  # (who does not read what it was sent gets no more for now)
         ):
             self._plain = head
             return
@@ -321,19 +374,24 @@ class ClientConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         cycle = self._newest
         assert cycle is not None
-        waiting = cycle.feed(data)
+        self._head_size = 0
+        full = cycle.feed(data) > _LOW
         if cycle.too_large:
             raise HeadRefused(413, f"the content is over {self._server.max_content} bytes")
-        if self._writable is None:
-            self.deadline = self._server.now + self._server.body_timeout + TICK
-        if waiting > _LOW:
+        if self._writable is None:  # (if it is full, it is not the client that is waited for)
+            limit = self._server.now + self._server.body_timeout + TICK
+            self.deadline = 0.0 if full else limit
+        if full:
             self._pause_reading()
 
     def on_message_complete(self) -> None:
+        if self._restart:
+            return  # it is complete for the parser, which takes its content for another protocol's
         head = self._plain
         if head is None:
             cycle, self._newest = self._newest, None
-            assert cycle is not None
+            if cycle is None:
+                return  # see `on_headers_complete`
             if self._writable is None:
                 self.deadline = 0.0
             cycle.end()
@@ -352,6 +410,11 @@ class ClientConnection(asyncio.Protocol):
         fields = dict(head.lines)
         if len(fields) != len(head.lines) or not head.plain:
             return False
+        if not FORWARDED.isdisjoint(fields):
+            if self._believed:
+                return False  # the scheme may be another
+            for name in FORWARDED:
+                fields.pop(name, None)
         url = head.url
         raw, _, query = url.partition(b"?")
         try:
@@ -373,7 +436,7 @@ class ClientConnection(asyncio.Protocol):
             return False
         stored, lines = found
         head = known.head
-        close = head.close or server.draining
+        close = head.close or server.closing
         if stored.lines is not known.lines:
             try:
                 known.encode(stored)
@@ -408,7 +471,7 @@ class ClientConnection(asyncio.Protocol):
         if self._writable is None:
             content = cycle.head.content and not cycle.complete
             self.deadline = self._server.now + self._server.body_timeout + TICK if content else 0.0
-        cycle.start(self._peer, self._scheme)
+        cycle.start(self._peer, self._scheme, believed=self._believed)
 
     def finished(self, cycle: Cycle) -> None:
         """A request has been answered: the next one."""
@@ -425,8 +488,6 @@ class ClientConnection(asyncio.Protocol):
             return
         elif self._writable is None:
             self.deadline = self._server.now + self._server.keep_alive_timeout + TICK
-            if not self._server.keep_alive_timeout:
-                self._transport.close()
         if not self._pending:
             self._resume_reading()
 
@@ -438,14 +499,18 @@ class ClientConnection(asyncio.Protocol):
             cycle.close = True  # whatever comes of it, there is no next request to be read
             self._pause_reading()
             return
-        # It asked for a protocol that is not passed on: an ordinary request.
+        # It asked for a protocol that is not passed on: an ordinary request. Its content was taken for
+        # the other protocol's, so it is parsed behind a head that asks for none.
         self._parser = HttpRequestParser(self)
+        if self._restart:
+            self._parser.feed_data(self._restart)
+            self._restart = b""
         if rest:
             self.data_received(rest)
 
     def _refuse(self, status: int, reason: str) -> None:
         """The rest of this connection cannot be understood, or is not to be."""
-        if self._bad is not None:
+        if self._bad is not None or self._close:
             return
         self._bad = (status, reason)
         self._plain = None
@@ -463,8 +528,15 @@ class ClientConnection(asyncio.Protocol):
     def _send_refusal(self) -> None:
         assert self._bad is not None
         if not self.lost:
-            self._transport.write(refusal(*self._bad))
+            self._transport.write(refusal(*self._bad, content=not self._head_only))
         self._hang_up(unread=True)
+
+    def _too_long(self, url: int) -> tuple[int, str]:
+        """The refusal of a head that is too long, of which so much is its request target."""
+        limit = self._server.max_head
+        if url > limit:
+            return 414, f"the request target is over {limit} bytes"
+        return 431, f"the head is over {limit} bytes"
 
     def _hang_up(self, *, unread: bool = False) -> None:
         """Nothing more is answered. ``unread``: the client may still be sending."""
@@ -472,7 +544,7 @@ class ClientConnection(asyncio.Protocol):
         if self.lost:
             return
         # A client that takes nothing would keep the connection for as long as it likes.
-        self.deadline = self._server.now + self._server.send_timeout + TICK
+        self._watch_sending()
         if unread and self._transport.can_write_eof():
             # RFC 9112 9.6: closing at once would reset the connection, and with it what we have
             # just said; so the rest is read for a moment, and forgotten.
@@ -523,7 +595,10 @@ class ClientConnection(asyncio.Protocol):
         """A time limit has passed: of whatever it was that was waited for."""
         self.deadline = 0.0
         if self._writable is not None or self._close:
-            self.abort()
+            if 0 < self._transport.get_write_buffer_size() < self._backlog:
+                self._watch_sending()  # it takes its time, but it takes
+            else:
+                self.abort()
         elif self._in_head:
             self._refuse(408, "the head took too long")
         elif self._cycle is not None:
@@ -532,9 +607,25 @@ class ClientConnection(asyncio.Protocol):
         elif not self.lost:
             self._transport.close()
 
+    def _watch_sending(self) -> None:
+        self._backlog = self._transport.get_write_buffer_size()
+        self.deadline = self._server.now + self._server.send_timeout + TICK
+
     def abort(self) -> None:
         if not self.lost:
             self._transport.abort()
+
+    def broke_off(self, *, framed: bool) -> None:
+        """The response that is being sent ends before its end, so that nobody takes what there is for
+        the whole. ``framed``: its client can tell; otherwise the end of the connection would say
+        that this was all, unless it is reset."""
+        if framed:
+            self._hang_up()
+            return
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.family != AF_UNIX:
+            sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+        self.abort()
 
     def drain(self) -> None:
         """Answer what has begun, nothing more."""
@@ -638,8 +729,10 @@ class _Head:
 
     def check(self, upgrades: bool, options: GatewayOptions) -> None:
         """Raises HeadRefused."""
+        if self.version not in _VERSIONS:
+            raise HeadRefused(505, "the version is neither 1.0 nor 1.1")
         hosts = length = 0
-        coded = False
+        coded = ignored = False
         for name, value in self.lines:
             if name == b"host":
                 hosts += 1
@@ -662,32 +755,57 @@ class _Head:
                 elif b"keep-alive" in wishes and self.version == "1.0":
                     self.close = False
             elif name == b"expect":
-                # RFC 9110 10.1.1; anything else is not met by anyone.
-                if value.lower() != b"100-continue":
-                    raise HeadRefused(417, "the expectation is unknown")
-                self.expects = self.version == "1.1"
+                self.expects = self._expects(value)
+                ignored = not self.expects
         # RFC 9112 3.2: "any HTTP/1.1 request message that lacks a Host header field and ... any
         # request message that contains more than one Host header field line".
         if hosts > 1 or (hosts == 0 and self.version != "1.0"):
             raise HeadRefused(400, "there must be one Host")
-        if self.method in _REFUSED:
-            # No gateway has a use for the one; the other shows cookies to scripts.
-            raise HeadRefused(405, f"{self.method} is not served here")
-        if options.max_content is not None and length > cast(int, options.max_content):
-            raise HeadRefused(413, f"the content is over {options.max_content} bytes")
+        self._check_limits(length, options)
         self.content = coded or length > 0
-        if upgrades and self.content:
-            # The parser takes such content for the new protocol's; an origin may not.
-            raise HeadRefused(400, "a request that upgrades must have no content")
+        if ignored:
+            self.lines = [line for line in self.lines if line[0] != b"expect"]
         self.plain = self.url[:1] == b"/" and b"#" not in self.url
         cleaned = end_to_end(self.method, self.lines)
         if cleaned is not self.lines:
             self.lines = cleaned
-            self.upgrade = upgrades and any(name == b"upgrade" for name, _ in cleaned)
+            # RFC 6455 4.1: "The method of the request MUST be GET"; RFC 9110 7.8: "A server MUST
+            # ignore an Upgrade header field that is received in an HTTP/1.0 request."
+            self.upgrade = (
+                upgrades
+                and self.method == "GET"
+                and self.version == "1.1"
+                and any(name == b"upgrade" for name, _ in cleaned)
+            )
+            if self.upgrade and self.content:
+                raise HeadRefused(400, "a request for a WebSocket must have no content")
             if self.upgrade and not options.pass_upgrades:
                 raise HeadRefused(501, "no other protocol is spoken here")
-            if not upgrades:
+            if not self.upgrade:
                 self.lines = [line for line in cleaned if line[0] != b"upgrade"]
+
+    def _expects(self, value: bytes) -> bool:
+        """Is a 100 (Continue) to be sent to who expects this? Raises HeadRefused."""
+        # RFC 9110 10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0 request
+        # MUST ignore that expectation."
+        if self.version == "1.0":
+            return False
+        if value.lower() != b"100-continue":
+            raise HeadRefused(417, "the expectation is unknown")
+        return True
+
+    def _check_limits(self, length: int, options: GatewayOptions) -> None:
+        if self.method in _REFUSED:
+            # No gateway has a use for the one; the other shows cookies to scripts.
+            raise HeadRefused(501, f"{self.method} is not served here")
+        if options.max_content is not None and length > cast(int, options.max_content):
+            raise HeadRefused(413, f"the content is over {options.max_content} bytes")
+
+    @property
+    def framing(self) -> bytes:
+        """A head that frames content as this one does, and says nothing else."""
+        lines = [line for line in self.lines if line[0] in _FRAMES]
+        return b"POST / HTTP/1.1\r\n" + encode_lines(lines) + b"\r\n"
 
 
 class Cycle:
@@ -766,20 +884,21 @@ class Cycle:
 
     # -- the call ------------------------------------------------------------------------------
 
-    def start(self, peer: tuple[str, int] | None, scheme: str) -> None:
-        self._task = self._server.loop.create_task(self._run(peer, scheme))
+    def start(self, peer: tuple[str, int] | None, scheme: str, *, believed: bool) -> None:
+        self._task = self._server.loop.create_task(self._run(peer, scheme, believed))
 
-    async def _run(self, peer: tuple[str, int] | None, scheme: str) -> None:
+    async def _run(self, peer: tuple[str, int] | None, scheme: str, believed: bool) -> None:
         head, server, client = self.head, self._server, self._client
         if server.options.access_log:
             self._logged = time.perf_counter()
         try:
-            scope = self._scope(peer, scheme)
+            scope = self._scope(peer, scheme, believed)
             await server.app(scope, self.receive, self.send)
             if not self._ended and not self.gone:
                 raise RuntimeError("the response was not ended")
         except asyncio.CancelledError:
             if self.bad is None and not self.gone:
+                self.bad = (503, "the gateway is stopping")
                 raise
         except HeadRefused as error:
             self.bad = (error.status, str(error))
@@ -799,13 +918,13 @@ class Cycle:
                 client._log(head.method, head.url, self._status, self._sent, seconds)
             if self.bad is not None and not client.lost:
                 if self._started:
-                    client.abort()  # so that nobody takes what there is for the whole
+                    client.broke_off(framed=self._chunked or self._length is not None)
                 else:
-                    client.write(refusal(*self.bad))
+                    client.write(refusal(*self.bad, content=head.method != "HEAD"))
                 self.close = True
             client.finished(self)
 
-    def _scope(self, peer: tuple[str, int] | None, scheme: str) -> dict[str, Any]:
+    def _scope(self, peer: tuple[str, int] | None, scheme: str, believed: bool) -> dict[str, Any]:
         head = self.head
         target = request_target(head.url, head.method)
         lines = head.lines
@@ -816,7 +935,7 @@ class Cycle:
                 raise HeadRefused(400, "the request target has no valid host")
             lines = [line for line in lines if line[0] != b"host"]
             lines.insert(0, (b"host", target.authority))
-        lines, client, scheme = self._server.policy.incoming(lines, peer, scheme)
+        lines, client, scheme = self._server.policy.incoming(lines, peer, scheme, believed=believed)
         extensions: dict[str, Any] = {"http.response.trailers": {}}
         if head.upgrade:
             extensions[TUNNEL] = self.accept
@@ -887,9 +1006,14 @@ class Cycle:
         headers = list(message["headers"])
         self._trailers = bool(message.get("trailers"))
         length = None
+        dated = False
         for name, value in headers:
             if name == b"content-length":
                 length = value
+            elif name == b"date":
+                dated = True
+        if not dated:  # made here, not at the origin
+            headers.append((b"date", date_now()))
         self._body = head.method != "HEAD" and status not in _NO_CONTENT
         if self._body:
             if length is not None:
@@ -901,7 +1025,7 @@ class Cycle:
                 self.close = True
         elif length is not None and status == 204:
             headers = [line for line in headers if line[0] != b"content-length"]
-        if self._server.draining or not self.complete:
+        if self._server.closing or not self.complete:
             self.close = True
         if self.close:
             headers.append((b"connection", b"close"))
