@@ -168,13 +168,12 @@ class HttpCache(Cache):
         return cache
 
     async def aclose(self, timeout: float | None = None) -> None:
-        """Wait for background work (at most ``timeout`` seconds; None: ``shutdown_timeout``), then
-        cancel it; leave the fleet, so that no purge waits for this instance. A later request joins
-        it again."""
-        if timeout is None:
-            timeout = float(self.options.shutdown_timeout)  # type: ignore[arg-type]
+        """Wait for background work (at most ``shutdown_timeout`` seconds, and at most ``timeout`` if
+        that is given), then cancel it; leave the fleet, so that no purge waits for this instance. A
+        later request joins it again."""
+        limit = float(self.options.shutdown_timeout)  # type: ignore[arg-type]
         await self.stack.leave()
-        await self.runtime.aclose(timeout)
+        await self.runtime.aclose(limit if timeout is None else min(limit, timeout))
         await self.stack.leave()  # what was still being stored may have joined again
         await self.stack.disconnect()
 

@@ -812,7 +812,7 @@ class Cycle:
     """One request and its response, as an ASGI call."""
 
     __slots__ = (
-        "_body", "_chunked", "_client", "_ended", "_flush", "_head_bytes", "_length", "_logged",
+        "_body", "_called", "_chunked", "_client", "_ended", "_flush", "_head_bytes", "_length", "_logged",
         "_parts", "_received", "_sent", "_server", "_size", "_started", "_status", "_task",
         "_trailers", "_waiter", "bad", "close", "complete", "early", "gone", "head", "too_large",
     )  # fmt: skip
@@ -832,6 +832,7 @@ class Cycle:
         self._received = 0
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._called = False
         self._started = False
         self._ended = False
         self._chunked = False
@@ -867,8 +868,8 @@ class Cycle:
         self.close = True
         if self._started:
             self._client.abort()
-        elif self._task is not None:
-            self._task.cancel()
+        elif self._task is not None and self._called:
+            self._task.cancel()  # (one that has not begun would never do so)
 
     def disconnected(self) -> None:
         """The client is gone."""
@@ -892,10 +893,12 @@ class Cycle:
         if server.options.access_log:
             self._logged = time.perf_counter()
         try:
-            scope = self._scope(peer, scheme, believed)
-            await server.app(scope, self.receive, self.send)
-            if not self._ended and not self.gone:
-                raise RuntimeError("the response was not ended")
+            if self.bad is None:
+                self._called = True
+                scope = self._scope(peer, scheme, believed)
+                await server.app(scope, self.receive, self.send)
+                if not self._ended and not self.gone:
+                    raise RuntimeError("the response was not ended")
         except asyncio.CancelledError:
             if self.bad is None and not self.gone:
                 self.bad = (503, "the gateway is stopping")

@@ -75,9 +75,10 @@ class Worker:
         await channel.stopping.wait()
         for listener in listeners:
             listener.close()
+        end = loop.time() + float(self.options.drain_timeout)
         await server.drain(float(self.options.drain_timeout), channel.cut)
         self.proxy.close()
-        await cache.aclose()
+        await cache.aclose(0.0 if channel.cut.is_set() else max(0.0, end - loop.time()))
         await channel.close()
 
     def reload(self, new: GatewayOptions) -> Iterable[str]:

@@ -2,16 +2,775 @@
 
 from __future__ import annotations
 
-from tests.gateway.support import Gateway, Origin
+import asyncio
+import socket
+
+import pytest
+
+from tests.gateway.support import Call, Gateway, Origin, Truncated, until
 
 EVERY_LOOP = True
 
+HOST = b"Host: example.com\r\n"
 
-async def test_a_request_and_a_hit():
+
+async def test_a_connection_carries_one_request_after_the_other():
+    """RFC 9112 9.3: persistent by default, towards both sides."""
     async with Origin() as origin, Gateway(origin) as gateway:
         client = await gateway.client()
-        first = await client.ask("/a")
-        assert (first.status, first.body, first.hit) == (200, b"/a 1", False)
-        second = await client.ask("/a")
-        assert (second.status, second.body, second.hit) == (200, b"/a 1", True)
+        for number in (1, 2):
+            response = await client.ask("/a")
+            assert (response.status, response.body, response.hit) == (200, b"/a 1", number == 2)
+            assert "connection" not in response
+        for path in ("/b", "/c"):
+            assert (await client.ask(path)).body == f"{path} 1".encode()
         assert origin.accepted == 1
+
+
+CLOSING = [
+    # request lines, version, is the connection kept?, what Connection says
+    pytest.param((), "1.1", True, None, id="9.3 HTTP/1.1 persists"),
+    pytest.param(("Connection: close",), "1.1", False, "close", id="9.6 close"),
+    pytest.param(("Connection: Foo, CLOSE",), "1.1", False, "close", id="9.6 close in a list"),
+    pytest.param((), "1.0", False, "close", id="9.3 HTTP/1.0 does not"),
+    pytest.param(("Connection: keep-alive",), "1.0", True, "keep-alive", id="C.2.2 unless asked"),
+    pytest.param(
+        ("Connection: keep-alive, close",), "1.0", False, "close", id="9.3 close goes first"
+    ),
+]
+
+
+@pytest.mark.parametrize(("lines", "version", "kept", "said"), CLOSING)
+@pytest.mark.parametrize("hit", [False, True], ids=["miss", "hit"])
+async def test_whether_a_connection_persists(lines, version, kept, said, hit):
+    async with Origin() as origin, Gateway(origin) as gateway:
+        if hit:
+            await gateway.ask("/a")
+        client = await gateway.client()
+        response = await client.ask("/a", *lines, version=version)
+        assert response.hit is hit
+        assert response.header("connection") == said
+        assert response.body == b"/a 1"
+        if kept:
+            assert (await client.ask("/b", *lines, version=version)).body == b"/b 1"
+        else:
+            await client.ended()
+
+
+async def test_http_1_0_gets_no_chunks():
+    """RFC 9112 6.1: "A server MUST NOT send a response containing Transfer-Encoding unless the
+    corresponding request indicates HTTP/1.1"."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+        origin.answers(
+            "/", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        )
+        client = await gateway.client()
+        response = await client.ask("/", "Connection: keep-alive", version="1.0")
+        assert (response.body, response.header("connection")) == (b"abc", "close")
+        await client.ended()
+
+
+async def test_http_1_0_without_host():
+    """RFC 9112 3.2: only HTTP/1.1 must have it. The upstream, HTTP/1.1, is sent one."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+        response = await gateway.ask("/", version="1.0", host=None)
+        assert response.status == 200
+        assert origin.last.version == "HTTP/1.1"
+        assert origin.last.all("host") == [f"127.0.0.1:{origin.port}"]
+        assert "x-forwarded-host" not in origin.last
+
+
+async def test_pipelined_requests_are_answered_in_order():
+    """RFC 9112 9.3.2: "A server that receives pipelined requests ... MUST send the corresponding
+    responses in the same order that the requests were received". Hits among misses, 200 at once."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+        for number in range(0, 200, 3):
+            await gateway.ask(f"/{number}")
+        client = await gateway.client()
+        before = len(origin.requests)
+        paths = [f"/{number}" for number in range(200)]
+        await client.send(
+            b"".join(b"GET %b HTTP/1.1\r\n%b\r\n" % (p.encode(), HOST) for p in paths)
+        )
+        for number, path in enumerate(paths):
+            response = await client.response()
+            assert (response.body, response.hit) == (f"{path} 1".encode(), number % 3 == 0)
+        assert [request.path for request in origin.requests[before:]] == [
+            path for number, path in enumerate(paths) if number % 3
+        ]
+
+
+async def test_a_slow_response_holds_back_the_pipelined_hit_behind_it():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        go_on = asyncio.Event()
+
+        @origin.on("/slow")
+        async def slow(call: Call) -> None:
+            await go_on.wait()
+            await call.reply(200, [], b"slow")
+
+        await gateway.ask("/hit")
+        client = await gateway.client()
+        await client.request("/slow")
+        await origin.received(1, "/slow")
+        await client.request("/hit")
+        assert (await gateway.ask("/hit")).hit
+        go_on.set()
+        assert (await client.response()).body == b"slow"
+        assert (await client.response()).hit
+
+
+async def test_a_pipeline_longer_than_a_head_may_be():
+    """What is measured of a head is that head, not what came in one piece with it."""
+    async with Origin() as origin, Gateway(origin, max_head="4KB") as gateway:
+        await gateway.ask("/a")
+        client = await gateway.client()
+        one = b"GET /a HTTP/1.1\r\n" + HOST + b"X-Long: " + b"x" * 1000 + b"\r\n\r\n"
+        count = 200
+        data = one * count
+        middle = len(one) * 3 + 500
+        await client.send(data[:middle])
+        for _ in range(3):
+            assert (await client.response()).hit
+        await client.send(data[middle:])
+        for _ in range(count - 3):
+            assert (await client.response()).status == 200
+
+
+@pytest.mark.parametrize("path", ["/hit", "/miss"])
+async def test_requests_that_come_byte_by_byte(path):
+    async with Origin() as origin, Gateway(origin) as gateway:
+        await gateway.ask("/hit")
+        client = await gateway.client()
+        sock = client.writer.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in b"\r\nGET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), HOST):
+            await client.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert (await client.response()).body == f"{path} 1".encode()
+
+
+HEAD_ROWS = [
+    # origin's response to HEAD, lines that the client sees
+    pytest.param("Content-Length: 7", ("content-length", "7"), id="with the length of the GET"),
+    pytest.param("Transfer-Encoding: chunked", ("transfer-encoding", None), id="chunked"),
+    pytest.param("X-A: b", ("content-length", None), id="without any framing"),
+]
+
+
+@pytest.mark.parametrize(("line", "seen"), HEAD_ROWS)
+async def test_head(line, seen):
+    """RFC 9110 9.3.2: "the server MUST NOT send content in the response"; both connections go on."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+        origin.answers("/", f"HTTP/1.1 200 OK\r\n{line}\r\n\r\n".encode())
+        client = await gateway.client()
+        for _ in range(2):
+            response = await client.ask("/", method="HEAD")
+            assert (response.status, response.header(seen[0])) == (200, seen[1])
+        assert (await client.ask("/other")).body == b"/other 1"
+        assert origin.accepted == 1
+
+
+async def test_head_is_answered_from_a_stored_get():
+    """RFC 9111 4: a stored GET may answer it; RFC 9110 9.3.2: with its fields."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+        client = await gateway.client()
+        await client.ask("/a")
+        response = await client.ask("/a", method="HEAD")
+        assert response.hit and response.header("content-length") == "4"
+        assert (await client.ask("/a")).body == b"/a 1"
+        assert len(origin.requests) == 1
+
+
+EMPTY_ROWS = [
+    pytest.param(204, "", id="9110 15.3.5: 204"),
+    pytest.param(204, "Content-Length: 0\r\n", id="9110 8.6: no length in a 204"),
+    pytest.param(304, 'ETag: "a"\r\nContent-Length: 10\r\n', id="9110 15.4.5: 304"),
+    pytest.param(205, "Content-Length: 0\r\n", id="9110 15.3.6: 205"),
+]
+
+
+@pytest.mark.parametrize(("status", "lines"), EMPTY_ROWS)
+async def test_statuses_without_content(status, lines):
+    async with Origin() as origin, Gateway(origin) as gateway:
+        origin.answers("/", f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode())
+        client = await gateway.client()
+        for _ in range(2):
+            response = await client.ask("/", 'If-None-Match: "a"')
+            assert response.status == status and response.body == b""
+            if status == 204:
+                assert "content-length" not in response  # RFC 9110 8.6
+            assert "transfer-encoding" not in response
+        assert origin.accepted == 1
+
+
+TARGETS = [
+    # request line and Host, what the origin sees as target and Host
+    pytest.param("GET http://a.example/x?y HTTP/1.1", "b.example", "/x?y", "a.example", id="3.2.2"),
+    pytest.param("GET HTTP://a.example HTTP/1.1", "b.example", "/", "a.example", id="empty path"),
+    pytest.param(
+        "GET http://a.example?q HTTP/1.1", "a.example", "/?q", "a.example", id="query alone"
+    ),
+    pytest.param("OPTIONS * HTTP/1.1", "a.example", "*", "a.example", id="3.2.4"),
+    pytest.param("OPTIONS http://a.example HTTP/1.1", "b", "*", "a.example", id="3.2.4 absolute"),
+    pytest.param(
+        "OPTIONS http://a.example/ HTTP/1.1", "b", "/", "a.example", id="3.2.4 with a path"
+    ),
+    pytest.param(
+        "GET /%7Ea/../b;c?d?e HTTP/1.1", "a:8080", "/%7Ea/../b;c?d?e", "a:8080", id="3.2.1"
+    ),
+    pytest.param("GET //x HTTP/1.1", "[::1]:80", "//x", "[::1]:80", id="two slashes"),
+]
+
+
+@pytest.mark.parametrize(("line", "host", "target", "seen"), TARGETS)
+async def test_request_targets(line, host, target, seen):
+    async with Origin() as origin, Gateway(origin) as gateway:
+        client = await gateway.client()
+        await client.send(f"{line}\r\nHost: {host}\r\n\r\n".encode())
+        assert (await client.response()).status == 200
+        assert (origin.last.target, origin.last.all("host")) == (target, [seen])
+
+
+async def test_absolute_form_is_the_same_resource():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        await gateway.ask("/a")
+        response = await gateway.ask("http://example.com/a", host="other.example")
+        assert response.hit and len(origin.requests) == 1
+
+
+REFUSALS = [
+    pytest.param("GET / HTTP/1.1\r\n\r\n", 400, id="9112 3.2: no Host"),
+    pytest.param("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, id="9112 3.2: two Hosts"),
+    pytest.param("GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400, id="two Hosts in 1.0"),
+    pytest.param("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, id="9112 3.2: invalid Host"),
+    pytest.param("GET / HTTP/1.1\r\nHost:\r\n\r\n", 400, id="9110 4.2.1: empty host"),
+    pytest.param("GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400, id="9110 4.2.4: userinfo"),
+    pytest.param("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 400, id="fragment"),
+    pytest.param("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400, id="9112 3.2.4: * is for OPTIONS"),
+    pytest.param("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400, id="another scheme"),
+    pytest.param("GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400, id="no form of target"),
+    pytest.param("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", 501, id="9110 9.3.6: CONNECT"),
+    pytest.param("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 501, id="9110 9.3.8: TRACE"),
+    pytest.param("BREW / HTTP/1.1\r\nHost: a\r\n\r\n", 501, id="9110 9.1: unknown method"),
+    pytest.param("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505, id="9110 15.6.6: another version"),
+    pytest.param("GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505, id="an older version"),
+    pytest.param("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, id="HTTP/2 with prior knowledge"),
+    pytest.param("GET / HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", 417, id="9110 10.1.1"),
+    pytest.param(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501, id="9112 6.1"
+    ),
+    pytest.param(
+        "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400, id="9112 6.1: 1.0"
+    ),
+    pytest.param("GET / HTTP/1.1\r\nHost: a\r\n X: b\r\n\r\n", 400, id="9112 5.2: obs-fold"),
+]
+
+
+@pytest.mark.parametrize(("data", "status"), REFUSALS)
+async def test_refusals(data, status):
+    """Refused, and the connection closed: what follows could be anything. Nothing is forwarded."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+        client = await gateway.client()
+        await client.send(data.encode())
+        response = await client.response()
+        assert response.status == status
+        assert response.header("connection") == "close"
+        assert "date" in response  # RFC 9110 6.6.1
+        await client.ended()
+        assert not origin.requests
+
+
+async def test_a_refused_head_gets_no_content():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        client = await gateway.client()
+        await client.send(b"HEAD / HTTP/1.1\r\nHost: a b\r\n\r\n")
+        assert (await client.response("HEAD")).status == 400
+        await client.ended()
+
+
+async def test_a_refusal_comes_after_the_answers_before_it():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        client = await gateway.client()
+        await client.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\nGET /b HTTP/1.1\r\n\r\n")
+        assert (await client.response()).body == b"/a 1"
+        assert (await client.response()).status == 400
+        await client.ended()
+
+
+async def test_nothing_is_answered_after_close():
+    """RFC 9112 9.6: the server "MUST NOT process any further requests received on that
+    connection"."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+        for hit in (False, True):
+            client = await gateway.client()
+            await client.send(
+                b"GET /a HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+                b"GET /b HTTP/1.1\r\n" + HOST + b"\r\n"
+            )
+            assert (await client.response()).hit is hit
+            await client.ended()
+        assert [request.path for request in origin.requests] == ["/a"]
+
+
+LIMITS = [
+    # what is sent, what is answered
+    pytest.param(b"GET /%b HTTP/1.1\r\n" + HOST + b"\r\n", b"x" * 5000, 414, id="9110 15.5.15"),
+    pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"A: %b\r\n\r\n", b"x" * 5000, 431, id="6585 5"),
+    pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"%b\r\n", b"A: b\r\n" * 20, 431, id="fields"),
+    pytest.param(
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 2000\r\n\r\n%b", b"", 413, id="15.5.14"
+    ),
+    pytest.param(
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n7d0\r\n%b",
+        b"x" * 2000,
+        413,
+        id="15.5.14 chunked",
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "filling", "status"), LIMITS)
+@pytest.mark.parametrize("whole", [True, False], ids=["at once", "in parts"])
+async def test_limits(data, filling, status, whole):
+    async with (
+        Origin() as origin,
+        Gateway(origin, max_head=4096, max_fields=10, max_content=1000) as gateway,
+    ):
+        client = await gateway.client()
+        sent = data % filling
+        size = len(sent) if whole else 700
+        for place in range(0, len(sent), size):
+            await client.send(sent[place : place + size])
+            await asyncio.sleep(0)
+        response = await client.response()
+        assert (response.status, response.header("connection")) == (status, "close")
+        await client.ended()
+
+
+async def test_a_trailer_section_is_bounded():
+    """So is everything else that comes beside content: it is dropped, but not for ever."""
+    async with Origin() as origin, Gateway(origin, max_head=4096, linger=5) as gateway:
+        client = await gateway.client()
+        await client.send(
+            b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+        )
+        for _ in range(100):
+            await client.send(b"X: " + b"x" * 4000 + b"\r\n")
+        assert (await client.response()).status == 431
+
+
+async def test_request_trailers_are_dropped():
+    """RFC 9110 6.5.1: a recipient "MAY ... discard" them; here the message stays whole."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+        client = await gateway.client()
+        await client.send(
+            b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+            b"1\r\na\r\n0\r\nHost: evil\r\nX: y\r\n\r\nGET /next HTTP/1.1\r\n" + HOST + b"\r\n"
+        )
+        assert (await client.response()).status == 200
+        assert (await client.response()).body == b"/next 1"
+        assert (origin.requests[0].content, origin.requests[0].trailers) == (b"a", [])
+
+
+async def test_max_connections():
+    async with Origin() as origin, Gateway(origin, max_connections=2) as gateway:
+        first, second = await gateway.client(), await gateway.client()
+        await first.ask("/")
+        await second.ask("/")
+        third = await gateway.client()
+        assert (await third.response()).status == 503
+        await third.ended()
+        await first.close()
+        await until(lambda: len(gateway.server.connections) == 1, "slow")
+        assert (await gateway.ask("/")).status == 200
+
+
+# -- time ------------------------------------------------------------------------------------------
+
+
+async def test_a_head_must_come_in_time():
+    """However it trickles. RFC 9110 15.5.9."""
+    async with Origin() as origin, Gateway(origin, head_timeout=0.1) as gateway:
+        client = await gateway.client()
+        await client.send(b"GET / HTTP/1.1\r\n")
+        assert (await client.response()).status == 408
+        await client.ended()
+
+
+async def test_empty_lines_are_no_sign_of_life():
+    """RFC 9112 2.2 has them ignored before a request line; they must not keep a connection."""
+    async with Origin() as origin, Gateway(origin, head_timeout=0.1) as gateway:
+        client = await gateway.client()
+
+        async def trickle() -> None:
+            while True:
+                await client.send(b"\r\n")
+                await asyncio.sleep(0.02)
+
+        trickling = asyncio.create_task(trickle())
+        try:
+            await client.ended()
+        finally:
+            trickling.cancel()
+            await asyncio.wait([trickling])
+
+
+async def test_content_must_go_on_in_time():
+    async with Origin() as origin, Gateway(origin, body_timeout=0.1) as gateway:
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await call.content()
+
+        client = await gateway.client()
+        await client.request("/", "Content-Length: 10", method="POST")
+        await client.send(b"abc")
+        response = await client.response()
+        assert (response.status, response.header("connection")) == (408, "close")
+        await client.ended()
+
+
+async def test_content_that_the_origin_does_not_take_is_not_the_clients_fault():
+    async with Origin() as origin, Gateway(origin, body_timeout=0.1) as gateway:
+        go_on = asyncio.Event()
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await go_on.wait()
+            await call.content()
+            await call.reply()
+
+        client = await gateway.client()
+        size = 24_000_000
+        await client.request("/", f"Content-Length: {size}", method="POST")
+        sending = asyncio.create_task(client.send(b"x" * size))
+        connection = await _only(gateway)
+        await until(lambda: connection._reading_paused, "slow")
+        begun = gateway.server.now
+        await until(lambda: gateway.server.now > begun + 0.3, "slow")
+        go_on.set()
+        await sending
+        assert (await client.response()).status == 200
+
+
+async def _only(gateway):
+    await until(lambda: len(gateway.server.connections) == 1, "slow")
+    return next(iter(gateway.server.connections))
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+async def test_an_idle_connection_is_closed_in_time(size):
+    """After a small answer as after a large one, a hit or not."""
+    async with Origin() as origin, Gateway(origin, keep_alive_timeout=0.15) as gateway:
+        origin.answers(
+            "/",
+            b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n" % size
+            + b"x" * size,
+        )
+        for hit in (False, True):
+            client = await gateway.client()
+            assert (await client.ask("/")).hit is hit
+            await client.ended()
+        await until(lambda: not gateway.server.connections, "slow")
+
+
+async def test_without_keep_alive_it_is_said():
+    async with Origin() as origin, Gateway(origin, keep_alive_timeout=0) as gateway:
+        for hit in (False, True):
+            client = await gateway.client()
+            response = await client.ask("/")
+            assert (response.hit, response.header("connection")) == (hit, "close")
+            await client.ended()
+
+
+async def _stuck(gateway, *, window=4096):
+    """A client that asks for 8 MB and reads nothing."""
+    client = await gateway.client(window=window)
+    client.writer.transport.pause_reading()
+    await client.request("/large")
+    await until(lambda: any(one._writable for one in gateway.server.connections), "slow")
+    return client
+
+
+def _large(origin, size=6_000_000, control="max-age=60"):
+    origin.answers(
+        "/large",
+        f"HTTP/1.1 200 OK\r\nCache-Control: {control}\r\nContent-Length: {size}\r\n\r\n".encode()
+        + b"x" * size,
+    )
+
+
+@pytest.mark.parametrize("control", ["max-age=60", "no-store"])
+async def test_a_client_that_takes_nothing_is_cut(control):
+    async with Origin() as origin, Gateway(origin, send_timeout=0.1) as gateway:
+        _large(origin, control=control)
+        await _stuck(gateway)
+        await until(lambda: not gateway.server.connections, "slow")
+
+
+async def test_a_slow_client_that_takes_something_is_not_cut():
+    """A hit of 6 MB is one write; it may take longer than the client's time to take something."""
+    async with Origin() as origin, Gateway(origin, send_timeout=0.2) as gateway:
+        _large(origin)
+        await gateway.ask("/large")
+        client = await gateway.client(window=4096)
+        await client.request("/large")
+        head = await client.begun()
+        assert head.hit
+        begun = gateway.server.now
+        got = 0
+        while got < 6_000_000:
+            got += len(await client.exactly(min(60_000, 6_000_000 - got)))
+            await asyncio.sleep(0.01)
+        assert gateway.server.now > begun + 0.5
+
+
+async def test_pipelined_hits_are_not_written_ahead_of_a_client_that_does_not_read():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        _large(origin)
+        await gateway.ask("/large")
+        client = await gateway.client(window=4096)
+        client.writer.transport.pause_reading()
+        await client.send((b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n") * 500)
+        connection = await _only(gateway)
+        await until(lambda: connection._pending, "slow")
+        assert connection._transport.get_write_buffer_size() < 2 * 6_500_000
+
+
+# -- streaming, backpressure, aborts ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("control", ["max-age=60", "no-store", "max-age=0"])
+async def test_the_first_byte_passes_before_the_last_is_produced(control):
+    async with Origin() as origin, Gateway(origin) as gateway:
+        go_on = asyncio.Event()
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await call.send(
+                f"HTTP/1.1 200 OK\r\nCache-Control: {control}\r\nTransfer-Encoding: chunked\r\n\r\n"
+                "5\r\nfirst\r\n".encode()
+            )
+            await go_on.wait()
+            await call.send(b"4\r\nlast\r\n0\r\n\r\n")
+
+        client = await gateway.client()
+        await client.request("/")
+        assert (await client.begun()).status == 200
+        assert await client.until(b"first\r\n") == b"5\r\nfirst\r\n"
+        go_on.set()
+        assert await client.chunked() == (b"last", [])
+
+
+async def test_a_head_passes_before_the_first_byte_of_content():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        go_on = asyncio.Event()
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
+            await go_on.wait()
+            await call.send(b"a")
+
+        client = await gateway.client()
+        await client.request("/")
+        assert (await client.begun()).status == 200
+        go_on.set()
+        assert await client.exactly(1) == b"a"
+
+
+async def test_content_is_sent_on_as_it_comes():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        seen = asyncio.Event()
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            assert await call.wire.exactly(8) == b"3\r\nabc\r\n"
+            seen.set()
+            await call.content()
+            await call.reply(200, [], b"ok")
+
+        client = await gateway.client()
+        await client.request("/", "Transfer-Encoding: chunked", method="POST")
+        await client.send(b"3\r\nabc\r\n")
+        await asyncio.wait_for(seen.wait(), 10)
+        await client.send(b"3\r\ndef\r\n0\r\n\r\n")
+        assert (await client.response()).body == b"ok"
+        assert origin.last.content == b"def"
+
+
+async def test_a_slow_reader_bounds_what_is_taken_from_the_origin():
+    """What is not stored (over max_body, or no-store) is not piled up either."""
+    for control in ("no-store", "max-age=60"):
+        async with Origin() as origin, Gateway(origin, cache={"max_body": 100_000}) as gateway:
+            sent = 0
+
+            @origin.on("/")
+            async def handler(call: Call) -> None:
+                nonlocal sent
+                await call.send(
+                    f"HTTP/1.1 200 OK\r\nCache-Control: {control}\r\n"  # noqa: B023
+                    "Transfer-Encoding: chunked\r\n\r\n".encode()
+                )
+                sock = call.wire.writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+                for _ in range(1000):
+                    await call.send(chunk)
+                    sent += 1
+
+            client = await gateway.client(window=4096)
+            await client.request("/")
+            await client.begun()
+            client.writer.transport.pause_reading()
+            steady = 0
+            while steady < 10:  # until nothing has moved for a while
+                before = sent
+                await asyncio.sleep(0.02)
+                steady = steady + 1 if sent == before else 0
+            # Socket buffers (the gateway's receive buffer may grow to 6 MB) and windows of ours.
+            assert sent * 65536 < 16_000_000
+
+
+async def test_a_client_that_leaves_ends_a_fetch_for_itself_alone():
+    async with Origin() as origin, Gateway(origin) as gateway:
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await call.send(
+                b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 9\r\n\r\na"
+            )
+            await call.wire.ended()
+            call.closed = True
+
+        tasks = gateway.counts.tasks
+        client = await gateway.client()
+        await client.request("/")
+        await client.begun()
+        await client.close()
+        await until(lambda: not origin.open, "slow")
+        await until(lambda: gateway.counts == (0, 0, tasks), "slow")
+
+
+async def test_a_client_that_leaves_does_not_end_a_fetch_for_the_store():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        go_on = asyncio.Event()
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await call.send(
+                b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\na"
+            )
+            await go_on.wait()
+            await call.send(b"b")
+
+        client = await gateway.client()
+        await client.request("/")
+        await client.begun()
+        client.reset()
+        await until(lambda: not gateway.server.connections, "slow")
+        go_on.set()
+        await until(lambda: gateway.stat("store") == 1, "slow")
+        response = await gateway.ask("/")
+        assert response.hit and response.body == b"ab"
+
+
+@pytest.mark.parametrize("moment", ["head", "content", "waiting"])
+async def test_a_client_that_leaves_leaves_nothing_behind(moment):
+    async with Origin() as origin, Gateway(origin) as gateway:
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            try:
+                await call.content()
+            except Truncated:
+                call.closed = True
+                return
+            await call.wire.ended()
+            call.closed = True
+
+        tasks = gateway.counts.tasks
+        for _ in range(5):
+            client = await gateway.client()
+            count = len(origin.requests)
+            if moment == "head":
+                await client.send(b"GET / HTTP/1.1\r\nHost:")
+                await _only(gateway)
+            elif moment == "content":
+                await client.request("/", "Content-Length: 10", method="POST")
+                await client.send(b"abc")
+                await origin.received(count + 1)
+            else:
+                await client.request("/", "Cookie: a=b", method="POST", content=b"abc")
+                await origin.received(count + 1)
+            client.reset()
+            await until(lambda: gateway.counts == (0, 0, tasks) and not origin.open, "slow")
+
+
+# -- stopping --------------------------------------------------------------------------------------
+
+
+async def test_draining():
+    """What has begun is answered, with Connection: close; idle connections are closed; nobody new is
+    let in."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+        go_on = asyncio.Event()
+
+        @origin.on("/slow")
+        async def handler(call: Call) -> None:
+            await go_on.wait()
+            await call.reply(200, [], b"done")
+
+        await gateway.ask("/hit")
+        idle, busy, half = [await gateway.client() for _ in range(3)]
+        await idle.ask("/hit")
+        await busy.request("/slow")
+        await origin.received(1, "/slow")
+        await half.ask("/hit")
+        await half.send(b"GET /hit HTTP/1.1\r\n")
+        await until(lambda: any(one._in_head for one in gateway.server.connections), "slow")
+        await gateway.drain()
+        await idle.ended()
+        await half.send(HOST + b"\r\n")
+        last = await half.response()
+        assert last.hit and last.header("connection") == "close"
+        await half.ended()
+        with pytest.raises(ConnectionRefusedError):
+            await gateway.client()
+        go_on.set()
+        response = await busy.response()
+        assert (response.body, response.header("connection")) == (b"done", "close")
+        await busy.ended()
+        await gateway.stopped()
+        await until(lambda: not origin.open, "slow")
+
+
+async def test_draining_ends_in_time():
+    async with Origin() as origin, Gateway(origin, drain_timeout=0.1) as gateway:
+
+        @origin.on("/slow")
+        async def handler(call: Call) -> None:
+            await call.wire.ended()
+            call.closed = True
+
+        client = await gateway.client()
+        await client.request("/slow")
+        await origin.received(1)
+        await gateway.drain()
+        await gateway.stopped()
+        await client.ended()
+        await until(lambda: not origin.open, "slow")
+
+
+async def test_pipelined_hits_while_draining():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        await gateway.ask("/hit")
+        client = await gateway.client()
+        await client.send(b"GET /hit HTTP/1.1\r\n")
+        await until(lambda: any(one._in_head for one in gateway.server.connections), "slow")
+        await gateway.drain()
+        await client.send(HOST + b"\r\n" + (b"GET /hit HTTP/1.1\r\n" + HOST + b"\r\n") * 5)
+        assert (await client.response()).header("connection") == "close"
+        await client.ended()
+        await gateway.stopped()
