@@ -30,6 +30,8 @@ def live(options: GatewayOptions) -> dict[str, Any]:
 def waiting(old: GatewayOptions, new: GatewayOptions) -> list[str]:
     """The names of the options that differ, and hold only after a restart."""
     names = [name for name in _WAIT if getattr(old, name) != getattr(new, name)]
+    if (old.tls_cert is None) != (new.tls_cert is None):
+        names.append("tls_cert")  # whether TLS is spoken; which certificate it has may change
     names += [
         name for name in FIXED_OPTIONS if getattr(old.cache, name) != getattr(new.cache, name)
     ]

@@ -82,8 +82,12 @@ class Worker:
         await channel.close()
 
     def reload(self, new: GatewayOptions) -> Iterable[str]:
-        """Go by these options from now on; the names of those that wait for a restart."""
+        """Go by these options from now on; the names of those that wait for a restart. Connections
+        that are made from now on get the certificate of now. Raises as `Worker` does."""
         names = waiting(self.options, new)
+        if self._tls is not None and new.tls_cert is not None:
+            _tls(new)  # what cannot be used must not be half of what is
+            self._tls.load_cert_chain(new.tls_cert, new.tls_key)
         self.cache.reload(**live(new))
         self.proxy.reload(tuple(new.upstreams), _policy(new))
         self.server.reload(new, _policy(new))
