@@ -14,7 +14,7 @@ import ssl
 import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 from unittest import mock
 
 from layergate.config import Options
@@ -132,6 +132,13 @@ class _Wire:
         except OSError:
             return
         assert not data, f"got {data!r} instead of the end"
+
+    def pause(self) -> None:
+        """Take nothing more from the socket."""
+        cast(asyncio.Transport, self.writer.transport).pause_reading()
+
+    def resume(self) -> None:
+        cast(asyncio.Transport, self.writer.transport).resume_reading()
 
     async def close(self) -> None:
         self.writer.close()

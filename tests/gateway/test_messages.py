@@ -565,14 +565,14 @@ async def test_a_websocket_that_nobody_reads():
         client = await gateway.client(window=4096)
         await client.send(ASK)
         await client.begun()
-        client.writer.transport.pause_reading()
+        client.pause()
         steady = 0
         while steady < 10:  # until nothing has moved for a while
             before = sent
             await asyncio.sleep(0.02)
             steady = steady + 1 if sent == before else 0
         assert sent * 65536 < 16_000_000
-        client.writer.transport.resume_reading()
+        client.resume()
         await client.exactly(1_000_000)
         client.reset()
         await until(lambda: not origin.open and gateway.counts[:2] == (0, 0), "slow")

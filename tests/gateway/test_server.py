@@ -487,7 +487,7 @@ async def test_without_keep_alive_it_is_said():
 async def _stuck(gateway, *, window=4096):
     """A client that asks for 8 MB and reads nothing."""
     client = await gateway.client(window=window)
-    client.writer.transport.pause_reading()
+    client.pause()
     await client.request("/large")
     await until(lambda: any(one._writable for one in gateway.server.connections), "slow")
     return client
@@ -531,7 +531,7 @@ async def test_pipelined_hits_are_not_written_ahead_of_a_client_that_does_not_re
         _large(origin)
         await gateway.ask("/large")
         client = await gateway.client(window=4096)
-        client.writer.transport.pause_reading()
+        client.pause()
         await client.send((b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n") * 500)
         connection = await _only(gateway)
         await until(lambda: connection._pending, "slow")
@@ -623,7 +623,7 @@ async def test_a_slow_reader_bounds_what_is_taken_from_the_origin():
             client = await gateway.client(window=4096)
             await client.request("/")
             await client.begun()
-            client.writer.transport.pause_reading()
+            client.pause()
             steady = 0
             while steady < 10:  # until nothing has moved for a while
                 before = sent

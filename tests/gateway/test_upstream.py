@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 import trustme
@@ -130,7 +132,7 @@ async def test_a_truncated_response(data, version, how):
         assert await client.exactly(len(begun)) == begun
         seen.set()
         if chunked:
-            remaining = client.chunked()
+            remaining: Awaitable[Any] = client.chunked()
         elif "content-length" in head:
             remaining = client.exactly(3)
         else:  # what is read until the end of the connection must not just end
@@ -557,13 +559,13 @@ async def test_a_client_that_reads_slowly_is_not_the_origins_fault():
         client = await gateway.client(window=4096)
         await client.request("/")
         await client.begun()
-        client.writer.transport.pause_reading()
+        client.pause()
         pool = gateway.proxy.pools[0]
         await until(lambda: any(one._paused for one in pool._busy), "slow")
         begun = gateway.server.now
         await until(lambda: gateway.server.now > begun + 0.3, "slow")
         assert pool._busy
-        client.writer.transport.resume_reading()
+        client.resume()
         assert len(await client.exactly(3_000_000)) == 3_000_000
 
 
