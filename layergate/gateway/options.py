@@ -200,8 +200,8 @@ class GatewayOptions:
       ``admin_networks``      clients that are heard there (``"10.0.0.0/8"``); None: all.
       ``purge_method``        whether the ``PURGE`` method works on any URL, behind the same token.
       ``trusted_proxies``     networks of proxies that are believed about a client's address and
-                              scheme (``X-Forwarded-For``, ``-Proto``), and ``"unix"`` for who comes
-                              by a Unix socket. By default nobody is.
+                              scheme (``X-Forwarded-For``, ``-Proto``, ``Forwarded``), and ``"unix"``
+                              for who comes by a Unix socket. By default nobody is.
 
     What upstreams are told
       ``forwarded``           ``"x-forwarded"`` (X-Forwarded-For, -Proto, -Host), ``"forwarded"``

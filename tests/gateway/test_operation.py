@@ -15,7 +15,7 @@ import trustme
 from layergate.config import Rule
 from layergate.errors import ConfigError
 from layergate.gateway.options import UpstreamOptions
-from tests.gateway.support import Call, Gateway, Origin, until
+from tests.gateway.support import Call, Gateway, Origin, Truncated, until
 
 EVERY_LOOP = True
 
@@ -350,3 +350,61 @@ async def test_a_connection_that_ends_before_it_says_anything():
                 pass
         await until(lambda: not gateway.server.connections, "slow")
         assert (await gateway.ask("/")).status == 200
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+async def test_truncation_through_tls(authority, tmp_path, framing):
+    async with Origin() as origin, Gateway(origin, **_pair(authority, tmp_path)) as gateway:
+        origin.answers(
+            "/", f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n2\r\nok\r\n".encode()[:-3], close=True
+        )
+        client = await gateway.client(tls=_client_context(authority))
+        with pytest.raises(Truncated):
+            await client.ask("/")
+
+
+async def test_a_websocket_while_draining():
+    """It might go on for ever: it is ended with the idle connections."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await call.send(b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+            await call.wire.ended()
+            call.closed = True
+
+        client = await gateway.client()
+        await client.request("/", "Connection: upgrade", "Upgrade: websocket")
+        assert (await client.begun()).status == 101
+        await gateway.drain()
+        await client.ended()
+        await gateway.stopped()
+        await until(lambda: not origin.open, "slow")
+
+
+async def test_content_that_is_not_taken_is_not_piled_up():
+    async with Origin() as origin, Gateway(origin) as gateway:
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await asyncio.Event().wait()
+
+        client = await gateway.client()
+        await client.request("/", "Content-Length: 100000000", method="POST")
+        sent = 0
+
+        async def pour() -> None:
+            nonlocal sent
+            while True:
+                await client.send(b"x" * 65536)
+                sent += 65536
+
+        pouring = asyncio.create_task(pour())
+        steady = 0
+        while steady < 10:  # until nothing has moved for a while
+            before = sent
+            await asyncio.sleep(0.02)
+            steady = steady + 1 if sent == before else 0
+        assert 0 < sent < 24_000_000  # socket buffers of both connections, for the most part
+        pouring.cancel()
+        await asyncio.wait([pouring])
