@@ -130,13 +130,13 @@ class Siblings(RuleBasedStateMachine):
         if worker.dead:
             return
         number = self.purges
+        waiting = len(worker.out)
         receipt = run_blocking(
             worker.log.append((Mark("tag", f"t{number}"),), self.clock.now(), wait=0.0)
         )
         assert not receipt.final
-        sent: dict[str, Any] = worker.out[-1] if worker.out else {"op": "nothing"}
-        if sent["op"] == "purge":
-            self.asked[worker.serial, sent["id"]] = number
+        if len(worker.out) > waiting:  # it has a supervisor to send it to
+            self.asked[worker.serial, worker.out[-1]["id"]] = number
         self.purges += 1
         for one in self.all.values():
             # What begins to be fetched now is none of that purge's business, and the next one's.
