@@ -39,6 +39,7 @@ from layergate.http.exchange import Exchange, Reader, Relay, State
 from layergate.http.fields import Fields, Lines
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import primary_key, quoted
+from layergate.http.posting import after_post, begin
 from layergate.http.request import CREDENTIALS, Request
 from layergate.http.rules import Match
 from layergate.http.stored import Served, StoredResponse
@@ -130,6 +131,8 @@ class LayerGate:
                 if self._adds:
                     send = _adding(send, self._method_lines, self._hidden)
                 await self.app(scope, receive, send)
+            elif method == "POST":
+                await self._post(scope, receive, send)
             else:
                 await self.app(scope, receive, self._after_unsafe(scope, send))
             return
@@ -530,6 +533,59 @@ class LayerGate:
             await send(message)
 
         return after
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A POST: as other unsafe methods, but what answers it may answer a GET too."""
+        cache = self.cache
+        begun = begin(cache)
+        asked = dict(scope)  # as it is now: apps change theirs as they route
+        policy: dict[str, Any] = {}
+        scope[_POLICY] = policy
+        tap: _Tap | None = None
+
+        def read() -> Request:
+            request = read_request(asked, obey_directives=self.obey_directives)
+            request.mark_personal(is_personal(asked) or is_personal(scope))
+            return request
+
+        async def after(message: Message) -> None:
+            nonlocal tap
+            if tap is not None:
+                await tap.send(message)
+                return
+            if message["type"] == _START:
+                headers = list(message.get("headers", ()))
+                # Before the client hears of its success: what it reads next is the new state.
+                exchange = await after_post(
+                    cache,
+                    read,
+                    _uri(asked),
+                    message["status"],
+                    headers,
+                    begun,
+                    route=_route(scope, policy),
+                    trailers=bool(message.get("trailers")),
+                )
+                if exchange is not None:
+                    # (the app has the server's own receive)
+                    tap = _Tap(self, exchange, scope, _Client(_Incoming(receive), send))
+                    tap.policy = policy
+                    await tap.send({**message, "headers": headers})
+                    return
+                message = {**message, "headers": [*cache.for_clients(headers), *self._method_lines]}
+            await send(message)
+
+        place = policy_place.set(policy)
+        try:
+            await self.app(scope, receive, after)
+        except BaseException as error:
+            if tap is not None:
+                tap.exchange.abort(error)
+            raise
+        finally:
+            policy_place.reset(place)
+        if tap is not None:
+            tap.exchange.abort()
 
     def _closing(self, receive: Receive) -> Receive:
         """Join the fleet when the server starts, rather than with the first request. End background

@@ -310,15 +310,18 @@ class Marks:
     """What one instance knows of the log: its position and the marks that can still matter.
 
     ``position`` is the last log position applied; it only grows. ``floor``: what is stamped below it
-    is gone, for nobody knows any more what was purged since; it only grows too (see `rise`). Marks
+    is gone, for nobody knows any more what was purged since; it only grows too (see `rise`).
+    ``changes``: how many times either has changed. Between two equal readings nothing was purged; one
+    apart, one record was taken in and nothing else, whatever the log counts its positions by. Marks
     are applied by one writer at a time (the log's business) and read by anyone.
     """
 
-    __slots__ = ("_hard", "_soft", "floor", "position")
+    __slots__ = ("_hard", "_soft", "changes", "floor", "position")
 
     def __init__(self, *, max_marks: int = 100_000, max_patterns: int = 512) -> None:
         self.position = 0
         self.floor = 0
+        self.changes = 0
         self._hard = _Severity(max_marks, max_patterns, 1)
         self._soft = _Severity(max_marks, max_patterns, _SOFT_DEPTH)
 
@@ -330,12 +333,14 @@ class Marks:
         at = _At(position, time)
         for mark, matches in [(mark, _matcher(mark)) for mark in marks]:
             (self._soft if mark.soft else self._hard).add(mark, matches, at)
-        # Last: a reader that sees the new position finds its marks.
+        self.changes += 1
+        # Last: a reader that sees the new position finds its marks, and that it has changed.
         self.position = position
 
     def rise(self, floor: int) -> None:
         """Everything stamped before position ``floor`` is gone, and ``position`` is at least there:
         records in between were lost."""
+        self.changes += 1
         self.floor = max(self.floor, floor)
         self.position = max(self.position, floor)
 

@@ -28,6 +28,7 @@ from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import label_of
 from layergate.http.partial import Rest
 from layergate.http.policy import Plan, plan_storage, plan_update, targets_of
+from layergate.http.posting import encloses_target, judged
 from layergate.http.request import CREDENTIALS, Request
 from layergate.http.rules import Match
 from layergate.http.selecting import normalise
@@ -148,9 +149,9 @@ async def explain(
     ``stored``, ``policy``, ``lifetime``, ``age``, ``stale-windows``, ``validators``, ``tags``,
     ``groups``; ``decision``, ``precondition``, ``range``, ``marker``, ``flight``, ``rest``,
     ``validators``, ``refresh``, ``stale-if-error`` or ``stale-if-unreachable``; and of the response:
-    ``response``, ``upstream``, ``invalidation``, ``validation``, ``policy``, ``storable``,
-    ``lifetime``, ``age``, ``stale-windows``, ``variants``, ``fields``, ``tags``, ``groups``,
-    ``shared``, ``marker``.
+    ``response``, ``upstream``, ``invalidation``, ``validation``, ``method``, ``policy``,
+    ``storable``, ``lifetime``, ``age``, ``stale-windows``, ``variants``, ``fields``, ``tags``,
+    ``groups``, ``shared``, ``marker``.
     """
     return await _Trace(cache, request, live).of(response)
 
@@ -444,13 +445,43 @@ class _Trace:
             self._add("decision", "only-if-cached", "5.2.1.7", text, False)
             return self._concluded("only-if-cached", "", None, None, reason.token, text)
         told = "The request goes to the app, and the response back, untouched."
+        stored, refused = False, reason.token
         if request.method not in SAFE_METHODS:
             told = self._unsafe(response)
+            if request.method == "POST" and response is not None:
+                stored, posted = self._posted(response)
+                told += " " + posted
         fwd = "method" if reason is Refused.METHOD else "bypass"
         self._add("decision", "pass", reason.rfc, told, False)
         return self._concluded(
-            "pass", fwd, None, False, reason.token, f"PASS: {reason.explain} {told}"
+            "pass", fwd, None, stored, None if stored else refused, f"PASS: {reason.explain} {told}"
         )
+
+    def _posted(self, response: Response) -> tuple[bool, str]:
+        """Whether a response to POST is stored, for later GETs, and a sentence."""
+        fields = Fields(response.lines)
+        if not encloses_target(label_of(self._request.key), response.status, fields):
+            text = "A POST's response is stored if it is a 200 whose Content-Location is its target."
+            self._add("storable", "no", "RFC 9110 9.3.3", text, False)
+            return False, "Its response is not stored."
+        exchange, planned = judged(
+            self._cache,
+            self._request,
+            response.status,
+            fields,
+            trailers=response.trailers,
+            request_time=self._now - response.took,
+        )
+        if planned is Refused.METHOD:
+            text = "A POST's response is stored if it says itself for how long it is fresh."
+            self._add("storable", "no", "RFC 9110 9.3.3", text, False)
+            return False, "Its response is not stored."
+        if isinstance(planned, Refused):
+            self._refusal("storable", planned)
+            return False, f"Its response is not stored: {planned.explain}"
+        text = "Its Content-Location is its target and it says how long it is fresh: good for a GET."
+        self._add("method", "POST", "RFC 9110 9.3.3", text, True)
+        return True, self._judged(exchange, planned, response.status, fields)[2]
 
     def _unsafe(self, response: Response | None) -> str:
         request = self._request

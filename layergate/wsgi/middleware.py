@@ -49,7 +49,6 @@ from layergate.wsgi.environ import (
     carry,
     fields_of,
     forward_environ,
-    header_lines,
     is_personal,
     key_of,
     note_back,
@@ -58,6 +57,11 @@ from layergate.wsgi.environ import (
     route_path,
     target_uri,
 )
+from layergate.wsgi.heads import Texts
+from layergate.wsgi.heads import head as _head
+from layergate.wsgi.heads import raised as _raised
+from layergate.wsgi.heads import texts as _texts
+from layergate.wsgi.posting import Post
 
 __all__ = ["LayerGate"]
 
@@ -65,7 +69,6 @@ Body: TypeAlias = Iterable[bytes]
 Write: TypeAlias = Callable[[bytes], object]
 StartResponse: TypeAlias = Callable[..., Write]
 App: TypeAlias = Callable[[Environ, StartResponse], Body]
-Texts: TypeAlias = list[tuple[str, str]]
 
 _logger = logging.getLogger("layergate")
 
@@ -134,6 +137,8 @@ class LayerGate:
         if method not in _READS:
             if method in SAFE_METHODS:
                 return self._passing(environ, start_response, self._method_lines)
+            if method == "POST":
+                return self._post(environ, start_response)
             return self.app(environ, self._after_unsafe(environ, start_response))
         bypasses = self._bypasses
         if bypasses is not None and bypasses.cover(route_path(environ), self._longest):
@@ -349,6 +354,27 @@ class LayerGate:
             return start_response(status, shown + lines, *_raised(exc_info))
 
         return self.app(environ, adding)
+
+    def _post(self, environ: Environ, start_response: StartResponse) -> Body:
+        """A POST: as other unsafe methods, but what answers it may answer a GET too."""
+        asked = dict(environ)  # as it is now: the app may change its own
+        fields = fields_of(asked)
+
+        def read() -> Request:
+            request = read_request(asked, fields, key_of(asked, fields), obey_directives=self._obey)
+            request.mark_personal(is_personal(environ))
+            return request
+
+        target = target_uri(asked, fields)
+        post = Post(self.cache, start_response, target, read, self._method_lines, self._hidden)
+        place = policy_place.set(post.policy)
+        try:
+            return post.body(self.app(environ, post.start_response))
+        except BaseException as error:
+            post.abort(error)
+            raise
+        finally:
+            policy_place.reset(place)
 
     def _after_unsafe(self, environ: Environ, start_response: StartResponse) -> StartResponse:
         """Watch the response to an unsafe method (RFC 9111 4.4)."""
@@ -938,12 +964,6 @@ def _served_stale(error: Exception) -> None:
     _logger.warning("the app failed; a stale response was served: %s", error, exc_info=trace)
 
 
-def _raised(exc_info: Any) -> tuple[Any, ...]:
-    """The last argument for the server's ``start_response``, which some servers only take if it is
-    needed."""
-    return () if exc_info is None else (exc_info,)
-
-
 def _status(status: int) -> str:
     return _STATUS.get(status) or f"{status} Unknown"
 
@@ -962,18 +982,6 @@ class _Text(dict[Line, tuple[str, str]]):
 
 
 _text: Final = _Text()
-
-
-def _texts(lines: Lines) -> Texts:
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in lines]
-
-
-def _head(status: str, headers: Texts) -> tuple[int, Lines | None]:
-    """Status code and lines; no lines if the app gave something that is no head."""
-    try:
-        return int(status[:3]), header_lines(headers)
-    except (AttributeError, TypeError, ValueError):
-        return 0, None
 
 
 def _content(environ: Environ) -> bytes | None:

@@ -127,6 +127,7 @@ def check(explained: Explanation, told: Explanation | None, answer: Seen, step: 
         assert validation is not None and validation.outcome == detail, shown
     elif conclusion.answer == "pass":
         assert detail in (None, told.conclusion.refused), shown
+        assert told.conclusion.stored == ("stored" in member), shown
     else:
         assert told.conclusion.refused == detail, shown
         assert told.conclusion.stored == ("stored" in member), shown

@@ -1206,6 +1206,112 @@ row("invalidates-stale-too", I, fetch(ok("max-age=10, stale-while-revalidate=60"
 row("invalidates-sie-too", I, fetch(ok("max-age=10, stale-if-error=60")),
     fetch(DONE, method="POST"), fetch(FAIL))
 
+# -- RFC 9110 9.3.3: POST --------------------------------------------------------------------------
+
+P = "RFC 9110 9.3.3"
+
+
+def posted(
+    cc: str | None = "max-age=60", *lines: tuple[str, str], where: str | None = "/", **kw: Any
+) -> Reply:
+    """A response to POST, with this Content-Location."""
+    location = () if where is None else (("Content-Location", where),)
+    return ok(cc, *location, *lines, body=b"posted", **kw)
+
+
+def post(reply: Reply, *headers: tuple[str, str], **kw: Any) -> Step:
+    """It is not stored, unless ``stored``."""
+    stored = kw.pop("stored", None)
+    kw = {"method": "POST", "body": b"a=b", **kw}
+    return fetch(reply, *headers, cs={"fwd": "method", "stored": stored}, **kw)
+
+
+def post_reused(id_: str, rfc: str, reply: Reply, *headers: tuple[str, str], **kw: Any) -> None:
+    row(id_, rfc, post(reply, *headers, stored=True), hit(b"posted"), **kw)
+
+
+def post_not_reused(id_: str, rfc: str, reply: Reply, *headers: tuple[str, str], **kw: Any) -> None:
+    row(id_, rfc, post(reply, *headers), fetch(TWO, cs={"fwd": "uri-miss"}), **kw)
+
+
+for what, reply in (
+    ("max-age", posted()), ("s-maxage", posted("s-maxage=60")), ("public", posted("public, max-age=60")),
+    ("expires", posted(None, DAY, ("Expires", at(60)))), ("chunks", posted(chunks=3)),
+    ("cdn", posted("no-store", ("CDN-Cache-Control", "max-age=60"))),
+):
+    post_reused(f"post-{what}", P, reply)
+for where in ("http://example.org/", "HTTP://EXAMPLE.org:80/", "//example.org", "/a/..", "."):
+    post_reused(f"post-location-{where}", "RFC 9110 8.7", posted(where=where))
+row("post-location-query", "RFC 9110 8.7", post(posted(where="?x=1"), target="/a?x=1", stored=True),
+    hit(b"posted", target="/a?x=1"), fetch(TWO, target="/a"))
+row("post-location-escaped", "RFC 9110 8.7", post(posted(where="/%7ea%2f"), target="/~a%2F", stored=True),
+    hit(b"posted", target="/~a%2F"))
+for where in (None, "", "/other", "/?x", "https://example.org/", "http://example.com/",
+              "http://example.org:81/", "/#x", "/, /", "http://[/", "//"):
+    post_not_reused(f"post-location-{where}", "RFC 9110 8.7", posted(where=where))
+post_not_reused("post-location-twice", "RFC 9110 8.7", posted("max-age=60", ("Content-Location", "/")))
+for what, reply in (
+    ("silent", posted(None)), ("public-alone", posted("public")), ("no-cache", posted("no-cache, max-age=60", ETAG)),
+    ("max-age-0", posted("max-age=0", ETAG)), ("invalid", posted("max-age=x", ETAG)),
+    ("old", posted("max-age=60", ("Age", "60"), ETAG)),
+    ("no-store", posted("no-store, max-age=60")), ("private", posted("private, max-age=60")),
+    ("set-cookie", posted("max-age=60", ("Set-Cookie", "a=b"))), ("vary-star", posted("max-age=60", ("Vary", "*"))),
+    ("long-tag", posted("max-age=60", ("Cache-Tag", "a" * 300))),
+    ("too-short", posted("max-age=60", ("Content-Length", "x"))),
+):
+    post_not_reused(f"post-{what}", P, reply)
+for status in (201, 203, 204, 206, 301, 303, 400, 404, 500, 503):
+    body = {} if status != 204 else {"body": b""}
+    post_not_reused(f"post-status-{status}", P,
+        Reply(status=status, lines=(cc("max-age=60"), ("Content-Location", "/")), **body))
+for method in ("PUT", "PATCH", "DELETE", "post"):
+    row(f"post-not-{method}", P, fetch(posted(), method=method, body=b"a=b", cs={"stored": None}), fetch(TWO))
+post_not_reused("post-rule", P, posted(None), rules=rule(ttl=60))
+post_not_reused("post-rule-override", P, posted(), rules=rule(ttl=60, override=True))
+post_not_reused("post-heuristic", P, posted("public", LM, DAY), heuristic=0.1)
+row("post-bypass", P, post(posted()), fetch(TWO, cs={"fwd": "bypass"}), rules=rule(bypass=True))
+row("post-rule-vary", P, post(posted(), ("X-A", "1"), stored=True), hit(b"posted", ("X-A", "1")),
+    fetch(TWO, ("X-A", "2")), rules=rule(vary=["X-A"]))
+row("post-rule-tags", P, post(posted(), stored=True), purge(tags="x"), fetch(TWO), rules=rule(tags=["x"]))
+post_not_reused("post-authorization", "3.5", posted(), AUTH)
+post_reused("post-authorization-public", "3.5", posted("public, max-age=60"), AUTH)
+post_reused("post-cookie", P, posted(), COOKIE)  # as for a GET: the response says that it is shared
+post_not_reused("post-request-no-store", "5.2.1.5", posted(), cc("no-store"))
+for name, value in (("If-Match", '"x"'), ("If-None-Match", '"abc"'), ("Range", "bytes=0-1"), ("Pragma", "no-cache")):
+    post_reused(f"post-{name}", P, posted("max-age=60", ETAG), (name, value))
+row("post-upgrade", P, post(posted(), ("Connection", "upgrade"), ("Upgrade", "x")), fetch(TWO))
+row("post-replaces", P, fetch(TWO), hit(b"two"), post(posted(), stored=True), hit(b"posted", cs={"ttl": 60}),
+    hit(b"", method="HEAD", advance=5, has={"age": "5", "content-length": "6", "content-location": "/"}))
+row("post-twice", P, post(posted(), stored=True), post(ok("max-age=60", ("Content-Location", "/"), body=b"again"), stored=True),
+    hit(b"again"))
+row("post-then-not-storable", P, post(posted(), stored=True), post(posted("no-store")), fetch(TWO))
+row("post-then-error", P, post(posted(), stored=True), post(ok(status=500, body=b"no")), hit(b"posted"))
+row("post-then-other", P, post(posted(), stored=True), fetch(DONE, method="DELETE"), fetch(TWO))
+row("post-not-answered-by-it", P, post(posted(), stored=True), post(posted(), stored=True))
+row("post-freshness", P, post(posted(takes=10), stored=True), hit(b"posted", advance=49), fetch(TWO, advance=1))
+row("post-validated", P, post(posted("max-age=10", ETAG), stored=True),
+    validated(unchanged("max-age=60"), b"posted", advance=10, saw={"if-none-match": '"abc"'}), hit(b"posted"))
+row("post-conditional", P, post(posted("max-age=60", ETAG), stored=True), hit(b"", INM, status=304))
+row("post-swr", P, post(posted("max-age=10, stale-while-revalidate=30"), stored=True), stale(b"posted", TWO, advance=20),
+    hit(b"two"))
+row("post-vary", P, post(posted("max-age=60", ("Vary", "Accept")), ("Accept", "a/b"), stored=True),
+    hit(b"posted", ("Accept", "a/b")), fetch(TWO, ("Accept", "c/d")))
+row("post-vary-content-type", P,  # of the POST's content, which no GET has
+    post(posted("max-age=60", ("Vary", "Content-Type")), ("Content-Type", "text/plain"), stored=True), fetch(TWO))
+row("post-tags", P, post(posted("max-age=60", ("Cache-Tag", "a")), stored=True, has={"cache-tag": None}), hit(b"posted"),
+    purge(tags="a"), fetch(TWO))
+row("post-own-group", P,  # it invalidates a group of its own, and is newer than that
+    fetch(grouped('"a"'), target="/b"),
+    post(posted("max-age=60", ("Cache-Groups", '"a"'), ("Cache-Group-Invalidation", '"a"')), stored=True),
+    hit(b"posted"), fetch(TWO, target="/b"))
+row("post-purged", P, post(posted(), stored=True), purge(), fetch(TWO))
+row("post-marker", P, fetch(ok()), post(posted(), stored=True), hit(b"posted"))
+row("post-exception", P, Step(method="POST", origin=(RAISES,), status=None), fetch(TWO))
+row("post-too-large", P, post(posted(), stored=True), fetch(TWO), max_body=5)
+row("post-too-large-announced", P, post(posted("max-age=60", ("Content-Length", "6"))), fetch(TWO), max_body=5)
+row("post-length-mismatch", "3.3", post(posted("max-age=60", ("Content-Length", "7")), stored=True), fetch(TWO))
+row("post-own-stamp", "G3", post(posted(), stored=True), fetch(DONE, target="/else", method="POST"), hit(b"posted"))
+
 # -- 5.2.1: request directives ---------------------------------------------------------------------
 
 

@@ -1,0 +1,190 @@
+"""A POST under WSGI, whose response is copied as it passes if it may answer later GETs.
+
+Whatever may not goes to the server as if LayerGate were not there, the app's own iterable included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self
+
+from layergate.config import Rule
+from layergate.http.cache import Cache
+from layergate.http.exchange import Exchange, Relay
+from layergate.http.posting import after_post, begin
+from layergate.http.request import Request
+from layergate.http.rules import Match
+from layergate.runtime.threads import run_blocking
+from layergate.wsgi.heads import Texts, head, raised, texts
+
+__all__ = ["Post"]
+
+
+class Post:
+    """One POST. ``start``: the server's ``start_response``; ``target``: the target URI; ``read``:
+    makes the `Request`; ``lines``: what is added to a head that is not stored, ``hidden``: the names,
+    lower-case, of what is left out of it. ``policy``: where the endpoint leaves its own."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        start: Callable[..., Callable[[bytes], object]],
+        target: str,
+        read: Callable[[], Request],
+        lines: Texts,
+        hidden: frozenset[str],
+    ) -> None:
+        self.policy: dict[str, Any] = {}
+        self._cache = cache
+        self._start = start
+        self._target = target
+        self._read = read
+        self._lines = lines
+        self._hidden = hidden
+        self._begun = begin(cache)
+        self._started = False
+        self._exchange: Exchange | None = None
+        self._expected: int | None = None
+        self._received = 0
+
+    def start_response(
+        self, status: str, headers: Texts, exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        """What the app gets as ``start_response``. A head that takes the place of another (PEP 3333,
+        "Error Handling") ends the copy."""
+        self.abort(None if exc_info is None else exc_info[1])
+        self._started, self._exchange = True, None
+        code, lines = head(status, headers)
+        route = self._route()
+        exchange: Exchange | None = None
+        if lines is not None:
+            # Before the client hears of its success: what it reads next is the new state.
+            exchange = run_blocking(
+                after_post(
+                    self._cache, self._read, self._target, code, lines, self._begun, route=route
+                )
+            )
+        if exchange is None or lines is None:
+            shown = [line for line in headers if line[0].lower() not in self._hidden]
+            return self._start(status, shown + self._lines, *raised(exc_info))
+        relay = exchange.head(code, lines, route=route)
+        if self._cache.stack.peek_is_enough:
+            run_blocking(self._cache.settle(exchange))
+        else:
+            # Layers that take time to write to shall not take our client's.
+            self._cache.aside(self._cache.settle(exchange), "layergate settle")
+        try:
+            write = self._start(status, texts(exchange.client_lines), *raised(exc_info))
+        except BaseException as error:
+            exchange.abort(error)
+            raise
+        if relay is not Relay.TEE:
+            return write
+        self._exchange = exchange
+        length = [value for name, value in lines if name == b"content-length"]
+        self._expected = int(length[0]) if length else None  # (checked by the exchange)
+
+        def copying(data: bytes) -> object:
+            self.feed(data)
+            return write(data)
+
+        return copying
+
+    def _route(self) -> Match | None:
+        rule = self.policy.get("rule")
+        if not isinstance(rule, Rule):
+            return None
+        return Match(rule, self.policy.get("params") or self.policy.get("arguments") or {})
+
+    def body(self, iterable: Iterable[bytes]) -> Iterable[bytes]:
+        """What the server gets for the app's ``iterable``."""
+        if self._started and self._exchange is None:
+            return iterable
+        if type(iterable) in (list, tuple):
+            for chunk in iterable:
+                self.feed(chunk)
+            self.finish()
+            return iterable
+        return _Copied(iterable, self)
+
+    def feed(self, chunk: bytes) -> None:
+        """A part of the body passes."""
+        if self._exchange is None:
+            return
+        if isinstance(chunk, bytes | bytearray | memoryview):
+            self._exchange.body(bytes(chunk))
+            self._received += len(chunk)
+        else:
+            self.abort()  # the server will say so
+
+    @property
+    def announced(self) -> bool:
+        """Is all there that was announced?"""
+        return self._exchange is not None and self._received == self._expected
+
+    def finish(self) -> None:
+        """The body is complete."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            run_blocking(exchange.finish())
+
+    def abort(self, error: BaseException | None = None) -> None:
+        """It is not, and will not be. Does nothing after `finish`."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abort(error)
+
+
+class _Copied:
+    """A body on its way to the server."""
+
+    __slots__ = ("_close", "_error", "_iterator", "_more", "_post")
+
+    def __init__(self, iterable: Iterable[bytes], post: Post) -> None:
+        self._post = post
+        self._close = getattr(iterable, "close", None)
+        self._iterator: Iterator[bytes] = iter(iterable)
+        self._more: bytes | None = None
+        self._error: Exception | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        chunk, self._more = self._more, None
+        if chunk is None:
+            chunk = self._next()
+            if self._post.announced:
+                self._look_ahead()
+        return chunk
+
+    def _look_ahead(self) -> None:
+        """All that was announced is there. If that is all, say so now: the client waits for no more."""
+        try:
+            self._more = self._next()
+            while not self._more:
+                self._more = self._next()
+        except StopIteration:
+            self._more = None
+        except Exception as error:  # for the server, after what came before it
+            self._more, self._error = None, error
+
+    def _next(self) -> bytes:
+        try:
+            chunk = next(self._iterator)
+        except StopIteration:
+            self._post.finish()
+            raise
+        except BaseException as error:
+            self._post.abort(error)
+            raise
+        self._post.feed(chunk)
+        return chunk
+
+    def close(self) -> None:
+        self._post.abort()
+        if self._close is not None:
+            self._close()
