@@ -195,3 +195,15 @@ def test_a_soft_purge_makes_stale_and_never_fresh_again() -> None:
     marks.apply(3, [Mark("all", soft=True)], 80.0)
     assert marks.admit(subject, "k")
     assert subject.fresh_until == 40.0
+
+
+def test_every_change_is_counted_and_nothing_else() -> None:
+    marks = Marks()
+    marks.apply(7, (Mark("tag", "a"), Mark("all")), 1.0)
+    assert marks.changes == 1
+    with pytest.raises(KeyRefused):
+        marks.apply(8, (Mark("glob", ""),), 1.0)
+    marks.admit(entry(), "x")
+    assert marks.changes == 1
+    marks.rise(9)
+    assert marks.changes == 2

@@ -388,6 +388,54 @@ async def test_an_unsafe_request_through_one_invalidates_for_all(fleet: Fleet) -
     await settled(fleet)
 
 
+OWN = {**FRESH, "content-location": "/item", "cache-tag": "a"}
+
+
+async def test_what_answers_a_post_answers_gets_to_all(fleet: Fleet) -> None:
+    await fleet.everywhere("/item")
+    await fleet.idle()
+    fleet.origin.answers("/item", OWN, b"posted")
+    post = await fleet[2].get("/item", method="POST")
+    assert post.cache_status == "LayerGate; fwd=method; stored"
+    await fleet.idle()
+    calls = await fleet.everywhere("/item")
+    assert {call.body for call in calls} == {b"posted"}
+    assert all(call.hit for call in calls)
+    assert fleet.origin.total == 2
+    await settled(fleet)
+
+
+@pytest.mark.parametrize("what", [{"urls": ["http://example.com/item"]}, {"tags": ["a"]}], ids=str)
+@pytest.mark.parametrize("when", ["before-the-head", "after-the-head"])
+async def test_g3_a_purge_through_another_instance_while_a_post_is_answered(
+    fleet: Fleet, when: str, what: dict[str, Any]
+) -> None:
+    head, body = Gate(), Gate()
+
+    @fleet.origin.on("/item")
+    async def item(call: OriginCall) -> None:
+        if call.scope["method"] != "POST":
+            await call.reply(b"got", 200, FRESH)
+            return
+        await head.wait()
+        await call.start(200, OWN)
+        await body.wait()
+        await call.end(b"posted")
+
+    post = asyncio.ensure_future(fleet[0].get("/item", method="POST"))
+    await head.reached()
+    if when == "after-the-head":
+        head.open()
+        await body.reached()
+    assert (await fleet[1].cache.purge(**what)).final
+    head.open()
+    body.open()
+    assert ("stored" in (await post).cache_status) == (when == "after-the-head")
+    await fleet.idle()
+    assert {call.body for call in await fleet.everywhere("/item")} == {b"got"}
+    await settled(fleet)
+
+
 async def test_an_instance_that_has_left_is_not_waited_for(fleet: Fleet) -> None:
     await fleet[2].cache.aclose()
     assert await fleet[0].cache.purge(tags=["t"]) == PurgeReceipt(2, 2, final=True)
