@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from layergate.errors import ConfigError
 from layergate.sizes import parse_size
@@ -168,8 +168,9 @@ class Rule:
     ``allow_authorization``, ``allow_cookie``: let the ttl apply to requests that carry such a field;
     ``X-API-Key`` and others that commonly hold credentials count as cookies. Say so only for paths
     whose response is the same for every user.
-    ``allow_set_cookie``: store responses that set cookies; the Set-Cookie lines go to the client
-    whose request was forwarded and are never stored.
+    ``allow_set_cookie``: store responses that set cookies. True: without their Set-Cookie lines,
+    which go to the client whose request was forwarded. ``"keep"``: with them, so that *every client
+    gets the same cookie*: never for one that names a session, a user or a CSRF token.
 
     Raises ConfigError.
     """
@@ -186,7 +187,7 @@ class Rule:
     hosts: Collection[str] | None = None
     allow_authorization: bool = False
     allow_cookie: bool = False
-    allow_set_cookie: bool = False
+    allow_set_cookie: bool | Literal["keep"] = False
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -227,9 +228,14 @@ class Rule:
         put(self, "statuses", _statuses(self.statuses, where))
         put(self, "hosts", _hosts(self.hosts, where))
         for option in (
-            "override", "bypass", "allow_authorization", "allow_cookie", "allow_set_cookie",
+            "override", "bypass", "allow_authorization", "allow_cookie",
         ):  # fmt: skip
             flag(getattr(self, option), option, where)
+        if not isinstance(self.allow_set_cookie, bool) and self.allow_set_cookie != "keep":
+            raise ConfigError(
+                f"allow_set_cookie must be True, False or 'keep', got {self.allow_set_cookie!r}"
+                f"{where}"
+            )
         if self.override and self.ttl is None:
             raise ConfigError(
                 f"override needs a ttl{where}; write Rule(..., ttl=60, override=True)"

@@ -14,7 +14,7 @@ import functools
 import inspect
 from collections.abc import Callable, Collection
 from contextvars import ContextVar
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from layergate.config import Rule, Seconds, unknown_option
 from layergate.errors import ConfigError
@@ -40,7 +40,7 @@ def route_policy(
     override: bool = False,
     allow_authorization: bool = False,
     allow_cookie: bool = False,
-    allow_set_cookie: bool = False,
+    allow_set_cookie: bool | Literal["keep"] = False,
 ) -> Rule:
     """The policy as a `Rule`, whose options these are. ``{name}`` in a tag stands for a path
     parameter of the route. Raises ConfigError."""

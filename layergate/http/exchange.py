@@ -564,7 +564,10 @@ class Exchange:
             )
             cache.not_stored(self, planned)
         # A cookie that came with the 304 is for the client whose request was forwarded.
-        self.cookies = [line for line in fields.lines if line[0] == b"set-cookie"]
+        kept = self.entry.value.lines
+        self.cookies = [
+            line for line in fields.lines if line[0] == b"set-cookie" and line not in kept
+        ]
         cache.stack.counters.on("revalidated", request=self.request)
         self._become(State.ANSWERED)
         return Relay.SWALLOW

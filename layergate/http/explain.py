@@ -150,8 +150,8 @@ async def explain(
     ``groups``; ``decision``, ``precondition``, ``range``, ``marker``, ``flight``, ``rest``,
     ``validators``, ``refresh``, ``stale-if-error`` or ``stale-if-unreachable``; and of the response:
     ``response``, ``upstream``, ``invalidation``, ``validation``, ``method``, ``policy``,
-    ``storable``, ``lifetime``, ``age``, ``stale-windows``, ``variants``, ``fields``, ``tags``,
-    ``groups``, ``shared``, ``marker``.
+    ``storable``, ``lifetime``, ``age``, ``stale-windows``, ``variants``, ``fields``, ``cookies``,
+    ``tags``, ``groups``, ``shared``, ``marker``.
     """
     return await _Trace(cache, request, live).of(response)
 
@@ -995,6 +995,9 @@ class _Trace:
         if dropped:
             text = "These fields of the response are not stored with it."
             self._add("fields", ", ".join(dropped), "3.1", text, dropped=dropped)
+        if b"set-cookie" in kept:
+            text = "Its Set-Cookie is stored and goes to every client, since the rule says keep."
+            self._add("cookies", "kept", "7.3", text, None)
         self._tagged(planned.tags)
         left = planned.fresh_until - self._now
         for_whom = "everybody"

@@ -33,11 +33,13 @@ __all__ = [
 ]
 
 TAG_FIELDS: Final = frozenset({b"cache-tag", b"surrogate-key"})
-_SET_COOKIE: Final = frozenset({b"set-cookie", b"set-cookie2"})
-# Media types of responses without an end. Whoever means to share one says so in the response.
+# Obsolete (RFC 6265 section 9.4): no client acts on it, but its value was somebody's session.
+_NEVER_KEPT: Final = frozenset({b"set-cookie2"})
+_NOT_KEPT: Final = _NEVER_KEPT | {b"set-cookie"}
 # RFC 9110 5.1, 5.5. An empty name leaves no trace in the names run together, hence the look for it.
 _NAMES: Final[Callable[[bytes], object]] = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]*").fullmatch
 _NOT_IN_VALUES: Final[Callable[[bytes], object]] = re.compile(rb"[\r\n\0]").search
+# Media types of responses without an end. Whoever means to share one says so in the response.
 _STREAMS: Final = frozenset({b"text/event-stream", b"multipart/x-mixed-replace"})
 
 
@@ -166,7 +168,6 @@ def plan_storage(
             heuristic_fraction=None if policy.withheld else options.heuristic,
         )
 
-    allow_set_cookie = rule is not None and rule.allow_set_cookie
     refused = may_store(
         method="GET" if request.method == "HEAD" else request.method,
         request_fields=request.fields,
@@ -175,7 +176,7 @@ def plan_storage(
         fields=seen,
         cc=directives,
         explicit_lifetime=lifetime.source in ("rule", "heuristic"),
-        allow_set_cookie=allow_set_cookie,
+        allow_set_cookie=rule is not None and bool(rule.allow_set_cookie),
         allow_authorization=by_rule,
     )
     if refused is not None:
@@ -227,9 +228,7 @@ def plan_storage(
     expires = fresh_until + max(swr, sie, keep)
     if expires <= response_time:
         return Refused.EXPIRED
-    drop = kept_back(options)
-    if allow_set_cookie:
-        drop |= _SET_COOKIE
+    drop = kept_back(options) | (_NEVER_KEPT if keeps_cookies(match) else _NOT_KEPT)
     return Plan(
         lines=with_vary(storable_fields(fields, directives, drop=drop), names),
         generated=generated,
@@ -249,6 +248,11 @@ def plan_storage(
         lifetime=lifetime,
         own=fields.get(OWN) if OWN in drop else None,
     )
+
+
+def keeps_cookies(match: Match | None) -> bool:
+    """Are Set-Cookie lines stored and repeated to everyone (``allow_set_cookie="keep"``)?"""
+    return match is not None and match.rule.allow_set_cookie == "keep"
 
 
 def _well_formed(lines: Lines) -> bool:
@@ -300,7 +304,9 @@ def plan_update(
     has confirmed it (3.2, 4.3.4, 4.3.5); and its updated fields as they are sent."""
     stored: StoredResponse = entry.value
     directives = policy_of(fields, targets_of(options)).directives
-    lines = updated_fields(stored.all_lines, fields, directives)
+    lines = updated_fields(
+        stored.all_lines, fields, directives, allow_set_cookie=keeps_cookies(match)
+    )
     if b"date" not in fields:
         # RFC 9110 6.6.1: then the time of receipt is its date, not that of the older response.
         lines = [line for line in lines if line[0] != b"date"]

@@ -6,8 +6,10 @@ the origin; a wrong permission shows one user's page to another.
 *Set-Cookie is refused.* The RFC lets a shared cache store and repeat it (7.3 only advises origins
 to prevent that with ``Cache-Control``). Web frameworks add it in a middleware far from the view
 that said ``public, max-age=60``, and what it carries is a session. `allow_set_cookie` is for those
-who know that theirs is the same for everybody; ``no-cache="set-cookie"`` or
-``private="set-cookie"`` says so in the response, and the field is then left out of what is stored.
+who know that the rest is the same for everybody; ``no-cache="set-cookie"`` or
+``private="set-cookie"`` says so in the response. The field is then left out of what is stored, unless
+the rule says that the cookie, too, is the same for everybody (``"keep"``). Set-Cookie2 (RFC 2965) is
+obsolete: no client acts on it, so a response is stored in spite of it, but always without it.
 
 *A response that says nothing is not stored.* By section 3 a plain 200 may be stored for its status
 code alone, to be revalidated on every use. A response that does not mention caching was most
@@ -161,9 +163,6 @@ freshen (4.3.5), what GET stored; a HEAD response is not stored itself.
 # answer that another client should get. The module's docstring says which is which.
 ONE_REQUEST_STATUSES: Final = frozenset({407, 408, 412, 416, 417, 425, 426, 428, 429, 431, 511})
 
-_COOKIES: Final = frozenset({b"set-cookie", b"set-cookie2"})
-
-
 def may_store(
     *,
     method: str,
@@ -192,10 +191,13 @@ def may_store(
     if not 200 <= status <= 599 or status in ONE_REQUEST_STATUSES:
         return Refused.STATUS
     # "if the response status code is 206 or 304 ...: the cache understands the response status
-    # code". A 206 that `partial` makes sense of comes here as the 200 it is a part of.
+    # code". A 206 that `partial` makes sense of comes here as the 200 it is a part of. In a 200 itself
+    # Content-Range has no meaning (RFC 9110 14.4: "For this specification, only the 206 (Partial Content)
+    # and 416 ... status codes describe a meaning"); but who adds it when asked for a range may have
+    # mistaken the code.
     if status == 304:
         return Refused.NOT_MODIFIED
-    if status == 206 or b"content-range" in fields:
+    if status == 206 or (b"content-range" in fields and b"range" in request_fields):
         return Refused.PARTIAL
     refused = _directives(request_cc, cc, status)
     if refused is not None:
@@ -208,9 +210,11 @@ def may_store(
         and not authorization_allows(cc)
     ):
         return Refused.AUTHORIZATION
-    if not allow_set_cookie and any(
-        name in fields and name not in cc.private_fields and name not in cc.no_cache_fields
-        for name in _COOKIES
+    if (
+        not allow_set_cookie
+        and b"set-cookie" in fields
+        and b"set-cookie" not in cc.private_fields
+        and b"set-cookie" not in cc.no_cache_fields
     ):
         return Refused.SET_COOKIE
     if b"vary" in fields and vary_names(fields) is None:

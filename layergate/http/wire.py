@@ -2,7 +2,8 @@
 
 Bytes from a shared layer may be anybody's. What comes out of here can be sent to a client as it
 is: a header line that is decoded is one line, with a name that HTTP allows and none that frames a
-message, sets a cookie or is otherwise never stored; and a body is as long as its Content-Length.
+message or is otherwise never stored, and none that sets a cookie unless the entry says that a rule
+wanted it kept; and a body is as long as its Content-Length.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _ANONYMOUS: Final = 4
 _AUTHORIZED: Final = 8
 _FOR_KNOWN: Final = 16
 _IMMUTABLE: Final = 32
-_FLAGS: Final = 63
+_SETS_COOKIES: Final = 64
+_FLAGS: Final = 127
 _OF_WHOLES: Final = frozenset({b"content-length", b"content-range"})
 _LONGEST: Final = 10**18  # octets of a representation
 
@@ -54,7 +56,7 @@ _LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+):([^\r\n\0]*)").fullmatc
 
 
 # What `storing` keeps out: a line of these was not written by us.
-_NEVER: Final = NEVER_STORED_FIELDS | {b"set-cookie", b"set-cookie2"}
+_NEVER: Final = NEVER_STORED_FIELDS | {b"set-cookie2"}
 
 
 class _Lines(dict[bytes, Line]):
@@ -115,6 +117,7 @@ def _pack_response(stored: StoredResponse) -> list[Any]:
         | (_AUTHORIZED if stored.authorized else 0)
         | (_FOR_KNOWN if stored.for_known else 0)
         | (_IMMUTABLE if stored.immutable else 0)
+        | (_SETS_COOKIES if _sets_cookies(lines) else 0)
     )
     packed: list[Any] = [_HEAD.pack(stored.status, flags, *times), block, stored.body]
     traceparent = None if stored.traceparent is None else _traceparent(stored.traceparent)
@@ -141,6 +144,8 @@ def _unpack_response(packed: Any) -> StoredResponse:
     if flags > _FLAGS:
         raise ValueError("a response has unknown flags")
     lines = _read_lines(block)
+    if _sets_cookies(lines) != (flags & _SETS_COOKIES != 0):
+        raise ValueError("a header line that is never stored")
     _check_length(lines, len(body))
     return StoredResponse(
         status,
@@ -158,6 +163,10 @@ def _unpack_response(packed: Any) -> StoredResponse:
         traceparent=None if traceparent is None else _traceparent(traceparent),
         own=_own(own) if len(rest) == 2 else None,
     )
+
+
+def _sets_cookies(lines: list[Line]) -> bool:
+    return any(name == b"set-cookie" for name, _ in lines)
 
 
 def _traceparent(text: Any) -> str:

@@ -302,7 +302,8 @@ row("immutable-stale", "RFC 8246 2", fetch(ok("max-age=60, immutable", ETAG)),
 M = "5.2.2.3"
 not_reused("must-understand-private", M, ok("must-understand, private, max-age=60"), detail="private")
 row("public-validates", "3, 4.3", fetch(ok("public", ETAG)), validated(unchanged(), advance=1))
-not_reused("content-range", "3.3", ok("max-age=60", ("Content-Range", "bytes 0-2/3")), detail="partial")
+reused("content-range-200", "RFC 9110 14.4", ok("max-age=60", ("Content-Range", "bytes 0-1/9")))  # has no meaning there
+not_reused("content-range-206", "3.3", ok("max-age=60", ("Content-Range", "bytes 0-1/9"), status=206), detail="partial")
 row("age-passes", "5.1", fetch(ok("no-store", ("Age", "7")), has={"age": "7"}))
 row("event-stream", "G8", fetch(ok(None, ("Content-Type", "text/event-stream"))),
     fetch(ok(None, ("Content-Type", "text/event-stream"))), rules=rule(ttl=60))
@@ -328,6 +329,8 @@ row("set-cookie", "7.3, G1",
     fetch(ok("max-age=60", ("Set-Cookie", "a=b")), cs={"detail": "set-cookie"},
           has={"set-cookie": "a=b"}),
     fetch(TWO, has={"set-cookie": None}))
+row("set-cookie2", "7.3, G1",  # obsolete: no client acts on it, yet it is not repeated
+    fetch(ok("max-age=60", ("Set-Cookie2", "a=b")), has={"set-cookie2": "a=b"}), hit(has={"set-cookie2": None}))
 row("set-cookie-public", "7.3, G1", fetch(ok("public, max-age=60", ("Set-Cookie", "a=b"))), fetch(TWO))
 for value in ('no-cache="set-cookie"', 'private="Set-Cookie"'):
     row(f"set-cookie-{value[:8].rstrip('=')}", "7.3",
@@ -2009,6 +2012,23 @@ row("rule-set-cookie", "G1", fetch(ok(None, ("Set-Cookie", "a=b"))), fetch(ok())
     rules=rule(ttl=60))
 row("rule-allow-set-cookie", "G1", fetch(ok(None, ("Set-Cookie", "a=b")), has={"set-cookie": "a=b"}),
     hit(has={"set-cookie": None}), rules=rule(ttl=60, allow_set_cookie=True))
+KEEP: dict[str, Any] = {"rules": rule(allow_set_cookie="keep")}
+SETS = (("Set-Cookie", "a=b"), ("Set-Cookie", "c=d; Path=/"))
+BOTH = {"set-cookie": "a=b, c=d; Path=/"}
+row("rule-keep-set-cookie", "7.3", fetch(ok("max-age=60", *SETS, ("Set-Cookie2", "e=f")), has=BOTH),
+    hit(lines=(("cache-control", "max-age=60"), ("set-cookie", "a=b"), ("set-cookie", "c=d; Path=/"), ("content-length", "3"))),
+    hit(b"", method="HEAD", has={**BOTH, "set-cookie2": None}), **KEEP)
+row("rule-keep-set-cookie-collapsed", "7.3",
+    Step(concurrent=3, origin=(ok("max-age=60", *SETS),), content=b"one", has=BOTH, cs={}), **KEEP)
+row("rule-keep-set-cookie-listed", "7.3",
+    fetch(ok('max-age=60, private="set-cookie"', *SETS)), hit(has={"set-cookie": None}), **KEEP)
+row("rule-keep-set-cookie-private", "5.2.2.7", fetch(ok("private, max-age=60", *SETS)), fetch(TWO), **KEEP)
+row("rule-keep-set-cookie-validated", "3.2", fetch(ok("max-age=10", ETAG, *SETS)),
+    validated(unchanged("max-age=10"), advance=10, has=BOTH),
+    validated(unchanged("max-age=10", ("Set-Cookie", "a=x")), advance=10, has={"set-cookie": "a=x"}),
+    hit(has={"set-cookie": "a=x"}),
+    validated(unchanged('max-age=10, private="set-cookie"', ("Set-Cookie", "a=y")), advance=10, has={"set-cookie": "a=y"}),
+    hit(has={"set-cookie": None}), **KEEP)
 row("rule-vary", V, fetch(ok(), *f("1"), has={"vary": "foo"}), hit(b"one", *f("1"), has={"vary": "foo"}),
     fetch(ok(body=b"two"), *f("2")), hit(b"two", *f("2")), rules=rule(ttl=60, vary=["Foo"]))
 row("rule-vary-and-own", V, fetch(ok(None, ("Vary", "Bar")), *f("1"), has={"vary": "Bar, foo"}),

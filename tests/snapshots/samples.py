@@ -110,6 +110,14 @@ PARTIAL = PartialResponse(
 VAGUE = PartialResponse([], ((4, b"01234"),), 9, vague=True, generated=TIME, received=TIME)
 UNKNOWN = PartialResponse([], ((4, b"01234"),), None, generated=TIME, received=TIME)
 INDEX = VariantIndex(((b"accept-encoding", b"accept-language"), ()), (b"h;1:h1:/0:one", b"two"))
+COOKIES = StoredResponse(
+    200,
+    [(b"set-cookie", b"a=b"), (b"set-cookie", b"c=d; Path=/"), (b"content-length", b"2")],
+    b"ok",
+    generated=TIME - 2.0,
+    received=TIME,
+    requested=TIME - 0.5,
+)
 MARKS = (
     Mark("tag", "product:1"),
     Mark("key", "https://example.com/a", True),
@@ -127,6 +135,7 @@ SAMPLES: dict[str, Sample] = {
     "response-bare": Sample(BARE),
     "response-traced": Sample(TRACED),
     "response-own": Sample(OWN),
+    "response-cookies": Sample(COOKIES),
     "response-signed": Sample(RESPONSE, codec={"secret": SECRET}),
     "response-compressed": Sample(RESPONSE, codec={"compress_above": 100}),
     "response-signed-compressed": Sample(RESPONSE, codec={"secret": SECRET, "compress_above": 100}),
