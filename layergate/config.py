@@ -370,6 +370,11 @@ class Options:
       ``max_inflight``      bodies being received to be stored, all together. Bytes.
       ``max_tags``          a response with more tags is not stored.
       ``max_variants``      stored variants (``Vary``) per target.
+      ``language_order``    whether "en, de" and "de, en" in Accept-Language may select different
+                            variants: RFC 9110 12.5.4 leaves it to the app.
+      ``language_match``    a request that selects no stored variant, and prefers one language to all
+                            others, gets the fresh one that was stored for others and whose
+                            Content-Language is just that. Beyond what RFC 9111 4.1 allows.
       ``max_key_length``    a target (host + path + query) longer than this is passed. Bytes.
       ``no_vary_search``    use a response for all targets that its No-Vary-Search makes equivalent to
                             its own. A purge of a URL then purges every such response of its path.
@@ -429,6 +434,8 @@ class Options:
     max_inflight: int | str = "64MB"
     max_tags: int = 128
     max_variants: int = 32
+    language_order: bool = True
+    language_match: bool = False
     max_key_length: int = 8192
     no_vary_search: bool = False
     keep: Seconds = 3600.0
@@ -517,7 +524,7 @@ class Options:
             put(self, option, seconds(getattr(self, option), option, ""))
         for option in (
             "collapse", "request_directives", "cache_status", "strip_tags", "trace_keys",
-            "no_vary_search",
+            "no_vary_search", "language_order", "language_match",
         ):  # fmt: skip
             flag(getattr(self, option), option, "")
         if not isinstance(self.name, str) or not re.fullmatch(r"[\x20-\x7e]+", self.name):

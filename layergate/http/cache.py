@@ -55,6 +55,7 @@ from layergate.http.fields import Fields, Line, Lines
 from layergate.http.groups import group_marks
 from layergate.http.invalidation import invalidated_uris, invalidates
 from layergate.http.key import label_of, variant_key
+from layergate.http.languages import in_language
 from layergate.http.no_vary_search import (
     SearchVariance,
     class_key,
@@ -155,7 +156,8 @@ class _Selected(NamedTuple):
 
     ``layer``: the name of the layer that has the entry, or "". ``variants``: the index of a
     target that has some. ``rest``: what is to be fetched for an answer, if it is less than what
-    the client asks for."""
+    the client asks for. ``language``: what the entry was chosen for, if it is of another variant
+    (see `languages`), or b""."""
 
     entry: Entry | None
     storage_key: bytes
@@ -164,6 +166,7 @@ class _Selected(NamedTuple):
     layer: str = ""
     variants: VariantIndex | None = None
     rest: Rest | None = None
+    language: bytes = b""
 
 
 class Cache:
@@ -332,7 +335,7 @@ class Cache:
         self, names: tuple[bytes, ...], fields: Mapping[bytes, bytes], memo: object
     ) -> bytes:
         present = [(name, fields[name]) for name in names if name in fields]
-        digest = variant_key(b"", secondary_key(names, Fields(present)))
+        digest = variant_key(b"", self.secondary(names, Fields(present)))
         # Long values are a client's choice; what they may fill is bounded by count and by length.
         if sum(len(value) for _, value in present) <= 256:
             if len(self._secondaries) >= _MEMO:
@@ -458,7 +461,7 @@ class Cache:
             return self._pass(request, Refused.RULE, "bypass")
 
         with self._counters.span("lookup", method=request.method, key=request.key) as span:
-            selected = await self._select(request)
+            selected = await self.select(request)
             entry = selected.entry
             if fresh:
                 entry, selected = None, selected._replace(variants=None)
@@ -849,6 +852,30 @@ class Cache:
         self._counters.requests["miss", ""] += 1
         return exchange
 
+    def secondary(self, names: tuple[bytes, ...], fields: Fields) -> bytes:
+        """`secondary_key`, as the options have it."""
+        return secondary_key(names, fields, language_order=self.options.language_order)
+
+    async def select(self, request: Request, *, quiet: bool = False) -> _Selected:
+        """Find what may answer this request: what it selects (4.1), or if nothing, and the options
+        allow it, what is stored in the language it prefers. ``quiet``: as for `_select`."""
+        selected = await self._select(request, quiet=quiet)
+        index = selected.variants
+        if not self.options.language_match or index is None or not selected.vary_miss:
+            return selected
+        if selected.marker is not None:  # what it selects is not shareable
+            return selected
+        own = [variant_key(request.key, self.secondary(one, request.fields)) for one in index.names]
+        now = self.stack.runtime.now()
+        found = in_language(request, reversed(index.variants), own, self.stack.glance, now)
+        if found is None:
+            return selected
+        if not quiet:
+            self.stack.peek(found.key)  # it is in use
+        return selected._replace(
+            entry=found.entry, vary_miss=False, layer=self._top, language=found.language
+        )
+
     async def _select(self, request: Request, *, quiet: bool = False) -> _Selected:
         """Find what is stored for this request, through the variants of its target (4.1).
 
@@ -873,7 +900,7 @@ class Cache:
         first: bytes | None = None
         marker: HitForMiss | None = None
         for names in value.names:
-            variant = variant_key(key, secondary_key(names, request.fields))
+            variant = variant_key(key, self.secondary(names, request.fields))
             first = variant if first is None else first
             found = await self._find(variant, enough, quiet=quiet)
             if found is None:
@@ -1164,7 +1191,7 @@ class Cache:
             present = await self._lookup(primary)
             if present is None or not isinstance(present.value, VariantIndex):
                 return primary
-        key = variant_key(primary, secondary_key(names, fields))
+        key = variant_key(primary, self.secondary(names, fields))
         await self._index(primary, names, fields, key, entry.expires)
         return key
 
@@ -1189,7 +1216,7 @@ class Cache:
         else:
             value = VariantIndex((), ())
             if present is not None and isinstance(present.value, StoredResponse):
-                default = variant_key(primary, secondary_key((), fields))
+                default = variant_key(primary, self.secondary((), fields))
                 await self.stack.store(default, present)
                 value = VariantIndex(((),), (default,))
         sets = list(value.names)

@@ -35,7 +35,6 @@ from layergate.http.partial import Received, Rest, flight_suffix, received_part
 from layergate.http.policy import Plan, plan_storage, plan_update, targets_of, with_vary
 from layergate.http.request import Request
 from layergate.http.rules import Match
-from layergate.http.selecting import secondary_key
 from layergate.http.stored import PartialResponse, StoredResponse
 from layergate.http.storing import Refused
 from layergate.http.targeted import OWN
@@ -410,7 +409,7 @@ class Exchange:
 
         cleaned = with_vary(cleaned, planned.names)
         planned = self.plan = self.located(planned)
-        self.secondary = secondary_key(planned.names, self.request.fields)
+        self.secondary = cache.secondary(planned.names, self.request.fields)
         own = [] if self._part is None else self._part.own
         self.response = Head(status, cleaned, planned.lines + own)
         self.client_lines = [*cleaned, *cache.forward_line(self)]
@@ -549,7 +548,7 @@ class Exchange:
         )
         if isinstance(planned, Plan):
             plan = self.plan = self.located(planned)
-            self.secondary = secondary_key(plan.names, self.request.fields)
+            self.secondary = cache.secondary(plan.names, self.request.fields)
             self.entry = self.entry_for(plan, stored.status, plan.lines, stored.body, stored)
             self._storing = True
             self._confirmation = fields if self.several else None
@@ -868,7 +867,8 @@ class Exchange:
         ):
             request.exactly = True  # it waited for what is not for its target after all
             return False
-        return plan.shareable and secondary_key(plan.names, request.fields) == self.secondary
+        secondary = self._cache.secondary(plan.names, request.fields)
+        return plan.shareable and secondary == self.secondary
 
     def begun_for(self, request: Request) -> bool:
         """Can no purge have become final, unheard of here, after this fetch began and before that

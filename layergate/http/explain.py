@@ -146,7 +146,7 @@ async def explain(
 
     The steps, where they apply, in this order: ``key``, ``request``, ``range``, ``rule``,
     ``credentials``, ``directives``; ``search``, ``fleet``, ``layer`` (one for each), ``variants``,
-    ``stored``, ``policy``, ``lifetime``, ``age``, ``stale-windows``, ``validators``, ``tags``,
+    ``language``, ``stored``, ``policy``, ``lifetime``, ``age``, ``stale-windows``, ``validators``, ``tags``,
     ``groups``; ``decision``, ``precondition``, ``range``, ``marker``, ``flight``, ``rest``,
     ``validators``, ``refresh``, ``stale-if-error`` or ``stale-if-unreachable``; and of the response:
     ``response``, ``upstream``, ``invalidation``, ``validation``, ``method``, ``policy``,
@@ -321,7 +321,7 @@ class _Trace:
             return self._passed(reason, response)
 
         self._asker()
-        selected = await cache._select(request, quiet=True)
+        selected = await cache.select(request, quiet=True)
         if self._live:
             await self._held(selected)
         if request.key != request.exact:
@@ -461,7 +461,9 @@ class _Trace:
         """Whether a response to POST is stored, for later GETs, and a sentence."""
         fields = Fields(response.lines)
         if not encloses_target(label_of(self._request.key), response.status, fields):
-            text = "A POST's response is stored if it is a 200 whose Content-Location is its target."
+            text = (
+                "A POST's response is stored if it is a 200 whose Content-Location is its target."
+            )
             self._add("storable", "no", "RFC 9110 9.3.3", text, False)
             return False, "Its response is not stored."
         exchange, planned = judged(
@@ -479,7 +481,9 @@ class _Trace:
         if isinstance(planned, Refused):
             self._refusal("storable", planned)
             return False, f"Its response is not stored: {planned.explain}"
-        text = "Its Content-Location is its target and it says how long it is fresh: good for a GET."
+        text = (
+            "Its Content-Location is its target and it says how long it is fresh: good for a GET."
+        )
         self._add("method", "POST", "RFC 9110 9.3.3", text, True)
         return True, self._judged(exchange, planned, response.status, fields)[2]
 
@@ -602,7 +606,8 @@ class _Trace:
         for names in index.names:
             one: dict[str, str | None] = {}
             for name in names:
-                value = normalise(name, fields.all(name))
+                order = self._cache.options.language_order
+                value = normalise(name, fields.all(name), language_order=order)
                 secret = value is not None and name in _SECRET
                 one[_text(name)] = "…" if secret else None if value is None else _text(value)
             selects.append(one)
@@ -632,6 +637,13 @@ class _Trace:
             count=len(index.variants),
             variants=variants,
         )
+        if selected.language:
+            language = _text(selected.language)
+            text = (
+                f"It prefers {language!r} to every other language, and what is stored in that for"
+                " others is used, as the option language_match says."
+            )
+            self._add("language", language, "RFC 9110 12.5.4", text, True)
 
     def _stored(self, entry: Entry) -> None:
         stored: StoredResponse = entry.value

@@ -9,6 +9,9 @@ it. A variant's key is its primary key plus a digest of the secondary key (RFC 9
 
 Each ``<part>`` is ``length:bytes``; so the end of a key is known from its beginning, whatever is
 appended.
+
+The key of a variant that Accept-Language selects has a second digest: of the other fields that select
+it. So it can be seen of two variants that they differ by language alone (see `languages`).
 """
 
 from __future__ import annotations
@@ -20,12 +23,13 @@ from urllib.parse import quote_from_bytes
 
 from layergate.http.uri import normalised
 
-__all__ = ["label_of", "primary_key", "query_of", "quoted", "variant_key"]
+__all__ = ["label_of", "others_of", "primary_key", "query_of", "quoted", "variant_key"]
 
 VARIANT_DIGEST: Final = 16  # bytes
 _SCHEMES: Final = {"http": b"h;", "https": b"s;"}
 _LENGTHS: Final = tuple(b"%d:" % length for length in range(1024))
 _SAFE: Final = "/!$&'()*+,;=:@-._~"  # RFC 3986 3.3: pchar and the slash
+_OTHERS: Final = re.compile(rb"l([0-9]{1,9});").match  # see `selecting.secondary_key`
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9/!$&'()*+,;=:@\-._~]*").fullmatch
 
 
@@ -78,7 +82,19 @@ def quoted(path: bytes) -> bytes:
 
 def variant_key(primary: bytes, secondary: bytes) -> bytes:
     """The key of the variant that ``secondary`` (see `selecting.secondary_key`) selects."""
-    return primary + blake2b(secondary, digest_size=VARIANT_DIGEST).digest()
+    key = primary + blake2b(secondary, digest_size=VARIANT_DIGEST).digest()
+    head = _OTHERS(secondary)
+    if head is None:
+        return key
+    others = secondary[head.end() : head.end() + int(head[1])]
+    return key + blake2b(others, digest_size=VARIANT_DIGEST).digest()
+
+
+def others_of(primary: bytes, variant: bytes) -> bytes:
+    """Of the key of a variant that Accept-Language selects, what is the same for all variants which
+    differ from it by that alone; b"" for any other key."""
+    digests = variant[len(primary) :]
+    return digests[VARIANT_DIGEST:] if len(digests) == 2 * VARIANT_DIGEST else b""
 
 
 def label_of(key: bytes) -> str:

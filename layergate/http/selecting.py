@@ -10,14 +10,15 @@ from typing import Final
 
 from layergate.http.fields import Fields, split_list
 
-__all__ = ["STAR", "normalise", "secondary_key", "vary_names"]
+__all__ = ["LANGUAGE", "QVALUE", "STAR", "normalise", "secondary_key", "vary_names"]
 
+LANGUAGE: Final = b"accept-language"
 STAR: Final = b"*"
 """The member of Vary that no request ever matches."""
 
 _CACHED_LENGTH: Final = 1024
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
-_QVALUE: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+QVALUE: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
 # Fields that are no lists: a comma in them is text, and so is the whitespace beside it. Only what
 # surrounds the value may be folded. Of other fields, those we do not know included, "1,2" and
@@ -55,33 +56,44 @@ def _names(value: bytes) -> tuple[bytes, ...] | None:
 _cached_names = lru_cache(maxsize=512)(_names)
 
 
-def secondary_key(names: tuple[bytes, ...], fields: Fields) -> bytes:
+def secondary_key(
+    names: tuple[bytes, ...], fields: Fields, *, language_order: bool = True
+) -> bytes:
     """What tells this request's variant from others, given the names of `vary_names`.
 
-    ``fields`` are the request's. Injective: two keys for the same names are equal if and only if
+    ``fields`` are the request's; ``language_order`` as for `normalise`. Injective: two keys for the same names are equal if and only if
     every named field has the same `normalise`d value. 4.1: "If (after any normalization that might
     take place) a header field is absent from a request, it can only match another request if it
     is also absent there", so absent and empty differ.
+
+    With Accept-Language, that comes last, and what is before it has its length in front: ``l<n>;``.
     """
     parts: list[bytes] = []
+    language: bytes | None = None
     for name in names:
         values = fields.all(name)
-        value = normalise(name, values) if values else None
+        value = normalise(name, values, language_order=language_order) if values else None
         if value is None:
-            parts.append(b"%d:%b-" % (len(name), name))
+            part = b"%d:%b-" % (len(name), name)
         else:
-            parts.append(b"%d:%b=%d:%b" % (len(name), name, len(value), value))
-    return b"".join(parts)
+            part = b"%d:%b=%d:%b" % (len(name), name, len(value), value)
+        if name == LANGUAGE:
+            language = part
+        else:
+            parts.append(part)
+    others = b"".join(parts)
+    return others if language is None else b"l%d;%b%b" % (len(others), others, language)
 
 
-def normalise(name: bytes, values: Sequence[bytes]) -> bytes | None:
+def normalise(name: bytes, values: Sequence[bytes], *, language_order: bool = True) -> bytes | None:
     """One value for all field values that 4.1 lets us treat as the same. None if absent.
 
     ``name`` is the lower-case field name, ``values`` the values of its lines, in order. Lines are
     combined, and whitespace around the commas of lists removed. Of Accept, Accept-Encoding and
     Accept-Language members are lower-cased, weights written the shortest way, and all ordered by
     weight; unless one is malformed, or carries a quoted string, when nothing but whitespace is
-    touched. Among equal weights order is kept but for Accept-Encoding, where it has no meaning.
+    touched. Among equal weights order is kept but for Accept-Encoding, where it has no meaning, and,
+    without ``language_order``, for Accept-Language.
 
     Values over 1 KB are represented by their hash.
     """
@@ -93,8 +105,8 @@ def normalise(name: bytes, values: Sequence[bytes]) -> bytes | None:
         # RFC 9113 8.2.3: a Cookie may come in crumbs, which are no list either.
         value = (b"; " if name == b"cookie" else b", ").join(values)
     if len(value) > _CACHED_LENGTH:
-        return _hashed(_normalise(name, value))
-    return _cached_normalise(name, value)
+        return _hashed(_normalise(name, value, language_order))
+    return _cached_normalise(name, value, language_order)
 
 
 def _hashed(value: bytes) -> bytes:
@@ -103,14 +115,14 @@ def _hashed(value: bytes) -> bytes:
     return value if value[:1] == b"\0" else b"\0" + sha256(value).digest()
 
 
-def _normalise(name: bytes, value: bytes) -> bytes:
+def _normalise(name: bytes, value: bytes, language_order: bool) -> bytes:
     if name in _NO_LIST:
         value = value.strip(b" \t")
     else:
         members = split_list(value)
         weighted = None
         if name in _WEIGHTED and b'"' not in value:
-            weighted = _weighted(name, members)
+            weighted = _weighted(name, members, language_order)
         value = b",".join(members if weighted is None else weighted)
     return b"\0" + sha256(value).digest() if value[:1] == b"\0" else value
 
@@ -118,7 +130,7 @@ def _normalise(name: bytes, value: bytes) -> bytes:
 _cached_normalise = lru_cache(maxsize=2048)(_normalise)
 
 
-def _weighted(name: bytes, members: list[bytes]) -> list[bytes] | None:
+def _weighted(name: bytes, members: list[bytes], language_order: bool) -> list[bytes] | None:
     """The members in canonical order and form, or None if one of them is malformed."""
     canonical: dict[bytes, float] = {}
     for member in members:
@@ -132,7 +144,7 @@ def _weighted(name: bytes, members: list[bytes]) -> list[bytes] | None:
             attribute = attribute.lower()
             if attribute == b"q":
                 # The weight is the last thing said about a member.
-                if position != len(parameters) or not _QVALUE.fullmatch(argument):
+                if position != len(parameters) or not QVALUE.fullmatch(argument):
                     return None
                 quality = float(argument)
                 weight = argument.rstrip(b"0").rstrip(b".") if b"." in argument else argument
@@ -147,5 +159,9 @@ def _weighted(name: bytes, members: list[bytes]) -> list[bytes] | None:
     if name == b"accept-encoding":
         return sorted(canonical)
     # By weight; equal ones as they came: RFC 9110 12.5.4, "some recipients treat the order in which
-    # language tags are listed as an indication of descending priority", and those are our apps.
-    return sorted(canonical, key=canonical.__getitem__, reverse=True)
+    # language tags are listed as an indication of descending priority", and those are our apps, unless
+    # we are told that they are not: "this behavior cannot be relied upon".
+    ordered = list(canonical)
+    if name == LANGUAGE and not language_order:
+        ordered.sort()
+    return sorted(ordered, key=canonical.__getitem__, reverse=True)

@@ -163,6 +163,7 @@ freshen (4.3.5), what GET stored; a HEAD response is not stored itself.
 # answer that another client should get. The module's docstring says which is which.
 ONE_REQUEST_STATUSES: Final = frozenset({407, 408, 412, 416, 417, 425, 426, 428, 429, 431, 511})
 
+
 def may_store(
     *,
     method: str,

@@ -307,7 +307,8 @@ def test_what_no_reader_would_take_is_not_written(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "flags"), [(b"set-cookie:a=1", 0), (b"x-a:1", 64), (b"", 64), (b"set-cookie2:a=1", 64)]
+    ("block", "flags"),
+    [(b"set-cookie:a=1", 0), (b"x-a:1", 64), (b"", 64), (b"set-cookie2:a=1", 64)],
 )
 def test_a_cookie_that_no_rule_wanted_kept_is_refused(block: bytes, flags: int) -> None:
     with pytest.raises(ValueError):

@@ -3,6 +3,7 @@
 import pytest
 
 from layergate.http.fields import Fields
+from layergate.http.key import others_of, variant_key
 from layergate.http.selecting import STAR, normalise, secondary_key, vary_names
 
 NAMES = [
@@ -113,6 +114,48 @@ def test_matches(name, first, second, match):
     other = Fields([(name, value) for value in second])
     assert (normalise(name, first) == normalise(name, second)) is match
     assert (secondary_key((name,), one) == secondary_key((name,), other)) is match
+
+
+# RFC 9110 12.5.4, where the app is known not to look at the order of equal weights.
+UNORDERED = [
+    ("same", [b"en, de"], [b"de, en"], True),
+    ("weights", [b"fr;q=0.5, en, de"], [b"de, en, fr;q=0.5"], True),
+    ("equal-weights", [b"en;q=0.5, de;q=0.50"], [b"de;q=0.5, en;q=0.5"], True),
+    ("lines", [b"en", b"de"], [b"de", b"en"], True),
+    ("other-weights", [b"en, de;q=0.5"], [b"de, en;q=0.5"], False),
+    ("malformed", [b"en;x, de"], [b"de, en;x"], False),
+]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "match"), [pytest.param(*row[1:], id=row[0]) for row in UNORDERED]
+)
+def test_languages_without_order(first, second, match):
+    one, other = (
+        normalise(b"accept-language", values, language_order=False) for values in (first, second)
+    )
+    assert (one == other) is match
+
+
+@pytest.mark.parametrize(
+    ("names", "agree"),
+    [
+        ((b"accept-language",), True),
+        ((b"accept-language", b"b"), True),
+        ((b"a", b"accept-language", b"b"), False),
+        ((b"a", b"b"), None),
+        ((), None),
+    ],
+)
+def test_variants_that_differ_by_language_alone(names, agree):
+    """Their keys have something in common, and nothing else's have it."""
+    one = Fields([(b"a", b"1"), (b"accept-language", b"de"), (b"b", b"l2;")])
+    other = Fields([(b"a", b"2"), (b"accept-language", b"en"), (b"b", b"l2;")])
+    keys = [variant_key(b"key", secondary_key(names, fields)) for fields in (one, other)]
+    first, second = (others_of(b"key", key) for key in keys)
+    assert bool(first) is (agree is not None)
+    assert (first == second) is (agree is not False)
+    assert (keys[0] == keys[1]) is (names == ())
 
 
 def test_fields_not_named_do_not_matter():

@@ -1249,7 +1249,8 @@ row("post-location-query", "RFC 9110 8.7", post(posted(where="?x=1"), target="/a
     hit(b"posted", target="/a?x=1"), fetch(TWO, target="/a"))
 row("post-location-escaped", "RFC 9110 8.7", post(posted(where="/%7ea%2f"), target="/~a%2F", stored=True),
     hit(b"posted", target="/~a%2F"))
-for where in (None, "", "/other", "/?x", "https://example.org/", "http://example.com/",
+post_not_reused("post-location-none", "RFC 9110 8.7", posted(where=None))
+for where in ("", "/other", "/?x", "https://example.org/", "http://example.com/",
               "http://example.org:81/", "/#x", "/, /", "http://[/", "//"):
     post_not_reused(f"post-location-{where}", "RFC 9110 8.7", posted(where=where))
 post_not_reused("post-location-twice", "RFC 9110 8.7", posted("max-age=60", ("Content-Location", "/")))
@@ -1264,9 +1265,8 @@ for what, reply in (
 ):
     post_not_reused(f"post-{what}", P, reply)
 for status in (201, 203, 204, 206, 301, 303, 400, 404, 500, 503):
-    body = {} if status != 204 else {"body": b""}
     post_not_reused(f"post-status-{status}", P,
-        Reply(status=status, lines=(cc("max-age=60"), ("Content-Location", "/")), **body))
+        Reply(status=status, lines=(cc("max-age=60"), ("Content-Location", "/")), body=b"" if status == 204 else b"one"))
 for method in ("PUT", "PATCH", "DELETE", "post"):
     row(f"post-not-{method}", P, fetch(posted(), method=method, body=b"a=b", cs={"stored": None}), fetch(TWO))
 post_not_reused("post-rule", P, posted(None), rules=rule(ttl=60))
@@ -1314,6 +1314,70 @@ row("post-too-large", P, post(posted(), stored=True), fetch(TWO), max_body=5)
 row("post-too-large-announced", P, post(posted("max-age=60", ("Content-Length", "6"))), fetch(TWO), max_body=5)
 row("post-length-mismatch", "3.3", post(posted("max-age=60", ("Content-Length", "7")), stored=True), fetch(TWO))
 row("post-own-stamp", "G3", post(posted(), stored=True), fetch(DONE, target="/else", method="POST"), hit(b"posted"))
+
+# -- RFC 9110 12.5.4: Accept-Language --------------------------------------------------------------
+
+LANG = ("Vary", "Accept-Language")
+
+
+def al(value: str) -> tuple[str, str]:
+    return ("Accept-Language", value)
+
+
+def german(cc: str = "max-age=60", *lines: tuple[str, str], tag: str | None = "de", vary: str = "Accept-Language") -> Reply:
+    return ok(cc, ("Vary", vary), *(() if tag is None else (("Content-Language", tag),)), *lines)
+
+
+A = "RFC 9110 12.5.4"
+row("lang-order", A, fetch(german(), al("en, de")), fetch(TWO, al("de, en")))
+row("lang-order-off", A, fetch(german(), al("en, de")), hit(b"one", al("de, en")), hit(b"one", al("DE;q=1,en")),
+    fetch(TWO, al("de, en;q=0.9")), language_order=False)
+row("lang-order-off-weights", A, fetch(german(), al("fr;q=0.5, en, de")), hit(b"one", al("de, en, fr;q=0.5")),
+    fetch(TWO, al("de, en;q=0.5, fr")), language_order=False)
+MATCH: dict[str, Any] = {"language_match": True}
+
+
+def spoken(id_: str, reply: Reply, *headers: tuple[str, str], asked: tuple = (al("en, de"),), **kw: Any) -> None:
+    """Stored for ``asked``, and used for a request with these headers."""
+    row(f"lang-{id_}", A, fetch(reply, *asked), hit(b"one", *headers), hit(b"one", *asked), **MATCH, **kw)
+
+
+def not_spoken(id_: str, reply: Reply, *headers: tuple[str, str], asked: tuple = (al("en, de"),), **kw: Any) -> None:
+    row(f"lang-not-{id_}", A, fetch(reply, *asked),
+        fetch(german(), *headers, cs={"fwd": "vary-miss"}), **{**MATCH, **kw})
+
+
+for value in ("de", "de;q=0.1", "fr;q=0.5, de;q=1.0", "de, *;q=0.5", "DE,en;q=0.9", "de,de-AT;q=0.9,en;q=0.9", "fr;q=0, de;q=0.001"):
+    spoken(f"prefers-{value}", german(), al(value))
+for value in ("de, fr", "*", "de, *", "de-AT", "de-AT, de;q=0.9", "fr, de;q=0.9", "de;q=0", "de;q=2", "de;x=1", "de;q=1;x=1",
+              "d\xe9", "", ",", "de, de", "x" * 1100 + ";q=0.1, de", "de_DE", "toolonglanguage"):
+    not_spoken(f"prefers-{value[:20]}", german(), al(value))
+not_spoken("silent", german())
+not_spoken("without-the-option", german(), al("de"), language_match=False)
+for tag in (None, "de-AT", "de, en", "en", "", "*", "german-language"):
+    not_spoken(f"content-{tag}", german(tag=tag), al("de"))
+spoken("content-case", german(tag="DE-at"), al("de-AT"))
+BOTH_VARY = {"vary": "Accept-Language, X-A"}
+spoken("others-agree", german(**BOTH_VARY), al("de"), ("X-A", "1"), asked=(al("en, de"), ("X-A", "1")))
+not_spoken("others-differ", german(**BOTH_VARY), al("de"), ("X-A", "2"), asked=(al("en, de"), ("X-A", "1")))
+not_spoken("others-absent", german(**BOTH_VARY), al("de"), asked=(al("en, de"), ("X-A", "1")))
+not_spoken("authorization", german(), al("de"), AUTH)
+not_spoken("cookie-varies", german(vary="Accept-Language, Cookie"), al("de"), COOKIE)
+row("lang-not-other-vary", A, fetch(german(vary="X-A"), ("X-A", "1"), al("en, de")), fetch(TWO, ("X-A", "2"), al("de")), **MATCH)
+row("lang-stale", A, fetch(german("max-age=10, stale-while-revalidate=60", ETAG), al("en, de")),
+    fetch(german(), al("de"), advance=20, saw={"if-none-match": None}), **MATCH)
+row("lang-no-cache", A, fetch(german("no-cache", ETAG), al("en, de")), fetch(german(), al("de"), saw={"if-none-match": None}), **MATCH)
+row("lang-request-no-cache", A, fetch(german("max-age=60", ETAG), al("en, de")),
+    fetch(german(), al("de"), cc("no-cache"), saw={"if-none-match": None}), **MATCH)
+row("lang-purged", A, fetch(german(), al("en, de")), hit(b"one", al("de")), purge(), fetch(german(), al("de")), **MATCH)
+row("lang-own-first", A, fetch(german(), al("en, de")), fetch(ok("max-age=60", LANG, ("Content-Language", "en"), body=b"own"), al("en")),
+    hit(b"own", al("en")), hit(b"one", al("en, de")), hit(b"one", al("de")), **MATCH)
+row("lang-most-recent", A, fetch(german(), al("en, de")), fetch(ok("max-age=60", LANG, ("Content-Language", "de"), body=b"new"), al("fr, de")),
+    hit(b"new", al("de")), **MATCH)
+row("lang-head-304", A, fetch(german("max-age=60", ETAG), al("en, de")), hit(b"", al("de"), method="HEAD"),
+    hit(b"", al("de"), INM, status=304), **MATCH)
+row("lang-only-if-cached", A, fetch(german(), al("en, de")), hit(b"one", al("de"), cc("only-if-cached")), **MATCH)
+row("lang-marker", "G4", fetch(german(), al("en, de")), fetch(ok("no-store", LANG), al("fr")), hit(b"one", al("de")), **MATCH)
 
 # -- 5.2.1: request directives ---------------------------------------------------------------------
 

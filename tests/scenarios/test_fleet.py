@@ -25,6 +25,7 @@ _OWN_COPY = "an instance's memory keeps a fresh response that another one has re
 _AT_HAND = "an instance sends the tags of the variants that its own memory holds"
 _OWN_SAYING = "an instance's memory keeps what a path's responses said before"
 _OWN_INDEX = "an instance's memory keeps an index of variants that another one has changed"
+_OWN_MEMORY = "a variant is chosen by its language from what an instance has in memory"
 NOT_IN_A_FLEET: dict[str, str] = {
     "combine-not-length": _OWN_COPY,
     "combine-not-overlap": _OWN_COPY,
@@ -47,6 +48,7 @@ NOT_IN_A_FLEET: dict[str, str] = {
     "vary-default-later": _OWN_INDEX,
     "vary-each-its-validator": _AT_HAND,
     "vary-then-none-then-vary": _OWN_INDEX,
+    **{row.id: _OWN_MEMORY for row in SCENARIOS if row.options.get("language_match")},
 }
 
 NOT_IN_A_FLEET |= {one.id: _AT_HAND for one in SCENARIOS if one.id.startswith("nominated-")}

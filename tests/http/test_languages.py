@@ -1,0 +1,63 @@
+"""Accept-Language and Content-Language, as the option language_match reads them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layergate.http.fields import Fields
+from layergate.http.languages import language_of, preferred_language
+from tests.support.asgi import World
+
+PREFERRED = [
+    ("de", b"de"), ("DE-at", b"de-at"), ("fr;q=0.5, de;q=1.0", b"de"), ("de ; q=0.9,*;q=0.8", b"de"),
+    ("de;Q=0.5", b"de"), ("fr;q=0, de;q=0.001", b"de"), ("a, b, c;q=0.5", None), ("a;q=0.5, b;q=0.5, c", b"c"),
+    ("*", None), ("*, de;q=0.5", None), ("de;q=0", None), ("", None), (",", None), ("de;q=1.1", None),
+    ("de;q", None), ("de;q=", None), ("de;level=1", None), ("de;q=1;q=1", None), ("de_AT", None),
+    ("d\u00e9", None), ("de at", None), (";q=1", None), ("abcdefghi", None), ("de-", None), ("de, de", None),
+    ("x;q=0.1, " * 200 + "de", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "expected"), PREFERRED)
+def test_what_a_client_prefers(value: str, expected: bytes | None) -> None:
+    fields = Fields([(b"accept-language", value.encode("latin-1"))])
+    assert preferred_language(fields) == expected
+
+
+def test_a_client_that_says_nothing() -> None:
+    assert preferred_language(Fields([])) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([b"de"], b"de"), ([b" De-AT "], b"de-at"), ([b"de, en"], None), ([b"de", b"en"], None),
+        ([b""], None), ([b"*"], None), ([], None), ([b"de;q=1"], None),
+    ],
+)  # fmt: skip
+def test_the_language_of_a_response(values: list[bytes], expected: bytes | None) -> None:
+    assert language_of(Fields([(b"content-language", value) for value in values])) == expected
+
+
+@given(st.lists(st.one_of(st.binary(), st.from_regex(rb"[de,;q=0.1* -]*", fullmatch=True))))
+def test_any_value_is_read(values: list[bytes]) -> None:
+    language = preferred_language(Fields([(b"accept-language", value) for value in values]))
+    assert language is None or any(language in value.lower() for value in values)
+    language_of(Fields([(b"content-language", value) for value in values]))
+
+
+async def test_g7_what_is_chosen_by_language_is_not_stored_again() -> None:
+    """However many ways there are to prefer a language."""
+    world = World(language_match=True)
+    headers = {
+        "cache-control": "max-age=60", "vary": "accept-language", "content-language": "de"
+    }  # fmt: skip
+    world.origin.answers("/", headers)
+    await world.get("/", headers={"accept-language": "en, de"})
+    before = world.entries
+    for number in range(100):
+        call = await world.get("/", headers={"accept-language": f"de, x-{number};q=0.5"})
+        assert call.hit
+    assert (world.entries, world.origin.total) == (before, 1)
