@@ -1413,7 +1413,7 @@ class Cache:
             return [] if selected.entry is None else [(selected.storage_key, selected.entry)]
         found: list[tuple[bytes, Entry]] = []
         for names in index.names:
-            key = variant_key(request.key, secondary_key(names, request.fields))
+            key = variant_key(request.key, self.secondary(names, request.fields))
             entry = await self._lookup(key)
             if entry is not None and isinstance(entry.value, StoredResponse):
                 found.append((key, entry))

@@ -466,7 +466,7 @@ class Exchange:
             cache.stack.counters.on("refused", request=self.request, reason=Refused.PARTIAL.token)
             return self._mismatch(Refused.PARTIAL)
         planned = self.plan = self.located(planned)
-        self.secondary = secondary_key(planned.names, self.request.fields)
+        self.secondary = cache.secondary(planned.names, self.request.fields)
         own = [] if planned.own is None else [(OWN, planned.own)]
         lines = rest.head([*planned.lines, *own], targets_of(cache.options))
         lines = with_vary(lines, planned.names)

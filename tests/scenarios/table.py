@@ -2080,7 +2080,7 @@ KEEP: dict[str, Any] = {"rules": rule(allow_set_cookie="keep")}
 SETS = (("Set-Cookie", "a=b"), ("Set-Cookie", "c=d; Path=/"))
 BOTH = {"set-cookie": "a=b, c=d; Path=/"}
 row("rule-keep-set-cookie", "7.3", fetch(ok("max-age=60", *SETS, ("Set-Cookie2", "e=f")), has=BOTH),
-    hit(lines=(("cache-control", "max-age=60"), ("set-cookie", "a=b"), ("set-cookie", "c=d; Path=/"), ("content-length", "3"))),
+    hit(has={**BOTH, "set-cookie2": None}),
     hit(b"", method="HEAD", has={**BOTH, "set-cookie2": None}), **KEEP)
 row("rule-keep-set-cookie-collapsed", "7.3",
     Step(concurrent=3, origin=(ok("max-age=60", *SETS),), content=b"one", has=BOTH, cs={}), **KEEP)
