@@ -113,6 +113,8 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
         ("max_inflight", _T.SIZE, "bodies being received to be stored, all together"),
         ("max_tags", _T.COUNT, "a response with more tags is not stored"),
         ("max_variants", _T.COUNT, "stored variants (Vary) per target"),
+        ("language_order", _T.SWITCH, "whether the order of equal weights in Accept-Language counts"),
+        ("language_match", _T.SWITCH, "use what is stored in the language a client prefers, whatever else it accepts"),
         ("max_key_length", _T.COUNT, "bytes of a target (host, path and query); a longer one is passed"),
         ("no_vary_search", _T.SWITCH, "use a response for all queries that its No-Vary-Search makes one"),
         ("keep", _T.SECONDS, "how long a stale response with a validator is kept for revalidation"),

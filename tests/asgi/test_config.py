@@ -31,6 +31,8 @@ FLAGS = [
     "strip_tags",
     "trace_keys",
     "no_vary_search",
+    "language_order",
+    "language_match",
 ]
 
 # What each kind of option refuses; Any, so that one comprehension can go through mixed types.
