@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 TAG_FIELDS: Final = frozenset({b"cache-tag", b"surrogate-key"})
-# Obsolete (RFC 6265 section 9.4): no client acts on it, but its value was somebody's session.
-_NEVER_KEPT: Final = frozenset({b"set-cookie2"})
-_NOT_KEPT: Final = _NEVER_KEPT | {b"set-cookie"}
+# Set-Cookie2 is obsolete (RFC 6265 section 9.4), and alone a field like any other, for no client acts on
+# it. Beside Set-Cookie it says whose session that is.
+_COOKIES: Final = frozenset({b"set-cookie", b"set-cookie2"})
 # RFC 9110 5.1, 5.5. An empty name leaves no trace in the names run together, hence the look for it.
 _NAMES: Final[Callable[[bytes], object]] = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]*").fullmatch
 _NOT_IN_VALUES: Final[Callable[[bytes], object]] = re.compile(rb"[\r\n\0]").search
@@ -228,7 +228,9 @@ def plan_storage(
     expires = fresh_until + max(swr, sie, keep)
     if expires <= response_time:
         return Refused.EXPIRED
-    drop = kept_back(options) | (_NEVER_KEPT if keeps_cookies(match) else _NOT_KEPT)
+    drop = kept_back(options)
+    if b"set-cookie" in fields and not keeps_cookies(match):
+        drop |= _COOKIES
     return Plan(
         lines=with_vary(storable_fields(fields, directives, drop=drop), names),
         generated=generated,

@@ -9,7 +9,8 @@ that said ``public, max-age=60``, and what it carries is a session. `allow_set_c
 who know that the rest is the same for everybody; ``no-cache="set-cookie"`` or
 ``private="set-cookie"`` says so in the response. The field is then left out of what is stored, unless
 the rule says that the cookie, too, is the same for everybody (``"keep"``). Set-Cookie2 (RFC 2965) is
-obsolete: no client acts on it, so a response is stored in spite of it, but always without it.
+obsolete: no client acts on it, so alone it is stored like any other field; beside Set-Cookie it goes
+where that goes.
 
 *A response that says nothing is not stored.* By section 3 a plain 200 may be stored for its status
 code alone, to be revalidated on every use. A response that does not mention caching was most

@@ -2,8 +2,8 @@
 
 Bytes from a shared layer may be anybody's. What comes out of here can be sent to a client as it
 is: a header line that is decoded is one line, with a name that HTTP allows and none that frames a
-message or is otherwise never stored, and none that sets a cookie unless the entry says that a rule
-wanted it kept; and a body is as long as its Content-Length.
+message or is otherwise never stored, and none that sets a cookie unless the entry says that this
+is meant; and a body is as long as its Content-Length.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ _LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+):([^\r\n\0]*)").fullmatc
 
 
 # What `storing` keeps out: a line of these was not written by us.
-_NEVER: Final = NEVER_STORED_FIELDS | {b"set-cookie2"}
+_NEVER: Final = NEVER_STORED_FIELDS
+_COOKIES: Final = frozenset({b"set-cookie", b"set-cookie2"})
 
 
 class _Lines(dict[bytes, Line]):
@@ -166,7 +167,7 @@ def _unpack_response(packed: Any) -> StoredResponse:
 
 
 def _sets_cookies(lines: list[Line]) -> bool:
-    return any(name == b"set-cookie" for name, _ in lines)
+    return any(name in _COOKIES for name, _ in lines)
 
 
 def _traceparent(text: Any) -> str:

@@ -73,7 +73,7 @@ async def test_a_rules_ttl_never_applies_to_a_response_with_set_cookie(rule, cac
     assert (await world.get("/")).all("set-cookie") == ([] if cached else ["a=1"])
 
 
-@pytest.mark.parametrize("cookie", ["set-cookie", "Set-Cookie", "set-cookie2"])
+@pytest.mark.parametrize("cookie", ["set-cookie", "Set-Cookie"])
 async def test_not_even_when_the_response_says_public(cookie):
     world = World(rules=[Rule("*", ttl=60, override=True)])
     world.origin.answers("/", {cookie: "a=1", "cache-control": "public, max-age=60"})
