@@ -43,8 +43,10 @@ import contextlib
 import enum
 import logging
 import operator
+import os
 import random
 import re
+import sys
 import threading
 import time
 import weakref
@@ -299,12 +301,26 @@ def _of_state(key: str) -> _Read:
 
 # -- spans ---------------------------------------------------------------------------------------
 
+_trace_state: Final = sys.modules["opentelemetry.trace"]
+_metrics_state: Final = sys.modules.get("opentelemetry.metrics._internal")
+# By these the API finds providers by itself, when it is first asked.
+_CONFIGURED: Final = any(
+    os.environ.get(f"OTEL_PYTHON_{what}_PROVIDER") for what in ("TRACER", "METER")
+)
+
 
 def _somebody_listens() -> bool:
     """Has the application set an SDK up, for spans or for metrics?
 
-    The API has a public name for the first of its stand-ins only.
+    The API has a public name for the first of its stand-ins only, and to ask for it takes longer than
+    all the rest of a span that is none; hence the look at where it keeps them.
     """
+    if (
+        getattr(_trace_state, "_TRACER_PROVIDER", _trace_state) is None
+        and getattr(_metrics_state, "_METER_PROVIDER", _metrics_state) is None
+        and not _CONFIGURED
+    ):
+        return False
     if not isinstance(trace.get_tracer_provider(), ProxyTracerProvider):
         return True
     return type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider"
