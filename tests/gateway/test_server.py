@@ -469,7 +469,7 @@ async def test_an_idle_connection_is_closed_in_time(size):
             + b"x" * size,
         )
         for hit in (False, True):
-            client = await gateway.client()
+            client = await gateway.client(window=4096)
             assert (await client.ask("/")).hit is hit
             await client.ended()
         await until(lambda: not gateway.server.connections, "slow")

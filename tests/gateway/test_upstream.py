@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from layergate.gateway.options import UpstreamOptions
+from layergate.gateway.upstream import Pool, UpstreamClosed
 from tests.gateway.support import Call, Gateway, Origin, Truncated, until
 
 EVERY_LOOP = True
@@ -141,6 +142,21 @@ async def test_a_truncated_response(data, version, how):
             await remaining
         response = await gateway.ask("/")
         assert (response.body, response.hit) == (b"whole", False)
+
+
+@pytest.mark.parametrize("control", ["max-age=60", "no-store"])
+async def test_a_slow_client_gets_all_there_is_of_a_truncated_response(control):
+    size = 1_000_000
+    async with Origin() as origin, Gateway(origin) as gateway:
+        data = ok(f"Content-Length: {2 * size}", body=b"x" * size, control=control)
+        origin.answers("/", data, close=True)
+        client = await gateway.client(window=4096)
+        await client.request("/")
+        await client.begun()
+        await until(lambda: not origin.open, "slow")
+        assert len(await client.exactly(size)) == size
+        with pytest.raises(Truncated):
+            await client.exactly(1)
 
 
 MALFORMED = [
@@ -425,6 +441,61 @@ async def test_who_leaves_the_queue_takes_no_place_with_it():
         held.go_on.release()
         assert (await gateway.ask("/held?2")).status == 200
         assert len(origin.requests) == 2
+
+
+async def test_a_place_that_is_given_to_who_leaves_at_that_moment():
+    pool = Pool(UpstreamOptions("http://127.0.0.1:1", max_connections=1))
+    pool._slots = 0
+    waiting = asyncio.create_task(pool.take())
+    await until(lambda: pool._queue)
+    pool._free_slot()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert pool._slots == 1 and not pool._queue
+
+
+async def test_a_connection_that_is_given_to_who_leaves_at_that_moment():
+    async with Origin() as origin, Gateway(origin, upstream={"max_connections": 1}) as gateway:
+        await _warm(gateway, origin)
+        pool = gateway.proxy.pools[0]
+        connection = await pool.take()
+        waiting = asyncio.create_task(pool.take())
+        await until(lambda: pool._queue)
+        connection.reusable = True
+        pool.give(connection)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await pool.take() is connection
+        pool.give(connection)
+
+
+async def test_an_idle_connection_that_is_just_being_closed():
+    async with Origin() as origin, Gateway(origin, upstream={"max_connections": 1}) as gateway:
+        await _warm(gateway, origin)
+        pool = gateway.proxy.pools[0]
+        idle = pool._idle[-1]
+        assert idle.transport is not None
+        idle.transport.close()
+        connection = await pool.take()
+        assert connection is not idle
+        pool.give(connection)
+        await until(lambda: idle.lost and pool._slots + pool.open == 1)
+
+
+async def test_a_connection_that_is_lost_before_it_is_used():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        pool = gateway.proxy.pools[0]
+        connection = await pool.take()
+        assert connection.transport is not None
+        connection.transport.abort()
+        await until(lambda: connection.lost)
+        connection.begin(head_only=False)
+        connection.write(b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises(UpstreamClosed):
+            await connection.next()
+        pool.give(connection)
 
 
 async def test_places_are_given_back_whatever_happens():
