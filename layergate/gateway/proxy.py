@@ -146,7 +146,10 @@ class _Forwarding:
         head = self._head()
         fresh = False
         while True:
-            connection = await self._pool.take(fresh=fresh)
+            # (Here and below: what is there already is taken without a coroutine of its own.)
+            connection = None if fresh else self._pool.idle()
+            if connection is None:
+                connection = await self._pool.take(fresh=fresh)
             try:
                 connection.begin(head_only=self._method == "HEAD", content=self._content)
                 connection.write(head)
@@ -284,7 +287,7 @@ class _Forwarding:
             headers += [line for line in event.lines if line[0] == b"trailer"]
         await send({"type": _START, "status": status, "headers": headers, "trailers": trailers})
         while True:
-            event = await connection.next()
+            event = await connection.next() if connection.waiting else connection.take()
             if event.kind is Kind.BODY:
                 data = event.data
                 if not connection.waiting:
@@ -292,7 +295,7 @@ class _Forwarding:
                     if more:
                         data += more
                     if not connection.waiting:
-                        event = await connection.next()
+                        event = connection.take()
                         if event.kind is Kind.END:
                             await send({"type": _BODY, "body": data, "more_body": False})
                             break

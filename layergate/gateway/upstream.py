@@ -363,6 +363,10 @@ class Connection(asyncio.Protocol):
                 await self._waiter
             finally:
                 self._waiter = None
+        return self.take()
+
+    def take(self) -> Event:
+        """The next event, which has arrived."""
         event = self._events.popleft()
         if event.kind is Kind.BODY:
             self._buffered -= len(event.data)
@@ -504,15 +508,7 @@ class Pool:
 
         Raises UpstreamUnreachable, UpstreamTimeout, UpstreamBusy.
         """
-        while not fresh and self._idle:
-            connection = self._idle.pop()
-            transport = connection.transport
-            if transport is None or transport.is_closing():
-                self._free_slot()  # `forget` will not find it
-                continue
-            connection.used = True
-            connection.deadline = 0.0
-            self._busy.add(connection)
+        if not fresh and (connection := self.idle()) is not None:
             return connection
         handed = await self._slot(fresh)
         if handed is not None:
@@ -528,6 +524,20 @@ class Pool:
         if self._timer is None:
             self._timer = self.loop.call_later(TICK, self._tick)
         return connection
+
+    def idle(self) -> Connection | None:
+        """As `take`, if there is one that nobody uses; else None."""
+        while self._idle:
+            connection = self._idle.pop()
+            transport = connection.transport
+            if transport is None or transport.is_closing():
+                self._free_slot()  # `forget` will not find it
+                continue
+            connection.used = True
+            connection.deadline = 0.0
+            self._busy.add(connection)
+            return connection
+        return None
 
     def give(self, connection: Connection) -> None:
         """The request that took it is over."""
