@@ -494,7 +494,7 @@ async def test_a_connection_that_is_lost_before_it_is_used():
         connection.begin(head_only=False)
         connection.write(b"GET / HTTP/1.1\r\n\r\n")
         with pytest.raises(UpstreamClosed):
-            await connection.next()
+            await asyncio.wait_for(connection.next(), 10)
         pool.give(connection)
 
 
