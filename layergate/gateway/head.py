@@ -46,11 +46,17 @@ _KEPT: Final = frozenset({
     b"authorization", b"cache-control", b"content-length", b"content-type", b"cookie", b"expect",
     b"host", b"pragma", b"range", b"te", b"trailer", b"transfer-encoding", b"upgrade",
 })  # fmt: skip
-# By these some frameworks take another method, URL or host for the one that is asked for: the
-# answer would be stored under what it is no answer to.
+# By these some servers and frameworks take another method, URL, host or scheme for the one that is
+# asked for: the answer would be stored under what it is no answer to. (And CGI makes HTTP_PROXY of
+# Proxy, by which programs find the way out.)
 OVERRIDES: Final = frozenset({
-    b"x-forwarded-prefix", b"x-forwarded-scheme", b"x-forwarded-server", b"x-host",
-    b"x-http-host-override", b"x-original-host", b"x-original-url", b"x-rewrite-url",
+    b"front-end-https", b"proxy", b"x-backend-host", b"x-envoy-original-host",
+    b"x-envoy-original-path", b"x-forwarded-context", b"x-forwarded-method", b"x-forwarded-path",
+    b"x-forwarded-prefix", b"x-forwarded-protocol", b"x-forwarded-scheme", b"x-forwarded-server",
+    b"x-forwarded-ssl", b"x-forwarded-uri", b"x-forwarded-url", b"x-gateway-host", b"x-host",
+    b"x-http-destinationurl", b"x-http-host-override", b"x-original-host", b"x-original-method",
+    b"x-original-uri", b"x-original-url", b"x-request-uri", b"x-rewrite-uri", b"x-rewrite-url",
+    b"x-scheme", b"x-script-name", b"x-url-scheme",
 })  # fmt: skip
 METHOD_OVERRIDES: Final = frozenset({
     b"x-http-method", b"x-http-method-override", b"x-method-override",
@@ -107,12 +113,17 @@ def valid_host(host: bytes) -> bool:
 
 
 def end_to_end(method: str, lines: Lines) -> Lines:
-    """A request's lines without those that are not to be forwarded (see the module).
+    """A request's lines without those that are not to be forwarded (see the module). No name with an
+    underscore is: CGI, and WSGI after it, would take it for the one with a dash, which the cache has
+    looked at, or which was taken off.
 
     Kept are the fields that frame the message, and of TE and Upgrade what `forward` may send on:
     ``te: trailers``, and ``upgrade: websocket`` if the connection options name it.
     """
-    if _SPECIAL.isdisjoint([line[0] for line in lines]):
+    names = [line[0] for line in lines]
+    if b"_" in b"".join(names):
+        lines = [line for line in lines if b"_" not in line[0]]
+    if _SPECIAL.isdisjoint(names):
         return lines
     options: set[bytes] = set()
     for name, value in lines:

@@ -42,6 +42,7 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _logger = logging.getLogger("layergate.gateway")
 
+_NOT_INTERIM: Final = frozenset({b"content-length", b"date"})
 TUNNEL: Final = "layergate.tunnel"
 INTERIM: Final = "layergate.interim"
 _START: Final = "http.response.start"
@@ -273,8 +274,10 @@ class _Forwarding:
             if event.status == 100 and self._go_on is not None:
                 self._go_on.set()  # the client hears it when its content is asked for
             else:
+                # RFC 9110 8.6: "A server MUST NOT send a Content-Length header field in any response
+                # with a status code of 1xx".
                 headers = response_lines(event.lines)
-                headers = [line for line in headers if line[0] != b"date"]
+                headers = [line for line in headers if line[0] not in _NOT_INTERIM]
                 await self._send({"type": INTERIM, "status": event.status, "headers": headers})
             event = await connection.next()
         if event.kind is Kind.SWITCHED:

@@ -179,8 +179,9 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_backlog", "_bad", "_begun", "_believed", "_close", "_cycle", "_head_only", "_head_size", "_hits", "_in_head", "_known",
         "_lines", "_loop",
-        "_newest", "_parser", "_paused", "_peer", "_pending", "_plain", "_reading_paused", "_restart",
-        "_scheme", "_server", "_transport", "_tunnel", "_url", "_writable", "deadline", "lost",
+        "_newest", "_parser", "_paused", "_peer", "_pending", "_plain", "_reading_paused", "_rest", "_restart",
+        "_scheme", "_server", "_transport", "_tunnel", "_unwinding", "_url", "_writable", "deadline",
+        "lost",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -210,6 +211,8 @@ class ClientConnection(asyncio.Protocol):
         self._backlog = 0  # bytes that were to be sent when the client's time began
         self._head_only = False  # is the answer to what is refused without content?
         self._restart = b""  # see `_after_upgrade`
+        self._rest = b""  # what is left of a packet behind a request that asked for an upgrade
+        self._unwinding = False  # is that being parsed?
         self.deadline = 0.0
         self.lost = False
 
@@ -256,7 +259,13 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            self._after_upgrade(data[upgrade.args[0] :])
+            self._rest = self._after_upgrade(data[upgrade.args[0] :])
+            if not self._unwinding:  # many of these in one packet are not to be a recursion
+                self._unwinding = True
+                while self._rest:
+                    rest, self._rest = self._rest, b""
+                    self.data_received(rest)
+                self._unwinding = False
             return
         except HttpParserInvalidMethodError:
             self._refuse(501, "the method is unknown")
@@ -488,25 +497,25 @@ class ClientConnection(asyncio.Protocol):
             return
         elif self._writable is None:
             self.deadline = self._server.now + self._server.keep_alive_timeout + TICK
-        if not self._pending:
-            self._resume_reading()
+        if not self._pending and (self._cycle is None or not self._cycle.head.upgrade):
+            self._resume_reading()  # (what may become a tunnel reads on when it is one)
 
-    def _after_upgrade(self, rest: bytes) -> None:
-        """The parser has stopped behind a request that may become a tunnel."""
+    def _after_upgrade(self, rest: bytes) -> bytes:
+        """The parser has stopped behind a request that may become a tunnel. What is left to parse of
+        the ``rest``."""
         cycle = self._cycle if not self._pending else self._pending[-1]
         if cycle is not None and cycle.head.upgrade:
             cycle.early = rest
             cycle.close = True  # whatever comes of it, there is no next request to be read
             self._pause_reading()
-            return
+            return b""
         # It asked for a protocol that is not passed on: an ordinary request. Its content was taken for
         # the other protocol's, so it is parsed behind a head that asks for none.
         self._parser = HttpRequestParser(self)
         if self._restart:
             self._parser.feed_data(self._restart)
             self._restart = b""
-        if rest:
-            self.data_received(rest)
+        return rest
 
     def _refuse(self, status: int, reason: str) -> None:
         """The rest of this connection cannot be understood, or is not to be."""

@@ -49,6 +49,7 @@ _MAX_HEAD: Final = 128 * 1024  # bytes of a response's head, or of its trailer s
 _MAX_FIELDS: Final = 512
 _MAX_INTERIM: Final = 32  # 1xx responses before the final one
 _MAX_QUEUE: Final = 4096  # requests that wait for a connection
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 # RFC 9112 7.2 and 7.3: we offer none of them (there is no TE in our requests but for trailers).
 _CODINGS: Final = frozenset(
@@ -267,6 +268,10 @@ class Connection(asyncio.Protocol):
             self._interim += 1
             if self._interim > _MAX_INTERIM:
                 raise UpstreamMalformed(f"more than {_MAX_INTERIM} interim responses")
+            if any(name in _FRAMING and value != b"0" for name, value in lines):
+                # RFC 9110 15.2: it "is terminated by the end of the header section"; not every parser
+                # knows that of every one.
+                raise UpstreamMalformed(f"an interim response ({status}) has content")
             self._put(Event(Kind.INTERIM, status, lines))
             return
         self._in_head = False
