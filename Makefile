@@ -22,7 +22,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX WEB_CONCURRENCY __PYVENV_LAUNCHER__
 .DEFAULT_GOAL := help
 # One environment, several targets: with -j two pips would install into it at once.
 .NOTPARALLEL:
-.PHONY: help test check demo demo-fleet demo-observed bench bench-gateway soak clean
+.PHONY: help test check demo demo-fleet demo-observed bench bench-gateway soak soak-gateway fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -66,6 +66,14 @@ bench-gateway: ## the gateway beside nginx and Varnish (apt-get install nginx-li
 soak: ## the tests that run for minutes
 	@tools/env.sh $(VENV) test $(PYTHON)
 	@$(PY) -m pytest -m soak $(ARGS) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
+
+soak-gateway: ## the gateway under everything at once, for MINUTES=10
+	@tools/env.sh $(VENV) test $(PYTHON)
+	@$(PY) tools/soak_gateway.py --minutes $(or $(MINUTES),10) $(ARGS)
+
+fuzz: ## the gateway between random clients and a random origin, for MINUTES=1 (ARGS="--seed 1")
+	@tools/env.sh $(VENV) test $(PYTHON)
+	@$(PY) tools/fuzz.py --minutes $(or $(MINUTES),1) $(ARGS)
 
 clean: ## remove everything that these targets made
 	rm -rf $(VENV) $(BENCH_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis \

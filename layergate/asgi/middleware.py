@@ -710,7 +710,10 @@ class _Tap:
         self.error = error
         exchange.abort(error)
         if self.deserted:
-            _logger.error("the app failed; no client was waiting", exc_info=error)
+            if isinstance(error, OriginUnreachable):
+                _logger.warning("the app failed; no client was waiting: %s", error)
+            else:
+                _logger.error("the app failed; no client was waiting", exc_info=error)
 
     async def receive(self) -> Message:
         """The request's (empty) content; then a disconnect, if the app listens for one and it is of

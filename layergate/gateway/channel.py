@@ -210,7 +210,8 @@ class Channel:
 
     def _own(self) -> dict[str, Any]:
         assert self._stats is not None
-        return {"worker": self.number, "pid": os.getpid(), **self._stats()}
+        own = {"worker": self.number, "pid": os.getpid(), "tasks": len(asyncio.all_tasks())}
+        return {**own, **self._stats()}
 
     def _reloaded(self, options: object) -> tuple[list[str], str | None]:
         """Have the worker take new options: the names of those that wait for a restart, and what went

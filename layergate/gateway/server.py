@@ -256,17 +256,12 @@ class ClientConnection(asyncio.Protocol):
                 return
             self._known = None
             self._begun = 0
+        upgraded = False
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
             self._rest = self._after_upgrade(data[upgrade.args[0] :])
-            if not self._unwinding:  # many of these in one packet are not to be a recursion
-                self._unwinding = True
-                while self._rest:
-                    rest, self._rest = self._rest, b""
-                    self.data_received(rest)
-                self._unwinding = False
-            return
+            upgraded = True
         except HttpParserInvalidMethodError:
             self._refuse(501, "the method is unknown")
         except HttpParserCallbackError as error:
@@ -280,6 +275,9 @@ class ClientConnection(asyncio.Protocol):
         except HttpParserError as error:
             if not self._close:  # (what follows the last request is nobody's)
                 self._refuse(400, f"malformed: {error}")
+        if upgraded:
+            self._parse_rest()  # (not up there: an error's context is to be what it comes from)
+            return
         if self._known is not None and not begun and self._begun == 1 and not self._in_head:
             self._server.remember(
                 self._hits, data, self._known
@@ -499,6 +497,17 @@ class ClientConnection(asyncio.Protocol):
             self.deadline = self._server.now + self._server.keep_alive_timeout + TICK
         if not self._pending and (self._cycle is None or not self._cycle.head.upgrade):
             self._resume_reading()  # (what may become a tunnel reads on when it is one)
+
+    def _parse_rest(self) -> None:
+        """Go on with the packet in which the parser has stopped. (It may do so a thousand times; that is
+        not to be a recursion.)"""
+        if self._unwinding:
+            return
+        self._unwinding = True
+        while self._rest:
+            rest, self._rest = self._rest, b""
+            self.data_received(rest)
+        self._unwinding = False
 
     def _after_upgrade(self, rest: bytes) -> bytes:
         """The parser has stopped behind a request that may become a tunnel. What is left to parse of

@@ -326,6 +326,15 @@ async def test_upgrade_with_content(line, body):
         assert [seen.body for seen in gate.origin.seen] == [b"hello", b""]
 
 
+async def test_a_refused_request_behind_an_upgrade_is_told_why():
+    async with gateway() as gate:
+        upgrade = request(b"/a", b"Connection: upgrade", b"Upgrade: h2c")
+        client = await gate.client()
+        await client.send(upgrade + request(b"/b", method=b"TRACE"))
+        assert (await client.response()).body == b"/a 1"
+        assert (await client.response()).status == 405
+
+
 async def test_a_thousand_upgrades_in_one_packet():
     """Each makes the parser stop; they once were a recursion."""
     async with gateway() as gate:

@@ -1,0 +1,20 @@
+"""A short look at what `make fuzz` does for as long as one likes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.gateway.attack_support import gateway
+from tests.gateway.fuzzing import LIMITS, Fuzzer
+
+EVERY_LOOP = True
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_fuzz(seed):
+    async with gateway(**LIMITS) as gate:
+        fuzzer = Fuzzer(gate, seed)
+        await fuzzer.run(96)
+        await fuzzer.settled()
+        assert fuzzer.probes
+        assert gate.origin.seen
