@@ -428,7 +428,8 @@ async def watch(work: Soak, minutes: float, clients: int, log: Path) -> int:
     for task in tasks[clients:]:
         task.cancel()
     await asyncio.wait(tasks)
-    faults = [str(error) for task in tasks if not task.cancelled() and (error := task.exception())]
+    errors = [task.exception() for task in tasks if not task.cancelled()]
+    faults = [repr(error) for error in errors if error is not None]
     await asyncio.sleep(9)  # idle connections, and what was abandoned, come to their ends
     after = await sample(work.port)
     show(time.monotonic() - begun, work, after)
