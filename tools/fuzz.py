@@ -70,11 +70,6 @@ async def fuzz(minutes: float, seed: int) -> None:
             if settled is None and now - begun > min(60.0, minutes * 20):
                 settled = rss()
         grown = 0.0 if settled is None else rss() - settled
-        print("known by heart:", len(gate.server.known), gate.server._known_size)
-        import gc
-        from collections import Counter
-        print(Counter(type(o).__name__ for o in gc.get_objects()).most_common(12))
-        print(sum(len(d) for q in fuzzer._odd.values() for d in q), len(fuzzer._odd))
         await asyncio.sleep(1.5)  # what was abandoned is given up
         assert len(asyncio.all_tasks()) <= tasks + 2, asyncio.all_tasks()
     assert grown < _GROWTH, f"{grown:.1f} MB more than after the first minute"

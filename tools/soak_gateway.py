@@ -164,7 +164,14 @@ class Soak:
         self.origin = origin
         self.results: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self.ended = False
+        self._ended = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        return self._ended.is_set()
+
+    def end(self) -> None:
+        self._ended.set()
 
     # -- clients -------------------------------------------------------------------------------
 
@@ -186,7 +193,7 @@ class Soak:
             try:
                 async with asyncio.timeout(60):
                     for _ in range(pick.randrange(1, 200)):
-                        if self.ended or not await self.ask(pick, reader, writer):
+                        if not await self.ask(pick, reader, writer) or self.ended:
                             break
             except (OSError, asyncio.IncompleteReadError):
                 self.results["broken off"] += 1
@@ -424,7 +431,7 @@ async def watch(work: Soak, minutes: float, clients: int, log: Path) -> int:
         with contextlib.suppress(OSError, TimeoutError):
             samples.append(await sample(work.port))
             show(time.monotonic() - begun, work, samples[-1])
-    work.ended = True
+    work.end()
     for task in tasks[clients:]:
         task.cancel()
     await asyncio.wait(tasks)

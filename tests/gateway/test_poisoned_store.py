@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from tests.gateway.attack_support import FRESH, Gateway, gateway, reply
 from tests.support.redis_servers import SharedValkey
 
 pytest_plugins = ("tests.support.redis_servers",)
+
+zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
 SECRET = "a secret of more than 16 characters"
 ORIGIN = b"from the origin"
@@ -146,10 +150,6 @@ async def test_an_entry_that_was_put_under_another_key(shared_valkey):
 
 async def test_a_decompression_bomb_in_redis(shared_valkey):
     """What is stored there may be a zstd frame of ours; one that grows beyond all bounds is none."""
-    try:
-        from compression import zstd
-    except ImportError:
-        from backports import zstd
     blobs = await _fill(shared_valkey, None, reply(b"a", FRESH), b"/a")
     bomb = zstd.compress(b"\0" * 200_000_000)
     assert len(bomb) < 100_000
@@ -173,8 +173,8 @@ async def test_forged_messages_in_the_log(shared_valkey, secret):
                 shared_valkey.cli("XADD", key, "*", "d", junk, "r", junk)
                 shared_valkey.cli("XADD", key, "*", "x", junk)
         for channel in shared_valkey.cli("PUBSUB", "CHANNELS"):
-            for junk in ("", "junk", "\0", "9" * 100):
-                shared_valkey.cli("PUBLISH", channel, junk)
+            for message in ("", "junk", "\0", "9" * 100):
+                shared_valkey.cli("PUBLISH", channel, message)
         for target in (b"/a", b"/b", b"/c"):
             assert await _ask(gate, target) in (b"shared", ORIGIN)
 

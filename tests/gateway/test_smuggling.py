@@ -332,7 +332,7 @@ async def test_a_refused_request_behind_an_upgrade_is_told_why():
         client = await gate.client()
         await client.send(upgrade + request(b"/b", method=b"TRACE"))
         assert (await client.response()).body == b"/a 1"
-        assert (await client.response()).status == 405
+        assert (await client.response()).status == 501
 
 
 async def test_a_thousand_upgrades_in_one_packet():
