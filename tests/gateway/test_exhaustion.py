@@ -331,10 +331,11 @@ async def test_an_origin_that_accepts_and_closes():
 
 
 async def test_an_origin_that_closes_every_connection_at_once():
-    def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.abort()
+    class Closing(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            transport.abort()
 
-    listener = await asyncio.start_server(close, "127.0.0.1", 0)
+    listener = await asyncio.get_running_loop().create_server(Closing, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     async with gateway() as gate:
         pool = gate.proxy.pools[0]
