@@ -18,6 +18,8 @@ from typing import Any, Self
 
 import pytest
 
+from tests.support.ports import free_port
+
 ROOT = Path(__file__).parent.parent.parent
 BOUND = 30.0  # seconds; only a test that hangs takes so long
 TOKEN = "s3cret-token"
@@ -25,9 +27,7 @@ TOKEN = "s3cret-token"
 
 class Server:
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.admin = f"{self.url}/_layergate"
         self.process = subprocess.Popen(

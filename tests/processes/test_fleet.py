@@ -13,7 +13,17 @@ from typing import Any, Self
 import pytest
 import pytest_asyncio
 
-from tests.support.fleet import FRESH, Answer, Connection, Fleet, Instance, OriginCall, eventually
+from tests.support.fleet import (
+    FRESH,
+    Answer,
+    Connection,
+    Fleet,
+    Instance,
+    OriginCall,
+    Purged,
+    eventually,
+)
+from tests.support.ports import free_port
 from tests.support.redis_servers import Valkey, ValkeyCluster, ValkeySentinel
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -469,17 +479,26 @@ async def test_who_stands_still_serves_nothing_old_when_it_goes_on(tmp_path, sha
 async def final(fleet: Fleet) -> None:
     """Until purges are final for everybody: the fleet is whole."""
 
+    everybody = len(fleet.instances)
+    purged: Purged | None = None
+
     async def holds() -> bool:
+        nonlocal purged
         # A request makes who lost trust look for Redis.
         await fleet.each("/page")
-        everybody = len(fleet.instances)
-        return await fleet[0].purge(tags=["nothing"]) == (200, everybody, everybody)
+        purged = await fleet[0].purge(tags=["nothing"])
+        return purged == (200, everybody, everybody)
 
-    await eventually(holds, "a purge that is final everywhere", bound=30)
+    try:
+        await eventually(holds, "a purge that is final everywhere", bound=30)
+    except TimeoutError:
+        logs = "\n".join(f"{instance}: {instance.log()}" for instance in fleet.instances)
+        raise AssertionError(f"not final everywhere, but {purged}\n{logs}") from None
 
 
 async def test_redis_comes_late_goes_and_comes_back_empty(tmp_path):
-    with Valkey(tmp_path, start=False) as valkey:
+    # The port is told to others before it listens there: it must not take another one.
+    with Valkey(tmp_path, port=free_port(), start=False) as valkey:
         layer = {"max_disconnected": 1.0}
         kinds = ["uvicorn", "uvicorn", "gunicorn"]
         async with Fleet(tmp_path, valkey.url, kinds=kinds, layer=layer) as fleet:

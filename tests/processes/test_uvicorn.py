@@ -18,6 +18,8 @@ from typing import Any, Self
 
 import pytest
 
+from tests.support.ports import free_port
+
 ROOT = Path(__file__).parent.parent.parent
 BOUND = 15.0  # seconds; only a test that hangs takes so long
 
@@ -26,9 +28,7 @@ class Server:
     """A uvicorn process on a loopback port."""
 
     def __init__(self, http: str = "httptools", **environment: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.process = subprocess.Popen(
             [
                 sys.executable, "-m", "uvicorn", "tests.processes.origin_app:app",

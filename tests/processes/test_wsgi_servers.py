@@ -7,7 +7,6 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 APP = "tests.processes.origin:application"
@@ -97,9 +98,7 @@ class Running(NamedTuple):
 def serving(kind: Kind, tmp_path: Path) -> Iterator[Running]:
     if kind.module == "pyuwsgi" and sys.version_info >= (3, 14):
         pytest.skip("pyuwsgi has no wheels for this Python")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [part.replace("{port}", str(port)) for part in kind.command]
     if command[0] == "uwsgi":
         scripts = sysconfig.get_path("scripts")

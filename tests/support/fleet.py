@@ -22,7 +22,8 @@ from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, NamedTuple, Self
 
-from tests.support.redis_servers import BOUND, HOST, Process, free_port
+from tests.support.ports import HOST, free_port
+from tests.support.redis_servers import BOUND, Process
 
 __all__ = [
     "FRESH",

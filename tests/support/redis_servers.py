@@ -21,7 +21,6 @@ import importlib.util
 import itertools
 import os
 import platform
-import random
 import shutil
 import signal
 import socket
@@ -37,6 +36,8 @@ from typing import Any, NamedTuple, Self
 
 import pytest
 
+from tests.support.ports import HOST, free_port
+
 __all__ = [
     "BOUND",
     "OPTIONAL_SERVERS",
@@ -48,13 +49,11 @@ __all__ = [
     "Valkey",
     "ValkeyCluster",
     "ValkeySentinel",
-    "free_port",
     "server_binary",
     "tls_files",
     "until",
 ]
 
-HOST = "127.0.0.1"
 BOUND = 20.0  # seconds; a wait that long is a hang
 
 Word = str | bytes | int | float
@@ -72,18 +71,6 @@ def until(holds: Callable[[], Any], what: str = "", *, bound: float = BOUND) -> 
                 return value
         assert time.monotonic() < limit, f"not within {bound} s: {what or holds}"
         time.sleep(0.005)
-
-
-def free_port() -> int:
-    """A port that nobody listens on, below the range from which outgoing connections take theirs:
-    so a server that is down for a while finds its own still free."""
-    for _ in range(200):
-        port = random.randint(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, port))
-            return port
-    raise AssertionError("no free port")
 
 
 class _Reaper:

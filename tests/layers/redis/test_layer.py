@@ -28,7 +28,8 @@ from layergate.layers.redis.keys import digest, entry_key, lease_key
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.testing.layers import LayerConformance
-from tests.support.redis_servers import SharedValkey, Valkey, ValkeyCluster, free_port
+from tests.support.ports import free_port
+from tests.support.redis_servers import SharedValkey, Valkey, ValkeyCluster
 
 pytest_plugins = ("tests.support.redis_servers",)
 
