@@ -27,9 +27,11 @@ unexport VIRTUAL_ENV CONDA_PREFIX WEB_CONCURRENCY __PYVENV_LAUNCHER__
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 
-test: ## the test suite (ARGS="-k vary -x")
+# All of it in several processes, a file at a time (tests/conftest.py says how many and in which
+# order). With ARGS in one, as -x, --pdb and -s want it, and as a developer asks for a few tests.
+test: ## the test suite (ARGS="-k vary -x": some of it, in one process)
 	@tools/env.sh $(VENV) test $(PYTHON)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(or $(ARGS),-n auto --dist loadfile --no-loadscope-reorder)
 
 check: ## lint, format, types, import contracts; build the wheel and use it on its own
 	@tools/env.sh $(VENV) check $(PYTHON)

@@ -1,0 +1,50 @@
+"""How the whole suite runs at once (`make test`): see the hooks of pytest-xdist below.
+
+A file is run by one worker from its first test to its last (``--dist loadfile``), so that what its
+tests share is started once. A port is never two workers' (`tests/support/ports.py`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+# The files that take longest, the longest first. One that began last would end on its own, with
+# nothing left for the other workers. What is missing here only costs time.
+LONGEST = (
+    "processes/test_fleet.py",
+    "layers/redis/test_log.py",
+    "layers/redis/test_server.py",
+    "processes/test_wsgi_servers.py",
+    "cli/test_command.py",
+    "guarantees/test_g3_fleet_history.py",
+    "faults/test_fault_table.py",
+    "telemetry/test_fleet.py",
+    "layers/redis/test_companion.py",
+    "fleet/test_http.py",
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """``-n auto``: one worker more than there are processors.
+
+    Many tests wait, for a process or for time that passes, and leave a processor to others. More
+    workers would make it wait for them instead.
+    """
+    available = getattr(os, "sched_getaffinity", None)
+    processors = (os.cpu_count() or 1) if available is None else len(available(0))
+    return min(processors + 1, 8)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A worker's files in the order in which they are given out (``--no-loadscope-reorder``)."""
+    if not hasattr(config, "workerinput"):
+        return
+    rank = {HERE / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
