@@ -12,12 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
+from layergate.cli import main
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -56,12 +57,6 @@ def server() -> Iterator[Server]:
     server = Server()
     yield server
     server.stop()
-
-
-@pytest.fixture
-def clean(server: Server) -> Server:
-    run("purge", "--everything", "--admin", server.admin)
-    return server
 
 
 class Raw:
@@ -128,6 +123,33 @@ def run(*arguments: str, **environment: str) -> Ran:
     )
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """`run` without a process: for what is done on the way, and for many rows of one kind."""
+
+    def call(*arguments: str, **environment: str) -> Ran:
+        with monkeypatch.context() as patch:
+            patch.setenv("LAYERGATE_ADMIN_TOKEN", TOKEN)
+            patch.setenv("NO_COLOR", "")
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            try:
+                code = main(arguments)
+            except SystemExit as error:
+                assert isinstance(error.code, int)
+                code = error.code
+        told = capsys.readouterr()
+        return Ran(subprocess.CompletedProcess(arguments, code, told.out, told.err))
+
+    return call
+
+
+@pytest.fixture
+def clean(server: Server, here: Callable[..., Ran]) -> Server:
+    assert here("purge", "--everything", "--admin", server.admin).code == 0
+    return server
+
+
 # -- without an instance ---------------------------------------------------------------------------
 
 
@@ -168,8 +190,8 @@ def test_a_refusal_names_the_remedy(server: Server) -> None:
     assert "Not stored: Nothing in the response or the rules" in ran.out
 
 
-def test_the_cache_in_front_is_told_of(server: Server) -> None:
-    run("explain", f"{server.url}/fresh")
+def test_the_cache_in_front_is_told_of(server: Server, here: Callable[..., Ran]) -> None:
+    here("explain", f"{server.url}/fresh")
     ran = run("explain", f"{server.url}/fresh")
     assert re.search(r"upstream +LayerGate; hit; ttl=", ran.out)
 
@@ -249,18 +271,18 @@ def test_colours(server: Server) -> None:
 # -- with one ---------------------------------------------------------------------------------------
 
 
-def test_a_running_instance_is_asked(clean: Server) -> None:
+def test_a_running_instance_is_asked(clean: Server, here: Callable[..., Ran]) -> None:
     ask = ("explain", f"{clean.url}/ruled/7", "--admin", clean.admin)
     ran = run(*ask)
     assert ran.code == 0, ran.err
     assert re.search(r"^  rule +/ruled/\{id\} ", ran.out, re.MULTILINE)
     assert re.search(r"^  layer +memory: nothing ", ran.out, re.MULTILINE)
     assert ran.out.splitlines()[-1] == "MISS: the app is asked."
-    run("explain", f"{clean.url}/ruled/7")
-    assert run(*ask).out.splitlines()[-1] == "HIT: it is answered from the store."
-    told = run(*ask, "--json", "-H", "Cookie: a=b").json()
+    here("explain", f"{clean.url}/ruled/7")
+    assert here(*ask).out.splitlines()[-1] == "HIT: it is answered from the store."
+    told = here(*ask, "--json", "-H", "Cookie: a=b").json()
     assert (told["conclusion"]["answer"], told["conclusion"]["fwd"]) == ("miss", "request")
-    told = run(*ask, "--json", "-X", "POST").json()
+    told = here(*ask, "--json", "-X", "POST").json()
     assert told["conclusion"]["answer"] == "pass"
 
 
@@ -311,35 +333,35 @@ def test_the_token_goes_to_the_endpoint_and_nowhere_else(server: Server) -> None
         b"",
     ],
 )
-def test_what_is_no_endpoint_is_said_to_be_none(answer: bytes) -> None:
+def test_what_is_no_endpoint_is_said_to_be_none(answer: bytes, here: Callable[..., Ran]) -> None:
     with Raw(answer) as raw:
-        ran = run("explain", "http://a.example/", "--admin", f"{raw.url}/_layergate")
+        ran = here("explain", "http://a.example/", "--admin", f"{raw.url}/_layergate")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith("layergate: ")
     assert ran.err.count("\n") == 1, ran.err
     assert "\x1b" not in ran.err
 
 
-def test_purge_and_stats(clean: Server) -> None:
+def test_purge_and_stats(clean: Server, here: Callable[..., Ran]) -> None:
     admin = ("--admin", clean.admin)
-    run("explain", f"{clean.url}/fresh")
+    here("explain", f"{clean.url}/fresh")
     ran = run("purge", "--tag", "product:7", *admin)
     assert (ran.code, ran.out) == (0, "purged: 1 of 1 instances have applied it\n")
-    told = run("explain", f"{clean.url}/fresh", *admin, "--json").json()
+    told = here("explain", f"{clean.url}/fresh", *admin, "--json").json()
     assert told["conclusion"]["answer"] == "miss"
-    run("explain", f"{clean.url}/fresh")
+    here("explain", f"{clean.url}/fresh")
     answer = run("purge", "--url", f"{clean.url}/fresh", "--soft", "--json", *admin).json()
     assert answer["result"] == {"applied": 1, "instances": 1}
-    told = run("explain", f"{clean.url}/fresh", *admin, "--json").json()
+    told = here("explain", f"{clean.url}/fresh", *admin, "--json").json()
     assert told["conclusion"]["answer"] == "stale"
     for option in (("--pattern", "/f*"), ("--host", "127.0.0.1"), ("--prefix", "127.0.0.1/f")):
-        assert run("purge", *option, *admin).code == 0
+        assert here("purge", *option, *admin).code == 0
     stats = run("stats", "--json", *admin).json()
     assert stats["events"]["purge"] >= 6
     assert re.search(r"^events\.purge +[0-9]+$", run("stats", *admin).out, re.MULTILINE)
 
 
-def test_stats_are_watched_until_it_is_interrupted(clean: Server) -> None:
+def test_stats_are_watched_until_it_is_interrupted(clean: Server, here: Callable[..., Ran]) -> None:
     for extra in ((), ("--json",)):
         watching = subprocess.Popen(
             [
@@ -368,7 +390,7 @@ def test_stats_are_watched_until_it_is_interrupted(clean: Server) -> None:
         else:
             # From the second on with rates, of what has changed: this is what was asked itself.
             while not seen or not re.fullmatch(r"events\.purge +[0-9]+ +\+[0-9.]+/s\n", seen[-1]):
-                run("purge", "--tag", "x", "--admin", clean.admin)
+                assert here("purge", "--tag", "x", "--admin", clean.admin).code == 0
                 while (line := watching.stdout.readline()) != "\n":
                     assert line, watching.stderr.read()
                     seen.append(line)
@@ -419,12 +441,23 @@ def test_a_purge_that_is_not_final_says_so() -> None:
         (("nosuch",), "nosuch"),
     ],
 )
-def test_a_wrong_command_line(arguments: tuple[str, ...], mentions: str) -> None:
-    ran = run(*arguments)
+def test_a_wrong_command_line(
+    arguments: tuple[str, ...], mentions: str, here: Callable[..., Ran]
+) -> None:
+    ran = here(*arguments)
     assert (ran.code, ran.out) == (2, ""), ran.err
     assert mentions in ran.err
     assert "Traceback" not in ran.err
     assert "s3cret-password" not in ran.err
+
+
+def test_a_shell_is_told_too() -> None:
+    """What is unknown, what is missing, and what is no value: one of each."""
+    for arguments in (("nosuch",), ("stats",), ("explain", "/path")):
+        ran = run(*arguments)
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err
+        assert "Traceback" not in ran.err
 
 
 def test_a_token_is_needed() -> None:
