@@ -174,7 +174,9 @@ GOOD_OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("option", "value"), GOOD_OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    ("option", "value"), GOOD_OPTIONS, ids=lambda value: str(value).partition(" at 0x")[0]
+)
 def test_an_option_that_works_is_taken(option, value):
     HttpCache(**{option: value})
 

@@ -831,7 +831,7 @@ def test_a_record_has_one_form(document: Any) -> None:
         ({"values": [POINT._replace(code=128)]}, "1 to 127"),
         ({"values": [POINT._replace(type=dict)]}, "has a code already"),
     ],
-    ids=str,
+    ids=range(14),
 )
 def test_options_that_cannot_work(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match) as caught:

@@ -188,7 +188,9 @@ def test_what_is_written_is_sent_at_once() -> None:
     assert seen == [[b"a"]]
 
 
-@pytest.mark.parametrize("body", [[], [b""], iter(()), ()], ids=repr)
+@pytest.mark.parametrize(
+    "body", [[], [b""], iter(()), ()], ids=["none", "empty", "iterator", "tuple"]
+)
 def test_an_empty_body_is_stored(body) -> None:
     def app(environ, start_response):
         start_response("200 OK", FRESH)
