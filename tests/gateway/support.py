@@ -141,9 +141,11 @@ class _Wire:
         cast(asyncio.Transport, self.writer.transport).resume_reading()
 
     async def close(self) -> None:
+        """Once all that was sent is taken; `reset` is for what nobody takes."""
         self.writer.close()
-        with contextlib.suppress(OSError):
-            await self.writer.wait_closed()
+        async with asyncio.timeout(BOUND):
+            with contextlib.suppress(OSError):
+                await self.writer.wait_closed()
 
     def reset(self) -> None:
         """End the connection with a RST."""

@@ -408,4 +408,4 @@ async def test_content_that_is_not_taken_is_not_piled_up():
         assert 0 < sent < 24_000_000  # socket buffers of both connections, for the most part
         pouring.cancel()
         await asyncio.wait([pouring])
-        client.reset()
+        client.reset()  # a close would wait until the gateway gives up
