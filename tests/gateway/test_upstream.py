@@ -13,7 +13,7 @@ import trustme
 
 from layergate.gateway.options import UpstreamOptions
 from layergate.gateway.upstream import Pool, UpstreamClosed
-from tests.gateway.support import Call, Gateway, Origin, Truncated, until
+from tests.gateway.support import BOUND, Call, Gateway, Origin, Truncated, until
 
 EVERY_LOOP = True
 
@@ -607,7 +607,9 @@ async def test_a_response_that_stops():
 
 
 async def test_content_that_is_not_taken():
-    async with Origin() as origin, Gateway(origin, upstream={"read_timeout": 0.15}) as gateway:
+    # The client is given time to read the answer while it sends: all of this is one process.
+    upstream = {"read_timeout": 0.15}
+    async with Origin() as origin, Gateway(origin, upstream=upstream, linger=BOUND) as gateway:
 
         @origin.on("/")
         async def handler(call: Call) -> None:
