@@ -91,15 +91,15 @@ def test_the_first_purge_of_all_waits_for_instances_that_may_be_unknown(
     world: Any, shared_valkey: SharedValkey
 ) -> None:
     async def scenario() -> None:
-        node = Node(world, shared_valkey.url, shared_valkey.namespace, disconnected=0.4)
+        node = Node(world, shared_valkey.url, shared_valkey.namespace, disconnected=1.0)
         await node.join()
         began = time.monotonic()
         assert await node.purge("a", wait=0.05) == (1, 1, False)
         assert await node.purge("a") == (1, 1, True)
-        assert time.monotonic() - began > 0.4
+        assert time.monotonic() - began > 1.0
         began = time.monotonic()
         assert await node.purge("a") == (1, 1, True)
-        assert time.monotonic() - began < 0.4
+        assert time.monotonic() - began < 1.0
 
     world.run(scenario())
 
@@ -347,11 +347,11 @@ def test_trust_is_counted_from_when_the_question_was_sent(world: Any, valkey: Va
         with Proxy(valkey.port) as proxy:
             node = Node(world, proxy.url, "fleet", disconnected=5.0, still=True)
             await node.join()
-            proxy.delay(0.15)
+            proxy.delay(0.3)
             sent = node.runtime.monotonic()
             await node.log.sync()
-            assert node.runtime.monotonic() >= sent + 0.3
-            assert node.log.trusted_until <= sent + 5.0 + 0.1
+            assert node.runtime.monotonic() >= sent + 0.6
+            assert node.log.trusted_until <= sent + 5.0 + 0.5
 
     world.run(scenario())
 
