@@ -32,7 +32,8 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support.redis_servers import Valkey, free_port  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
+from tests.support.redis_servers import Valkey  # noqa: E402
 
 PAGES: Final = 300
 TOKEN: Final = "soak-token"  # noqa: S105

@@ -19,7 +19,7 @@ from layergate.gateway.supervisor import Supervisor
 from tests.support.fleet import FRESH, Connection, OriginCall, eventually
 from tests.support.gateway_worker import options_of
 from tests.support.gateways import Gateway, gone, running
-from tests.support.redis_servers import HOST
+from tests.support.ports import HOST
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
 

@@ -23,7 +23,8 @@ from tests.support.fleet import (
     Purged,
     eventually,
 )
-from tests.support.redis_servers import HOST, Process, free_port
+from tests.support.ports import HOST, free_port
+from tests.support.redis_servers import Process
 
 __all__ = ["Gateway", "gone", "running"]
 

@@ -32,6 +32,7 @@ from layergate.layers.redis import server as module
 from layergate.layers.redis.server import Script, Server
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
+from tests.support.ports import free_port
 from tests.support.redis_servers import (
     BOUND,
     Proxy,
@@ -40,7 +41,6 @@ from tests.support.redis_servers import (
     Valkey,
     ValkeyCluster,
     ValkeySentinel,
-    free_port,
     tls_files,
     until,
 )
