@@ -564,9 +564,10 @@ class Cache:
 
     @staticmethod
     def refresh_key(entry: Entry, request: Request, selected: _Selected) -> bytes:
-        """The key of a background refresh: of a part, only that is asked for."""
+        """The key of a background refresh: of a part, only that is asked for, and without the
+        client's If-Range, so who has one does not join it."""
         if isinstance(entry.value, PartialResponse):
-            return selected.storage_key + flight_suffix(request)
+            return selected.storage_key + flight_suffix(request.for_refresh(part=True))
         return selected.storage_key
 
     @property

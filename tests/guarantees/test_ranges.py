@@ -8,6 +8,7 @@ import re
 import pytest
 
 from layergate import OriginAborted
+from layergate.http.groups import MAX_GROUPS
 from layergate.http.key import primary_key
 from layergate.http.partial import MAX_PARTS
 from tests.support.asgi import Gate, OriginCall, World, until
@@ -179,7 +180,59 @@ async def test_nothing_that_was_purged_is_stored_with_the_rest(what):
     assert (await world.get("/")).body == BODY
 
 
+async def test_a_purge_of_the_stored_part_is_one_of_what_it_is_completed_to():
+    """The rest has other tags than what it completes: half of the answer was purged all the same."""
+    world = Film()
+    await world.get("/", **asks(0, 599))
+    world.lies = {"cache-tag": "other"}
+    gate = world.gate = Gate()
+    call = world.call("/")
+    await gate.reached()
+    await world.cache.purge(tags=["film"])
+    world.gate = None
+    after = world.call("/")
+    await until(lambda: len(world.asked) == 3 or after.started)
+    gate.open()
+    assert (await after.done()).body == (await call.done()).body == BODY
+    assert world.asked == ["bytes=0-599", "bytes=600-", None]
+
+
 # -- G6 --------------------------------------------------------------------------------------------
+
+
+async def test_a_refresh_of_a_part_is_no_answer_to_an_if_range():
+    """A background refresh does not repeat the client's If-Range, so what it brings may be of
+    another representation than that client has the rest of."""
+    world = World()
+    gate: Gate | None = None
+    conditions: list[str | None] = []
+    tag, octets = '"a"', b"A" * 1024
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        conditions.append(call.header("if-range"))
+        if gate is not None:
+            await gate.wait()
+        said = {"cache-control": "max-age=10, stale-while-revalidate=60", "etag": tag}
+        if call.header("if-range") in (None, tag):
+            first, stop = span_of(call.header("range"))
+            said["content-range"] = f"bytes {first}-{stop - 1}/1024"
+            await call.reply(octets[first:stop], 206, said)
+        else:
+            await call.reply(octets, 200, said)
+
+    resumes = asks(0, 99, **{"if-range": '"a"'})
+    await world.get("/", **resumes)
+    world.clock.advance(20)
+    tag, octets, gate = '"b"', b"B" * 1024, Gate()
+    assert (await world.get("/", **resumes)).body == b"A" * 100  # stale
+    await gate.reached()
+    sure = world.call("/", **asks(0, 99, **{"if-range": '"a"', "cache-control": "no-cache"}))
+    await until(lambda: len(conditions) == 3 or world.cache.stats()["waiters"] == 1)
+    gate.open()
+    await sure.done()
+    assert (sure.status, sure.body) == (200, b"B" * 1024)
+    assert conditions == ['"a"', None, '"a"']
 
 
 @pytest.mark.parametrize("sends", [b"", b"x", BODY[600:-1]])
@@ -274,6 +327,44 @@ async def test_a_206_that_nobody_asked_for_is_passed_on():
 
 
 # -- G5 and G7 -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("date", [None, "Mon, 01 Jan 2024 00:00:00 GMT"])
+async def test_a_304_that_takes_the_strength_of_a_part_s_validator_asks_anew(date):
+    """If-Range has a date, which is a strong validator by the part's Date, and by the 304's is not:
+    then the part that was selected is none that this request may have."""
+    world = World()
+    modified = "Mon, 01 Jan 2024 00:00:00 GMT"
+    asked: list[str | None] = []
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        asked.append(call.header("if-modified-since"))
+        said = {"cache-control": "max-age=10", "last-modified": modified}
+        if asked[-1] is not None:
+            await call.reply(b"", 304, said | ({} if date is None else {"date": date}))
+            return
+        said |= {"date": "Tue, 02 Jan 2024 00:00:00 GMT", "content-range": "bytes 0-99/1024"}
+        await call.reply(BODY[:100], 206, said)
+
+    resumes = asks(0, 99, **{"if-range": modified})
+    await world.get("/", **resumes)
+    world.clock.advance(20)
+    call = await world.get("/", **resumes)
+    assert (call.status, call.body) == (206, BODY[:100])
+    assert asked == [None, modified, None]
+    world.assert_nothing_left()
+
+
+async def test_the_groups_of_parts_have_a_cap():
+    world = Film()
+    for first in range(0, 400, 20):
+        groups = ", ".join(f'"{first}-{n}"' for n in range(100))
+        world.lies = {"cache-groups": groups}
+        await world.get("/", **asks(first, first + 19))
+    entry = world.cache.stack.peek(primary_key("http", b"example.com", "/", b"/", b"", ""))
+    assert entry is not None
+    assert len(entry.tags) <= MAX_GROUPS + 1
 
 
 async def test_parts_of_one_target_have_a_cap():
