@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from layergate.core.entry import Entry
 from layergate.http.fields import Fields, Lines
-from layergate.http.groups import without_groups
+from layergate.http.groups import MAX_GROUPS, without_groups
 from layergate.http.ranges import (
     RangeSpec,
     Span,
@@ -243,7 +243,8 @@ def combined(
         return present if keep else _completed(new)
     parts = _union(old.held, part.parts[0], max_body)
     tags = tuple(dict.fromkeys(present.tags + new.tags))
-    if parts is None or len(without_groups(tags)) > max_tags:
+    named = len(without_groups(tags))
+    if parts is None or named > max_tags or len(tags) - named > MAX_GROUPS:
         return _completed(new)
     # 3.4: "a cache MUST update the stored response header fields using the header fields provided in
     # the new response, as per Section 3.2." What that keeps is Content-Length.
