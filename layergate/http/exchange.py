@@ -31,7 +31,7 @@ from layergate.http.decision import NO_ANSWER, answers
 from layergate.http.fields import Fields, Lines
 from layergate.http.key import variant_key
 from layergate.http.no_vary_search import SearchVariance, class_key
-from layergate.http.partial import Received, Rest, flight_suffix, received_part
+from layergate.http.partial import Received, Rest, covers, flight_suffix, received_part
 from layergate.http.policy import Plan, plan_storage, plan_update, targets_of, with_vary
 from layergate.http.request import Request
 from layergate.http.rules import Match
@@ -492,6 +492,15 @@ class Exchange:
         For an adapter whose client gets that body from the app, not from a `Reader`."""
         return (b"", b"") if self.rest is None or self._part is None else self.rest.around
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """By what a purge reaches the answer, once its head is known: as the part that is fetched,
+        and as what it completes."""
+        assert self.plan is not None
+        if self.rest is None or self._part is None:
+            return self.plan.tags
+        return self.plan.tags + self.rest.entry.tags
+
     def _check_length(self, status: int, fields: Fields, plan: Plan) -> Plan | Refused:
         if self._part is not None:
             self._content_length = self._part.span[1] - self._part.span[0]
@@ -525,6 +534,25 @@ class Exchange:
         self.entry = entry
         return True
 
+    def update(self, entry: Entry, fields: Fields, now: float) -> tuple[Plan | Refused, Lines]:
+        """See `plan_update`: for a 304 to this request with these ``fields``, received at ``now``."""
+        return plan_update(
+            self.request,
+            entry,
+            fields,
+            self.match,
+            self._cache.options,
+            request_time=self.request_time,
+            response_time=now,
+        )
+
+    def still_covered(self, stored: StoredResponse, planned: Plan | Refused, lines: Lines) -> bool:
+        """Does ``stored``, with its fields as `update` says, answer the request that it was selected
+        for? Parts do not if their validator is no longer one that this request's If-Range takes."""
+        updated = planned.lines if isinstance(planned, Plan) else lines
+        renewed = stored.renewed(updated, generated=stored.generated, received=stored.received)
+        return covers(self.request, renewed)
+
     def _not_modified(self, fields: Fields, now: float) -> Relay:
         """4.3.3, 4.3.4: update the stored response and use it."""
         cache = self._cache
@@ -537,15 +565,9 @@ class Exchange:
             return self._mismatch(Refused.NOT_MODIFIED)
         assert self.entry is not None
         stored: StoredResponse = self.entry.value
-        planned, lines = plan_update(
-            self.request,
-            self.entry,
-            fields,
-            self.match,
-            cache.options,
-            request_time=self.request_time,
-            response_time=now,
-        )
+        planned, lines = self.update(self.entry, fields, now)
+        if not self.still_covered(stored, planned, lines):
+            return self._mismatch(Refused.NOT_MODIFIED)
         if isinstance(planned, Plan):
             plan = self.plan = self.located(planned)
             self.secondary = cache.secondary(plan.names, self.request.fields)
@@ -848,7 +870,7 @@ class Exchange:
                 return False
             if not self.fits(request) or not self.begun_for(request):
                 return False
-            tags = self.plan.tags
+            tags = self.tags
         return not self._cache.stack.purged_since(self.stamp, tags, self.primary, soft=True)
 
     def _stalled(self) -> bool:
@@ -972,7 +994,7 @@ class Reader:
                 and answers(request, entry.value)
                 and self._still(entry.tags)
             )
-        return exchange.fits(request) and self._still(plan.tags)
+        return exchange.fits(request) and self._still(exchange.tags)
 
     def _still(self, tags: tuple[str, ...]) -> bool:
         exchange = self._exchange

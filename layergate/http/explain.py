@@ -27,7 +27,7 @@ from layergate.http.groups import group_name
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import label_of
 from layergate.http.partial import Rest
-from layergate.http.policy import Plan, plan_storage, plan_update, targets_of
+from layergate.http.policy import Plan, plan_storage, targets_of
 from layergate.http.posting import encloses_target, judged
 from layergate.http.request import CREDENTIALS, Request
 from layergate.http.rules import Match
@@ -945,19 +945,17 @@ class _Trace:
             return False, reason.token, text
         entry = exchange.entry
         assert entry is not None
+        planned, lines = exchange.update(entry, fields, self._now)
+        if not exchange.still_covered(entry.value, planned, lines):
+            text = (
+                "The range no longer applies to the updated parts (If-Range): it is fetched anew."
+            )
+            self._add("validation", "mismatch", "3.3", text, False)
+            return False, Refused.NOT_MODIFIED.token, text
         text = "The stored response is still good: its fields are updated, and it is the answer."
         if exchange.nominees:
             text = "The 304 names a stored variant: that is the answer, for this request too."
         self._add("validation", "confirmed", "4.3.4", text, True)
-        planned, _ = plan_update(
-            exchange.request,
-            entry,
-            fields,
-            exchange.match,
-            self._cache.options,
-            request_time=exchange.request_time,
-            response_time=self._now,
-        )
         return self._judged(exchange, planned, entry.value.status, fields)
 
     def _head(
