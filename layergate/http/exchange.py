@@ -445,6 +445,8 @@ class Exchange:
             or not answers(self.request, stored)  # by now its user may be known
             or not rest.brought_by(part)
             or not self._cache.stack.admits(self.storage_key, rest.entry)
+            # By its No-Vary-Search it belongs where the rest is from.
+            or self._cache.home(self.request, planned)[0] != self.sought
         ):
             return None
         # For whom it is: what is stored and what comes must both allow it.

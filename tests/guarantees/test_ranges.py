@@ -315,6 +315,21 @@ async def test_an_origin_that_lies_about_the_rest_is_asked_for_all(lies):
     world.assert_nothing_left()
 
 
+@pytest.mark.parametrize("says", [None, 'params=("utm" "b")'])
+async def test_the_rest_of_another_target_is_no_rest(says):
+    """A strong validator is one among the representations of a target. What No-Vary-Search made
+    equivalent is one target as long as the rest says so too."""
+    world = Film(no_vary_search=True)
+    world.lies = {"no-vary-search": 'params=("utm")'}
+    await world.get("/", query=b"utm=1", **asks(0, 599))
+    assert (await world.get("/", query=b"utm=2", **asks(0, 99))).hit
+    world.lies = {} if says is None else {"no-vary-search": says}
+    call = await world.get("/", query=b"utm=2")
+    assert (call.status, call.body) == (200, BODY)
+    assert world.asked == ["bytes=0-599", "bytes=600-", None]
+    world.assert_nothing_left()
+
+
 async def test_a_206_that_nobody_asked_for_is_passed_on():
     world = World()
     headers = {**ETAG, "content-range": "bytes 0-99/1024"}
