@@ -467,6 +467,11 @@ class Cache:
                 entry, selected = None, selected._replace(variants=None)
             now = self.stack.runtime.now()
             decision, fwd, _ = self.verdict(request, entry, now, vary_miss=selected.vary_miss)
+            if selected.language and decision is not Decision.HIT:
+                # It has just expired; and nothing is validated in another's name.
+                selected = selected._replace(entry=None, vary_miss=True, layer="", language=b"")
+                entry = None
+                decision, fwd, _ = self.verdict(request, None, now, vary_miss=True)
             span.note(result=decision, layer=selected.layer or None)
             if entry is not None:
                 span.note(age=now - entry.value.generated)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from layergate.http.fields import Fields
-from layergate.http.languages import language_of, preferred_language
-from tests.support.asgi import World
+from layergate.http.languages import InLanguage, in_language, language_of, preferred_language
+from tests.support.asgi import OriginCall, World
 
 PREFERRED = [
     ("de", b"de"), ("DE-at", b"de-at"), ("fr;q=0.5, de;q=1.0", b"de"), ("de ; q=0.9,*;q=0.8", b"de"),
@@ -61,3 +63,31 @@ async def test_g7_what_is_chosen_by_language_is_not_stored_again() -> None:
         call = await world.get("/", headers={"accept-language": f"de, x-{number};q=0.5"})
         assert call.hit
     assert (world.entries, world.origin.total) == (before, 1)
+
+
+async def test_what_expires_as_it_is_chosen_is_not_validated_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would be stored as what this other client selects, once the origin says 304."""
+    world = World(language_match=True)
+    asked: list[str | None] = []
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        asked.append(call.header("if-none-match"))
+        said = {
+            "cache-control": "max-age=60", "vary": "accept-language", "content-language": "de",
+            "etag": '"de"',
+        }  # fmt: skip
+        await call.reply(b"de", 304 if asked[-1] else 200, said)
+
+    def slow(*arguments: Any) -> InLanguage | None:
+        found = in_language(*arguments)
+        world.clock.advance(2)
+        return found
+
+    monkeypatch.setattr("layergate.http.cache.in_language", slow)
+    await world.get("/", headers={"accept-language": "en, de"})
+    world.clock.advance(59)
+    await world.get("/", headers={"accept-language": "de"})
+    assert asked == [None, None]
