@@ -53,13 +53,15 @@ class SettingsError(ConfigError):
 
     ``problems``: pairs of where it is (``layergate.toml:14``, ``$LAYERGATE_MEMORY``, ``--memory``; ""
     for what is missing everywhere) and what it is. None of them shows a secret.
+    ``warnings``: what is odd beside them, such as a variable that is not known: it may be why.
     """
 
-    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, problems: Sequence[tuple[str, str]], warnings: Sequence[str] = ()) -> None:
         super().__init__(
             "\n".join(f"{where}: {what}" if where else what for where, what in problems)
         )
         self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
 
 
 class LayerError(LayerGateError):

@@ -141,7 +141,8 @@ def run_check(arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         if arguments.json:
             problems = [{"where": where, "problem": what} for where, what in error.problems]
-            print(json.dumps({"valid": False, "problems": problems}, indent=2))
+            told = {"valid": False, "warnings": error.warnings, "problems": problems}
+            print(json.dumps(told, indent=2))
         else:
             _complain(error)
         return 1
@@ -155,10 +156,11 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 def _complain(error: SettingsError) -> None:
+    _warn(error)
     for where, what in error.problems:
         print(printable(f"{where}: {what}" if where else f"layergate: {what}"), file=sys.stderr)
 
 
-def _warn(settings: Settings) -> None:
-    for warning in settings.warnings:
+def _warn(found: Settings | SettingsError) -> None:
+    for warning in found.warnings:
         print(printable(f"layergate: {warning}"), file=sys.stderr)

@@ -27,10 +27,11 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from layergate.config import Options, Rule
 from layergate.errors import ConfigError, SettingsError
@@ -54,6 +55,22 @@ _PLACE_IN_MESSAGE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of d
 _OPTION: Final = re.compile(r"\w+")
 _TABLES: Final[Mapping[str, type[Any]]] = {"upstreams": UpstreamOptions, "rules": Rule}
 _HIDDEN: Final = "(hidden)"
+_T = TypeVar("_T")
+_ANY_UPSTREAM: Final = (UpstreamOptions("http://localhost"),)
+# What is needed in a table, where what was given is refused, and how messages name the table then.
+_STANDINS: Final[Mapping[str, tuple[Mapping[str, Any], str]]] = {
+    "upstreams": ({"url": "http://localhost"}, " in upstream 'localhost:80'"),
+    "rules": ({"path": "*"}, " in rule '*'"),
+}
+# Options that are judged together.
+_TOGETHER: Final = (
+    frozenset({"tls_cert", "tls_key"}),
+    frozenset({"tls_verify", "tls_ca_file"}),
+    frozenset({"admin_token", "admin_token_file"}),
+    frozenset({"shared", "shared_secret", "shared_secret_file", "shared_compress_above"}),
+    frozenset({"path", "tags"}),
+    frozenset({"ttl", "override"}),
+)
 
 
 class Entry(NamedTuple):
@@ -227,20 +244,20 @@ class _Reading:
         upstreams = self._upstreams()
         names = {option.name for option in fields(GatewayOptions)} & set(SETTINGS)
         values = {name: self.given[name].value for name in names - set(_TABLES) & set(self.given)}
-        options = None
         # What is wrong beside the upstreams and the cache is found even if those are wrong too.
-        upstreams_or_any = upstreams or [UpstreamOptions("http://localhost")]
-        try:
-            options = GatewayOptions(upstreams=upstreams_or_any, cache=cache or Options(), **values)
-        except ConfigError as error:
-            self._blame(error, self.given)
-        if options is not None and not self.problems:
+        options = self._tried(
+            partial(GatewayOptions, cache=cache or Options()),
+            {"upstreams": upstreams or _ANY_UPSTREAM, **values},
+            {"upstreams": _ANY_UPSTREAM},
+            self._blame,
+        )
+        if options is not None:
             try:
                 options.cache_arguments()
             except ConfigError as error:
                 self.problems.append((self._origin("shared"), f"shared: {error}"))
         if self.problems or options is None:
-            raise SettingsError(sorted(self.problems, key=_by_line))
+            raise SettingsError(sorted(self.problems, key=_by_line), self.warnings)
         entries = tuple(
             self._entry(setting)
             for name, setting in SETTINGS.items()
@@ -257,11 +274,8 @@ class _Reading:
     def _cache(self, rules: list[Rule]) -> Options | None:
         names = {option.name for option in fields(Options)} & set(SETTINGS) - {"rules"}
         values = {name: self.given[name].value for name in names & set(self.given)}
-        try:
-            return Options(rules=rules, **{**CACHE_DEFAULTS, **values})
-        except ConfigError as error:
-            self._blame(error, self.given)
-            return None
+        values = {**CACHE_DEFAULTS, "rules": rules, **values}
+        return self._tried(Options, values, {}, self._blame)
 
     def _rules(self) -> list[Rule]:
         rules = []
@@ -283,20 +297,20 @@ class _Reading:
             for name, given in self.given.items()
             if name.startswith(PREFIX)
         }
-        try:
-            UpstreamOptions(
-                "http://localhost", **{name: given.value for name, given in defaults.items()}
-            )
-        except ConfigError as error:
+
+        def blame(error: ConfigError) -> None:
             name = _option(error)
             told = str(error).replace(" in upstream 'localhost:80'", "")
             origin = defaults[name].origin if name in defaults else ""
             self.problems.append((origin, f"{PREFIX}{told}"))
-            return []
+            defaults.pop(name, None)
+
+        values = {name: given.value for name, given in defaults.items()}
+        self._tried(partial(UpstreamOptions, "http://localhost"), values, {}, blame)
         if "upstream" in self.given and "upstreams" in self.given:
             origin = self._origin("upstream")
             self.problems.append((origin, "upstream excludes upstreams; drop one of them"))
-            return []
+            del self.given["upstream"]
         if "upstream" in self.given:
             tables: Iterable[tuple[int, Mapping[str, Any]]] = [
                 (0, {"url": self.given["upstream"].value})
@@ -312,6 +326,7 @@ class _Reading:
             )
             self.problems.append((self._origin("upstreams"), told))
         upstreams = []
+        wrong = len(self.problems)
         for number, table in tables:
             inherited = {name: given for name, given in defaults.items() if name not in table}
             # A CA file has no use where a certificate is not verified.
@@ -324,7 +339,8 @@ class _Reading:
                 self.upstream_entries.append(
                     tuple(self._upstream_entries(number, upstream, table, inherited))
                 )
-        return upstreams
+        # One that lost its hosts to a misspelling would seem to cover those after it.
+        return upstreams if len(self.problems) == wrong else []
 
     def _upstream_entries(
         self,
@@ -354,7 +370,7 @@ class _Reading:
                 yield Entry(option.name, option.default, origin)
 
     def _tables(self, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """The tables of ``rules`` or ``upstreams`` whose keys are all known."""
+        """The tables of ``rules`` or ``upstreams``, with those of their keys that are known."""
         if name not in self.given:
             return
         value, _, file = self.given[name]
@@ -373,8 +389,8 @@ class _Reading:
                 self._unknown(self._at(name, number, key), key, known, f"{name}[{number}]")
             if required not in table:
                 self.problems.append((where, f"{name}[{number}] needs a {required}"))
-            elif not unknown:
-                checked = dict(table)
+            else:
+                checked = {key: value for key, value in table.items() if key in known}
                 for key in ("tls_ca_file", "tls_server_name"):
                     if checked.get(key) == "":
                         checked[key] = None
@@ -383,17 +399,52 @@ class _Reading:
                 yield number, checked
 
     def _made(self, name: str, number: int, values: Mapping[str, Any]) -> Any:
-        try:
-            made = _TABLES[name](**values)
-            if isinstance(made, Rule):
-                RuleSet((made,))
-        except ConfigError as error:
+        standin, shown = _STANDINS[name]
+
+        def made(**values: Any) -> Any:
+            one = _TABLES[name](**values)
+            if isinstance(one, Rule):
+                RuleSet((one,))
+            return one
+
+        def blame(error: ConfigError) -> None:
             told = f"{name}[{number}].{error}"
             if name == "upstreams" and "upstream" in self.given:
                 told = f"upstream: {error}"
-            self.problems.append((self._at(name, number, _option(error)), told))
-            return None
-        return made
+            self.problems.append((self._at(name, number, _option(error)), told.replace(shown, "")))
+
+        wrong = len(self.problems)
+        one = self._tried(made, values, standin, blame)
+        return one if len(self.problems) == wrong else None
+
+    def _tried(
+        self,
+        make: Callable[..., _T],
+        values: Mapping[str, Any],
+        standin: Mapping[str, Any],
+        blame: Callable[[ConfigError], None],
+    ) -> _T | None:
+        """What ``make`` makes of the values that it does not refuse; None if that is nothing.
+
+        What it refuses is told and left out, or replaced by its ``standin``, and the rest is tried:
+        so all that is wrong is found, not the first of it.
+        """
+        left = dict(values)
+        refused: set[str] = set()
+        while True:
+            try:
+                return make(**left)
+            except ConfigError as error:
+                name = _option(error)
+                # What is said of an option whose partner is missing here may not be so.
+                if not any(name in group and refused & group for group in _TOGETHER):
+                    blame(error)
+                if name in refused or name not in left:
+                    return None
+                refused.add(name)
+                del left[name]
+                if name in standin:
+                    left[name] = standin[name]
 
     # -- places ----------------------------------------------------------------------------------
 
@@ -407,14 +458,15 @@ class _Reading:
     def _origin(self, name: str) -> str:
         return self.given[name].origin if name in self.given else ""
 
-    def _blame(self, error: ConfigError, given: Mapping[str, _Given]) -> None:
-        name = _option(error)
-        self.problems.append((given[name].origin if name in given else "", str(error)))
+    def _blame(self, error: ConfigError) -> None:
+        self.problems.append((self._origin(_option(error)), str(error)))
 
     def _unknown(self, where: str, name: str, known: Iterable[str], owner: str) -> None:
         near = difflib.get_close_matches(name, sorted(known), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         told = f"there is no option {name!r}" if owner == "option" else f"{owner} has no {name!r}"
+        if owner != "option" and name in SETTINGS:
+            hint = "; as an option of the gateway it stands above the first [[…]]"
         self.problems.append((where, told + hint))
 
     def _entry(self, setting: Setting) -> Entry:

@@ -257,6 +257,7 @@ def test_check_of_what_cannot_work(capsys: pytest.CaptureFixture[str]):
     assert told.err == ""
     assert json.loads(told.out) == {
         "valid": False,
+        "warnings": [],
         "problems": [
             {
                 "where": "layergate.toml:3",
@@ -264,6 +265,17 @@ def test_check_of_what_cannot_work(capsys: pytest.CaptureFixture[str]):
             }
         ],
     }
+
+
+def test_a_misspelt_variable_is_told_of_beside_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LAYERGATE_UPSTREM", UP)
+    for command, code in (("check", 1), ("serve", 2)):
+        assert main([command]) == code
+        first, second = capsys.readouterr().err.splitlines()
+        assert first.endswith("$LAYERGATE_UPSTREM is not known; did you mean LAYERGATE_UPSTREAM?")
+        assert "there is no upstream" in second
 
 
 def test_without_an_upstream_it_says_how_to_name_one(capsys: pytest.CaptureFixture[str]):

@@ -389,6 +389,62 @@ def test_in_texts(name: str, text: str, expected: str | None):
             assert found == f"{where}: {expected}"
 
 
+def test_all_that_is_wrong_is_told_at_once(write: Write):
+    file = write(
+        "workers = 0\n"
+        "tls_cert = 'nope.pem'\n"
+        "tls_key = 'nope.key'\n"
+        "forwarded = 'xff'\n"
+        "shared = 'http://localhost'\n"
+        "shared_secret = 'short'\n"
+        "max_tags = 0\n"
+        "max_variants = 0\n"
+        "upstream_retries = 99\n"
+        "upstream_max_connections = 0\n"
+        "[[upstreams]]\n"
+        "url = 'nowhere'\n"
+        "hosts = ['a:80']\n"
+        "[[upstreams]]\n"
+        "url = 'http://a'\n"
+        "paht = '/api'\n"
+        "[[upstreams]]\n"
+        "url = 'http://b'\n"
+        "[[rules]]\n"
+        "path = 'a/{id}'\n"
+        "ttl = -1\n"
+        "tags = ['{id}']\n"
+        "[[rules]]\n"
+        "path = '/b'\n"
+        "override = 1\n"
+        "memory = '64MB'\n"
+    )
+    told = problems(file, {}, {"listen": "99999", "max_head": "1"})
+    assert [line.split(" ")[:2] for line in told] == [
+        ["--listen:", "listen"],
+        ["--max-head:", "max_head"],
+        ["layergate.toml:1:", "workers"],
+        ["layergate.toml:2:", "tls_cert"],
+        ["layergate.toml:4:", "forwarded"],
+        ["layergate.toml:5:", "shared:"],
+        ["layergate.toml:6:", "shared_secret"],
+        ["layergate.toml:7:", "max_tags"],
+        ["layergate.toml:8:", "max_variants"],
+        ["layergate.toml:9:", "upstream_retries"],
+        ["layergate.toml:10:", "upstream_max_connections"],
+        ["layergate.toml:12:", "upstreams[0].url"],
+        ["layergate.toml:13:", "upstreams[0].hosts"],
+        ["layergate.toml:16:", "upstreams[1]"],
+        ["layergate.toml:20:", "rules[0].path"],
+        ["layergate.toml:21:", "rules[0].ttl"],
+        ["layergate.toml:25:", "rules[1].override"],
+        ["layergate.toml:26:", "rules[1]"],
+    ]
+    assert "in upstream 'localhost" not in "".join(told)  # (what stands in is not shown)
+    assert told[-1].endswith(
+        "rules[1] has no 'memory'; as an option of the gateway it stands above the first [[…]]"
+    )
+
+
 def test_in_files_that_are_no_text(write: Write):
     path = write("")
     path.write_bytes(b"a = 1\nb = '\xff'")
