@@ -62,6 +62,7 @@ _KNOWN_SIZE: Final = 32 * 1024 * 1024  # bytes, per worker, of requests that are
 _KNOWN_OVERHEAD: Final = 1536  # bytes: the dicts, lists and lines of one
 _LONGEST_KNOWN: Final = 2048  # bytes
 _LINGER: Final = 2.0  # seconds
+_LAST_REQUEST: Final = 0.25  # seconds from the signal to stop, for a request that is on its way
 _LOW: Final = 64 * 1024  # bytes of a request's content that wait to be taken
 _RESET: Final = struct.pack("ii", 1, 0)
 _READS: Final = frozenset({"GET", "HEAD"})
@@ -158,7 +159,10 @@ class Server:
         when ``cut`` is set."""
         self.draining = True
         for connection in [*self.connections]:
-            connection.drain()
+            connection.end_tunnel()
+        # Of connections that seem idle many are not: the next request is under way. It is answered,
+        # with Connection: close.
+        idle = self.loop.call_later(min(_LAST_REQUEST, timeout), self._close_idle)
         if self.connections:
             self._empty.clear()
             waits = {asyncio.create_task(self._empty.wait())}
@@ -167,10 +171,15 @@ class Server:
             await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
+        idle.cancel()
         for connection in [*self.connections]:
             connection.abort()
         if self._timer is not None:
             self._timer.cancel()
+
+    def _close_idle(self) -> None:
+        for connection in [*self.connections]:
+            connection.close_idle()
 
 
 class ClientConnection(asyncio.Protocol):
@@ -645,11 +654,15 @@ class ClientConnection(asyncio.Protocol):
             sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
         self.abort()
 
-    def drain(self) -> None:
-        """Answer what has begun, nothing more."""
-        if self._tunnel is not None or (self._cycle is None and not self._in_head):
-            if not self.lost:
-                self._transport.close()
+    def end_tunnel(self) -> None:
+        """Close it if it is a tunnel, which has no end of its own."""
+        if self._tunnel is not None and not self.lost:
+            self._transport.close()
+
+    def close_idle(self) -> None:
+        """Close it unless a request has begun."""
+        if self._cycle is None and not self._in_head and not self.lost:
+            self._transport.close()
 
     # -- tunnels -------------------------------------------------------------------------------
 

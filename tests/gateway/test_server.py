@@ -747,6 +747,20 @@ async def test_draining():
         await until(lambda: not origin.open, "slow")
 
 
+async def test_a_request_that_was_on_its_way_when_it_was_told_to_stop_is_answered():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        await gateway.ask("/hit")
+        clients = [await gateway.client() for _ in range(2)]
+        for client in clients:
+            await client.ask("/hit")
+        await gateway.drain()
+        for client, target in zip(clients, ("/hit", "/miss"), strict=True):
+            last = await client.ask(target)
+            assert (last.status, last.header("connection")) == (200, "close")
+            await client.ended()
+        await gateway.stopped()
+
+
 async def test_draining_ends_in_time():
     async with Origin() as origin, Gateway(origin, drain_timeout=0.1) as gateway:
 
