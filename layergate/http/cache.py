@@ -733,7 +733,14 @@ class Cache:
                     self._lease_failed(error)
                     exchange.restart()
                     return None
-                request.waited |= isinstance(lease, Waited)
+                if not isinstance(lease, Waited):
+                    exchange.licensed(lease)
+                    if not lease.recent:
+                        return None
+                    if await self._landed(request, selected):
+                        return _Landed()
+                    return None
+                request.waited = True
                 if lease is Waited.FREE or landings > 2:
                     # What others fetch is not for us, or comes to nothing, again and again.
                     if await self._landed(request, selected):
@@ -749,13 +756,6 @@ class Cache:
                         exchange.gave_up = True
                         return self._too_late(exchange)
                     exchange.restart()
-                    return None
-                if not isinstance(lease, Waited):
-                    exchange.licensed(lease)
-                    if not lease.recent:
-                        return None
-                    if await self._landed(request, selected):
-                        return _Landed()
                     return None
                 if await self._landed(request, selected):
                     return _Landed()

@@ -11,6 +11,7 @@ import pytest
 
 from layergate import LayerGate, Rule
 from layergate.asgi.scope import read_request
+from layergate.core.fleet import Waited
 from layergate.core.invalidation import PurgeReceipt
 from layergate.http.explain import Explanation, explain
 from tests.fleet.support import Fleet
@@ -695,3 +696,23 @@ async def test_what_is_not_sent_on_is_shared(fleet: Fleet) -> None:
     await fleet[2].get("/own")
     assert fleet.origin.total == before + 1
     await settled(fleet)
+
+
+async def test_a_lease_that_is_granted_after_all_is_given_back(
+    shared_valkey: Any, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three fetches of others came to nothing for this request; then the lease was its own, and
+    nobody held it: who asked next waited until it ran out."""
+    leases = fleet[0].cache.stack.leases
+    assert leases is not None
+    answers: list[Any] = [Waited.LANDED] * 3
+    acquire = leases.acquire
+
+    async def acquired(*args: Any, **options: Any) -> Any:
+        return answers.pop() if answers else await acquire(*args, **options)
+
+    monkeypatch.setattr(leases, "acquire", acquired)
+    await fleet[0].get("/")
+    await settled(fleet)
+    (lease,) = shared_valkey.cli("KEYS", f"{shared_valkey.namespace}:l:*")
+    assert shared_valkey.cli("GET", lease).startswith((b"done:", b"free:"))
