@@ -41,6 +41,9 @@ HOST: Final = b"soak.test"
 SHOWN: Final = 10.0  # seconds
 _BODY: Final = re.compile(rb"<(\S+) v(\d+) ([0-9a-f]{16})>(x*)</>")
 _MOST_GROWTH: Final = 0.10  # of memory, from the first third to the last
+_LONGEST: Final = (
+    9.0  # seconds that any answer may take: some fetches that hang, one after the other
+)
 _SPARE: Final = 6.0  # MB that a worker may take beside that
 
 
@@ -165,6 +168,7 @@ class Soak:
         self.origin = origin
         self.results: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self.longest = (0.0, b"")  # seconds until an answer began, and of what
         self._ended = asyncio.Event()
 
     @property
@@ -234,7 +238,9 @@ class Soak:
         if left < 0.01:
             self.results["left at once"] += 1
             return False
+        asked = time.monotonic()
         head = await reader.readuntil(b"\r\n\r\n")
+        self.longest = max(self.longest, (time.monotonic() - asked, target))
         if left < 0.02:
             self.results["left after the head"] += 1
             return False
@@ -458,6 +464,9 @@ async def watch(work: Soak, minutes: float, clients: int, log: Path) -> int:
     if "Traceback" in text:
         at = text.index("Traceback")
         faults.append(f"a traceback in the log: {text[max(0, at - 300) : at + 3000]}")
+    print(f"longest: {work.longest[0]:.1f} s, of {work.longest[1].decode()}")
+    if work.longest[0] > _LONGEST:
+        faults.append(f"a client waited for {work.longest[0]:.1f} s")
     if not work.results["hit"] or not work.results["purges"]:
         faults.append("there were no hits, or no purges: nothing was tested")
     for fault in faults:
