@@ -31,7 +31,7 @@ def main(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -
     # gigabyte of entries stops every request.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 100)
+    gc.set_threshold(5_000, 10, 100)
     try:
         import uvloop
     except ImportError:  # Windows, PyPy
