@@ -2023,7 +2023,7 @@ row("tags-rule", "G3", fetch(ok("max-age=60"), target="/p/7"), fetch(ok("max-age
 
 # -- rules -----------------------------------------------------------------------------------------
 
-R = "issue 2, 8"
+R = "rules"
 
 reused("rule-ttl", R, ok(), after=59, rules=rule(ttl=60))
 not_reused("rule-ttl-over", R, ok(), after=60, rules=rule(ttl=60))
