@@ -506,16 +506,28 @@ class LayerGate:
             tap.policy = policy
             await tap.send(message)
 
+        await self._call(scope, receive, watching, policy, lambda: tap)
+
+    async def _call(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        policy: dict[str, Any],
+        tapped: Callable[[], _Tap | None],
+    ) -> None:
+        """Call the app, inside of its request. ``policy``: where its route leaves one; ``tapped``: the
+        tap that ``send`` has made of itself by the end, if any, whose exchange is over then too."""
         place = policy_place.set(policy)
         try:
-            await self.app(scope, receive, watching)
+            await self.app(scope, receive, send)
         except BaseException as error:
-            if tap is not None:
+            if (tap := tapped()) is not None:
                 tap.exchange.abort(error)
             raise
         finally:
             policy_place.reset(place)
-        if tap is not None:
+        if (tap := tapped()) is not None:
             tap.exchange.abort()
 
     # -- other methods, other scopes -----------------------------------------------------------
@@ -575,17 +587,7 @@ class LayerGate:
                 message = {**message, "headers": [*cache.for_clients(headers), *self._method_lines]}
             await send(message)
 
-        place = policy_place.set(policy)
-        try:
-            await self.app(scope, receive, after)
-        except BaseException as error:
-            if tap is not None:
-                tap.exchange.abort(error)
-            raise
-        finally:
-            policy_place.reset(place)
-        if tap is not None:
-            tap.exchange.abort()
+        await self._call(scope, receive, after, policy, lambda: tap)
 
     def _closing(self, receive: Receive) -> Receive:
         """Join the fleet when the server starts, rather than with the first request. End background

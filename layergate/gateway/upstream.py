@@ -27,7 +27,7 @@ from httptools import (
 
 from layergate.errors import OriginUnreachable
 from layergate.gateway.options import UpstreamOptions
-from layergate.http.fields import Line, Lines, split_list
+from layergate.http.fields import Lines, split_list
 
 __all__ = [
     "Connection",
@@ -691,11 +691,3 @@ def _tls_context(options: UpstreamOptions) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def framing(lines: list[Line]) -> bool:
-    """Does a request with these lines have content?"""
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
-        for name, value in lines
-    )
