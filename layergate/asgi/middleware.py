@@ -42,12 +42,12 @@ from layergate.http.key import primary_key, quoted
 from layergate.http.posting import after_post, begin
 from layergate.http.request import CREDENTIALS, Request
 from layergate.http.rules import Match
-from layergate.http.stored import Served, StoredResponse
+from layergate.http.stored import HitForMiss, Served, StoredResponse
 from layergate.http.storing import Refused
 from layergate.routes import policy_place
 from layergate.runtime.loop import LoopRuntime
 
-__all__ = ["LayerGate"]
+__all__ = ["MARKED", "LayerGate"]
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -56,10 +56,12 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _logger = logging.getLogger("layergate")
 
-_OURS: Final = frozenset({"headers", "extensions", "layergate"})
+_OURS: Final = frozenset({"headers", "extensions", "layergate", "layergate.marked"})
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
 _POLICY: Final = "layergate"  # scope key of the place where a route leaves its policy
+MARKED: Final = "layergate.marked"
+"""Scope key: what `LayerGate.plain_hit` has just found, so that it need not be looked for again."""
 _READS: Final = frozenset({"GET", "HEAD"})
 _FRAMED_BY_FIELDS: Final = frozenset({"1.1", "1.0", "0.9", "1"})  # where fields announce content
 _MAX_TRIES: Final = 3
@@ -115,9 +117,8 @@ class LayerGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                receive = self._closing(receive)
-            await self.app(scope, receive, send)
+            lifespan = scope["type"] == "lifespan"
+            await self.app(scope, self._closing(receive) if lifespan else receive, send)
             return
         method = scope["method"]
         admin = self._admin  # read once: it may be replaced
@@ -160,32 +161,32 @@ class LayerGate:
         if len(fields) != len(headers):  # some field twice: not the plain case
             await self._answer(scope, receive, send)
             return
-        try:
-            key = primary_key(
-                scope["scheme"],
-                fields[b"host"],
-                scope["path"],
-                scope["raw_path"],
-                scope["query_string"],
-                scope["root_path"],
-            )
-        except KeyError:  # what ASGI lets a server leave out
-            key = scope_key(scope, fields.get(b"host", b""))
         personal = ("session" in scope or "user" in scope) and is_personal(scope)
-        hit: Any = None if personal else self._peek(key, fields)
+        hit: Any = None
+        marked = scope.get(MARKED)
+        if marked is not None and not personal:
+            key, hit = marked
+        else:
+            try:
+                key = primary_key(
+                    scope["scheme"],
+                    fields[b"host"],
+                    scope["path"],
+                    scope["raw_path"],
+                    scope["query_string"],
+                    scope["root_path"],
+                )
+            except KeyError:  # what ASGI lets a server leave out
+                key = scope_key(scope, fields.get(b"host", b""))
+            if not personal:
+                hit = self._peek(key, fields)
         if hit.__class__ is tuple:
             stored, lines = hit
             await send({"type": _START, "status": stored.status, "headers": lines})
             await send({"type": _BODY, "body": stored.body if method == "GET" else b""})
             return
-        if hit is None and not personal and not CREDENTIALS.isdisjoint(fields):
-            hit = self.cache.cookie_marker(key, fields)
-        elif (
-            hit is None
-            and self.cache.only_authorized(key, fields)
-            and len(scope["path"]) <= self._longest
-        ):
-            hit = Refused.AUTHORIZATION
+        if hit is None:
+            hit = self._unshareable(key, fields, scope["path"], personal=personal)
         if hit is not None and method == "GET":
             match = None
             if self._has_rules:  # (what is marked is stored, so its path is not too long)
@@ -194,19 +195,30 @@ class LayerGate:
             return
         await self._answer(scope, receive, send)
 
+    def _unshareable(
+        self, key: bytes, fields: dict[bytes, bytes], path: str, *, personal: bool
+    ) -> object:
+        """Why it is certain that nobody has a part in the response to this request, though its target
+        is not marked; None if it is not."""
+        if not personal and not CREDENTIALS.isdisjoint(fields):
+            return self.cache.cookie_marker(key, fields)
+        if self.cache.only_authorized(key, fields) and len(path) <= self._longest:
+            return Refused.AUTHORIZATION
+        return None
+
     def plain_hit(
         self, key: bytes, path: str, fields: dict[bytes, bytes]
-    ) -> tuple[StoredResponse, Lines] | None:
+    ) -> tuple[StoredResponse, Lines] | HitForMiss | None:
         """What `__call__` would answer at once, for a server that can send it without a scope: a GET
         or HEAD without content, nothing of which ASGI's scope would add to.
 
-        As for `Cache.peek`; ``path``: decoded. None: make the call.
+        As for `Cache.peek`; ``path``: decoded. None, or a marker: make the call, with the key and the
+        marker as `MARKED` in its scope if that is made at once.
         """
         bypasses = self._bypasses
         if bypasses is not None and bypasses.cover(path, self._longest):
             return None
-        hit: Any = self._peek(key, fields)
-        return hit if hit.__class__ is tuple else None
+        return self._peek(key, fields)
 
     async def purge(self, **what: Any) -> PurgeReceipt:
         """As `HttpCache.purge`."""

@@ -63,6 +63,7 @@ METHOD_OVERRIDES: Final = frozenset({
 })  # fmt: skip
 _SPECIAL: Final = HOP_BY_HOP | OVERRIDES | METHOD_OVERRIDES
 _READS: Final = frozenset({"GET", "HEAD"})
+_line: Final = b": ".join
 
 _HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?"
@@ -157,10 +158,13 @@ def status_line(status: int) -> bytes:
 
 def encode_lines(lines: list[Line]) -> bytes:
     """Field lines as they are sent. Raises ValueError if one would become two."""
-    block = b"".join([part for name, value in lines for part in (name, b": ", value, b"\r\n")])
+    if not lines:
+        return b""
+    block = b"\r\n".join(map(_line, lines)) + b"\r\n"
     # What comes from a parser has no line breaks. What comes from elsewhere, such as a layer that
-    # somebody else has written to, must not make another message out of this one.
-    if block.count(b"\n") != len(lines) or block.count(b"\r") != len(lines) or b"\0" in block:
+    # somebody else has written to, must not make another message out of this one. (Lines end for
+    # `splitlines` at a CR or an LF, too.)
+    if len(block.splitlines()) != len(lines) or b"\0" in block:
         raise ValueError("a field line has a control character in it")
     return block
 

@@ -5,7 +5,7 @@ What ASGI has no words for, the gateway's own server understands: ``layergate.in
 response, to be sent at once) and the extension ``layergate.tunnel`` (see `server.Cycle.accept`).
 
 An upstream that gives no response raises `UpstreamError`, which the cache may answer with something
-stale; what it lets through becomes a 502, 503 or 504 in `Answering`.
+stale; what it lets through becomes a 502, 503 or 504 (`say_failure`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
@@ -32,7 +32,7 @@ from layergate.gateway.upstream import (
 from layergate.http import cache_status
 from layergate.http.fields import Lines
 
-__all__ = ["Answering", "Proxy"]
+__all__ = ["Proxy", "say_failure"]
 
 Message: TypeAlias = MutableMapping[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -79,27 +79,25 @@ class Proxy:
             else None
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Forward a request, and give back its response. (No coroutine function: what it returns is
+        that of whoever does it, which saves a frame around every one.)"""
         pool = self._only or self._route(scope)
         if pool is None:
-            await _say(send, 421, "no upstream serves this host and path")
-            return
+            return _say(send, 421, "no upstream serves this host and path")
         lines: Lines = scope["headers"]
         if self._policy.looped(lines):
-            await _say(send, 508, "this request has been here before")
-            return
+            return _say(send, 508, "this request has been here before")
         if scope["method"] == "OPTIONS":
             left = _max_forwards(lines)
             if left == 0:
                 # RFC 9110 7.6.2: "the recipient MUST NOT forward the request; instead, the recipient
                 # MUST respond as the final recipient."
-                await send({"type": _START, "status": 204, "headers": []})
-                await send({"type": _BODY, "body": b""})
-                return
+                return _say_nothing(send)
             if left is not None:
                 lines = [line for line in lines if line[0] != b"max-forwards"]
                 scope["headers"] = [*lines, (b"max-forwards", b"%d" % (left - 1))]
-        await _Forwarding(self._policy, pool, scope, receive, send).run()
+        return _Forwarding(self._policy, pool, scope, receive, send).run()
 
     def _route(self, scope: Scope) -> Pool | None:
         host = b""
@@ -289,24 +287,27 @@ class _Forwarding:
         if trailers:
             headers += [line for line in event.lines if line[0] == b"trailer"]
         await send({"type": _START, "status": status, "headers": headers, "trailers": trailers})
+        data = None if trailers else connection.whole_body()
+        if data is not None:  # in most responses of some KB
+            await send({"type": _BODY, "body": data, "more_body": False})
+            return
         while True:
             event = await connection.next() if connection.waiting else connection.take()
-            if event.kind is Kind.BODY:
-                data = event.data
-                if not connection.waiting:
-                    more = connection.take_body()
-                    if more:
-                        data += more
-                    if not connection.waiting:
-                        event = connection.take()
-                        if event.kind is Kind.END:
-                            await send({"type": _BODY, "body": data, "more_body": False})
-                            break
-                        raise UpstreamMalformed("an upstream's response went on after its end")
-                await send({"type": _BODY, "body": data, "more_body": True})
-            else:
+            if event.kind is not Kind.BODY:
                 await send({"type": _BODY, "body": b"", "more_body": False})
                 break
+            data = event.data
+            if not connection.waiting:
+                more = connection.take_body()
+                if more:
+                    data += more
+                if not connection.waiting:
+                    event = connection.take()
+                    if event.kind is Kind.END:
+                        await send({"type": _BODY, "body": data, "more_body": False})
+                        break
+                    raise UpstreamMalformed("an upstream's response went on after its end")
+            await send({"type": _BODY, "body": data, "more_body": True})
         if trailers:
             await send({"type": _TRAILERS, "headers": trailer_lines(event.lines)})
 
@@ -352,36 +353,25 @@ async def _say(send: Send, status: int, reason: str, lines: Lines | None = None)
     await send({"type": _BODY, "body": body})
 
 
-class Answering:
-    """Around the cache: an upstream that gave no response is answered with 502, 503 or 504.
+async def _say_nothing(send: Send) -> None:
+    await send({"type": _START, "status": 204, "headers": []})
+    await send({"type": _BODY, "body": b""})
 
-    ``name``: what the cache calls itself in Cache-Status; None: it says nothing.
+
+async def say_failure(
+    error: UpstreamError, scope: Scope, send: Send, identifier: bytes | None
+) -> None:
+    """An upstream that gave no response is answered for, with 502, 503 or 504.
+
+    ``identifier``: what the cache calls itself in Cache-Status; None: it says nothing.
     """
-
-    def __init__(self, app: App, name: str | None) -> None:
-        self._app = app
-        self._identifier = None if name is None else cache_status.identifier(name)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
-
-        def watching(message: Message) -> Awaitable[None]:
-            nonlocal begun
-            begun = begun or message["type"] == _START
-            return send(message)
-
-        try:
-            await self._app(scope, receive, watching)
-        except UpstreamError as error:
-            if begun:
-                raise
-            # The path is the client's word: it is shown, and only in a log.
-            _logger.warning("%s %r: %s", scope["method"], unquote(scope["path"])[:200], error)
-            lines: Lines = []
-            if self._identifier is not None:
-                # RFC 9211 2.8: "additional information not captured in other parameters"
-                value = cache_status.forward_value(self._identifier, "miss", detail=error.detail)
-                lines.append((b"cache-status", value))
-            if error.status == 503:
-                lines.append((b"retry-after", b"1"))
-            await _say(send, error.status, error.detail.replace("-", " "), lines)
+    # The path is the client's word: it is shown, and only in a log.
+    _logger.warning("%s %r: %s", scope["method"], unquote(scope["path"])[:200], error)
+    lines: Lines = []
+    if identifier is not None:
+        # RFC 9211 2.8: "additional information not captured in other parameters"
+        value = cache_status.forward_value(identifier, "miss", detail=error.detail)
+        lines.append((b"cache-status", value))
+    if error.status == 503:
+        lines.append((b"retry-after", b"1"))
+    await _say(send, error.status, error.detail.replace("-", " "), lines)

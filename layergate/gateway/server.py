@@ -32,6 +32,7 @@ from httptools import (
 )
 
 from layergate.asgi import LayerGate
+from layergate.asgi.middleware import MARKED
 from layergate.gateway.forward import FORWARDED, ForwardPolicy
 from layergate.gateway.head import (
     CONTINUE,
@@ -46,11 +47,12 @@ from layergate.gateway.head import (
     valid_host,
 )
 from layergate.gateway.options import GatewayOptions
-from layergate.gateway.proxy import INTERIM, TUNNEL, App, Message
+from layergate.gateway.proxy import INTERIM, TUNNEL, App, Message, say_failure
 from layergate.gateway.upstream import Connection as UpstreamConnection
+from layergate.gateway.upstream import UpstreamError
 from layergate.http.fields import Lines, split_list
 from layergate.http.key import primary_key
-from layergate.http.stored import StoredResponse
+from layergate.http.stored import HitForMiss, StoredResponse
 
 __all__ = ["Server"]
 
@@ -94,6 +96,7 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self.hit = gate.plain_hit
+        self._cache = gate.cache
         self.reload(options, policy)
 
     def reload(self, options: GatewayOptions, policy: ForwardPolicy) -> None:
@@ -127,6 +130,11 @@ class Server:
                 known_hits.clear()
             self._known_size = _KNOWN_OVERHEAD + 2 * len(data)
         hits[data] = known
+
+    @property
+    def identifier(self) -> bytes | None:
+        """What the cache calls itself in Cache-Status; None: it says nothing."""
+        return self._cache.identifier if self._cache.options.cache_status else None
 
     @property
     def closing(self) -> bool:
@@ -447,8 +455,10 @@ class ClientConnection(asyncio.Protocol):
     def _answer(self, known: _Known) -> bool:
         """Send the plain fresh hit, if there is one."""
         server = self._server
-        found = server.hit(known.key, known.path, known.fields)
-        if found is None:
+        found: Any = server.hit(known.key, known.path, known.fields)
+        if found.__class__ is not tuple:
+            if found is not None:
+                known.head.marked = (known.key, found)
             return False
         stored, lines = found
         head = known.head
@@ -738,6 +748,7 @@ class _Head:
         "content",
         "expects",
         "lines",
+        "marked",
         "method",
         "plain",
         "size",
@@ -757,6 +768,7 @@ class _Head:
         self.expects = False
         self.upgrade = False
         self.plain = True  # is it in origin-form?
+        self.marked: tuple[bytes, HitForMiss] | None = None  # see `asgi.middleware.MARKED`
 
     def check(self, upgrades: bool, options: GatewayOptions) -> None:
         """Raises HeadRefused."""
@@ -927,7 +939,12 @@ class Cycle:
             if self.bad is None:
                 self._called = True
                 scope = self._scope(peer, scheme, believed)
-                await server.app(scope, self.receive, self.send)
+                try:
+                    await server.app(scope, self.receive, self.send)
+                except UpstreamError as error:
+                    if self._started:
+                        raise
+                    await say_failure(error, scope, self.send, server.identifier)
                 if not self._ended and not self.gone:
                     raise RuntimeError("the response was not ended")
         except asyncio.CancelledError:
@@ -973,7 +990,7 @@ class Cycle:
         extensions: dict[str, Any] = {"http.response.trailers": {}}
         if head.upgrade:
             extensions[TUNNEL] = self.accept
-        return {
+        scope: dict[str, Any] = {
             "type": "http",
             "asgi": _ASGI,
             "http_version": head.version,
@@ -988,6 +1005,9 @@ class Cycle:
             "server": None,
             "extensions": extensions,
         }
+        if head.marked is not None:
+            scope[MARKED] = head.marked
+        return scope
 
     async def receive(self) -> Message:
         """ASGI's. Who asks for content that the client holds back sends for it."""

@@ -148,7 +148,6 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._lines: Lines = []
-        self._fields = 0
         self._head_size = 0
         self._status = 0
         self._in_head = True
@@ -240,14 +239,13 @@ class Connection(asyncio.Protocol):
             self.reusable = False
             raise UpstreamMalformed("the upstream sent data that nobody asked for")
         self._lines = []
-        self._fields = 0
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields += 1
-        if self._fields > _MAX_FIELDS:
+        lines = self._lines
+        lines.append((name.lower(), value.strip(b" \t")))
+        if len(lines) > _MAX_FIELDS:
             raise UpstreamMalformed(f"the response has more than {_MAX_FIELDS} fields")
-        self._lines.append((name.lower(), value.strip(b" \t")))
 
     def on_headers_complete(self) -> None:
         self._head_size = 0
@@ -383,6 +381,15 @@ class Connection(asyncio.Protocol):
     def waiting(self) -> bool:
         """Is there nothing to take, so that `next` would wait?"""
         return not self._events
+
+    def whole_body(self) -> bytes | None:
+        """The rest of the response if it has arrived, all of it, and ended without trailer fields."""
+        events = self._events
+        if not events or events[-1] is not _END:
+            return None
+        data = self.take_body() if len(events) > 1 else b""
+        events.popleft()
+        return data
 
     def take_body(self) -> bytes:
         """All parts of the body that have arrived and can be taken without waiting."""

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import json
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from socket import AddressFamily, socket
 from typing import Final
 
@@ -15,7 +15,7 @@ from layergate.assembly import HttpCache
 from layergate.gateway.channel import Channel, State
 from layergate.gateway.forward import ForwardPolicy
 from layergate.gateway.options import GatewayOptions
-from layergate.gateway.proxy import Answering, App, Message, Proxy, Receive, Scope, Send
+from layergate.gateway.proxy import App, Message, Proxy, Receive, Scope, Send
 from layergate.gateway.reloading import live, waiting
 from layergate.gateway.server import Server
 
@@ -56,8 +56,7 @@ class Worker:
         self.cache = HttpCache(**options.cache_arguments(), log=channel.log)
         self.proxy = Proxy(tuple(options.upstreams), _policy(options))
         gate = LayerGate(self.proxy, self.cache)
-        name = self.cache.options.name if self.cache.options.cache_status else None
-        app = Answering(_Health(gate, options, channel), name)
+        app = _Health(gate, options, channel)
         self.server = Server(app, gate, options, _policy(options))
         self._tls = _tls(options)
 
@@ -124,10 +123,12 @@ class _Health:
         self._prefix = options.admin_path
         self._channel = channel
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if not scope["path"].startswith(self._prefix) or scope["path"] not in self._paths:
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
+        return self._say(scope, send)
+
+    async def _say(self, scope: Scope, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):
             await _answer(send, 405, {"error": "use GET"}, [(b"allow", b"GET, HEAD")])
             return

@@ -17,47 +17,49 @@ Lines: TypeAlias = list[Line]
 class Fields:
     """One header section. ``lines`` are (lower-case name, value) pairs in the order received."""
 
-    __slots__ = ("_index", "lines")
+    __slots__ = ("_several", "_values", "lines")
 
     def __init__(self, lines: Iterable[Iterable[bytes]]) -> None:
         self.lines: Lines = [
             (name if name.islower() else name.lower(), value) for name, value in lines
         ]
-        self._index: dict[bytes, list[bytes]] | None = None
-
-    def _values(self) -> dict[bytes, list[bytes]]:
-        index = self._index
-        if index is None:
-            index = {}
+        self._values = dict(self.lines)
+        # By name, where some name occurs more than once. In most sections none does.
+        self._several: dict[bytes, list[bytes]] | None = None
+        if len(self._values) != len(self.lines):
+            several: dict[bytes, list[bytes]] = {}
+            self._several = several
             for name, value in self.lines:
-                index.setdefault(name, []).append(value)
-            self._index = index
-        return index
+                several.setdefault(name, []).append(value)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._values()
+        return name in self._values
 
     def __iter__(self) -> Iterator[Line]:
         return iter(self.lines)
 
     def all(self, name: bytes) -> list[bytes]:
         """The values of every line with this (lower-case) name, in order. Empty if absent."""
-        return self._values().get(name, [])
+        if self._several is not None:
+            return self._several.get(name, [])
+        value = self._values.get(name)
+        return [] if value is None else [value]
 
     def get(self, name: bytes) -> bytes | None:
         """The combined field value (RFC 9110 5.2: lines joined with ", "), or None if absent."""
-        values = self._values().get(name)
-        if values is None:
-            return None
-        return values[0] if len(values) == 1 else b", ".join(values)
+        value = self._values.get(name)
+        if self._several is None or value is None:
+            return value
+        return b", ".join(self._several[name])
 
     def first(self, name: bytes) -> bytes | None:
         """The value of the first line with this name, or None if absent."""
-        values = self._values().get(name)
-        return None if values is None else values[0]
+        if self._several is None:
+            return self._values.get(name)
+        return next(iter(self._several.get(name, ())), None)
 
     def names(self) -> Iterable[bytes]:
-        return self._values().keys()
+        return self._values.keys()
 
     def __repr__(self) -> str:
         return f"Fields({self.lines!r})"

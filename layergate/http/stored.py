@@ -137,8 +137,11 @@ class StoredResponse:
     @property
     def size(self) -> int:
         """Payload in bytes: body, header lines, trace context."""
-        size = sum(len(octets) for _, octets in self.held)
-        size += sum(len(name) + len(value) for name, value in self.all_lines)
+        size = 0
+        for _, octets in self.held:
+            size += len(octets)
+        for name, value in self.all_lines:
+            size += len(name) + len(value)
         return size if self.traceparent is None else size + _TRACEPARENT_SIZE
 
     def piece(self, first: int, stop: int) -> bytes:
