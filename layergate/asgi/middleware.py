@@ -333,7 +333,7 @@ class LayerGate:
         task: asyncio.Task[Any] | None = None
         try:
             with exchange.reader(exchange.request) as reader:
-                task = self._spawn(tap, exchange, contextvars.copy_context())
+                task = self._spawn(tap, contextvars.copy_context())
                 then = await self._first_reader(exchange, reader, client, limit, stale, task)
             if client.gone:
                 return then  # it has its response; what comes of the fetch is for others
@@ -348,13 +348,18 @@ class LayerGate:
             # Cancelled, or the client went away. A response for this client alone goes with it; any
             # other fetch goes on, for those who follow and for the store (G2).
             client.gone = True
+            tap.error = None  # its traceback may refer to this frame
             if task is not None and exchange.state is State.RELEASED:
                 task.cancel()
                 await asyncio.wait([task])
             raise
+        error, tap.error = tap.error, None
         if then is _Next.DONE:
-            if tap.error is not None:
-                raise tap.error
+            if error is not None:
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback refers to this frame
             if exchange.state is State.FAILED and task.cancelled():
                 raise OriginAborted("the app was cancelled before it responded")
         return then
@@ -395,43 +400,31 @@ class LayerGate:
                 return _Next.DONE
             head = exchange.response
             await send({"type": _START, "status": head.status, "headers": exchange.client_lines})
+            error: BaseException | None = None
             try:
                 await _read(reader, client.receive, send)
             except OriginAborted:
-                if exchange.error is not None:
-                    raise exchange.error from None
-                raise
+                error = exchange.error
+                if error is None:
+                    raise
+            if error is not None:
+                # (In there it would get for a context what has it for a cause: a circle.)
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback refers to this frame
         return _Next.DONE
 
-    def _spawn(
-        self, tap: _Tap, exchange: Exchange, context: contextvars.Context | None
-    ) -> asyncio.Task[Any]:
-        loop = asyncio.get_running_loop()
+    def _spawn(self, tap: _Tap, context: contextvars.Context | None) -> asyncio.Task[Any]:
         task = self._runtime.spawn(tap.run(), name="layergate fetch", context=context)
         limit = float(self.cache.options.abandoned_timeout)  # type: ignore[arg-type]
-
-        def check() -> None:
-            """A fetch that nobody waits for may end by itself, but not go on for ever."""
-            if task.done() or exchange.ended:
-                return
-            if exchange.abandoned and (exchange.state is not State.RELEASED or tap.deserted):
-                task.cancel()
-            else:
-                timer[0] = loop.call_later(max(limit, 0.1), check)
-
-        timer = [loop.call_later(limit, check)]
-
-        def done(_: object) -> None:
-            timer[0].cancel()
-            exchange.abort()  # does nothing, unless the task ended before it could begin
-
-        task.add_done_callback(done)
+        task.add_done_callback(_Guard(tap, task, limit).done)
         return task
 
     def _spawn_refresh(self, scope: Scope, exchange: Exchange) -> None:
         self.cache.refreshing(1)
         tap = _Tap(self, exchange, refresh_scope(scope, exchange.request_lines()), None)
-        task = self._spawn(tap, exchange, None)
+        task = self._spawn(tap, None)
         task.add_done_callback(lambda _: self.cache.refreshing(-1))
 
     async def _alone(
@@ -721,13 +714,13 @@ class _Tap:
             await exchange.finish()
             _served_stale(error)
             return
-        self.error = error
         exchange.abort(error)
-        if self.deserted:
-            if isinstance(error, OriginUnreachable):
-                _logger.warning("the app failed; no client was waiting: %s", error)
-            else:
-                _logger.error("the app failed; no client was waiting", exc_info=error)
+        if not self.deserted:
+            self.error = error  # for the request that leads
+        elif isinstance(error, OriginUnreachable):
+            _logger.warning("the app failed; no client was waiting: %s", error)
+        else:
+            _logger.error("the app failed; no client was waiting", exc_info=error)
 
     async def receive(self) -> Message:
         """The request's (empty) content; then a disconnect, if the app listens for one and it is of
@@ -818,6 +811,40 @@ class _Tap:
                 return  # worth finishing, for the store
             raise _Deserted("the client is gone")
         await client.send(message)
+
+
+class _Guard:
+    """A fetch that nobody waits for may end by itself, but not go on for ever: looks every ``limit``
+    seconds.
+
+    (What refers to a fetch must be gone with it, without the garbage collector: it holds a whole
+    body. So this is no function that refers to itself.)
+    """
+
+    __slots__ = ("_limit", "_loop", "_tap", "_task", "_timer")
+
+    def __init__(self, tap: _Tap, task: asyncio.Task[Any], limit: float) -> None:
+        self._tap = tap
+        self._task = task
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(limit, self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        exchange = self._tap.exchange
+        if self._task.done() or exchange.ended:
+            return
+        if exchange.abandoned and (exchange.state is not State.RELEASED or self._tap.deserted):
+            self._task.cancel()
+        else:
+            self._timer = self._loop.call_later(max(self._limit, 0.1), self._check)
+
+    def done(self, _: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._tap.exchange.abort()  # does nothing, unless the task ended before it could begin
 
 
 class _Deserted(OSError):

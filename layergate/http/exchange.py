@@ -818,14 +818,16 @@ class Exchange:
     def abort(self, error: BaseException | None = None) -> None:
         """The origin broke off: nothing is stored; readers in the middle see it break off too.
 
-        ``error``: what it raised; None if it just ended too early.
+        ``error``: what it raised; None if it just ended too early. Kept for those who read along, as
+        long as any do: its traceback refers to the frames that refer to this exchange, and what goes
+        round in a circle waits for the garbage collector, with all of the body.
         """
         if self.ended or self.broken:
             return
         cut = self._storing or self.state in (State.PENDING, State.STREAMING)
         self.traced(error or (Refused.INCOMPLETE.token if cut else None))
         self._storing = False
-        self.error = error
+        self.error = error if self._readers else None
         self._chunks = self._chunks if self.state is State.STREAMING else []
         self._give_back()
         if self.state is State.PENDING:
@@ -959,6 +961,8 @@ class Reader:
         with exchange._lock:
             exchange._readers.discard(self)
         exchange._release()
+        if not exchange._readers:
+            exchange.error = None
         if exchange.oversized:
             exchange.pulse.beat()  # the producer may be waiting for us
 

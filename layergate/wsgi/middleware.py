@@ -632,6 +632,7 @@ class _Fetch:
             raise AssertionError("the app sent a body before it called start_response")
         cache = self._gate.cache
         status, headers, raised = self._head
+        self._head = None  # an error in there refers to the app's frame, and that to us
         code, lines = _head(status, headers)
         if lines is None:  # not what PEP 3333 asks for; the server will say so
             self._abort()
@@ -710,7 +711,10 @@ class _Fetch:
         if self._over:
             if self._error is not None:
                 error, self._error = self._error, None
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback refers to this frame
             return None
         assert self._iterator is not None
         try:
@@ -830,6 +834,7 @@ class _Fetch:
                 self._drain()
         finally:
             self._over = True
+            self._error = None  # that nobody came for; its traceback refers to us
             self._abort()
             self._close_app()
 

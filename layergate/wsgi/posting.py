@@ -153,7 +153,10 @@ class _Copied:
     def __next__(self) -> bytes:
         if self._error is not None:
             error, self._error = self._error, None
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame
         chunk, self._more = self._more, None
         if chunk is None:
             chunk = self._next()
