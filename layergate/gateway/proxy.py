@@ -233,6 +233,7 @@ class _Forwarding:
                 first = await event
             finally:
                 event.cancel()
+                del event  # if it failed, its error's traceback refers to this frame
             await self._respond(connection, first)
         finally:
             if not sending.done():
@@ -242,6 +243,7 @@ class _Forwarding:
             await asyncio.wait([sending])
             if not sending.cancelled() and sending.exception() is not None:
                 connection.close()
+            del sending  # as above
 
     async def _send_content(self, connection: Connection) -> None:
         if self._go_on is not None:

@@ -327,6 +327,7 @@ class ClientConnection(asyncio.Protocol):
             if cycle is not None:
                 cycle.disconnected()
         self._pending.clear()
+        self._newest = None
         self._parser = None  # it refers to us
 
     def pause_writing(self) -> None:
@@ -918,8 +919,8 @@ class Cycle:
         """The client is gone."""
         self.gone = True
         self._wake()
-        if self._task is not None:
-            self._task.cancel()
+        if self._task is not None and self._called:
+            self._task.cancel()  # (one that has not begun sees for itself)
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -936,7 +937,7 @@ class Cycle:
         if server.options.access_log:
             self._logged = time.perf_counter()
         try:
-            if self.bad is None:
+            if self.bad is None and not self.gone:
                 self._called = True
                 scope = self._scope(peer, scheme, believed)
                 try:

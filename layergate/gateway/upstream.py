@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
         except (HttpParserError, HttpParserCallbackError) as error:
             cause = error.__context__
             if isinstance(cause, UpstreamError):
-                self._fail(cause)
+                self._fail(cause.with_traceback(None))
             elif self._complete:
                 self._keep = False  # the response is whole; what follows it is nobody's
                 self.close()
@@ -205,13 +205,14 @@ class Connection(asyncio.Protocol):
         self.reusable = False
         self.deadline = 0.0
         self._pool.forget(self)
+        parser, self._parser = self._parser, None  # it refers to us
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         if self.peer is not None:
             self.peer.ended()
             self._wake()
             return
-        if self._complete or self._parser is None:
+        if self._complete or parser is None:
             return
         if not self._in_head and not self._framed and exc is None and not self._head_only:
             # RFC 9112 6.3: "the message body length is determined by the number of octets received
@@ -328,14 +329,15 @@ class Connection(asyncio.Protocol):
     def begin(self, *, head_only: bool, content: bool = False) -> None:
         """A request is about to be written. ``head_only``: its method is HEAD; ``content``: it has
         content, and `sent` will be called when that was written."""
-        self._parser = HttpResponseParser(self)
         self._reset()
         self._head_only = head_only
         self._sending = content
         self.reusable = False
         if self.lost:  # before there was anybody to tell
             self._error = UpstreamClosed("the upstream closed the connection at once")
-        elif not content:
+            return
+        self._parser = HttpResponseParser(self)
+        if not content:
             self.deadline = self._loop.time() + self._pool.first_byte_timeout
 
     def sent(self) -> None:
@@ -359,8 +361,13 @@ class Connection(asyncio.Protocol):
     async def next(self) -> Event:
         """The next event. Raises UpstreamError."""
         while not self._events:
-            if self._error is not None:
-                raise self._error
+            error = self._error
+            if error is not None:
+                try:
+                    # A new one: the traceback refers to the frames of those who wait, and they to us.
+                    raise type(error)(*error.args) from error.__cause__
+                finally:
+                    del error
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter

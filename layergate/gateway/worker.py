@@ -26,9 +26,9 @@ _BACKLOG: Final = 2048
 
 def main(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -> None:
     """Serve until the channel says to stop. See `channel`."""
-    # Nearly all there is lives long: modules, and what is stored. Nothing on a request's way makes
-    # cycles of its own but what goes wrong, so there is little to look for, and looking through a
-    # gigabyte of entries stops every request.
+    # Nearly all there is lives long: modules, and what is stored. A request that is over leaves
+    # nothing to the collector, however it ended, so there is little to look for, and looking through
+    # a gigabyte of entries stops every request.
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 10, 100)

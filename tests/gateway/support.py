@@ -249,7 +249,7 @@ class Origin:
         self.port = 0
         self._path = path
         self._tls = tls
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[None]] = set()  # one for each connection
         self._server: asyncio.Server | None = None
 
     def on(self, path: str) -> Callable[[Handler], Handler]:
@@ -302,10 +302,10 @@ class Origin:
 
     async def __aexit__(self, *_: object) -> None:
         self.stop_listening()
-        for task in [*self._tasks]:
+        for task in [*self.tasks]:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self.tasks:
+            await asyncio.wait(self.tasks)
         for wire in [*self.open]:
             wire.writer.transport.abort()
         assert not self.failures, self.failures
@@ -319,7 +319,7 @@ class Origin:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self.tasks.add(task)
         self.accepted += 1
         wire = _Wire(reader, writer)
         self.open.add(wire)
@@ -331,7 +331,7 @@ class Origin:
             self.failures.append(error)
         finally:
             self.open.discard(wire)
-            self._tasks.discard(task)
+            self.tasks.discard(task)
             writer.close()
 
     async def _serve(self, wire: _Wire) -> None:
