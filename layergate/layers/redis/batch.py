@@ -57,12 +57,16 @@ class _Group:
         )
 
     def fail(self, error: BaseException) -> None:
+        """Whoever waits still gets this error. The futures are let go of: the error's traceback may
+        refer to this group, and they refer to the error."""
         for future in self.gets:
             if not future.done():
                 future.set_exception(error)
         for future, _ in self.asks:
             if not future.done():
                 future.set_exception(error)
+        self.gets = []
+        self.asks = []
 
     def wire(self, merge: bool) -> list[Command]:
         if len(self.keys) > 1 and merge:

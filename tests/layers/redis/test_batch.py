@@ -11,6 +11,7 @@ from redis.exceptions import InvalidResponse, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from layergate.layers.redis.batch import LIMIT, Batcher
+from tests.support.garbage import none_of_ours
 
 
 class Wire:
@@ -196,6 +197,33 @@ async def test_callers_are_told_when_their_time_is_over_whatever_the_wire_does()
     wire.held = None
     assert await wire.batcher.get(b"after", 8) == b"=after"
     assert [ticket for ticket, _ in wire.settled] == [7, 8]
+
+
+@pytest.mark.parametrize("how", ["late", "fails", "well"])
+async def test_what_is_over_leaves_no_garbage(how):
+    """An error refers to the frames it has passed, down to the round trip's own."""
+    wire = Wire(timeout=0.02 if how == "late" else 30.0)
+    if how == "fails":
+        wire.reply = lambda command: 1 / 0  # type: ignore[method-assign]
+    elif how == "late":
+        wire.held = []
+
+    async def ask(number: int) -> bytes:
+        value: bytes = await wire.batcher.get(b"%d" % number, 7)
+        return value
+
+    with none_of_ours():
+        waiting = [asyncio.ensure_future(ask(number)) for number in range(5)]
+        await asyncio.wait(waiting)
+        assert all((task.exception() is None) is (how == "well") for task in waiting)
+        del waiting
+        wire.settled.clear()
+        for gate in wire.held or ():
+            gate.set_result(None)
+        wire.held = None
+        while [task for task in asyncio.all_tasks() if task.get_name() == "layergate-redis"]:
+            await asyncio.sleep(0)
+        wire.wanted.clear()
 
 
 async def test_a_loop_that_was_busy_is_no_fault_of_the_wire():
