@@ -7,7 +7,9 @@ clients of all kinds: hits, misses, purges, aborts, slow ones. Held are
   * no version is older than the last purge of its URL that was final before it was asked for (G3);
   * sockets and tasks are as many at the end as at the beginning, and memory does not grow.
 
-Prints a table over time, and what became of the requests; ends with status 1 if anything did not hold.
+Prints a table over time, what became of the requests, and of the one that took longest what went on
+meanwhile; ends with status 1 if anything did not hold. To find out what something is due to,
+``--without aborts,faults`` leaves out kinds of trouble (`KINDS`).
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -39,6 +42,29 @@ PAGES: Final = 300
 TOKEN: Final = "soak-token"  # noqa: S105
 HOST: Final = b"soak.test"
 SHOWN: Final = 10.0  # seconds
+KINDS: Final = {
+    "aborts": "clients that leave in the middle",
+    "faults": "responses that break off, hang, or are a 500",
+    "large": "bodies of 300 KB",
+    "outages": "seconds without an origin",
+    "purges": "changes of pages, and their purges",
+    "shared": "Valkey: each worker has a memory of its own then",
+    "slow": "clients that begin something and never end it",
+}
+_LOOKED_AT: Final = (
+    0.25  # seconds between two looks at how the workers get on with the shared layer
+)
+PURGE: Final = "purge of"
+ORDINARY: Final = frozenset({"asked", "answered", "304"})
+_BEFORE: Final = 12.0  # seconds; more than a lease's term
+_TOLD: Final = 16  # requests for one target that are told of one by one
+_ILL: Final = frozenset({
+    "breaker", "layer_error", "lease_lost", "log_trusted", "shared_back", "shared_lost", "unavailable",
+    "wait_timeout", "write_error",
+})  # fmt: skip
+_TELLING: Final = (
+    "layer_error", "lease_lost", "log_leap", "shared_back", "shared_lost", "wait_timeout", "write_error",
+)  # fmt: skip
 _BODY: Final = re.compile(rb"<(\S+) v(\d+) ([0-9a-f]{16})>(x*)</>")
 _MOST_GROWTH: Final = 0.10  # of memory, from the first third to the last
 _LONGEST: Final = (
@@ -52,15 +78,117 @@ def body_for(target: bytes, version: int, size: int) -> bytes:
     return b"<%b v%d %b>%b</>" % (target, version, proof.encode(), b"x" * size)
 
 
+class Happening:
+    """Something that a client may have waited for. Times are monotonic; what has not ended, ends never."""
+
+    __slots__ = ("began", "ended", "target", "what")
+
+    def __init__(self, what: str, target: bytes = b"") -> None:
+        self.began = time.monotonic()
+        self.ended = float("inf")
+        self.what = what
+        self.target = target
+
+    def over(self, what: str | None = None) -> None:
+        self.ended = time.monotonic()
+        self.what = what or self.what
+
+    def told(self, since: float) -> str:
+        end = "" if self.ended == float("inf") else f" to {self.ended - since:+.2f} s"
+        return f"{self.began - since:+.2f} s{end}: {self.what} {self.target.decode()}".rstrip()
+
+
+class Longest(NamedTuple):
+    """An answer that took long to begin."""
+
+    seconds: float
+    asked: float  # monotonic
+    clock: float
+    asking: str = ""
+    answer: str = ""
+
+    @property
+    def answered(self) -> float:
+        return self.asked + self.seconds
+
+
+class Chronicle:
+    """What happened lately, and to whom."""
+
+    def __init__(self) -> None:
+        self.happenings: deque[Happening] = deque(maxlen=50_000)
+        self.counts: deque[tuple[float, dict[str, Counter[str]]]] = deque(maxlen=2000)
+
+    def begins(self, what: str, target: bytes = b"") -> Happening:
+        happening = Happening(what, target)
+        self.happenings.append(happening)
+        return happening
+
+    def look(self, stats: Any) -> None:
+        """What the workers say of themselves."""
+        each = {}
+        for number, worker in stats["workers"]["each"].items():
+            told = Counter({name: worker["events"][name] for name in _TELLING})
+            shared = worker["layers"].get("redis", {})
+            told["breaker"] = shared.get("breaker", 0)
+            told["unavailable"] = shared.get("unavailable", 0)
+            told["log_trusted"] = worker["invalidation"].get("log_trusted", 1)
+            each[number] = told
+        self.counts.append((time.monotonic(), each))
+
+    def meanwhile(self, longest: Longest) -> list[str]:
+        """What went on between this question and its answer: what the origin was asked for of the same
+        target, what was wrong as a whole, and what the workers have counted."""
+        since, until = longest.asked, longest.answered
+        early = since - _BEFORE  # what it waits for may have begun before it was asked
+        target = longest.asking.split(" ")[1].encode()
+        among = [one for one in self.happenings if one.began < until and one.ended > early]
+        same = [one for one in among if one.target == target]
+        told = [one for one in among if not one.target or one.target == target]
+        if len(told) > _TOLD:
+            told = [one for one in told if one.what not in ORDINARY]
+        story = [(one.began, one.told(since)) for one in told[-3 * _TOLD :]]
+        for at, number, changed in self._changes():
+            ill = [f"{name} {old} -> {new}" for name, (old, new) in changed.items() if name in _ILL]
+            if ill and early < at < until + _LOOKED_AT:
+                story.append((at, f"{at - since:+.2f} s: worker {number}: {', '.join(ill)}"))
+        lines = [line for _, line in sorted(story)]
+        others = [one for one in among if one.target and one.target != target and one.ended > since]
+        for name, group in (("this target", same), ("others", others)):
+            counts = Counter(one.what for one in group if one.ended > since and one.what != PURGE)
+            lines.append(f"meanwhile the origin was asked for {name}: {_counted(counts)}")
+        return lines
+
+    def _changes(self) -> Iterator[tuple[float, str, dict[str, tuple[int, int]]]]:
+        """When a worker's numbers were seen to have changed, and from what to what."""
+        before: dict[str, Counter[str]] = {}
+        for at, each in self.counts:
+            for number, now in each.items():
+                was = before.get(number, now)
+                yield (
+                    at,
+                    number,
+                    {name: (was[name], now[name]) for name in now if now[name] != was[name]},
+                )
+            before = each
+
+
+def _counted(counts: Counter[str]) -> str:
+    return (
+        ", ".join(f"{name} {count}" for name, count in counts.most_common() if count) or "nothing"
+    )
+
+
 class Pages:
     """What is true: the version of each page, and which of them no client may get any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, without: Collection[str] = ()) -> None:
+        self.large = 20_000 if "large" in without else 300_000
         self.version: Counter[bytes] = Counter()
         self.floor: Counter[bytes] = Counter()
 
     def size(self, target: bytes) -> int:
-        return (0, 500, 2000, 20_000, 300_000)[hash_of(target) % 5]
+        return (0, 500, 2000, 20_000, self.large)[hash_of(target) % 5]
 
 
 def hash_of(target: bytes) -> int:
@@ -70,8 +198,10 @@ def hash_of(target: bytes) -> int:
 class Origin:
     """Answers with the present version of a page; one time in fifty something else happens."""
 
-    def __init__(self, pages: Pages) -> None:
+    def __init__(self, pages: Pages, chronicle: Chronicle, without: Collection[str] = ()) -> None:
         self.pages = pages
+        self.chronicle = chronicle
+        self.without = without
         self.random = random.Random(1)  # noqa: S311
         self.requests: Counter[str] = Counter()
         self.listener: asyncio.Server | None = None
@@ -97,7 +227,19 @@ class Origin:
         head = await reader.readuntil(b"\r\n\r\n")
         start, _, fields = head.partition(b"\r\n")
         method, target, _ = start.split(b" ")
-        length = re.search(rb"\r\ncontent-length: (\d+)\r\n", b"\r\n" + fields.lower())
+        happening = self.chronicle.begins("asked", target)
+        try:
+            return await self.respond(
+                method, target, start + b"\r\n" + fields, reader, writer, happening
+            )
+        finally:
+            happening.over()
+
+    async def respond(
+        self, method: bytes, target: bytes, head: bytes, reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter, happening: Happening,
+    ) -> bool:  # fmt: skip
+        length = re.search(rb"\r\ncontent-length: (\d+)\r\n", head.lower())
         if length is not None:
             await reader.readexactly(int(length[1]))
         version = self.pages.version[target]
@@ -108,8 +250,8 @@ class Origin:
         lines.append(self.control(target))
         fault = self.random.random() * 50
         kind = "answered"
-        if fault < 1 and method == b"GET":
-            return await self.fault(int(fault * 5), body, writer)
+        if fault < 1 and method == b"GET" and "faults" not in self.without:
+            return await self.fault(int(fault * 5), body, writer, happening)
         if b"if-none-match: " + etag in head.lower():
             kind = "304"
             lines[0] = b"HTTP/1.1 304 Not Modified"
@@ -123,6 +265,7 @@ class Origin:
         else:
             lines.append(b"Content-Length: %d" % len(body))
         self.requests[kind] += 1
+        happening.what = kind
         writer.write(b"\r\n".join([*lines, b"", b"" if method == b"HEAD" else body]))
         await writer.drain()
         return True
@@ -137,9 +280,12 @@ class Origin:
             b"Cache-Control: no-cache",
         )[hash_of(target) // 7 % 6]
 
-    async def fault(self, kind: int, body: bytes, writer: asyncio.StreamWriter) -> bool:
+    async def fault(
+        self, kind: int, body: bytes, writer: asyncio.StreamWriter, happening: Happening
+    ) -> bool:
         name = ("closed", "hung", "truncated", "500", "reset")[kind]
         self.requests[name] += 1
+        happening.what = name
         head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n"
         if name == "hung":
             await asyncio.sleep(2.5)  # longer than the gateway waits
@@ -162,13 +308,18 @@ class Wrong(Exception):
 
 
 class Soak:
-    def __init__(self, port: int, pages: Pages, origin: Origin) -> None:
+    def __init__(
+        self, port: int, pages: Pages, origin: Origin, without: Collection[str] = ()
+    ) -> None:
         self.port = port
+        self.without = without
+        self.chronicle = origin.chronicle
         self.pages = pages
         self.origin = origin
         self.results: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self.longest = (0.0, b"")  # seconds until an answer began, and of what
+        self.longest = Longest(0.0, 0.0, 0.0)
+        self.story: list[str] = []
         self._ended = asyncio.Event()
 
     @property
@@ -207,7 +358,8 @@ class Soak:
             except Wrong as error:
                 self.wrong.append(str(error))
             finally:
-                writer.transport.abort() if pick.random() < 0.3 else writer.close()
+                rude = pick.random() < 0.3 and "aborts" not in self.without
+                writer.transport.abort() if rude else writer.close()
 
     async def ask(
         self, pick: random.Random, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -234,13 +386,14 @@ class Soak:
         else:
             writer.write(message)
         await writer.drain()
-        left = pick.random()
+        left = 1.0 if "aborts" in self.without else pick.random()
         if left < 0.01:
             self.results["left at once"] += 1
             return False
         asked = time.monotonic()
         head = await reader.readuntil(b"\r\n\r\n")
-        self.longest = max(self.longest, (time.monotonic() - asked, target))
+        if (seconds := time.monotonic() - asked) > self.longest.seconds:
+            self.remember(seconds, lines, head)
         if left < 0.02:
             self.results["left after the head"] += 1
             return False
@@ -252,6 +405,29 @@ class Soak:
         if pick.random() < 0.05:
             await asyncio.sleep(pick.random() * 0.1)
         return True
+
+    def remember(self, seconds: float, lines: list[bytes], head: bytes) -> None:
+        """No answer has taken so long yet."""
+        now = time.monotonic()
+        asking = ", ".join(line.decode() for line in lines if line and not line.startswith(b"Host"))
+        answer = b", ".join(re.findall(rb"(?i)^http/1.1 \d+|cache-status: [^\r]*", head)).decode()
+        longest = Longest(seconds, now - seconds, time.time() - seconds, asking, answer)
+        self.longest = longest
+        # When it is known what the workers have counted till then.
+        asyncio.get_running_loop().call_later(2 * _LOOKED_AT, self.tell, longest)
+
+    def tell(self, longest: Longest) -> None:
+        if self.longest is longest:
+            self.story = self.chronicle.meanwhile(longest)
+
+    async def looks(self) -> None:
+        """Asks the workers how they get on with the shared layer."""
+        while not self.ended:
+            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+                status, stats = await admin(self.port, "GET", "stats")
+                if status == 200:
+                    self.chronicle.look(stats)
+            await asyncio.sleep(_LOOKED_AT)
 
     async def body(
         self, pick: random.Random, method: bytes, status: int, head: bytes,
@@ -320,11 +496,14 @@ class Soak:
                 self.pages.version[target] += 1
                 now[target] = self.pages.version[target]
             what = {"files": [f"http://{HOST.decode()}{target.decode()}" for target in targets]}
+            under_way = [self.chronicle.begins(PURGE, target) for target in targets]
             try:
                 status = await admin(self.port, "POST", "purge", what)
             except (OSError, asyncio.IncompleteReadError):
                 self.results["purges that failed"] += 1
                 continue
+            for one in under_way:
+                one.over()
             self.results["purges" if status[0] == 200 else f"purges, {status[0]}"] += 1
             if status[0] == 200:
                 for target, version in now.items():
@@ -337,8 +516,10 @@ class Soak:
             await asyncio.sleep(17)
             assert self.origin.listener is not None
             self.origin.listener.close()
+            happening = self.chronicle.begins("no origin")
             await asyncio.sleep(1)
             await self.origin.listen()
+            happening.over()
             self.results["outages"] += 1
 
 
@@ -396,26 +577,30 @@ def grown(samples: list[Sample]) -> list[float]:
     return growth
 
 
-async def soak(minutes: float, clients: int, folder: Path) -> int:
-    pages = Pages()
-    origin = Origin(pages)
+async def soak(minutes: float, clients: int, folder: Path, without: Collection[str] = ()) -> int:
+    pages = Pages(without)
+    origin = Origin(pages, Chronicle(), without)
     await origin.listen()
     port = free_port()
     token = folder / "token"
     token.write_text(TOKEN + "\n")
     log = folder / "log"
-    with Valkey(folder) as valkey, log.open("w") as written:
+    with contextlib.ExitStack() as stack:
+        written = stack.enter_context(log.open("w"))
+        shared = []
+        if "shared" not in without:
+            shared = ["--shared", stack.enter_context(Valkey(folder)).url]
         command = [
             sys.executable, "-m", "layergate", "serve",
             "--upstream", f"http://127.0.0.1:{origin.port}", "--listen", f"127.0.0.1:{port}",
-            "--workers", "2", "--memory", "16MB", "--shared", valkey.url,
+            "--workers", "2", "--memory", "16MB", *shared,
             "--admin-token-file", str(token), "--upstream-first-byte-timeout", "2",
             "--upstream-read-timeout", "2", "--head-timeout", "2", "--body-timeout", "2",
             "--send-timeout", "2", "--keep-alive-timeout", "5", "--upstream-idle-timeout", "5",
         ]  # fmt: skip
         process = subprocess.Popen(command, stdout=written, stderr=written, cwd=ROOT)  # noqa: ASYNC220, S603
         try:
-            return await watch(Soak(port, pages, origin), minutes, clients, log)
+            return await watch(Soak(port, pages, origin, without), minutes, clients, log)
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -429,7 +614,8 @@ async def watch(work: Soak, minutes: float, clients: int, log: Path) -> int:
     await ready(work.port)
     before = await sample(work.port)
     tasks = [asyncio.create_task(work.client(number)) for number in range(clients)]
-    tasks += [asyncio.create_task(one()) for one in (work.slow, work.purges, work.outages)]
+    kinds = {"slow": work.slow, "purges": work.purges, "outages": work.outages, "looks": work.looks}
+    tasks += [asyncio.create_task(one()) for name, one in kinds.items() if name not in work.without]
     samples: list[Sample] = []
     begun = time.monotonic()
     print("    s  requests  wrong  purges  worker MB        worker files  tasks")
@@ -464,15 +650,38 @@ async def watch(work: Soak, minutes: float, clients: int, log: Path) -> int:
     if "Traceback" in text:
         at = text.index("Traceback")
         faults.append(f"a traceback in the log: {text[max(0, at - 300) : at + 3000]}")
-    print(f"longest: {work.longest[0]:.1f} s, of {work.longest[1].decode()}")
-    if work.longest[0] > _LONGEST:
-        faults.append(f"a client waited for {work.longest[0]:.1f} s")
-    if not work.results["hit"] or not work.results["purges"]:
-        faults.append("there were no hits, or no purges: nothing was tested")
+    tell_longest(work, text, begun)
+    if work.longest.seconds > _LONGEST:
+        faults.append(f"a client waited for {work.longest.seconds:.1f} s")
+    for name in {"hit", "purges"} - {*work.without}:
+        if not work.results[name]:
+            faults.append(f"there were no {name}: nothing was tested")
     for fault in faults:
         print("FAILED:", fault)
     print(f"{len(work.wrong)} wrong bodies or answers in {total(work)} requests")
     return 1 if faults else 0
+
+
+def tell_longest(work: Soak, log: str, begun: float) -> None:
+    """The answer that took longest, with what went on meanwhile, and what the log says of it."""
+    longest = work.longest
+    after = longest.asked - begun
+    print(f"longest: {longest.seconds:.2f} s, asked after {after:.1f} s: {longest.asking}")
+    print(f"         {longest.answer}")
+    for line in work.story:
+        print(f"         {line}")
+    since, until = (stamp(longest.clock + more) for more in (0, longest.seconds + 0.1))
+    target = repr(longest.asking.split(" ")[1]) + ":"
+    said = [line for line in log.splitlines() if since <= line[:23] <= until]
+    said = [line for line in said if target in line or "shared layer" in line]
+    for line in said[:20]:
+        print(f"         log: {line}")
+
+
+def stamp(clock: float) -> str:
+    """As `layergate.gateway.logs` writes it."""
+    whole = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(clock))
+    return f"{whole},{int(clock % 1 * 1000):03}"
 
 
 def total(work: Soak) -> int:
@@ -500,13 +709,25 @@ async def ready(port: int) -> None:
             await asyncio.sleep(0.1)
 
 
+def kinds(given: str) -> frozenset[str]:
+    """The names in ``given``. Raises argparse.ArgumentTypeError for one that is none."""
+    names = frozenset(filter(None, given.split(",")))
+    if names - KINDS.keys():
+        raise argparse.ArgumentTypeError(f"only {', '.join(KINDS)} can be left out")
+    return names
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=40)
+    parser.add_argument(
+        "--without", type=kinds, default=frozenset(), metavar="KIND,...",
+        help="; ".join(f"{name}: {what}" for name, what in KINDS.items()),
+    )  # fmt: skip
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        work = soak(given.minutes, given.clients, Path(folder))
+        work = soak(given.minutes, given.clients, Path(folder), given.without)
         try:
             import uvloop
         except ImportError:  # Windows, PyPy
