@@ -25,13 +25,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Final, cast
-
-import http_sf
+from typing import Final
 
 from layergate.core.invalidation import Mark
 from layergate.http.fields import Fields
 from layergate.http.invalidation import SAFE_METHODS
+from layergate.http.structured import parse_list
 from layergate.http.uri import canonical_uri, origin_of
 
 __all__ = [
@@ -110,12 +109,8 @@ def _names(value: bytes) -> tuple[str, ...]:
 
 
 def _parse(value: bytes) -> tuple[str, ...]:
-    try:
-        parsed = http_sf.parse(value, tltype="list")
-    except http_sf.StructuredFieldError:
-        return ()
     names: dict[str, None] = {}
-    for name, _ in cast("list[tuple[Any, Any]]", parsed):
+    for name, _ in parse_list(value) or ():
         # Not a Token, which is another type ("scripts" and scripts differ).
         if type(name) is not str:
             return ()

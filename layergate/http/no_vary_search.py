@@ -20,10 +20,9 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
-import http_sf
-
 from layergate.http.fields import Fields
 from layergate.http.key import label_of, query_of
+from layergate.http.structured import parse_dictionary
 
 __all__ = [
     "MAX_FIELD",
@@ -68,9 +67,8 @@ def variance_of(fields: Fields) -> SearchVariance | None:
     value = fields.get(b"no-vary-search")
     if value is None or len(value) > MAX_FIELD:
         return None
-    try:
-        said: Any = http_sf.parse(value, tltype="dictionary")
-    except (ValueError, RecursionError):  # whatever is no dictionary of RFC 9651
+    said: Any = parse_dictionary(value)
+    if said is None:
         return None
     # "In general, this algorithm is strict and tends to return the default": what is not understood
     # as it stands voids the whole field, but for keys that are unknown.

@@ -43,9 +43,7 @@ kind (Edge Architecture 1.0), with a syntax and rules of its own, and is not imp
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, cast
-
-import http_sf
+from typing import Any, Final, NamedTuple
 
 from layergate.http.cache_control import (
     DELTA_MAX,
@@ -55,6 +53,7 @@ from layergate.http.cache_control import (
     parse_cache_control,
 )
 from layergate.http.fields import Fields
+from layergate.http.structured import parse_dictionary
 
 __all__ = ["OWN", "Policy", "parse_targeted", "policy_of"]
 
@@ -134,14 +133,11 @@ def parse_targeted(value: bytes) -> CacheControl | None:
 
 
 def _parse(value: bytes) -> CacheControl | None:
-    try:
-        parsed = http_sf.parse(value, tltype="dictionary")
-    except http_sf.StructuredFieldError:
-        return None
+    parsed = parse_dictionary(value)
     if not parsed:
         return None
     found: dict[str, Any] = {}
-    for name, (item, _) in cast("dict[str, tuple[Any, Any]]", parsed).items():
+    for name, (item, _) in parsed.items():
         if name in _DELTAS:
             # type(), since True is an int as well.
             if type(item) is int and item >= 0:
