@@ -51,11 +51,9 @@ KINDS: Final = {
     "shared": "Valkey: each worker has a memory of its own then",
     "slow": "clients that begin something and never end it",
 }
-_LOOKED_AT: Final = (
-    0.25  # seconds between two looks at how the workers get on with the shared layer
-)
+_LOOKED_AT: Final = 0.25  # seconds between two looks at how the workers do with the shared layer
 PURGE: Final = "purge of"
-ORDINARY: Final = frozenset({"asked", "answered", "304"})
+ORDINARY: Final = frozenset({"asked", "answered", "304", PURGE})
 _BEFORE: Final = 12.0  # seconds; more than a lease's term
 _TOLD: Final = 16  # requests for one target that are told of one by one
 _ILL: Final = frozenset({
@@ -66,11 +64,11 @@ _TELLING: Final = (
     "layer_error", "lease_lost", "log_leap", "shared_back", "shared_lost", "wait_timeout", "write_error",
 )  # fmt: skip
 _BODY: Final = re.compile(rb"<(\S+) v(\d+) ([0-9a-f]{16})>(x*)</>")
-_MOST_GROWTH: Final = 0.10  # of memory, from the first third to the last
+_MOST_GROWTH: Final = 0.05  # of memory, from the first third to the last
 _LONGEST: Final = (
     9.0  # seconds that any answer may take: some fetches that hang, one after the other
 )
-_SPARE: Final = 6.0  # MB that a worker may take beside that
+_SPARE: Final = 3.0  # MB that a worker may take beside that
 
 
 def body_for(target: bytes, version: int, size: int) -> bytes:
@@ -89,9 +87,8 @@ class Happening:
         self.what = what
         self.target = target
 
-    def over(self, what: str | None = None) -> None:
+    def over(self) -> None:
         self.ended = time.monotonic()
-        self.what = what or self.what
 
     def told(self, since: float) -> str:
         end = "" if self.ended == float("inf") else f" to {self.ended - since:+.2f} s"
@@ -146,7 +143,7 @@ class Chronicle:
         same = [one for one in among if one.target == target]
         told = [one for one in among if not one.target or one.target == target]
         if len(told) > _TOLD:
-            told = [one for one in told if one.what not in ORDINARY]
+            told = [one for one in told if one.what not in ORDINARY or one.ended > one.began + 0.5]
         story = [(one.began, one.told(since)) for one in told[-3 * _TOLD :]]
         for at, number, changed in self._changes():
             ill = [f"{name} {old} -> {new}" for name, (old, new) in changed.items() if name in _ILL]
