@@ -475,7 +475,10 @@ class _Trace:
             request_time=self._now - response.took,
         )
         if planned is Refused.METHOD:
-            text = "A POST's response is stored if it says itself for how long it is fresh."
+            text = (
+                "A POST's response is stored, for its target alone, if it says itself for how long it"
+                " is fresh, and if no field of the request names another method."
+            )
             self._add("storable", "no", "RFC 9110 9.3.3", text, False)
             return False, "Its response is not stored."
         if isinstance(planned, Refused):

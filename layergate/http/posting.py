@@ -5,9 +5,16 @@ Section 4.2.1 of [CACHING]) and a Content-Location header field that has the sam
 target URI (Section 8.7). A cached POST response can be reused to satisfy a later GET or HEAD request."
 
 So such a response is stored as if it had come to a GET with the same header fields, and whatever keeps
-that one out of the store keeps this one out too. Stricter than the letter: the status is 200, and the
-freshness is the response's own. That a rule covers the target, or a guess would do, says nothing about
-what a POST is answered with.
+that one out of the store keeps this one out too. Stricter than the letter, since whoever posts may have
+written what he is answered with:
+
+  * the status is 200, and the freshness is the response's own. That a rule covers the target, or a
+    guess would do, says nothing about what a POST is answered with;
+  * to a POST with a cookie or other credentials it must be selected by that cookie, or say that it is
+    for all (``public``, ``s-maxage``, ``must-revalidate``), as if it had Authorization;
+  * nothing is stored for a POST that names another method in a field, by which many an application
+    takes it for something else, a PUT, or a GET whose content no key has;
+  * it is stored for its target alone, and not for others that No-Vary-Search makes equivalent.
 
 *It invalidates, and is stored (G3).* A POST purges its target (RFC 9111 section 4.4) when its head is
 known, and its response is newer than that purge, but older than any that came after it. What was purged
@@ -36,6 +43,7 @@ from layergate.http.uri import canonical_uri, resolve_uri
 __all__ = ["Begun", "after_post", "begin", "encloses_target", "judged"]
 
 _EXPLICIT: Final = frozenset({"s-maxage", "max-age", "expires"})
+_OVERRIDES: Final = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override"})
 
 
 class Begun(NamedTuple):
@@ -95,11 +103,26 @@ def judged(
     exchange.request_time = request_time
     exchange.refused = passes(asked, max_key_length=cache.options.max_key_length)
     planned = exchange.judged(status, fields, cache.stack.runtime.now(), trailers=trailers)
-    if isinstance(planned, Plan) and not (
-        planned.lifetime.source in _EXPLICIT and planned.shareable
-    ):
-        return exchange, Refused.METHOD
+    if isinstance(planned, Plan):
+        refused = _refused(cache, asked, fields, planned)
+        if refused is not None:
+            return exchange, refused
     return exchange, planned
+
+
+def _refused(cache: Cache, asked: Request, fields: Fields, plan: Plan) -> Refused | None:
+    """Why not even what may be stored for a GET is stored for a POST; None: it is. See the module."""
+    if plan.lifetime.source not in _EXPLICIT or not plan.shareable:
+        return Refused.METHOD
+    if not _OVERRIDES.isdisjoint(asked.fields.names()):
+        return Refused.METHOD
+    if b"content-range" in fields:
+        return Refused.PARTIAL  # (only a GET's Range would be seen in ``asked``)
+    if asked.cookie and not plan.for_known:
+        return Refused.USER
+    if cache.home(asked, plan)[0] != asked.key:
+        return Refused.METHOD
+    return None
 
 
 async def after_post(

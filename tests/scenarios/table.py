@@ -1283,7 +1283,20 @@ row("post-rule-vary", P, post(posted(), ("X-A", "1"), stored=True), hit(b"posted
 row("post-rule-tags", P, post(posted(), stored=True), purge(tags="x"), fetch(TWO), rules=rule(tags=["x"]))
 post_not_reused("post-authorization", "3.5", posted(), AUTH)
 post_reused("post-authorization-public", "3.5", posted("public, max-age=60"), AUTH)
-post_reused("post-cookie", P, posted(), COOKIE)  # as for a GET: the response says that it is shared
+# Who posts with credentials may be told what is his own: it takes what Authorization takes (3.5).
+for name in ("Cookie", "X-Api-Key", "X-Forwarded-User"):
+    post_not_reused(f"post-{name}", "3.5, G1", posted(), (name, "sid=1"))
+    for value in ("public, max-age=60", "s-maxage=60", "must-revalidate, max-age=60"):
+        post_reused(f"post-{name}-{value}", "3.5", posted(value), (name, "sid=1"))
+row("post-vary-cookie", "4.1, G1", post(posted("max-age=60", ("Vary", "Cookie")), COOKIE, stored=True),
+    hit(b"posted", COOKIE), fetch(ok("max-age=60", ("Vary", "Cookie"), body=b"two"), ("Cookie", "sid=2")),
+    fetch(ok("max-age=60", ("Vary", "Cookie"), body=b"three")), hit(b"posted", COOKIE), hit(b"two", ("Cookie", "sid=2")))
+post_not_reused("post-vary-cookie-of-another-credential", "G1", posted("max-age=60", ("Vary", "Cookie")),
+                ("X-Api-Key", "k"))
+for name in ("X-HTTP-Method", "X-HTTP-Method-Override", "X-Method-Override"):
+    post_not_reused(f"post-{name}", P, posted("public, max-age=60"), (name, "PUT"))
+post_not_reused("post-content-range", "3.3", posted("max-age=60", ("Content-Range", "bytes 0-5/99")), ("Range", "bytes=0-5"))
+post_not_reused("post-content-range-unasked", "3.3", posted("max-age=60", ("Content-Range", "bytes 0-5/99")))
 post_not_reused("post-request-no-store", "5.2.1.5", posted(), cc("no-store"))
 for name, value in (("If-Match", '"x"'), ("If-None-Match", '"abc"'), ("Range", "bytes=0-1"), ("Pragma", "no-cache")):
     post_reused(f"post-{name}", P, posted("max-age=60", ETAG), (name, value))
@@ -2257,6 +2270,13 @@ for spelled in ("/p?utm=1&a=1", "/p?a=1", "/p?a=1&utm=2", "/p?%61=1&utm", "/p"):
     search(f"purge-{spelled}", at_("/p?utm=1&a=1", fetch(SOLD)), at_(spelled, purge()), at_("/p?utm=2&a=1", fetch(OTHER)), rfc="G3")
     search(f"unsafe-{spelled}", at_("/p?utm=1&a=1", fetch(SOLD)), at_(spelled, fetch(DONE, method="POST")),
         at_("/p?utm=2&a=1", fetch(OTHER)), rfc="4.4")
+# What was posted to one target is not what is given out for another (RFC 9110 9.3.3).
+search("posted", at_("/p?utm=1", post(posted("max-age=60", UTM, where="/p?utm=1"))), at_("/p?utm=1", fetch(SOLD)), rfc=P)
+search("posted-elsewhere", at_("/p?a=1", fetch(SOLD)), at_("/p?utm=1", post(posted("max-age=60", UTM, where="/p?utm=1"))),
+    at_("/p?utm=2", fetch(OTHER)), rfc=P)
+search("posted-without", at_("/p?utm=1", fetch(SOLD)),
+    at_("/p?utm=1", post(posted("max-age=60", where="/p?utm=1"), stored=True)), at_("/p?utm=1", hit(b"posted")),
+    at_("/p?utm=2", fetch(OTHER)), rfc=P)
 search("purge-other-path", at_("/p?utm=1", fetch(SOLD)), at_("/q?utm=1", purge()), at_("/p?utm=2", hit()), rfc="G3")
 search("purge-tag", at_("/p?utm=1", fetch(ok("max-age=60", UTM, ("Cache-Tag", "t")))), purge(tags="t"),
     at_("/p?utm=2", fetch(OTHER)), rfc="G3")
