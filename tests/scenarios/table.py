@@ -1947,6 +1947,47 @@ row("rest-targeted", "RFC 9213 2.2", fetch(part(0, 6, ETAG, ("LayerGate-Cache-Co
     Step(origin=(part(7, 9, ETAG, ("LayerGate-Cache-Control", "max-age=60"), cc="no-store"),), content=DIGITS,
          has={"cache-control": "no-store", "layergate-cache-control": None}, cs={"fwd": "partial", "stored": True}),
     hit(DIGITS, has={"cache-control": "no-store", "layergate-cache-control": None}))
+for name, reply in (
+    ("range-before", part(0, 2, ETAG)), ("two-ranges", ok("max-age=60", ETAG, ("Content-Range", "bytes 7-9/*, bytes 1-2/*"), status=206, body=b"789")),
+    ("star", ok("max-age=60", ETAG, ("Content-Range", "bytes */10"), status=206, body=b"789")),
+    ("huge", ok("max-age=60", ETAG, ("Content-Range", "bytes 7-" + "9" * 30 + "/" + "9" * 31), status=206, body=b"789")),
+    ("content-length", part(7, 9, ETAG, ("Content-Length", "1"))), ("coding", part(7, 9, ETAG, ("Content-Encoding", "gzip"))),
+    ("no-store", part(7, 9, ETAG, cc="no-store")), ("set-cookie", part(7, 9, ETAG, ("Set-Cookie", "a=b"))),
+    ("vary-star", part(7, 9, ETAG, ("Vary", "*"))),
+    ("multipart", ok("max-age=60", ETAG, ("Content-Type", "multipart/byteranges; boundary=x"), status=206, body=b"789"))):
+    row(f"rest-lies-{name}", "G6", fetch(part(0, 6, ETAG), bytes_("0-6")),
+        Step(origin=(reply, digits()), content=DIGITS, has={"set-cookie": None, "content-encoding": None}, cs={"fwd": "uri-miss"},
+             saw={"range": None}), hit(DIGITS))
+# A strong validator is one among the representations of one target, and nothing says any more that this is one.
+for name, says in (("nothing", ()), ("more", (("No-Vary-Search", 'params=("utm" "b")'),))):
+    row(f"rest-of-another-target-says-{name}", "RFC 9110 8.8.3",
+        fetch(part(0, 6, ETAG, ("No-Vary-Search", 'params=("utm")')), bytes_("0-6"), target="/p?utm=1"),
+        cut(0, 1, bytes_("0-1"), target="/p?utm=2"),
+        Step(target="/p?utm=2", origin=(part(7, 9, ETAG, *says), digits()), content=DIGITS, cs={"fwd": "uri-miss"}, saw={"range": None}),
+        no_vary_search=True)
+# If-Range has a date, which is a strong validator by the part's Date, and by the 304's is not.
+for name, dated in (("no-date", ()), ("another-date", (("Date", at(-1000)),))):
+    row(f"part-weakened-by-304-{name}", "RFC 9110 8.8.2.2", fetch(part(0, 4, LM, DAY, cc="max-age=10"), bytes_("0-4"), ("If-Range", at(-1000))),
+        Step(headers=(bytes_("0-4"), ("If-Range", at(-1000))), advance=20, origin=(unchanged("max-age=10", LM, *dated), part(0, 4, LM, DAY)),
+             status=206, content=b"01234", cs={}, saw={"if-modified-since": None}))
+row("part-swr-if-range", IF_RANGE, fetch(part(0, 4, ETAG, cc=SWR), bytes_("0-4"), ("If-Range", '"abc"')),
+    stale(b"01234", digits("max-age=60", ("ETag", '"new"')), bytes_("0-4"), ("If-Range", '"abc"'), advance=20, status=206, saw={"if-range": None}),
+    hit(DIGITS, bytes_("0-4"), ("If-Range", '"abc"'), has={"content-range": None}))
+for name, what in (("url", purge()), ("tag", purge(tags="t")), ("tag-of-another", purge(tags="u"))):
+    row(f"part-purged-all-by-{name}", "G3", fetch(part(0, 2, ETAG, ("Cache-Tag", "t")), bytes_("0-2")),
+        fetch(part(6, 7, ETAG, ("Cache-Tag", "u")), bytes_("6-7")), cut(0, 2, bytes_("0-2")), what,
+        fetch(part(0, 2), bytes_("0-2")), fetch(part(6, 7), bytes_("6-7")))
+    row(f"rest-purged-by-{name}", "G3", fetch(part(0, 6, ETAG, ("Cache-Tag", "t")), bytes_("0-6")),
+        Step(origin=(part(7, 9, ETAG, ("Cache-Tag", "u")),), content=DIGITS, cs={"stored": True}), hit(DIGITS), what, fetch(digits()))
+row("part-over-cap", "G7", *(fetch(part(0, 6), bytes_("0-6"), cs={"detail": "too-large", "stored": None}) for _ in range(2)), max_body=5)
+row("parts-over-cap-together", "G7", fetch(part(0, 2, ETAG), bytes_("0-2")), fetch(part(3, 5, ETAG), bytes_("3-5")),
+    cut(3, 5, bytes_("3-5")), fetch(part(0, 2, ETAG), bytes_("0-2")), max_body=5)
+row("range-over-cap-leaves-parts", "G7", fetch(part(0, 2, ETAG), bytes_("0-2")),
+    fetch(part(0, 9, ETAG), bytes_("0-"), cs={"detail": "too-large"}), fetch(part(1, 8, ETAG), bytes_("1-8"), cs={"detail": "too-large"}),
+    cut(0, 2, bytes_("0-2")), max_body=5)
+for name, value in (("commas", "bytes=" + "," * 3000 + "0-1"), ("same", "bytes=" + ",".join(["0-1023"] * 1000)), ("open", "bytes=" + "0-," * 500)):
+    row(f"range-flood-{name}", "RFC 9110 14.2", fetch(digits()), hit(DIGITS, ("Range", value), has={"content-range": None}))
+row("range-flood-overlapping", "RFC 9110 15.3.7.2", fetch(digits()), cut(0, 9, bytes_(",".join(["0-"] * 32))))
 row("rest-error", K, fetch(part(0, 6, ETAG), bytes_("0-6")), fetch(ok(None, status=503)), cut(0, 6, bytes_("0-6")))
 
 # -- what passes -----------------------------------------------------------------------------------

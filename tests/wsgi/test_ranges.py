@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from layergate import OriginAborted
+from layergate.http.groups import MAX_GROUPS
+from layergate.http.key import primary_key
+from layergate.http.partial import MAX_PARTS
 from layergate.wsgi import LayerGate
-from tests.support.wsgi import Gate, ask, in_threads, start
+from tests.support.wsgi import Gate, ask, in_threads, start, until
 
 BODY = b"0123456789" * 10
 
@@ -172,3 +175,144 @@ def test_a_client_that_has_it_already_gets_a_304() -> None:
     answer = ask(app, HTTP_IF_NONE_MATCH='"a"')
     assert (answer.status, answer.body) == ("304 Not Modified", b"")
     assert "hit" in ask(app).told
+
+
+# -- what others do meanwhile, in threads of their own ----------------------------------------------
+
+
+def beside(work: Any) -> tuple[threading.Thread, list[Any]]:
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(work()))
+    thread.start()
+    return thread, answers
+
+
+def done(thread: threading.Thread, answers: list[Any]) -> Any:
+    thread.join(10)
+    assert answers, "a request hangs, or has failed"
+    return answers[0]
+
+
+PURGES: list[dict[str, Any]] = [
+    {"tags": ["film"]}, {"urls": ["http://example.org/"]}, {"everything": True}
+]  # fmt: skip
+
+
+class Tagged(Film):
+    """``tag``: of its responses; ``head``: a gate before the head."""
+
+    def __init__(self) -> None:
+        super().__init__("generator")
+        self.tag = "film"
+        self.head: Gate | None = None
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        tag, head = self.tag, self.head
+        if head is not None:
+            head.wait()
+
+        def tagged(status: str, lines: list[tuple[str, str]], *rest: Any) -> Any:
+            return start_response(status, [*lines, ("Cache-Tag", tag)], *rest)
+
+        return super().__call__(environ, tagged)
+
+    def generate(self, octets: bytes) -> Any:
+        gate = self.gate
+        yield octets[:7]
+        if gate is not None:
+            gate.wait()
+        yield octets[7:]
+
+
+@pytest.mark.parametrize("what", PURGES)
+def test_what_is_purged_while_the_rest_is_fetched_is_no_part_of_the_answer(what: Any) -> None:
+    """The head of the rest comes after the purge: the stored part is not used any more (G3)."""
+    film = Tagged()
+    app = LayerGate(film)
+    ask(app, HTTP_RANGE="bytes=0-59")
+    film.head = gate = Gate()
+    waiting = beside(lambda: ask(app))
+    gate.reached()
+    app.purge(**what)
+    gate.open()
+    assert done(*waiting).body == BODY
+    assert film.asked == ["bytes=0-59", "bytes=60-", None]
+
+
+@pytest.mark.parametrize("what", [*PURGES, {"tags": ["other"]}])
+def test_nothing_that_was_purged_is_stored_with_the_rest(what: Any) -> None:
+    """The purge comes after the head, by the tag of either half: this client has its answer, nobody
+    else does (G3)."""
+    film = Tagged()
+    app = LayerGate(film)
+    ask(app, HTTP_RANGE="bytes=0-59")
+    film.tag = "other"
+    film.gate = gate = Gate()
+    waiting = beside(lambda: ask(app))
+    gate.reached()
+    app.purge(**what)
+    film.gate = None
+    after = ask(app)
+    assert "hit" not in after.told
+    assert "collapsed" not in after.told
+    gate.open()
+    assert done(*waiting).body == after.body == BODY
+    # (the half that is stored has not that tag: it is good for another rest)
+    again = "bytes=60-" if what == {"tags": ["other"]} else None
+    assert film.asked == ["bytes=0-59", "bytes=60-", again]
+    assert ask(app).body == BODY
+
+
+def test_a_refresh_of_a_part_is_no_answer_to_an_if_range() -> None:
+    """It does not repeat the client's If-Range, so what it brings may be of another representation
+    than that client has the rest of (G6)."""
+    tag, octet = '"a"', b"A"
+    gate: Gate | None = None
+    conditions: list[str | None] = []
+
+    def origin(environ: dict[str, Any], start_response: Any) -> Any:
+        condition = environ.get("HTTP_IF_RANGE")
+        conditions.append(condition)
+        if gate is not None:
+            gate.wait()
+        lines = [("Cache-Control", "max-age=0, stale-while-revalidate=600"), ("ETag", tag)]
+        if condition in (None, tag):
+            start_response("206 Partial Content", [*lines, ("Content-Range", "bytes 0-9/100")])
+            return [octet * 10]
+        start_response("200 OK", lines)
+        return [octet * 100]
+
+    app = LayerGate(origin)
+    resumes = {"HTTP_RANGE": "bytes=0-9", "HTTP_IF_RANGE": '"a"'}
+    ask(app, **resumes)
+    tag, octet, gate = '"b"', b"B", Gate()
+    until(lambda: "stale-while-revalidate" in ask(app, **resumes).told)
+    gate.reached()
+    sure = beside(lambda: ask(app, **resumes, HTTP_CACHE_CONTROL="no-cache"))
+    gate.reached()  # it is a request of its own
+    gate.open()
+    answer = done(*sure)
+    assert (answer.status, answer.body) == ("200 OK", b"B" * 100)
+    assert conditions == ['"a"', None, '"a"']
+    app.close()
+
+
+def test_the_parts_and_the_groups_of_one_target_have_a_cap() -> None:
+    film = Film("list")
+
+    def grouped(environ: dict[str, Any], start_response: Any) -> Any:
+        names = ", ".join(f'"{len(film.asked)}-{number}"' for number in range(100))
+
+        def start(status: str, lines: list[tuple[str, str]], *rest: Any) -> Any:
+            return start_response(status, [*lines, ("Cache-Groups", names)], *rest)
+
+        return film(environ, start)
+
+    for app in (LayerGate(film), LayerGate(grouped)):
+        for first in range(0, 100, 4):
+            ask(app, HTTP_RANGE=f"bytes={first}-{first + 1}")
+        entry = app.cache.stack.peek(primary_key("http", b"example.org", "/", None, b""))
+        assert entry is not None
+        assert len(entry.value.parts) <= MAX_PARTS
+        assert len(entry.tags) <= MAX_GROUPS + 1
+        assert "hit" in ask(app, HTTP_RANGE="bytes=96-97").told
