@@ -2187,6 +2187,20 @@ row("rule-post", R, fetch(ok(), method="POST"), fetch(ok()), fetch(ok(), method=
     rules=rule(ttl=60))
 row("rule-heuristic", H, fetch(ok(None, WEEK, DAY)), fetch(TWO, advance=6), rules=rule(ttl=5),
     heuristic=0.1)
+# Who is known does not take everybody's page away, whichever is there first.
+for name, known, mine in (
+    ("set-cookie", COOKIE, ok(None, ("Set-Cookie", "a=c"), body=b"mine")), ("private", COOKIE, ok("private", body=b"mine")),
+    ("authorization", AUTH, ok("no-store", body=b"mine"))):
+    row(f"rule-known-client-{name}", "G1", fetch(ok()), fetch(mine, known), fetch(mine, known), hit(), rules=rule(ttl=60))
+    row(f"rule-known-client-first-{name}", "G1", fetch(mine, known), fetch(mine, known),
+        Step(concurrent=4, origin=(ok(),), content=b"one", cs={}), hit(), rules=rule(ttl=60))
+for name in ("text/event-stream", "multipart/x-mixed-replace; boundary=a"):
+    row(f"rule-stream-{name[:9]}", "G8", *(fetch(ok(None, ("Content-Type", name)), cs={"detail": "stream"}) for _ in range(2)),
+        rules=rule(ttl=60))
+row("304-other-alone", U, fetch(OLD),  # its app is called again within one request
+    Step(advance=20, origin=(unchanged("max-age=60", ("ETag", '"other"')), ok("max-age=60", body=b"new")), content=b"new",
+         cs={"hit": None}), hit(b"new"), collapse=False)
+
 # -- hit-for-miss ----------------------------------------------------------------------------------
 
 P = "G4"
