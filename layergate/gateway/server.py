@@ -113,8 +113,21 @@ class Server:
         self.max_head = cast(int, options.max_head)
         self.max_fields = options.max_fields
         self.max_content = cast("int | None", options.max_content)
+        cache = self._cache
+        self._member = cache.identifier + b"; " if cache.options.cache_status else None
         for connection in self.connections:
             connection.adopt()
+
+    def told(self, lines: Lines) -> str:
+        """What the cache says in these lines of a response became of the request: the parameters of its
+        member of Cache-Status, for the log; "" if it says nothing."""
+        if self._member is None:
+            return ""
+        for name, value in reversed(lines):  # (its line is behind those of other caches)
+            if name == b"cache-status":
+                own = value.startswith(self._member)
+                return value[len(self._member) :].decode("latin-1") if own else ""
+        return ""
 
     def remember(self, hits: dict[bytes, _Known], data: bytes, known: _Known) -> None:
         """A request that was a plain hit, byte for byte: when it comes again it need not be parsed.
@@ -477,7 +490,7 @@ class ClientConnection(asyncio.Protocol):
         tail = b"".join([b"%b: %b\r\n" % line for line in added])
         self._transport.write(b"%b%b\r\n%b" % (known.block, tail, body))
         if server.options.access_log:
-            self._log(head.method, head.url, stored.status, len(body), 0.0)
+            self._log(head.method, head.url, stored.status, len(body), 0.0, server.told(lines))
         if close:
             self._hang_up()
         elif self._writable is None:
@@ -706,16 +719,19 @@ class ClientConnection(asyncio.Protocol):
     def resume(self) -> None:
         self._resume_reading()
 
-    def _log(self, method: str, url: bytes, status: int, size: int, seconds: float) -> None:
+    def _log(
+        self, method: str, url: bytes, status: int, size: int, seconds: float, told: str
+    ) -> None:
         peer = "-" if self._peer is None else self._peer[0]
         _access.info(
-            '%s "%s %s" %d %d %.3f',
+            '%s "%s %s" %d %d %.3f "%s"',
             peer,
             method,
             url[:2048].decode("latin-1"),
             status,
             size,
             seconds,
+            told or "-",
         )
 
 
@@ -858,7 +874,7 @@ class Cycle:
     __slots__ = (
         "_body", "_called", "_chunked", "_client", "_ended", "_flush", "_head_bytes", "_length", "_logged",
         "_parts", "_received", "_sent", "_server", "_size", "_started", "_status", "_task",
-        "_trailers", "_waiter", "bad", "close", "complete", "early", "gone", "head", "too_large",
+        "_told", "_trailers", "_waiter", "bad", "close", "complete", "early", "gone", "head", "too_large",
     )  # fmt: skip
 
     def __init__(self, client: ClientConnection, server: Server, head: _Head) -> None:
@@ -884,6 +900,7 @@ class Cycle:
         self._length: int | None = None
         self._sent = 0
         self._status = 0
+        self._told = ""
         self._trailers = False
         self._head_bytes = b""
         self._flush: asyncio.Handle | None = None
@@ -967,7 +984,7 @@ class Cycle:
             self._flush_head()
             if server.options.access_log:
                 seconds = time.perf_counter() - self._logged
-                client._log(head.method, head.url, self._status, self._sent, seconds)
+                client._log(head.method, head.url, self._status, self._sent, seconds, self._told)
             if self.bad is not None and not client.lost:
                 if self._started:
                     client.broke_off(framed=self._chunked or self._length is not None)
@@ -1059,6 +1076,8 @@ class Cycle:
         status = self._status = message["status"]
         head = self.head
         headers = list(message["headers"])
+        if self._server.options.access_log:
+            self._told = self._server.told(headers)
         self._trailers = bool(message.get("trailers"))
         length = None
         dated = False

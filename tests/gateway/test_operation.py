@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
 import ssl
 from typing import Any
@@ -279,28 +280,68 @@ async def test_a_unix_socket_beside_tls(authority, tmp_path):
         assert origin.last.header("x-forwarded-for") == "unknown"
 
 
+def _logged(caplog) -> list[str]:
+    """The lines of the access log, without the seconds and the lifetimes that are left."""
+    lines = [one.getMessage() for one in caplog.records if one.name == "layergate.access"]
+    assert all(re.search(r" \d+\.\d{3} ", line) for line in lines)
+    return [re.sub(r" \d+\.\d{3} ", " ", re.sub(r"ttl=\d+", "ttl", line)) for line in lines]
+
+
 async def test_access_log(caplog):
+    """A line says what became of its request, as Cache-Status does."""
     caplog.set_level(logging.INFO, "layergate.access")
     async with Origin() as origin, Gateway(origin, access_log=True) as gateway:
+        origin.answers(
+            "/no", b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 2\r\n\r\nno"
+        )
         client = await gateway.client()
         for _ in range(3):
             await client.ask('/a?"x"')
+        await client.ask('/a?"x"', "Cache-Control: no-cache")
+        await client.ask('/a?"x"', "Pragma: nothing")
         await client.ask("/b", method="HEAD")
+        await client.ask("/no")
         await client.ask("/c", method="POST", content=b"abc")
-
-        def logged() -> list[str]:
-            return [
-                record.getMessage().rpartition(" ")[0]
-                for record in caplog.records
-                if record.name == "layergate.access"
-            ]
-
-        await until(lambda: len(logged()) == 5, "slow")
-        assert logged() == [
-            *['127.0.0.1 "GET /a?"x"" 200 8'] * 3,
-            '127.0.0.1 "HEAD /b" 200 0',
-            '127.0.0.1 "POST /c" 200 4',
+        await client.ask("/d", "Cache-Control: only-if-cached")
+        await client.ask("/_layergate/healthz")
+        await until(lambda: len(_logged(caplog)) == 10, "slow")
+        assert _logged(caplog) == [
+            '127.0.0.1 "GET /a?"x"" 200 8 "fwd=uri-miss; stored"',
+            *['127.0.0.1 "GET /a?"x"" 200 8 "hit; ttl"'] * 2,
+            '127.0.0.1 "GET /a?"x"" 200 8 "fwd=request; stored"',
+            '127.0.0.1 "GET /a?"x"" 200 8 "hit; ttl"',
+            '127.0.0.1 "HEAD /b" 200 0 "fwd=uri-miss"',
+            '127.0.0.1 "GET /no" 200 2 "fwd=uri-miss; detail=no-store"',
+            '127.0.0.1 "POST /c" 200 4 "fwd=method"',
+            '127.0.0.1 "GET /d" 504 0 "-"',
+            '127.0.0.1 "GET /_layergate/healthz" 200 20 "-"',
         ]
+
+
+async def test_access_log_without_cache_status(caplog):
+    caplog.set_level(logging.INFO, "layergate.access")
+    cache = {"cache_status": False}
+    async with Origin() as origin, Gateway(origin, access_log=True, cache=cache) as gateway:
+        said = b"Cache-Status: LayerGate; hit\r\nContent-Length: 1\r\nCache-Control: max-age=60\r\n\r\na"
+        origin.answers("/", b"HTTP/1.1 200 OK\r\n" + said)
+        for _ in range(2):
+            await gateway.ask("/")
+        await until(lambda: len(_logged(caplog)) == 2, "slow")
+        assert _logged(caplog) == ['127.0.0.1 "GET /" 200 1 "-"'] * 2
+
+
+async def test_access_log_of_what_another_cache_says(caplog):
+    """Whatever an origin, or a cache in front of it, calls itself: ours is the last word."""
+    caplog.set_level(logging.INFO, "layergate.access")
+    async with Origin() as origin, Gateway(origin, access_log=True) as gateway:
+        said = b"Cache-Status: LayerGate; hit, Other; hit\r\nContent-Length: 1\r\nCache-Control: max-age=60\r\n\r\na"
+        origin.answers("/", b"HTTP/1.1 200 OK\r\n" + said)
+        for _ in range(2):
+            await gateway.ask("/")
+        await until(lambda: len(_logged(caplog)) == 2, "slow")
+        assert _logged(caplog) == [
+            '127.0.0.1 "GET /" 200 1 "fwd=uri-miss; stored"', '127.0.0.1 "GET /" 200 1 "hit; ttl"'
+        ]  # fmt: skip
 
 
 async def test_nothing_is_left_behind():
