@@ -65,6 +65,7 @@ _KNOWN_OVERHEAD: Final = 1536  # bytes: the dicts, lists and lines of one
 _LONGEST_KNOWN: Final = 2048  # bytes
 _LINGER: Final = 2.0  # seconds
 _LAST_REQUEST: Final = 0.25  # seconds from the signal to stop, for a request that is on its way
+_HALF_CLOSE: Final = 1.0  # seconds, by the ticks; see `ClientConnection.eof_received`
 _LOW: Final = 64 * 1024  # bytes of a request's content that wait to be taken
 _RESET: Final = struct.pack("ii", 1, 0)
 _READS: Final = frozenset({"GET", "HEAD"})
@@ -210,7 +211,7 @@ class ClientConnection(asyncio.Protocol):
         "_backlog", "_bad", "_begun", "_believed", "_close", "_cycle", "_head_only", "_head_size", "_hits", "_in_head", "_known",
         "_lines", "_loop",
         "_newest", "_parser", "_paused", "_peer", "_pending", "_plain", "_reading_paused", "_rest", "_restart",
-        "_scheme", "_server", "_transport", "_tunnel", "_unwinding", "_url", "_writable", "deadline",
+        "_said_all", "_scheme", "_server", "_transport", "_tunnel", "_unwinding", "_url", "_writable", "deadline",
         "lost",
     )  # fmt: skip
 
@@ -243,6 +244,7 @@ class ClientConnection(asyncio.Protocol):
         self._restart = b""  # see `_after_upgrade`
         self._rest = b""  # what is left of a packet behind a request that asked for an upgrade
         self._unwinding = False  # is that being parsed?
+        self._said_all = False  # has the client said all that it has to say?
         self.deadline = 0.0
         self.lost = False
 
@@ -327,7 +329,30 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(431, "there is too much beside the content")
 
     def eof_received(self) -> bool:
-        return False
+        """The client sends no more: it has said all it has to say, and waits for the answers (as netcat
+        does at the end of its input), or it has left. TCP does not tell which; if it has left, the
+        first thing that is written to it says so.
+
+        Who has no more to say says so right after its request. So what is complete is answered if
+        that was a moment ago; who ends the connection in the middle of a request, or after having
+        waited for an answer, is gone, and what was done for it alone with it. TLS has no such half.
+        """
+        cycle = self._cycle
+        if (
+            cycle is None
+            or not cycle.complete
+            or self._tunnel is not None
+            or self._scheme == "https"
+            or self._server.now - cycle.since > _HALF_CLOSE
+        ):
+            return False
+        newest, self._newest = self._newest, None
+        if newest is not None and newest in self._pending:  # (the rest of which will not come)
+            self._pending.remove(newest)
+        if self._bad is None:
+            (self._pending[-1] if self._pending else cycle).close = True
+        self._said_all = True
+        return True
 
     def connection_lost(self, _: Exception | None) -> None:
         self.lost = True
@@ -508,6 +533,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _start(self, cycle: Cycle) -> None:
         self._cycle = cycle
+        cycle.since = self._server.now
         if self._writable is None:
             content = cycle.head.content and not cycle.complete
             self.deadline = self._server.now + self._server.body_timeout + TICK if content else 0.0
@@ -596,7 +622,7 @@ class ClientConnection(asyncio.Protocol):
             return
         # A client that takes nothing would keep the connection for as long as it likes.
         self._watch_sending()
-        if unread and self._transport.can_write_eof():
+        if unread and not self._said_all and self._transport.can_write_eof():
             # RFC 9112 9.6: closing at once would reset the connection, and with it what we have
             # just said; so the rest is read for a moment, and forgotten.
             self._transport.write_eof()
@@ -874,7 +900,7 @@ class Cycle:
     __slots__ = (
         "_body", "_called", "_chunked", "_client", "_ended", "_flush", "_head_bytes", "_length", "_logged",
         "_parts", "_received", "_sent", "_server", "_size", "_started", "_status", "_task",
-        "_told", "_trailers", "_waiter", "bad", "close", "complete", "early", "gone", "head", "too_large",
+        "_told", "_trailers", "_waiter", "bad", "close", "complete", "early", "gone", "head", "since", "too_large",
     )  # fmt: skip
 
     def __init__(self, client: ClientConnection, server: Server, head: _Head) -> None:
@@ -886,6 +912,7 @@ class Cycle:
         self.gone = False
         self.too_large = False
         self.early = b""
+        self.since = 0.0  # when it was complete, and its turn; of `Server.now`
         self.bad: tuple[int, str] | None = None
         self._parts: list[bytes] = []
         self._size = 0
@@ -921,6 +948,7 @@ class Cycle:
     def end(self) -> None:
         """The request is complete."""
         self.complete = True
+        self.since = self._server.now
         self._wake()
 
     def broken(self, refusal: tuple[int, str]) -> None:

@@ -147,6 +147,10 @@ class _Wire:
             with contextlib.suppress(OSError):
                 await self.writer.wait_closed()
 
+    def end(self) -> None:
+        """Send no more, and go on reading: half of a close."""
+        self.writer.write_eof()
+
     def reset(self) -> None:
         """End the connection with a RST."""
         sock = self.writer.get_extra_info("socket")
@@ -463,7 +467,8 @@ class Gateway:
     """A worker in the running loop, in front of ``origins``: `Origin`s, or `UpstreamOptions`.
 
     ``cache``: options of the cache; ``upstream``: options of every upstream; ``options``: those of
-    the gateway. ``continue_within``, ``linger``: limits that are no options, in seconds.
+    the gateway. ``continue_within``, ``linger``, ``half_close``: limits that are no options, in
+    seconds.
     """
 
     def __init__(
@@ -474,6 +479,7 @@ class Gateway:
         path: str | None = None,
         continue_within: float = 0.05,
         linger: float = 0.1,
+        half_close: float = 60.0,
         **options: Any,
     ) -> None:
         self._origins = origins
@@ -486,6 +492,7 @@ class Gateway:
             (server_module, "TICK", TICK),
             (upstream_module, "TICK", TICK),
             (server_module, "_LINGER", linger),
+            (server_module, "_HALF_CLOSE", half_close),
             (proxy_module, "_CONTINUE_WITHIN", continue_within),
         ):
             self._patches.enter_context(mock.patch.object(module, name, value))

@@ -267,6 +267,26 @@ async def test_a_certificate_is_renewed_by_a_reload(authority, tmp_path):
         assert gateway.reload(tls_cert=None, tls_key=None) == ["tls_cert"]
 
 
+async def test_tls_has_no_half_close(authority, tmp_path):
+    """Who closes such a connection is gone, and what was fetched for it alone with it."""
+    async with Origin() as origin, Gateway(origin, **_pair(authority, tmp_path)) as gateway:
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await call.content()
+            await call.wire.ended()
+            call.closed = True
+
+        tasks = gateway.counts.tasks
+        client = await gateway.client(tls=_client_context(authority))
+        await client.request("/", method="POST", content=b"abc")
+        await origin.received(1)
+        closing = asyncio.create_task(client.close())
+        await until(lambda: gateway.counts.clients == 0 and not origin.open, "slow")
+        await closing
+        await until(lambda: gateway.counts.tasks == tasks, "slow")
+
+
 async def test_a_unix_socket_beside_tls(authority, tmp_path):
     """It speaks no TLS, so what comes by it did not come by https."""
     async with (

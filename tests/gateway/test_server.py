@@ -635,7 +635,7 @@ async def test_a_slow_reader_bounds_what_is_taken_from_the_origin():
 
 
 async def test_a_client_that_leaves_ends_a_fetch_for_itself_alone():
-    async with Origin() as origin, Gateway(origin) as gateway:
+    async with Origin() as origin, Gateway(origin, half_close=-1) as gateway:
 
         @origin.on("/")
         async def handler(call: Call) -> None:
@@ -707,6 +707,159 @@ async def test_a_client_that_leaves_leaves_nothing_behind(moment):
                 await origin.received(count + 1)
             client.reset()
             await until(lambda: gateway.counts == (0, 0, tasks) and not origin.open, "slow")
+
+
+# -- a client that has said all that it has to say -------------------------------------------------
+
+
+async def _has_ended(gateway: Gateway) -> None:
+    """The gateway has heard the end of what the only client says."""
+    await until(lambda: [one._said_all for one in gateway.server.connections] == [True], "slow")
+
+
+@pytest.mark.parametrize("kind", ["miss", "post", "no-store", "chunked", "head"])
+async def test_a_half_closed_connection_gets_its_answer(kind):
+    """As of ``printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' | nc -N``."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+        go_on = asyncio.Event()
+        big = b"x" * 300_000
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await call.content()
+            await go_on.wait()
+            if kind == "chunked":
+                await call.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                for _ in range(3):
+                    await call.send(b"%x\r\n%b\r\n" % (len(big), big))
+                await call.send(b"0\r\n\r\n")
+            else:
+                cc = "no-store" if kind == "no-store" else "max-age=60"
+                await call.reply(200, [f"Cache-Control: {cc}"], b"" if kind == "head" else b"here")
+
+        tasks = gateway.counts.tasks
+        client = await gateway.client()
+        method = {"post": "POST", "head": "HEAD"}.get(kind, "GET")
+        await client.request("/", method=method, content=b"abc" if kind == "post" else None)
+        client.end()
+        await origin.received(1)
+        await _has_ended(gateway)
+        go_on.set()
+        response = await client.response(method)
+        assert (response.status, response.header("connection")) == (200, "close")
+        assert response.body == {"chunked": big * 3, "head": b""}.get(kind, b"here")
+        await client.ended()
+        await until(lambda: gateway.counts.clients == 0, "slow")
+        await until(lambda: gateway.counts.tasks - gateway.counts.upstream == tasks, "slow")
+
+
+async def test_all_that_was_asked_before_a_half_close_is_answered_in_order():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        await gateway.ask("/hit")
+        client = await gateway.client()
+        for target in ("/a", "/hit", "/b", "/hit"):
+            await client.request(target)
+        client.end()
+        for target in ("/a", "/hit", "/b"):
+            response = await client.response()
+            assert response.body == f"{target} 1".encode()
+            assert "connection" not in response
+        assert (await client.response()).body == b"/hit 1"
+        await client.ended()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"GET /half HTTP/1.1\r\nHo",
+        b"POST /half HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\nabc",
+    ],
+    ids=["head", "content"],
+)
+async def test_half_a_request_before_a_half_close_is_none(more):
+    async with Origin() as origin, Gateway(origin, head_timeout=1) as gateway:
+        go_on = asyncio.Event()
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await go_on.wait()
+            await call.reply(200, [], b"whole")
+
+        client = await gateway.client()
+        await client.request("/")
+        await origin.received(1)
+        await client.send(more)
+        client.end()
+        if b"abc" in more:  # it is read no further than that before its turn
+            await until(lambda: any(one._pending for one in gateway.server.connections), "slow")
+        else:
+            await _has_ended(gateway)
+        go_on.set()
+        assert (await client.response()).body == b"whole"
+        await client.ended()
+        await until(lambda: gateway.counts.clients == 0, "slow")
+        await until(lambda: not gateway.worker.cache.stats()["flights"], "slow")
+        if b"abc" not in more:
+            assert origin.calls["/half"] == 0
+
+
+async def test_what_is_malformed_before_a_half_close_is_refused():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        client = await gateway.client()
+        await client.request("/a")
+        await client.send(b"GET /b HTTP/1.1\r\nHost: a b\r\n\r\n")
+        client.end()
+        assert (await client.response()).body == b"/a 1"
+        assert (await client.response()).status == 400
+        await client.ended()
+
+
+async def test_who_has_left_altogether_is_noticed_by_the_first_thing_it_is_sent():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        go_on = asyncio.Semaphore(0)
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await call.send(
+                b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            while not call.wire.reader.at_eof():
+                await go_on.acquire()
+                await call.send(b"1\r\na\r\n")
+            call.closed = True
+
+        tasks = gateway.counts.tasks
+        client = await gateway.client()
+        await client.request("/")
+        await client.begun()
+        await client.close()
+        await _has_ended(gateway)
+        async with asyncio.timeout(10):
+            while gateway.counts != (0, 0, tasks):
+                go_on.release()  # something more that it is sent
+                await asyncio.sleep(0.01)
+
+
+async def test_who_ends_a_connection_after_having_waited_is_gone():
+    async with Origin() as origin, Gateway(origin, half_close=0.1) as gateway:
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await call.content()
+            await call.wire.ended()
+            call.closed = True
+
+        tasks = gateway.counts.tasks
+        client = await gateway.client()
+        await client.request("/", method="POST", content=b"abc")
+        await origin.received(1)
+        (connection,) = gateway.server.connections
+        assert connection._cycle is not None
+        since = connection._cycle.since
+        await until(lambda: gateway.server.now - since > 0.1, "slow")
+        client.end()
+        await client.ended()
+        await until(lambda: gateway.counts == (0, 0, tasks) and not origin.open, "slow")
 
 
 # -- stopping --------------------------------------------------------------------------------------
