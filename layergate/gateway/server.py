@@ -19,7 +19,7 @@ import logging
 import struct
 import time
 from collections import deque
-from socket import AF_UNIX, SO_LINGER, SOL_SOCKET
+from socket import AF_UNIX, SO_ERROR, SO_LINGER, SOL_SOCKET
 from typing import Any, Final, cast
 from urllib.parse import unquote_to_bytes
 
@@ -65,7 +65,7 @@ _KNOWN_OVERHEAD: Final = 1536  # bytes: the dicts, lists and lines of one
 _LONGEST_KNOWN: Final = 2048  # bytes
 _LINGER: Final = 2.0  # seconds
 _LAST_REQUEST: Final = 0.25  # seconds from the signal to stop, for a request that is on its way
-_HALF_CLOSE: Final = 1.0  # seconds, by the ticks; see `ClientConnection.eof_received`
+_HALF_CLOSE: Final = 5.0  # seconds; see `ClientConnection.eof_received`
 _LOW: Final = 64 * 1024  # bytes of a request's content that wait to be taken
 _RESET: Final = struct.pack("ii", 1, 0)
 _READS: Final = frozenset({"GET", "HEAD"})
@@ -179,9 +179,9 @@ class Server:
     async def drain(self, timeout: float, cut: asyncio.Event | None = None) -> None:
         """Answer what is under way, close the rest; cut what is left after ``timeout`` seconds, or
         when ``cut`` is set."""
+        # A tunnel is under way, too: it has its own ways to end, and time for them. (That it is about to be
+        # cut could only be said to a WebSocket between two of its frames, which nobody here reads.)
         self.draining = True
-        for connection in [*self.connections]:
-            connection.end_tunnel()
         # Of connections that seem idle many are not: the next request is under way. It is answered,
         # with Connection: close.
         idle = self.loop.call_later(min(_LAST_REQUEST, timeout), self._close_idle)
@@ -208,10 +208,10 @@ class ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
-        "_backlog", "_bad", "_begun", "_believed", "_close", "_cycle", "_head_only", "_head_size", "_hits", "_in_head", "_known",
+        "_backlog", "_bad", "_begun", "_believed", "_close", "_cycle", "_ended_at", "_head_only", "_head_size", "_hits", "_in_head", "_known",
         "_lines", "_loop",
         "_newest", "_parser", "_paused", "_peer", "_pending", "_plain", "_reading_paused", "_rest", "_restart",
-        "_said_all", "_scheme", "_server", "_transport", "_tunnel", "_unwinding", "_url", "_writable", "deadline",
+        "_scheme", "_server", "_transport", "_tunnel", "_unwinding", "_url", "_writable", "deadline",
         "lost",
     )  # fmt: skip
 
@@ -244,7 +244,8 @@ class ClientConnection(asyncio.Protocol):
         self._restart = b""  # see `_after_upgrade`
         self._rest = b""  # what is left of a packet behind a request that asked for an upgrade
         self._unwinding = False  # is that being parsed?
-        self._said_all = False  # has the client said all that it has to say?
+        # When the client ended its side: the request that was being answered, and how far.
+        self._ended_at: tuple[Cycle, tuple[bool, int]] | None = None
         self.deadline = 0.0
         self.lost = False
 
@@ -329,13 +330,13 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(431, "there is too much beside the content")
 
     def eof_received(self) -> bool:
-        """The client sends no more: it has said all it has to say, and waits for the answers (as netcat
-        does at the end of its input), or it has left. TCP does not tell which; if it has left, the
-        first thing that is written to it says so.
+        """The client sends no more: it has said all it has to say, and waits for its answers (as netcat
+        does at the end of its input), or it has left. TCP does not tell which, before something is
+        sent to it.
 
-        Who has no more to say says so right after its request. So what is complete is answered if
-        that was a moment ago; who ends the connection in the middle of a request, or after having
-        waited for an answer, is gone, and what was done for it alone with it. TLS has no such half.
+        So what is complete is answered, but not waited for any longer than `_HALF_CLOSE`; see
+        `_expect_a_sign`. Who ends the connection in the middle of a request is gone, and so is who
+        ends TLS, which has no such half.
         """
         cycle = self._cycle
         if (
@@ -343,7 +344,6 @@ class ClientConnection(asyncio.Protocol):
             or not cycle.complete
             or self._tunnel is not None
             or self._scheme == "https"
-            or self._server.now - cycle.since > _HALF_CLOSE
         ):
             return False
         newest, self._newest = self._newest, None
@@ -351,8 +351,21 @@ class ClientConnection(asyncio.Protocol):
             self._pending.remove(newest)
         if self._bad is None:
             (self._pending[-1] if self._pending else cycle).close = True
-        self._said_all = True
+        if self._ended_at is None:
+            self._ended_at = cycle, cycle.progress
+            if self._writable is None:
+                self.deadline = self._server.now + _HALF_CLOSE + TICK
         return True
+
+    def _expect_a_sign(self) -> None:
+        """The client has ended its side a while ago. If it was sent something since, and that was no error,
+        then it is there."""
+        cycle = self._cycle
+        if cycle is None or self._ended_at != (cycle, cycle.progress):
+            sock = self._transport.get_extra_info("socket")
+            if sock is None or not sock.getsockopt(SOL_SOCKET, SO_ERROR):
+                return
+        self.abort()
 
     def connection_lost(self, _: Exception | None) -> None:
         self.lost = True
@@ -533,7 +546,6 @@ class ClientConnection(asyncio.Protocol):
 
     def _start(self, cycle: Cycle) -> None:
         self._cycle = cycle
-        cycle.since = self._server.now
         if self._writable is None:
             content = cycle.head.content and not cycle.complete
             self.deadline = self._server.now + self._server.body_timeout + TICK if content else 0.0
@@ -622,7 +634,7 @@ class ClientConnection(asyncio.Protocol):
             return
         # A client that takes nothing would keep the connection for as long as it likes.
         self._watch_sending()
-        if unread and not self._said_all and self._transport.can_write_eof():
+        if unread and self._ended_at is None and self._transport.can_write_eof():
             # RFC 9112 9.6: closing at once would reset the connection, and with it what we have
             # just said; so the rest is read for a moment, and forgotten.
             self._transport.write_eof()
@@ -676,6 +688,8 @@ class ClientConnection(asyncio.Protocol):
                 self._watch_sending()  # it takes its time, but it takes
             else:
                 self.abort()
+        elif self._ended_at is not None:
+            self._expect_a_sign()
         elif self._in_head:
             self._refuse(408, "the head took too long")
         elif self._cycle is not None:
@@ -703,11 +717,6 @@ class ClientConnection(asyncio.Protocol):
         if sock is not None and sock.family != AF_UNIX:
             sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
         self.abort()
-
-    def end_tunnel(self) -> None:
-        """Close it if it is a tunnel, which has no end of its own."""
-        if self._tunnel is not None and not self.lost:
-            self._transport.close()
 
     def close_idle(self) -> None:
         """Close it unless a request has begun."""
@@ -900,7 +909,7 @@ class Cycle:
     __slots__ = (
         "_body", "_called", "_chunked", "_client", "_ended", "_flush", "_head_bytes", "_length", "_logged",
         "_parts", "_received", "_sent", "_server", "_size", "_started", "_status", "_task",
-        "_told", "_trailers", "_waiter", "bad", "close", "complete", "early", "gone", "head", "since", "too_large",
+        "_told", "_trailers", "_waiter", "bad", "close", "complete", "early", "gone", "head", "too_large",
     )  # fmt: skip
 
     def __init__(self, client: ClientConnection, server: Server, head: _Head) -> None:
@@ -912,7 +921,6 @@ class Cycle:
         self.gone = False
         self.too_large = False
         self.early = b""
-        self.since = 0.0  # when it was complete, and its turn; of `Server.now`
         self.bad: tuple[int, str] | None = None
         self._parts: list[bytes] = []
         self._size = 0
@@ -945,10 +953,14 @@ class Cycle:
         self._wake()
         return self._size
 
+    @property
+    def progress(self) -> tuple[bool, int]:
+        """How far the response has come."""
+        return self._started, self._sent
+
     def end(self) -> None:
         """The request is complete."""
         self.complete = True
-        self.since = self._server.now
         self._wake()
 
     def broken(self, refusal: tuple[int, str]) -> None:

@@ -399,7 +399,11 @@ async def gateway(
     under_test = Gateway(port, origin, Worker(made, Channel()))
     logger = logging.getLogger()
     logger.addHandler(under_test.logged)
-    with patch.object(server, "TICK", 0.05), patch.object(server, "_LINGER", 0.3):
+    with (
+        patch.object(server, "TICK", 0.05),
+        patch.object(server, "_LINGER", 0.3),
+        patch.object(server, "_HALF_CLOSE", 0.3),
+    ):
         serving = asyncio.create_task(under_test.worker.serve([sock]))
         try:
             await until(

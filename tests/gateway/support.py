@@ -147,7 +147,7 @@ class _Wire:
             with contextlib.suppress(OSError):
                 await self.writer.wait_closed()
 
-    def end(self) -> None:
+    async def shuts(self) -> None:
         """Send no more, and go on reading: half of a close."""
         self.writer.write_eof()
 

@@ -16,7 +16,7 @@ import trustme
 from layergate.config import Rule
 from layergate.errors import ConfigError
 from layergate.gateway.options import UpstreamOptions
-from tests.gateway.support import Call, Gateway, Origin, Truncated, until
+from tests.gateway.support import Call, Client, Gateway, Origin, Truncated, until
 
 EVERY_LOOP = True
 
@@ -424,23 +424,75 @@ async def test_truncation_through_tls(authority, tmp_path, framing):
             await client.ask("/")
 
 
-async def test_a_websocket_while_draining():
-    """It might go on for ever: it is ended with the idle connections."""
-    async with Origin() as origin, Gateway(origin) as gateway:
+def _echoes(origin: Origin) -> None:
+    """A WebSocket at / that says what it hears, until it hears ``bye``."""
+
+    @origin.on("/")
+    async def handler(call: Call) -> None:
+        await call.send(b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        while (data := await call.wire.reader.read(100)) not in (b"", b"bye"):
+            await call.send(data)
+        await call.close()
+
+
+async def _websocket(gateway: Gateway) -> Client:
+    client = await gateway.client()
+    await client.request("/", "Connection: upgrade", "Upgrade: websocket")
+    assert (await client.begun()).status == 101
+    return client
+
+
+async def test_a_websocket_goes_on_while_draining():
+    """Until either end closes it."""
+    async with Origin() as origin, Gateway(origin, drain_timeout=30) as gateway:
+        _echoes(origin)
+        client, other = await _websocket(gateway), await _websocket(gateway)
+        idle = await gateway.client()
+        await gateway.drain()
+        await idle.ended()  # what is idle is closed first
+        await client.send(b"still here")
+        assert await client.exactly(10) == b"still here"
+        await other.close()
+        await client.send(b"bye")
+        await client.ended()
+        await gateway.stopped()  # with the last of them, and no later
+        await until(lambda: not origin.open, "slow")
+
+
+@pytest.mark.parametrize("how", ["in time", "at once"])
+async def test_a_websocket_is_ended_with_the_time_for_draining(how):
+    timeout = 0.3 if how == "in time" else 30
+    async with Origin() as origin, Gateway(origin, drain_timeout=timeout) as gateway:
+        _echoes(origin)
+        client = await _websocket(gateway)
+        begun = asyncio.get_running_loop().time()
+        await gateway.drain()
+        if how == "at once":  # the second signal
+            gateway.channel.stop(now=True)
+        await client.ended()
+        await gateway.stopped()
+        if how == "in time":
+            assert asyncio.get_running_loop().time() - begun >= 0.29
+        await until(lambda: not origin.open, "slow")
+
+
+async def test_a_websocket_that_nobody_reads_is_ended_in_time_too():
+    async with Origin() as origin, Gateway(origin, drain_timeout=0.3) as gateway:
 
         @origin.on("/")
         async def handler(call: Call) -> None:
             await call.send(b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
-            await call.wire.ended()
-            call.closed = True
+            while True:  # (until the gateway has left)
+                await call.send(b"x" * 65536)
 
-        client = await gateway.client()
+        client = await gateway.client(window=4096)
         await client.request("/", "Connection: upgrade", "Upgrade: websocket")
         assert (await client.begun()).status == 101
+        client.pause()
         await gateway.drain()
-        await client.ended()
         await gateway.stopped()
         await until(lambda: not origin.open, "slow")
+        client.reset()
 
 
 async def test_content_that_is_not_taken_is_not_piled_up():

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from tests.gateway.support import Call, Gateway, Origin, Truncated, until
+from tests.gateway.support import Call, Client, Gateway, Origin, Truncated, until
 
 EVERY_LOOP = True
 
@@ -635,7 +635,7 @@ async def test_a_slow_reader_bounds_what_is_taken_from_the_origin():
 
 
 async def test_a_client_that_leaves_ends_a_fetch_for_itself_alone():
-    async with Origin() as origin, Gateway(origin, half_close=-1) as gateway:
+    async with Origin() as origin, Gateway(origin, half_close=0.05) as gateway:
 
         @origin.on("/")
         async def handler(call: Call) -> None:
@@ -714,7 +714,9 @@ async def test_a_client_that_leaves_leaves_nothing_behind(moment):
 
 async def _has_ended(gateway: Gateway) -> None:
     """The gateway has heard the end of what the only client says."""
-    await until(lambda: [one._said_all for one in gateway.server.connections] == [True], "slow")
+    await until(
+        lambda: [one._ended_at is None for one in gateway.server.connections] == [False], "slow"
+    )
 
 
 @pytest.mark.parametrize("kind", ["miss", "post", "no-store", "chunked", "head"])
@@ -741,7 +743,7 @@ async def test_a_half_closed_connection_gets_its_answer(kind):
         client = await gateway.client()
         method = {"post": "POST", "head": "HEAD"}.get(kind, "GET")
         await client.request("/", method=method, content=b"abc" if kind == "post" else None)
-        client.end()
+        await client.shuts()
         await origin.received(1)
         await _has_ended(gateway)
         go_on.set()
@@ -759,7 +761,7 @@ async def test_all_that_was_asked_before_a_half_close_is_answered_in_order():
         client = await gateway.client()
         for target in ("/a", "/hit", "/b", "/hit"):
             await client.request(target)
-        client.end()
+        await client.shuts()
         for target in ("/a", "/hit", "/b"):
             response = await client.response()
             assert response.body == f"{target} 1".encode()
@@ -789,7 +791,7 @@ async def test_half_a_request_before_a_half_close_is_none(more):
         await client.request("/")
         await origin.received(1)
         await client.send(more)
-        client.end()
+        await client.shuts()
         if b"abc" in more:  # it is read no further than that before its turn
             await until(lambda: any(one._pending for one in gateway.server.connections), "slow")
         else:
@@ -808,7 +810,7 @@ async def test_what_is_malformed_before_a_half_close_is_refused():
         client = await gateway.client()
         await client.request("/a")
         await client.send(b"GET /b HTTP/1.1\r\nHost: a b\r\n\r\n")
-        client.end()
+        await client.shuts()
         assert (await client.response()).body == b"/a 1"
         assert (await client.response()).status == 400
         await client.ended()
@@ -840,7 +842,7 @@ async def test_who_has_left_altogether_is_noticed_by_the_first_thing_it_is_sent(
                 await asyncio.sleep(0.01)
 
 
-async def test_who_ends_a_connection_after_having_waited_is_gone():
+async def test_who_has_left_altogether_is_not_waited_for_any_longer():
     async with Origin() as origin, Gateway(origin, half_close=0.1) as gateway:
 
         @origin.on("/")
@@ -850,16 +852,40 @@ async def test_who_ends_a_connection_after_having_waited_is_gone():
             call.closed = True
 
         tasks = gateway.counts.tasks
+        for leaves in (Client.close, Client.shuts):
+            client = await gateway.client()
+            await client.request("/", method="POST", content=b"abc")
+            await origin.received(1)
+            await leaves(client)
+            await until(lambda: gateway.counts == (0, 0, tasks) and not origin.open, "slow")
+
+
+async def test_who_takes_what_it_is_sent_is_there():
+    """However long the rest takes."""
+    async with Origin() as origin, Gateway(origin, half_close=1) as gateway:
+        part, rest = asyncio.Event(), asyncio.Event()
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            head = b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 2\r\n\r\n"
+            await call.send(head)
+            await part.wait()
+            await call.send(b"a")
+            await rest.wait()
+            await call.send(b"b")
+
         client = await gateway.client()
-        await client.request("/", method="POST", content=b"abc")
-        await origin.received(1)
+        await client.request("/")
+        await client.begun()
+        await client.shuts()
+        await _has_ended(gateway)
+        part.set()
+        assert await client.exactly(1) == b"a"
         (connection,) = gateway.server.connections
-        assert connection._cycle is not None
-        since = connection._cycle.since
-        await until(lambda: gateway.server.now - since > 0.1, "slow")
-        client.end()
+        await until(lambda: not connection.deadline, "slow")  # it has been looked after
+        rest.set()
+        assert await client.exactly(1) == b"b"
         await client.ended()
-        await until(lambda: gateway.counts == (0, 0, tasks) and not origin.open, "slow")
 
 
 # -- stopping --------------------------------------------------------------------------------------
