@@ -13,7 +13,7 @@ from layergate.core.loader import Loader, LoadRuntime
 from layergate.core.stack import Stack, WritePolicy
 from layergate.errors import ConfigError
 from layergate.http.cache import Cache
-from layergate.http.key import label_of
+from layergate.http.no_vary_search import purge_label
 from layergate.http.wire import VALUES
 from layergate.layers.memory import MemoryLayer
 from layergate.runtime.loop import LoopRuntime
@@ -108,7 +108,7 @@ class HttpCache(Cache):
         stack = Stack(
             tuple(layers),
             runtime=self.runtime,
-            label=label_of,
+            label=purge_label,
             layer_timeout=float(checked.layer_timeout),  # type: ignore[arg-type]
             hooks=checked.hooks,
             values=VALUES,

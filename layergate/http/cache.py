@@ -60,7 +60,7 @@ from layergate.http.no_vary_search import (
     SearchVariance,
     class_key,
     path_key,
-    search_tag,
+    reaching,
     tag_of,
     variance_of,
 )
@@ -1376,14 +1376,8 @@ class Cache:
         return self._reaching((*marks, *groups))
 
     def _reaching(self, marks: tuple[Mark, ...]) -> tuple[Mark, ...]:
-        """The marks, with those by which a purge of a URL reaches what No-Vary-Search makes
-        equivalent to it."""
-        if not self._search:
-            return marks
-        tags = [
-            Mark("tag", search_tag(mark.value), mark.soft) for mark in marks if mark.kind == "key"
-        ]
-        return (*marks, *dict.fromkeys(tags))
+        """The marks, with those by which they reach what No-Vary-Search makes equivalent."""
+        return reaching(marks) if self._search else marks
 
     async def after_head(self, exchange: Exchange, status: int, lines: Lines) -> None:
         """Freshen or outdate what is stored with what a HEAD brought: "each of its stored GET
@@ -1511,6 +1505,9 @@ class Cache:
         ``hosts``     host names, any scheme and port; or ``host:port``.
         ``patterns``  URLs in which ``*`` stands for anything; one that begins with ``/`` is matched
                       against path and query on any host.
+                      With ``no_vary_search``, ``urls``, ``prefixes`` and ``patterns`` reach what is
+                      stored for several queries if they mean any of them, or could: see
+                      `no_vary_search.reaching`.
         ``everything`` all of it.
         ``soft``      make stale instead of gone: still good for stale-while-revalidate,
                       stale-if-error and revalidation.

@@ -258,7 +258,8 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def _caught(caught: Caught) -> dict[str, Any]:
-    (value,) = _tags([caught.value]) or [""]
+    # (a NUL at the end: of a pattern that is meant for what No-Vary-Search makes equivalent)
+    (value,) = _tags([caught.value.removesuffix("\0")]) or [""]
     return {"kind": caught.kind, "value": value, "soft": caught.soft, "time": caught.time}
 
 

@@ -20,6 +20,7 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
+from layergate.core.invalidation import MAX_PATTERN_LENGTH, Mark, MarkKind
 from layergate.http.fields import Fields
 from layergate.http.key import label_of, query_of
 from layergate.http.structured import parse_dictionary
@@ -30,6 +31,8 @@ __all__ = [
     "SearchVariance",
     "class_key",
     "path_key",
+    "purge_label",
+    "reaching",
     "reduced",
     "search_tag",
     "tag_of",
@@ -43,6 +46,7 @@ MAX_FIELD: Final = 4096
 # Appended to keys, whose end is known from their beginning. As long as nothing else that is.
 _PATH: Final = b"\x00path search"
 _CLASS: Final = b"\x00search:"
+_ANY: Final = "?\0"  # what the label of a class ends in; no other does
 _ENCODED: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
@@ -166,6 +170,54 @@ def search_tag(uri: str) -> str:
     field's value has no NUL."""
     path = uri.partition("?")[0].encode("utf-8", "surrogatepass")
     return f"\x00search {blake2b(path, digest_size=16).hexdigest()}"
+
+
+def purge_label(key: bytes) -> str:
+    """What purges are matched against: `label_of`, but of the key of a class its path and `_ANY`, for
+    which URLs are among it depends on more than what is left of a query."""
+    label = label_of(key)
+    _, _, rest = query_of(key)
+    if key[:2] == b"x;":
+        for _ in range(2):  # the rewritten path, the mount point
+            colon = rest.index(b":")
+            rest = rest[colon + 1 + int(rest[:colon]) :]
+    return label.partition("?")[0] + _ANY if rest.startswith(_CLASS) else label
+
+
+def reaching(marks: Iterable[Mark]) -> tuple[Mark, ...]:
+    """The marks, with those by which they reach what is stored under the keys of classes, if one of
+    the equivalent URLs could be meant.
+
+    Anything can be in the part of a query that does not matter. So a purge of a URL is one of all the
+    classes of its path; and a prefix or a pattern is one of all the classes of those paths at which,
+    followed by some query, it matches.
+    """
+    added: dict[Mark, None] = {}
+    for mark in marks:
+        if mark.kind == "key":
+            added[Mark("tag", search_tag(mark.value), mark.soft)] = None
+        elif mark.kind in ("prefix", "glob", "path"):
+            reached = _class_pattern(mark)
+            if reached is not None:
+                added[reached] = None
+    return (*marks, *added)
+
+
+def _class_pattern(mark: Mark) -> Mark | None:
+    """The pattern that matches the labels of classes at whose path ``mark`` matches with some query;
+    None if it does so itself."""
+    kind: MarkKind = "path" if mark.kind == "path" else "glob"
+    beginning, star, _ = mark.value.partition("*")
+    path, question, _ = (mark.value if mark.kind == "prefix" else beginning).partition("?")
+    if mark.kind == "prefix":
+        if not question:
+            return None  # all that begin so do, whatever follows
+        path, star, _ = path.partition("*")  # (which stands for itself there)
+    elif question:
+        star = ""  # the path is known to its end
+    if star or len(path) + len(_ANY) > MAX_PATTERN_LENGTH:
+        return Mark(kind, path[: MAX_PATTERN_LENGTH - 2] + "*" + _ANY[-1], mark.soft)
+    return Mark(kind, path + _ANY, mark.soft)
 
 
 def tag_of(key: bytes) -> str:

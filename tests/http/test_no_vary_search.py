@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layergate.core.invalidation import MAX_PATTERN_LENGTH, Mark, Marks, glob
+from layergate.http.cache import purge_marks
 from layergate.http.fields import Fields
 from layergate.http.key import label_of, primary_key, query_of, variant_key
 from layergate.http.no_vary_search import (
@@ -13,6 +15,8 @@ from layergate.http.no_vary_search import (
     SearchVariance,
     class_key,
     path_key,
+    purge_label,
+    reaching,
     reduced,
     search_tag,
     tag_of,
@@ -203,4 +207,77 @@ def test_g3_a_purge_of_any_equivalent_target_names_the_tag(key, variance):
     assert tag == search_tag(label_of(key)) == search_tag(label_of(key).partition("?")[0])
     assert label_of(variant_key(class_key(key, variance), b"x")) == label_of(
         class_key(key, variance)
+    )
+
+
+# -- purges ------------------------------------------------------------------------------------------
+
+paths = st.sampled_from(["/", "/p", "/p/", "/pp", "/q", "/*", "/p%2A"])
+queries = st.text("ab=&?*", max_size=6)
+said_so = st.sampled_from([
+    SearchVariance(True, False, (b"a",)), SearchVariance(False, False, ()),
+    SearchVariance(True, True, ()), SearchVariance(True, True, (b"b",)),
+])  # fmt: skip
+pieces = st.lists(st.sampled_from(["/", "p", "q", "?", "a", "b", "=", "&", "*"]), max_size=8)
+
+
+def purges(kind: str, text: str) -> dict[str, list[str]]:
+    match kind:
+        case "urls":
+            return {"urls": ["http://h/" + text]}
+        case "prefixes":
+            return {"prefixes": ["h/" + text]}
+        case "patterns":
+            return {"patterns": ["http://h/" + text]}
+        case "paths":
+            return {"patterns": ["/" + text]}
+        case _:
+            return {"patterns": ["*" + text]}
+
+
+@settings(max_examples=1000)
+@given(
+    paths, queries, queries, said_so, st.sampled_from(["urls", "prefixes", "patterns", "paths", "any"]), pieces,
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_g3_what_purges_one_of_the_equivalent_urls_purges_what_is_stored_for_them(
+    path, one, two, variance, kind, text, mounted, variant
+):
+    """Whatever is found by one of them is gone."""
+    root = "/root" if mounted else ""
+    stored, asked = (
+        primary_key("http", b"h", path, path.encode(), query.encode(), root) for query in (one, two)
+    )
+    if class_key(stored, variance) != class_key(asked, variance):
+        return
+    marks = purge_marks(**purges(kind, "".join(text)))
+    log = Marks()
+    log.apply(1, marks, 0.0)
+    meant = log.purged_since(0, (), label_of(asked))
+    reached = Marks()
+    reached.apply(1, reaching(marks), 0.0)
+    key = class_key(stored, variance)
+    if variant:
+        key = variant_key(key, b"x")
+    if meant:
+        assert reached.purged_since(0, (tag_of(stored),), purge_label(key))
+    # And what is stored for one target alone is purged by what names it, and by nothing else.
+    for exact in (stored, variant_key(stored, b"x"), path_key(stored)):
+        assert purge_label(exact) == label_of(exact)
+        assert reached.purged_since(0, (), label_of(exact)) == log.purged_since(
+            0, (), label_of(exact)
+        )
+
+
+@pytest.mark.parametrize("kind", ["prefix", "glob", "path"])
+@pytest.mark.parametrize("ending", ["", "?", "*", "*" * 15, "?" + "*" * 16])
+def test_the_longest_pattern_has_one_that_is_none_too_long(kind, ending):
+    value = ("http://h/" if kind != "path" else "/") + "p" * MAX_PATTERN_LENGTH
+    value = value[: MAX_PATTERN_LENGTH - len(ending)] + ending
+    marks = reaching([Mark(kind, value)])
+    Marks().apply(1, marks, 0.0)
+    assert len(marks) == (1 if kind == "prefix" and "?" not in ending else 2)
+    path = "http://h" * (kind == "path") + value.partition("?")[0].partition("*")[0]
+    assert kind == "prefix" or any(
+        glob(one.value)((path if one.kind == "glob" else path[8:]) + "?\0") for one in marks
     )

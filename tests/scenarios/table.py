@@ -6,6 +6,7 @@ are guarantees of our own, where we refuse what the RFC would allow.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -109,6 +110,13 @@ def purge(*, tags: str = "", **kw: Any) -> Step:
     if tags:
         headers.append(("Surrogate-Key", tags))
     return Step(method="PURGE", headers=tuple(headers), members=0, **kw)
+
+
+def purge_all(**what: list[str] | bool) -> Step:
+    """The endpoint, by what it names."""
+    headers = (("Authorization", f"Bearer {TOKEN}"), ("Content-Type", "application/json"))
+    body = json.dumps(what).encode()
+    return Step("POST", "/_layergate/purge", headers, body, members=0)
 
 
 # A row a line, or a few: the formatter would make a page of each.
@@ -2333,6 +2341,23 @@ search("posted-without", at_("/p?utm=1", fetch(SOLD)),
     at_("/p?utm=1", post(posted("max-age=60", where="/p?utm=1"), stored=True)), at_("/p?utm=1", hit(b"posted")),
     at_("/p?utm=2", fetch(OTHER)), rfc=P)
 search("purge-other-path", at_("/p?utm=1", fetch(SOLD)), at_("/q?utm=1", purge()), at_("/p?utm=2", hit()), rfc="G3")
+# What matches with some query reaches what is stored for all of them, whatever is left of theirs.
+for name, meant in (
+    ("pattern", {"patterns": ["http://example.org/p?utm=2*"]}), ("pattern-path", {"patterns": ["/p?utm=2"]}),
+    ("pattern-path-star", {"patterns": ["/p?*utm=2"]}), ("pattern-any-host", {"patterns": ["*/p?utm=*"]}),
+    ("pattern-no-query", {"patterns": ["/p"]}), ("pattern-any-path", {"patterns": ["/*?utm=2"]}),
+    ("pattern-in-the-query", {"patterns": ["/p*2"]}), ("pattern-soft", {"patterns": ["/p?utm=2"], "soft": True}),
+    ("prefix", {"prefixes": ["example.org/p?utm=2"]}), ("prefix-of-the-query", {"prefixes": ["example.org/p?u"]}),
+    ("prefix-question", {"prefixes": ["http://example.org/p?"]}), ("prefix-path", {"prefixes": ["example.org/"]}),
+    ("host", {"hosts": ["example.org"]}), ("everything", {"purge_everything": True})):
+    search(f"purge-by-{name}", at_("/p?utm=1&a=1", fetch(SOLD)), at_("/p?utm=2&a=1", hit()), purge_all(**meant),
+        at_("/p?utm=2&a=1", fetch(OTHER)), at_("/p?a=1&utm=3", hit(b"two")), rfc="G3")
+for name, meant in (
+    ("pattern", {"patterns": ["/q?utm=2", "/P?*", "/p/*", "/pp*", "/", "https://example.org/p?*", "http://example.com/*"]}),
+    ("prefix", {"prefixes": ["example.org/q?utm=1", "example.org/pp", "example.org/p/", "example.com/", "https://example.org/p?"]})):
+    search(f"purge-others-by-{name}", at_("/p?utm=1", fetch(SOLD)), purge_all(**meant), at_("/p?utm=2", hit()), rfc="G3")
+search("purge-by-pattern-not-the-exact-ones", at_("/p?a=1", fetch(ok("max-age=60"))), purge_all(patterns=["/p?a=2", "/*/p"]),
+    at_("/p?a=1", hit()), rfc="G3")
 search("purge-tag", at_("/p?utm=1", fetch(ok("max-age=60", UTM, ("Cache-Tag", "t")))), purge(tags="t"),
     at_("/p?utm=2", fetch(OTHER)), rfc="G3")
 search("purge-not-the-exact-ones", at_("/p?a=1", fetch(ok("max-age=60"))), at_("/p?a=2", purge()), at_("/p?a=1", hit()), rfc="G3")
