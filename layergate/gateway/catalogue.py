@@ -145,7 +145,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
     )),
     ("what is heard and said", (
         ("forwarded", _T.TEXT, "what upstreams are told: x-forwarded, forwarded, both or none"),
-        ("via", _T.TEXT, "pseudonym in Via; none: no Via"),
+        ("via", _T.TEXT, "pseudonym in Via and CDN-Loop; none: neither"),
         ("pass_upgrades", _T.SWITCH, "pass Upgrade (WebSocket) to the upstream; else 501"),
         ("request_directives", _T.SWITCH, "obey the Cache-Control of requests"),
         ("cache_status", _T.SWITCH, "send Cache-Status"),

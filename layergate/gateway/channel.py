@@ -51,6 +51,7 @@ import json
 import logging
 import os
 import pickle
+import secrets
 import signal
 import socket
 import struct
@@ -71,6 +72,7 @@ __all__ = [
     "Reload",
     "State",
     "Stats",
+    "new_instance",
     "pack",
     "pack_options",
     "receive",
@@ -162,14 +164,21 @@ def _read(kind: int, content: bytes, *, options: bool) -> Any:
     return message
 
 
+def new_instance() -> str:
+    """A name that no other gateway has. It is told to upstreams, so it says nothing else."""
+    return secrets.token_hex(8)
+
+
 class Channel:
     """A worker's view of who runs it. This one is the common part: nobody is at the other end.
 
-    ``number``: which worker this is, from 0; ``workers``: of how many.
+    ``number``: which worker this is, from 0; ``workers``: of how many. ``instance``: what all of them,
+    and nobody else, call themselves in CDN-Loop (RFC 8586): a token.
     """
 
-    def __init__(self, number: int = 0, workers: int = 1) -> None:
+    def __init__(self, number: int = 0, workers: int = 1, *, instance: str | None = None) -> None:
         self.number = number
+        self.instance = new_instance() if instance is None else instance
         self.workers = workers
         self.state = State.STARTING
         self.stopping = asyncio.Event()
@@ -231,8 +240,16 @@ class Link(Channel):
     ``siblings``: do the workers share a log of purges through the supervisor?
     """
 
-    def __init__(self, sock: socket.socket, number: int, workers: int, *, siblings: bool) -> None:
-        super().__init__(number, workers)
+    def __init__(
+        self,
+        sock: socket.socket,
+        number: int,
+        workers: int,
+        *,
+        siblings: bool,
+        instance: str | None = None,
+    ) -> None:
+        super().__init__(number, workers, instance=instance)
         self._sock = sock
         self._siblings = SiblingLog(self.send, workers) if siblings else None
         self._writer: asyncio.StreamWriter | None = None

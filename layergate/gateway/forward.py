@@ -13,7 +13,7 @@ from typing import Final
 
 from layergate.gateway.head import date_now
 from layergate.gateway.options import Network
-from layergate.http.fields import Fields, Lines, split_list
+from layergate.http.fields import Fields, Line, Lines, split_list
 
 __all__ = ["FORWARDED", "ForwardPolicy", "response_lines", "trailer_lines"]
 
@@ -40,7 +40,9 @@ _ADDRESS: Final = re.compile(
 class ForwardPolicy:
     """How requests are signed on their way to an origin.
 
-    ``via``: our pseudonym in Via (RFC 9110 7.6.3); None: no Via. ``forwarded``: ``"x-forwarded"``,
+    ``via``: our pseudonym in Via (RFC 9110 7.6.3); None: no Via, and no CDN-Loop. ``instance``: what
+    this gateway adds to it in CDN-Loop (RFC 8586), and no other gateway does; None: no CDN-Loop.
+    ``forwarded``: ``"x-forwarded"``,
     ``"forwarded"`` (RFC 7239), ``"both"`` or ``"none"``. ``trusted``: the networks of proxies whose
     word about the client and its scheme is taken; ``trusts_unix``: so is that of whoever is at the
     other end of a Unix socket.
@@ -53,8 +55,12 @@ class ForwardPolicy:
         forwarded: str,
         trusted: tuple[Network, ...] = (),
         trusts_unix: bool = False,
+        instance: str | None = None,
     ) -> None:
         self._via = None if via is None else via.encode()
+        self._loop: Line | None = None
+        if via is not None and instance is not None:
+            self._loop = (b"cdn-loop", f"{via};id={instance}".encode())
         self._x = forwarded in ("x-forwarded", "both")
         self._rfc = forwarded in ("forwarded", "both")
         self._trusted = trusted
@@ -145,6 +151,8 @@ class ForwardPolicy:
             kept.append((b"via", b"%b, %b" % (via, own) if via else own))
         elif via:
             kept.append((b"via", via))
+        if self._loop is not None:
+            kept.append(self._loop)
         return kept
 
     # -- from the origin -----------------------------------------------------------------------
@@ -158,8 +166,20 @@ class ForwardPolicy:
         # RFC 9110 7.6.3: a gateway "MAY send a Via header field in forwarded response messages".
         return [*lines, (b"via", b"%b %b" % (version.encode(), self._via))]
 
+    def returned(self, lines: Lines) -> bool:
+        """Did this very gateway send this request (RFC 8586)? Then it is to be asked before the cache is: as
+        likely as not, what it would wait for there is itself."""
+        if self._loop is None or b"cdn-loop" not in dict(lines):
+            return False
+        own = self._loop[1]
+        return any(
+            name == b"cdn-loop" and own in [one.replace(b" ", b"") for one in split_list(value)]
+            for name, value in lines
+        )
+
     def looped(self, lines: Lines) -> bool:
-        """Has this request been here before (RFC 9110 7.6.3)? Then it would go round for ever."""
+        """Has this request been here too often (RFC 9110 7.6.3)? Then it would go round for ever, though
+        on the way somebody takes CDN-Loop off."""
         if self._via is None:
             return False
         seen = 0

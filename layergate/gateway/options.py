@@ -206,7 +206,8 @@ class GatewayOptions:
     What upstreams are told
       ``forwarded``           ``"x-forwarded"`` (X-Forwarded-For, -Proto, -Host), ``"forwarded"``
                               (RFC 7239), ``"both"`` or ``"none"``.
-      ``via``                 pseudonym in ``Via`` (RFC 9110 7.6.3), both ways. None: no Via.
+      ``via``                 pseudonym in ``Via`` (RFC 9110 7.6.3), both ways, and to the origin in
+                              ``CDN-Loop`` (RFC 8586). None: neither.
       ``pass_upgrades``       whether ``Upgrade`` (WebSocket) is passed to the upstream; else 501.
 
     How long, how much

@@ -32,7 +32,7 @@ from layergate.gateway.upstream import (
 from layergate.http import cache_status
 from layergate.http.fields import Lines
 
-__all__ = ["Proxy", "say_failure"]
+__all__ = ["Proxy", "say_failure", "say_looped"]
 
 Message: TypeAlias = MutableMapping[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -87,7 +87,7 @@ class Proxy:
             return _say(send, 421, "no upstream serves this host and path")
         lines: Lines = scope["headers"]
         if self._policy.looped(lines):
-            return _say(send, 508, "this request has been here before")
+            return say_looped(scope, send)
         if scope["method"] == "OPTIONS":
             left = _max_forwards(lines)
             if left == 0:
@@ -377,3 +377,13 @@ async def say_failure(
     if error.status == 503:
         lines.append((b"retry-after", b"1"))
     await _say(send, error.status, error.detail.replace("-", " "), lines)
+
+
+async def say_looped(scope: Scope, send: Send) -> None:
+    """A request that goes round is answered with 508."""
+    _logger.warning(
+        "%s %r has been here before: is the upstream this gateway?",
+        scope["method"],
+        unquote(scope["path"])[:200],
+    )
+    await _say(send, 508, "this request has been here before")

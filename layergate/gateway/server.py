@@ -47,7 +47,7 @@ from layergate.gateway.head import (
     valid_host,
 )
 from layergate.gateway.options import GatewayOptions
-from layergate.gateway.proxy import INTERIM, TUNNEL, App, Message, say_failure
+from layergate.gateway.proxy import INTERIM, TUNNEL, App, Message, say_failure, say_looped
 from layergate.gateway.upstream import Connection as UpstreamConnection
 from layergate.gateway.upstream import UpstreamError
 from layergate.http.fields import Lines, split_list
@@ -114,8 +114,8 @@ class Server:
         self.max_head = cast(int, options.max_head)
         self.max_fields = options.max_fields
         self.max_content = cast("int | None", options.max_content)
-        cache = self._cache
-        self._member = cache.identifier + b"; " if cache.options.cache_status else None
+        identifier = self.identifier
+        self._member = None if identifier is None else identifier + b"; "
         for connection in self.connections:
             connection.adopt()
 
@@ -998,7 +998,10 @@ class Cycle:
                 self._called = True
                 scope = self._scope(peer, scheme, believed)
                 try:
-                    await server.app(scope, self.receive, self.send)
+                    if server.policy.returned(scope["headers"]):
+                        await say_looped(scope, self.send)
+                    else:
+                        await server.app(scope, self.receive, self.send)
                 except UpstreamError as error:
                     if self._started:
                         raise

@@ -45,7 +45,13 @@ def main(fd: int) -> int:
     logs.set_up()
     # What a worker fails with is told after its loop, and the channel with it, has ended.
     last_words = sock.dup()
-    link = Link(sock, start["number"], start["workers"], siblings=start["siblings"])
+    link = Link(
+        sock,
+        start["number"],
+        start["workers"],
+        siblings=start["siblings"],
+        instance=start["instance"],
+    )
     sockets = [socket.socket(fileno=own) for own in start["sockets"]]
     for one in sockets:
         one.set_inheritable(False)

@@ -33,6 +33,7 @@ from layergate.gateway.channel import (
     ChannelClosed,
     Reload,
     Stats,
+    new_instance,
     pack,
     pack_options,
     receive,
@@ -260,6 +261,7 @@ class Supervisor:
         self._addresses = options.addresses
         # With a shared layer the log is there.
         self._siblings = options.cache.shared is None
+        self._instance = new_instance()
         self._reloader = _Reloader(load, options, self._reload)
         self._serials = itertools.count(1)
         self._reports: dict[int, _Report] = {}
@@ -378,6 +380,7 @@ class Supervisor:
                     "number": number,
                     "workers": self._count,
                     "siblings": self._siblings,
+                    "instance": self._instance,
                     "entry": self._entry,
                     "path": sys.path,
                     "sockets": sockets,

@@ -54,10 +54,11 @@ class Worker:
         self.options = options
         self.channel = channel
         self.cache = HttpCache(**options.cache_arguments(), log=channel.log)
-        self.proxy = Proxy(tuple(options.upstreams), _policy(options))
+        policy = _policy(options, channel)
+        self.proxy = Proxy(tuple(options.upstreams), policy)
         gate = LayerGate(self.proxy, self.cache)
         app = _Health(gate, options, channel)
-        self.server = Server(app, gate, options, _policy(options))
+        self.server = Server(app, gate, options, policy)
         self._tls = _tls(options)
 
     async def serve(self, sockets: Sequence[socket]) -> None:
@@ -95,18 +96,20 @@ class Worker:
             _tls(new)  # what cannot be used must not be half of what is
             self._tls.load_cert_chain(new.tls_cert, new.tls_key)
         self.cache.reload(**live(new))
-        self.proxy.reload(tuple(new.upstreams), _policy(new))
-        self.server.reload(new, _policy(new))
+        policy = _policy(new, self.channel)
+        self.proxy.reload(tuple(new.upstreams), policy)
+        self.server.reload(new, policy)
         self.options = new
         return names
 
 
-def _policy(options: GatewayOptions) -> ForwardPolicy:
+def _policy(options: GatewayOptions, channel: Channel) -> ForwardPolicy:
     return ForwardPolicy(
         via=options.via,
         forwarded=options.forwarded,
         trusted=options.trusted_networks,
         trusts_unix=options.trusts_unix,
+        instance=channel.instance,
     )
 
 

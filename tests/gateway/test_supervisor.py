@@ -18,7 +18,7 @@ from layergate.gateway import supervisor
 from layergate.gateway.supervisor import Supervisor
 from tests.support.fleet import FRESH, Connection, OriginCall, eventually
 from tests.support.gateway_worker import options_of
-from tests.support.gateways import Gateway, gone, running
+from tests.support.gateways import Gateway, HttpCall, gone, running
 from tests.support.ports import HOST
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
@@ -517,3 +517,29 @@ async def test_reloads_that_come_together_are_one_after_the_other(tmp_path):
             return all(await hit_everywhere(gateway, "/ruled"))
 
         await eventually(hold)
+
+
+async def test_all_workers_are_one_gateway_to_an_upstream(tmp_path):
+    """What one of them has sent, and another gets, is a loop."""
+    async with Gateway(tmp_path, whole=True) as gateway:
+        said: set[str] = set()
+
+        @gateway.origin.on("/said")
+        async def handler(call: HttpCall) -> None:
+            said.add(call.headers["cdn-loop"])
+            await call.reply(b"", {"cache-control": "no-store"})
+
+        async def fetched() -> bool:
+            await gateway.get("/said")
+            async with Connection(gateway.port) as connection:
+                each = (await gateway.stats(connection))["workers"]["each"]
+            return len(each) == 2 and all(one["events"]["fetch"] for one in each.values())
+
+        async with asyncio.timeout(20):
+            while not await fetched():
+                pass
+        assert len(said) == 1
+        for _ in range(4):
+            async with Connection(gateway.port) as connection:
+                connection.ask("/said?", headers={"cdn-loop": said.copy().pop()})
+                assert (await connection.answer()).status == 508

@@ -32,7 +32,9 @@ AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
 
 
 class HttpCall(OriginCall):
-    """A call over HTTP/1.1."""
+    """A call over HTTP/1.1. ``headers``: of the request, by their names in lower case."""
+
+    headers: Mapping[str, str] = {}
 
     async def start(self, status: int = 200, headers: Mapping[str, str] = FRESH) -> None:
         self._framed = "content-length" in headers
@@ -79,6 +81,8 @@ class HttpOrigin(Origin):
         self.calls[path] += 1
         asked = {"path": path, "method": method, "instance": "", "pid": 0}
         call = HttpCall(asked, self.calls[path], writer)
+        pairs = [line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:]]
+        call.headers = {name.lower(): value.strip() for name, _, value in pairs}
         self.log.append(call)
         prefix = max((one for one in self.handlers if path.startswith(one)), key=len)
         await self.handlers[prefix](call)
