@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+import trustme
 
 
 def pytest_asyncio_loop_factories(
@@ -23,3 +24,9 @@ def pytest_asyncio_loop_factories(
             factories["uvloop"] = uvloop.new_event_loop
     factories["asyncio"] = asyncio.new_event_loop
     return factories
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """Whose certificates nobody believes but who is told to."""
+    return trustme.CA()

@@ -207,11 +207,6 @@ async def test_options_are_replaced_while_serving():
 # -- where it listens ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 def _pair(authority: trustme.CA, folder, name: str = "example.com") -> dict[str, Any]:
     issued = authority.issue_cert(name)
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"

@@ -739,11 +739,6 @@ async def test_host_policy(policy, seen, version):
         assert origin.last.all("host") == [seen or f"127.0.0.1:{origin.port}"]
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 def _tls(authority: trustme.CA, name: str) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(name).configure_cert(context)

@@ -7,7 +7,6 @@ processes, each with an SDK and OTLP over HTTP, and a real receiver.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,6 @@ from tests.telemetry.support import Sdk, attributes, child_of, links_to
 pytest_plugins = ("tests.support.redis_servers",)
 
 SWR = {"cache-control": "max-age=10, stale-while-revalidate=60"}
-
-
-@pytest.fixture
-def sdk() -> Iterator[Sdk]:
-    sdk = Sdk()
-    yield sdk
-    sdk.close()
 
 
 async def test_a_follower_on_another_instance(sdk: Sdk, shared_valkey: Any) -> None:

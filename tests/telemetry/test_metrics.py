@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -18,13 +18,6 @@ from tests.support.asgi import Gate, OriginCall, World
 from tests.telemetry.support import Sdk, traced_world
 
 SWR = {"cache-control": "max-age=10, stale-while-revalidate=60, stale-if-error=60"}
-
-
-@pytest.fixture
-def sdk() -> Iterator[Sdk]:
-    sdk = Sdk()
-    yield sdk
-    sdk.close()
 
 
 @pytest.fixture

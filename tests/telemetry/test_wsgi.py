@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,13 +12,6 @@ from tests.support.wsgi import Gate, Server, ask, environ_of, start, until
 from tests.telemetry.support import Sdk, attributes, child_of, links_to, traceparent_of
 
 FRESH = [("Cache-Control", "max-age=60")]
-
-
-@pytest.fixture
-def sdk() -> Iterator[Sdk]:
-    sdk = Sdk()
-    yield sdk
-    sdk.close()
 
 
 class App:
