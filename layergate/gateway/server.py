@@ -637,7 +637,11 @@ class ClientConnection(asyncio.Protocol):
         if unread and self._ended_at is None and self._transport.can_write_eof():
             # RFC 9112 9.6: closing at once would reset the connection, and with it what we have
             # just said; so the rest is read for a moment, and forgotten.
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # it has been reset, of which the loop has yet to hear
+                self.abort()
+                return
             self.deadline = self._server.now + _LINGER
             if self._reading_paused:
                 self._reading_paused = False

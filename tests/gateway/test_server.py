@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import struct
 
 import pytest
 
@@ -707,6 +709,45 @@ async def test_a_client_that_leaves_leaves_nothing_behind(moment):
                 await origin.received(count + 1)
             client.reset()
             await until(lambda: gateway.counts == (0, 0, tasks) and not origin.open, "slow")
+
+
+class _Late:
+    """A transport whose client resets the connection in the very moment in which its other half is to
+    be closed."""
+
+    def __init__(self, transport: asyncio.Transport, sock: socket.socket) -> None:
+        self._transport = transport
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+    def write_eof(self) -> None:
+        self._sock.close()
+        self._transport.write_eof()
+
+
+async def test_a_client_that_resets_while_the_gateway_hangs_up():
+    """Found by the fuzzer."""
+    faults = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    async with Origin() as origin, Gateway(origin) as gateway:
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            (connection,) = gateway.server.connections
+            connection._transport = _Late(connection._transport, sock)
+            await call.reply(200, [], b"early")
+            await call.close()
+
+        tasks = gateway.counts.tasks
+        sock = socket.create_connection(("127.0.0.1", gateway.port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.sendall(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\nabc")
+        await until(lambda: sock.fileno() < 0, "slow")
+        await until(lambda: gateway.counts == (0, 0, tasks), "slow")
+    gc.collect()  # (an exception that nobody has retrieved is told then)
+    assert not faults
 
 
 # -- a client that has said all that it has to say -------------------------------------------------
