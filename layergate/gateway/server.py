@@ -378,7 +378,7 @@ class ClientConnection(asyncio.Protocol):
             if cycle is not None:
                 cycle.disconnected()
         self._pending.clear()
-        self._newest = None
+        self._newest = self._ended_at = None
         self._parser = None  # it refers to us
 
     def pause_writing(self) -> None:
