@@ -189,7 +189,9 @@ async def eventually(
             value = await value
         if value:
             return
-        assert time.monotonic() < limit, f"not within {BOUND} s: {what or holds}"
+        if time.monotonic() > limit:
+            told = "\n".join(f"{node.log.stats()} {node.events}" for node in world.nodes)
+            raise AssertionError(f"not within {BOUND} s: {what or holds}\n{told}")
         await world.sleep(0.002)
 
 
