@@ -17,7 +17,7 @@ from layergate.layers.redis.keys import digest, entry_key, lease_key, waiters_ke
 from layergate.layers.redis.leases import RedisLease
 from layergate.layers.redis.scripts import ACQUIRE, FENCED_SET
 from tests.layers.redis.nodes import Loop, Node, Threads, eventually, world
-from tests.support.redis_servers import Proxy, SharedValkey, Valkey
+from tests.support.redis_servers import BOUND, Proxy, SharedValkey, Valkey
 
 pytest_plugins = ("tests.support.redis_servers",)
 __all__ = ["world"]
@@ -267,7 +267,9 @@ def test_one_that_is_garbage_is_not_renewed(world: Any, shared_valkey: SharedVal
         del lease
         gc.collect()
         assert one.leases.token_of(KEY) is None
-        assert await other.leases.acquire(KEY, wait=20) is Waited.LANDED
+        found = await other.leases.acquire(KEY, wait=20)
+        # (A busy machine may have let its term pass before somebody could wait for it.)
+        assert found is Waited.LANDED or isinstance(found, RedisLease)
         await eventually(world, lambda: not one.leases.holding)
 
     world.run(scenario())
@@ -337,7 +339,7 @@ def test_a_storm_of_cancellations_leaves_nothing_behind(shared_valkey: SharedVal
     world = Loop()
 
     async def scenario() -> None:
-        one, other = await fleet(world, shared_valkey, waiting=Fixed(0.005))
+        one, other = await fleet(world, shared_valkey, waiting=Fixed(0.005), timeout=BOUND)
         lease = await take(one)
         tasks = [
             asyncio.create_task(other.leases.acquire(b"k%d" % (number % 7) if number % 2 else KEY,
@@ -354,7 +356,8 @@ def test_a_storm_of_cancellations_leaves_nothing_behind(shared_valkey: SharedVal
                 await result.release()
         del results, tasks
         assert other.leases.waiting == 0
-        await other.runtime.aclose(5.0)
+        await other.runtime.aclose(BOUND)
+        assert "layer_error" not in other.events
         # What was granted to somebody who was gone by then has been given back.
         for number in range(7):
             again = await take(one, b"k%d" % number)
