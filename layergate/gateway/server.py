@@ -261,7 +261,8 @@ class ClientConnection(asyncio.Protocol):
             self._scheme = "https"
         self.adopt()
         server.connections.add(self)
-        if server.draining or len(server.connections) > server.options.max_connections:
+        # (While draining it is one that was accepted just before: its request is on its way.)
+        if len(server.connections) > server.options.max_connections:
             self._transport.write(refusal(503, "too many connections"))
             self._transport.close()
             return

@@ -981,6 +981,20 @@ async def test_a_request_that_was_on_its_way_when_it_was_told_to_stop_is_answere
         await gateway.stopped()
 
 
+async def test_a_connection_that_was_accepted_just_before_it_was_told_to_stop_is_answered():
+    async with Origin() as origin, Gateway(origin) as gateway:
+        await gateway.client()  # for which it stays a moment
+        ours, theirs = socket.socketpair()
+        await gateway.drain()
+        await asyncio.get_running_loop().connect_accepted_socket(gateway.server.connection, theirs)
+        client = Client(*await asyncio.open_connection(sock=ours))
+        last = await client.ask("/miss")
+        assert (last.status, last.header("connection")) == (200, "close")
+        await client.ended()
+        await client.close()
+        await gateway.stopped()
+
+
 async def test_draining_ends_in_time():
     async with Origin() as origin, Gateway(origin, drain_timeout=0.1) as gateway:
 
