@@ -53,11 +53,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A run that was given up, as after the last worker that may crash, has tests that did not run.
-    So there are no failures of it that could be run again on their own, and pass (`.ci/run`)."""
-    spread = session.config.getoption("dist", "no") != "no"
-    if spread and exitstatus == pytest.ExitCode.INTERRUPTED:
-        assert session.config.cache is not None
-        session.config.cache.set("cache/lastfailed", {})
+class _Unfinished:
+    """A run whose workers crash too often ends with tests that nobody has run. So it leaves no
+    failures either that could be run again on their own, and pass for all (`.ci/run`)."""
+
+    def __init__(self) -> None:
+        self._tests: set[str] = set()
+        self._finished: set[str] = set()
+
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        self._tests.update(ids)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._finished.add(nodeid)
+
+    @pytest.hookimpl(trylast=True)  # once the failures are written down
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        cache = getattr(session.config, "cache", None)  # there is none with -p no:cacheprovider
+        if cache is not None and (not self._tests or self._tests - self._finished):
+            cache.set("cache/lastfailed", {})
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    gives_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    if gives_out and not config.getoption("maxfail"):  # -x is somebody who looks at it
+        config.pluginmanager.register(_Unfinished())
