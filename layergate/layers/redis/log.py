@@ -25,13 +25,15 @@ keeps what it holds: nothing was final without it. Seams are seen by the chain: 
 predecessor ``p``, and n is the position applied so far.
 
 - p == n: no seam.
-- p > n: records in between were trimmed (or evicted): also the trusted one lets go of all.
+- p > n: records in between were trimmed (or evicted): also the trusted one lets go of all. If the log
+  has leapt beyond n, the leap may be among them: what was applied lately is appended again.
 - p < n, a *leap*: the server was restarted or replaced, and the records after p were lost. The
   script went on far beyond, so that no position ever means two things. Who had applied lost records
   appends them again (the script drops repetitions). Not trusted: up to the leap all is let go, even
   where no record seems lost: others may have been lost that this one never saw.
-- another incarnation: Redis came back empty. Entries in it go with it. Records applied lately are
-  appended again. Local positions go on above all earlier ones: see *positions*.
+- another incarnation: Redis came back empty. Entries in it go with it. Records applied shortly before
+  it was last heard of are appended again, however long ago that is: others may have come over without
+  having read them. Local positions go on above all earlier ones: see *positions*.
 
 **What may overlap.** Replies are taken in under a lock, each record once, in order; a reply always
 begins at or below the position applied by then, for positions only grow, so no gap comes of replies
@@ -94,6 +96,7 @@ _OUTBOX: Final = 1024  # records that may wait for Redis to come back
 _MARKS: Final = 20_000  # marks in either of the two
 _RETRIES: Final = 5
 _POLL: Final = (0.0, 0.001, 0.001, 0.002, 0.002, 0.004, 0.004, 0.008, 0.016, 0.032, 0.05)  # seconds
+_LEAPS: Final = 64  # of the log, remembered
 _HOPELESS: Final = 0.25  # seconds that requests do not ask again after a failure
 _STUCK: Final = 10.0  # seconds after which a sync that does not end is not waited for
 _EVERYTHING: Final = (Mark("all"),)
@@ -125,6 +128,7 @@ class _Reply(NamedTuple):
     records: list[_Record]
     appended: int
     nonce: bytes
+    leap: int
 
 
 class _Applied(NamedTuple):
@@ -222,8 +226,14 @@ class RedisLog:
         self._epoch = 0
         self._leaves = 0
         self._settled_in = False
+        # From where to where the log leapt, in this incarnation: in between there is nothing.
+        self._leaps: deque[tuple[int, int]] = deque(maxlen=_LEAPS)
+        self._last_leap = 0  # where the last one is in the log, seen or not
+        # When the last call was sent that this incarnation answered, monotonic: it was there then.
+        self._heard = _NEVER
         self._recent: deque[_Applied] = deque()
         self._recent_marks = 0
+        self._forgotten = _NEVER  # when the last record was applied that is not in there any more
         self._outbox: deque[_Waiting] = deque()
         self._outbox_marks = 0
         self._companion = Companion(server, joining, self, heartbeat=self.heartbeat)
@@ -541,7 +551,9 @@ class RedisLog:
             if place.epoch != self._epoch:
                 return False
             self._begin_incarnation(reply, trusted, told)
+            self._heard = _NEVER
         self._end = reply.log, reply.last
+        self._last_leap = max(self._last_leap, reply.leap)
         for record in reply.records:
             self._apply(record, trusted, told)
         if reply.complete:
@@ -556,6 +568,9 @@ class RedisLog:
                 else:
                     until = place.sent + self._trusted_for
                     self.trusted_until = max(self.trusted_until, until)
+        self._heard = max(
+            self._heard, place.sent
+        )  # (only now: a seam was after what was heard before)
         return True
 
     def _local(self, position: int) -> int:
@@ -571,17 +586,13 @@ class RedisLog:
         least = 0 if before is None else reply.last
         self._view = _View(reply.log, base, self._view.below, least)
         self._applied, self._tip = 0, b""
+        self._leaps.clear()
+        self._last_leap = 0
         self._epoch += 1
         self._settled_in = False
         if before is not None:
             told.append(("log_reset", {}))
-            # What was applied longer ago, everybody has who may be trusted now.
-            since = _NEVER
-            if self._trusted_for is not None:
-                since = self._runtime.monotonic() - 2 * self._term
-            self._append_again(
-                [one for one in self._recent if one.log == before and one.at > since]
-            )
+            self._append_all(before)
 
     def _apply(
         self, record: _Record, trusted: bool, told: list[tuple[str, dict[str, Any]]]
@@ -614,6 +625,7 @@ class RedisLog:
                 told.append(("log_leap", {}))
             if record.before < self._applied:
                 self._append_lost(log, record.before)
+            self._leaps.append((record.before, record.position))
             self._move(self._local(record.position), trusted)
         at = self._runtime.monotonic()
         position, before, nonce, _ = record
@@ -625,12 +637,18 @@ class RedisLog:
         recent.append(record)
         self._recent_marks += len(record.marks)
         while len(recent) > _RECENT or self._recent_marks > _MARKS:
-            self._recent_marks -= len(recent.popleft().marks)
+            forgotten = recent.popleft()
+            self._recent_marks -= len(forgotten.marks)
+            self._forgotten = forgotten.at
 
     def _miss(self, position: int, told: list[tuple[str, dict[str, Any]]]) -> None:
         """Records up to ``position`` will never be seen here."""
         if self._settled_in:
             told.append(("log_trimmed", {}))
+        if self._last_leap > self._applied:  # it may be among them
+            since = self._heard - self._term
+            log = self._view.log
+            self._append_again([one for one in self._recent if one.log == log and one.at > since])
         self._marks.rise(self._local(position))
 
     def _move(self, position: int, trusted: bool) -> None:
@@ -656,16 +674,35 @@ class RedisLog:
         lost = [one for one in self._recent if one.log == log and one.position > after]
         whole = bool(lost) and lost[0].before <= after
         if not whole or any(one.position != two.before for one, two in pairwise(lost)):
-            # Too long ago to remember them all.
-            again = b"all:%b:%d" % (log, after)
-            self._wait_for_redis(_Waiting(_EVERYTHING, self._runtime.now(), again, None))
+            self._append_everything(b"all:%b:%d" % (log, after))
         else:
             self._append_again(lost)
 
+    def _append_all(self, log: bytes) -> None:
+        """``log`` was emptied: what was applied of it may have been read by nobody else.
+
+        It was there when it was last heard of. Who was trusted when he found it gone had read it
+        less than a term before that, and so all that was applied here by then; whoever else found
+        it gone let go of everything. How long ago that is now says nothing: this instance may have
+        been cut off all the while, and the others not.
+        """
+        since = self._heard - self._term
+        if self._forgotten > since:
+            self._append_everything(b"all:%b" % log)
+            return
+        if self._trusted_for is None:  # some may have missed more, and are trusted all the same
+            since = _NEVER
+        self._append_again([one for one in self._recent if one.log == log and one.at > since])
+
+    def _append_everything(self, again: bytes) -> None:
+        """More is to be appended again than is remembered."""
+        self._wait_for_redis(_Waiting(_EVERYTHING, self._runtime.now(), again, None))
+
     def _append_again(self, records: list[_Applied]) -> None:
+        waiting = {one.again for one in self._outbox}
         for one in records:
-            if one.marks:
-                again = _again(one.log, one.position, one.nonce)
+            again = _again(one.log, one.position, one.nonce)
+            if one.marks and again not in waiting:
                 self._wait_for_redis(_Waiting(one.marks, one.time, again, None))
 
     def _wait_for_redis(self, record: _Waiting) -> None:
@@ -720,9 +757,14 @@ class RedisLog:
             # Before a purge returns, this instance has applied it too: in its place in the log.
             while self._view.log == reply.log and self._applied < reply.appended:
                 await self._ask(SYNC, probe=probe)
-            if self._view.log == reply.log:
+            # Or it was lost first, and its place leapt over: then it is in nobody's memory.
+            if self._view.log == reply.log and not self._leapt(reply.appended):
                 return reply.log, reply.appended, reply.nonce
         raise _Overtaken("shared", "the log changed while something was appended to it")
+
+    def _leapt(self, position: int) -> bool:
+        with self._lock:
+            return any(before < position < after for before, after in self._leaps)
 
     def _encoded(self, log: bytes, marks: tuple[Mark, ...], time: float) -> bytes:
         try:
@@ -823,12 +865,14 @@ def _again(log: bytes, position: int, nonce: bytes) -> bytes:
 
 
 def _read(answer: Any) -> _Reply:
-    log, last, complete, member, raw, appended, nonce = answer
+    log, last, complete, member, raw, appended, nonce, leap = answer
     records = []
     for name, fields in raw:
         before, own, blob = fields[1], fields[3], fields[5]
         records.append(_Record(int(name[:-2]), int(before), own, blob))
-    return _Reply(log, int(last), bool(complete), bool(member), records, int(appended), nonce)
+    return _Reply(
+        log, int(last), bool(complete), bool(member), records, int(appended), nonce, int(leap)
+    )
 
 
 # In the child of a fork an instance is another one, whoever made the fork.

@@ -29,7 +29,7 @@ __all__ = [
 
 # KEYS  1 log      stream: the records, with the ids "n-0"
 #       2 meta     hash: log (incarnation), n (last position), run (the server's run_id), settle,
-#                  at, clock, size, term, kept
+#                  at, clock, size, term, kept, leap (position of the last one)
 #       3 members  sorted set: instance -> until when it counts as alive, on the fleet's clock
 #       4 acks     hash: instance -> the position it has applied
 #       5 again    hash: what was appended once more after it had been lost -> its new position
@@ -45,10 +45,11 @@ local mine, applied, tip = ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local function text(number) return string.format('%.0f', number) end
 
 local meta = redis.call('HMGET', META, 'log', 'n', 'run', 'settle', 'at', 'clock', 'size',
-                        'term', 'kept')
+                        'term', 'kept', 'leap')
 local log, n, settle = meta[1], tonumber(meta[2] or 0), tonumber(meta[4] or 0)
 local term = math.max(tonumber(ARGV[2]), tonumber(meta[8] or 0))
 local kept = tonumber(meta[9] or 0)
+local leap = meta[10] or '0'
 
 -- The clock of the fleet: it goes as the server's does, but never backward, and never forward by
 -- more than one stride at once. So no step of the server's clock, and no failover to a server with
@@ -84,7 +85,7 @@ end
 if not log then
   -- New, or emptied, or evicted. What is left of an older log must not be taken for this one's.
   redis.call('DEL', LOG, META, MEMBERS, ACKS, AGAIN)
-  log, n, settle, kept, news = fresh, 0, clock + term, 0, true
+  log, n, settle, kept, leap, news = fresh, 0, clock + term, 0, '0', true
 elseif meta[3] ~= run or (mine == log and applied > n) then
   -- The leap. The end of the log may have been lost with the other server, or before the restart:
   -- go on where no position was ever given out. That is above all that is known here, and above
@@ -95,6 +96,7 @@ elseif meta[3] ~= run or (mine == log and applied > n) then
   if mine == log and applied > n then top = applied end
   add(math.max(math.floor(top / 4096) + 1, at - 1577836800000) * 4096
       + string.byte(fresh, 9) * 16, string.sub(fresh, 1, 8), '')
+  leap = text(n)
   settle = clock + term
 elseif redis.call('ZCARD', MEMBERS) ~= tonumber(meta[7] or 0) then
   -- Members are missing (evicted): purges wait until none of them can be trusted any more.
@@ -125,7 +127,7 @@ local function save()
   if hourly then term = tonumber(ARGV[2]) end
   redis.call('HSET', META, 'log', log, 'n', text(n), 'run', run, 'settle', text(settle),
              'at', text(at), 'clock', text(clock), 'size', redis.call('ZCARD', MEMBERS),
-             'term', text(term))
+             'term', text(term), 'leap', leap)
   -- A namespace that nobody uses any more vanishes after a week.
   if news or hourly then
     redis.call('HSET', META, 'kept', text(at))
@@ -156,9 +158,10 @@ acknowledge()
 save()
 """
 
-# -> incarnation, last position, all there is?, a member now?, records, position appended (0: none)
+# -> incarnation, last position, all there is?, a member now?, records, position appended (0: none),
+#    the nonce there, position of the last leap (0: none)
 SYNC: Final = Script.of(
-    "sync", _PROLOGUE + _READ + "return {log, text(n), complete, member, records, '0', ''}"
+    "sync", _PROLOGUE + _READ + "return {log, text(n), complete, member, records, '0', '', leap}"
 )
 
 # ARGV from 11 on: nonce, what it is a repetition of (or ""), record; and so on. Nothing is appended
@@ -185,7 +188,7 @@ if same then
 end
 """
     + _READ
-    + "return {log, text(n), complete, member, records, text(last), nonce}",
+    + "return {log, text(n), complete, member, records, text(last), nonce, leap}",
 )
 
 # ARGV 11 a position, 12 the nonce of its record.

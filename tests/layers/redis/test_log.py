@@ -17,7 +17,7 @@ from layergate.core.invalidation import Mark
 from layergate.errors import KeyRefused
 from layergate.layers.redis import log as log_module
 from layergate.layers.redis.leases import RedisLease
-from layergate.layers.redis.scripts import SYNC
+from layergate.layers.redis.scripts import APPEND, SYNC
 from layergate.runtime.threads import ThreadRuntime
 from tests.layers.redis.nodes import (
     FAR,
@@ -689,6 +689,69 @@ def test_who_was_cut_off_when_redis_was_emptied_lets_go(world: Any, valkey: Valk
     world.run(scenario())
 
 
+def empty(server: SharedValkey) -> None:
+    server.cli(
+        "DEL", *(part_of(server, part) for part in ("log", "meta", "members", "acks", "again"))
+    )
+
+
+def later(node: Node) -> None:
+    """An hour passes on its clock."""
+    monotonic = node.runtime.monotonic
+    node.runtime.monotonic = lambda: monotonic() + 3600.0
+
+
+def test_who_was_cut_off_since_before_redis_was_emptied_has_its_purges_made_all_the_same(
+    world: Any, shared_valkey: SharedValkey
+) -> None:
+    async def scenario() -> None:
+        still, other = await fleet(world, shared_valkey, 2, disconnected=5.0, still=True)
+        held = still.held("a")
+        assert not (await other.purge("a", wait=0)).final
+        empty(shared_valkey)
+        await still.log.sync()
+        assert still.trusted and held(), "nobody could tell it"
+        later(other)
+        await other.log.sync()
+        await still.log.sync()
+        assert not held()
+        assert len(records(shared_valkey)) == 1
+
+    world.run(scenario())
+
+
+def test_more_was_emptied_than_anybody_remembers(
+    world: Any, shared_valkey: SharedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "_RECENT", 3)
+
+    async def scenario() -> None:
+        still, other = await fleet(world, shared_valkey, 2, still=True)
+        held = still.held("t0")
+        for number in range(5):
+            await other.purge(f"t{number}", wait=0)
+        empty(shared_valkey)
+        await still.log.sync()
+        assert still.trusted and held()
+        await other.log.sync()
+        await still.log.sync()
+        assert not held()
+        # What was forgotten so long ago that everybody had it is not missed.
+        await other.log.sync()
+        for node in (still, other):
+            later(node)
+            await node.log.sync()
+        unrelated = still.held("unrelated")
+        empty(shared_valkey)
+        await still.log.sync()
+        await other.log.sync()
+        await still.log.sync()
+        assert unrelated() and still.trusted
+        assert not records(shared_valkey)
+
+    world.run(scenario())
+
+
 def test_a_purge_that_waits_while_redis_is_emptied_is_final_in_the_new_log(
     world: Any, valkey: Valkey
 ) -> None:
@@ -845,6 +908,76 @@ def test_an_older_history_with_the_same_server_id_is_a_leap_too(
         assert "log_leap" in node.events
         await node.log.sync()
         assert len(records(shared_valkey)) == 3
+
+    world.run(scenario())
+
+
+def test_a_purge_made_up_for_is_lost_before_its_maker_has_seen_it_in_the_log(
+    world: Any, shared_valkey: SharedValkey
+) -> None:
+    """The reply to what appended it comes after one that tells of the leap."""
+    lost: list[Any] = []
+
+    class Line:
+        def __init__(self, server: Any) -> None:
+            self.server = server
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.server, name)
+
+        async def run(self, script: Any, *args: Any, **options: Any) -> Any:
+            reply = await self.server.run(script, *args, **options)
+            if script is APPEND and lost:
+                lost.pop()()
+                await node.log._ask(SYNC)
+            return reply
+
+    async def scenario() -> None:
+        (still,) = await fleet(world, shared_valkey, 1, still=True)
+        await node.join()
+        await node.purge("first", wait=0)
+        keys = [part_of(shared_valkey, part) for part in ("log", "meta")]
+        dumps = [shared_valkey.cli("DUMP", key) for key in keys]
+        await node.purge("ahead", wait=0)
+
+        def lose() -> None:
+            for key, dump in zip(keys, dumps, strict=True):
+                shared_valkey.cli("RESTORE", key, 0, dump, "REPLACE")
+
+        held = still.held("a")
+        node.log._put_off((Mark("tag", "a"),), node.runtime.now())
+        lost.append(lose)
+        await node.log.sync()
+        assert "log_leap" in node.events and not lost
+        await still.log.sync()
+        assert still.trusted and not held()
+        assert not node.log.stats()["log_outbox"]
+
+    node = Node(world, shared_valkey.url, shared_valkey.namespace, still=True, wrap=Line)
+    world.run(scenario())
+
+
+def test_a_leap_that_was_trimmed_before_it_was_seen(
+    world: Any, shared_valkey: SharedValkey
+) -> None:
+    async def scenario() -> None:
+        still, other = await fleet(world, shared_valkey, 2, still=True, length=4)
+        await still.purge("first", wait=0)
+        keys = [part_of(shared_valkey, part) for part in ("log", "meta")]
+        dumps = [shared_valkey.cli("DUMP", key) for key in keys]
+        held = still.held("lost")
+        await other.purge("lost", wait=0)
+        for key, dump in zip(keys, dumps, strict=True):
+            shared_valkey.cli("RESTORE", key, 0, dump, "REPLACE")
+        shared_valkey.cli("HSET", keys[1], "run", "another")
+        for number in range(150):  # (a node of the stream, of a hundred, is trimmed as a whole)
+            await still.purge(f"t{number}", wait=0)
+        assert "log_leap" in still.events and still.trusted and held()
+        later(other)
+        await other.log.sync()
+        assert "log_trimmed" in other.events and "log_leap" not in other.events
+        await still.log.sync()
+        assert not held()
 
     world.run(scenario())
 
