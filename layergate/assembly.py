@@ -77,7 +77,7 @@ class CacheStack(Loader):
         close connections. What is asked for later opens them anew."""
         await self.leave()
         await self.runtime.aclose(timeout)
-        await self.leave()  # what was still being stored may have joined again
+        await self.leave(ended=True)  # what was still being stored may have joined again
         await self.disconnect()
 
 
@@ -174,12 +174,12 @@ class HttpCache(Cache):
         limit = float(self.options.shutdown_timeout)  # type: ignore[arg-type]
         await self.stack.leave()
         await self.runtime.aclose(limit if timeout is None else min(limit, timeout))
-        await self.stack.leave()  # what was still being stored may have joined again
+        await self.stack.leave(ended=True)  # what was still being stored may have joined again
         await self.stack.disconnect()
 
     def _farewell(self) -> None:
-        """Purges need not wait for a process that has ended."""
-        run_blocking(self.stack.leave())
+        """Neither purges nor fetches need wait for a process that has ended."""
+        run_blocking(self.stack.leave(ended=True))
 
 
 def _shared_layer(options: Options) -> Layer:

@@ -485,9 +485,7 @@ class Fetching(Stack):
             for flight in pending.values():
                 self._abort(flight)
             if lease is not None:
-                # Unless this is the end of the process: then it runs out by itself.
-                with contextlib.suppress(RuntimeError):
-                    self.runtime.spawn(lease.release(), name="layergate release")
+                self._give_back(lease)
 
     async def _fly_apart(
         self, flights: list[_Flight], load: Load, policy: Policy, reason: str
@@ -534,15 +532,27 @@ class Fetching(Stack):
             if lease is Waited.FREE:
                 return None
             # Somebody else has fetched it since we looked.
-            found = await self.lookup(key, ttl=policy.per_layer, after=flight.held)
+            granted = None if isinstance(lease, Waited) else lease
+            try:
+                found = await self.lookup(key, ttl=policy.per_layer, after=flight.held)
+            except BaseException:  # cancelled: nobody else knows of the lease yet
+                if granted is not None:
+                    self._give_back(granted)
+                raise
             if found is not None and self._now() < found.entry.fresh_until:
+                if granted is not None:
+                    self._give_back(granted)
                 self._land_with(flight, found.entry, pending)
-                if not isinstance(lease, Waited):
-                    await lease.release()
                 return None
-            if not isinstance(lease, Waited):
-                return lease
+            if granted is not None:
+                return granted
         return None
+
+    def _give_back(self, lease: Lease) -> None:
+        """In the background: nothing here waits for it, and being cancelled does not stop it."""
+        # Unless this is the end of the process: then it runs out by itself.
+        with contextlib.suppress(RuntimeError):
+            self.runtime.spawn(lease.release(), name="layergate release")
 
     def _land_with(self, flight: _Flight, entry: Entry, pending: dict[Key, _Flight]) -> None:
         """End a flight with what the layers have, which was valid when it was looked at, whatever

@@ -75,7 +75,7 @@ class Waited(enum.Enum):
 
 class Lease(Protocol):
     """The fleet-wide right to fetch one key. Renewed in the background while it is held and alive;
-    one that is garbage is not renewed."""
+    one that is garbage is not renewed but given back."""
 
     @property
     def recent(self) -> bool:
@@ -90,8 +90,9 @@ class Lease(Protocol):
         ...
 
     async def release(self, *, free: bool = False) -> None:
-        """Give it back and wake those who wait. ``free``: what was fetched is not to be shared, so
-        they may all fetch at once. Idempotent, never raises."""
+        """Give it back and wake those who wait; if the shared system is away, as soon as it is back.
+        ``free``: what was fetched is not to be shared, so they may all fetch at once. Idempotent,
+        never raises."""
         ...
 
 
@@ -114,6 +115,11 @@ class Leases(Protocol):
         With ``wait`` 0 one try is made: a Lease or TIMEOUT. Raises whatever the shared system
         raises when it is away: the caller then fetches without a lease.
         """
+        ...
+
+    async def leave(self) -> None:
+        """This instance goes, and fetches nothing any more: give back what it still holds. One try;
+        never raises."""
         ...
 
 

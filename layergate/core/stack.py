@@ -525,10 +525,15 @@ class Stack:
         request: by then purges through this instance are as quick as they get."""
         await self.catch_up()
 
-    async def leave(self) -> None:
-        """This process stops using the stack: the fleet need not wait for it. It may come back."""
+    async def leave(self, *, ended: bool = False) -> None:
+        """This process stops using the stack: the fleet need not wait for it. It may come back.
+
+        ``ended``: nothing is being fetched any more, so nobody need wait for that either.
+        """
         if self.fleet is not None:
             await self.fleet.leave()
+        if ended and self.leases is not None:
+            await self.leases.leave()
 
     async def disconnect(self) -> None:
         """Have the layers close what they hold open. They open it again when they are used."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
+from layergate.assembly import CacheStack
 from layergate.core.entry import Entry
 from layergate.core.fleet import Joining, SharedLayer, Waited
 from layergate.core.invalidation import Mark, PurgeReceipt
 from layergate.core.stack import Stack
-from layergate.errors import ConfigError
-from tests.core.support import DictLayer, StillRuntime, TopLayer
+from layergate.errors import ConfigError, FetchAborted
+from tests.core.support import DictLayer, Source, StillRuntime, TopLayer, settle
 
 
 class Log:
@@ -51,6 +53,8 @@ class Log:
 class NoLeases:
     async def acquire(self, key: Any, *, wait: float, **more: Any) -> Any:
         return Waited.TIMEOUT
+
+    async def leave(self) -> None: ...
 
 
 class SharedDict(DictLayer):
@@ -194,3 +198,68 @@ async def test_a_layers_own_windows_cap_the_entrys(runtime: StillRuntime) -> Non
 async def test_leaving_tells_the_log(stack: Stack, low: SharedDict) -> None:
     await stack.leave()
     assert low.log.left == 1
+
+
+class GrantedLease:
+    """One whose key somebody else has just fetched."""
+
+    recent = True
+
+    def __init__(self) -> None:
+        self.released = 0
+
+    async def confirm(self) -> bool:
+        return True
+
+    async def release(self, *, free: bool = False) -> None:
+        self.released += 1
+
+
+class GrantingLeases(NoLeases):
+    def __init__(self) -> None:
+        self.granted: list[GrantedLease] = []
+        self.then: Callable[[], object] = lambda: None
+
+    async def acquire(self, key: Any, *, wait: float, **more: Any) -> Any:
+        self.granted.append(GrantedLease())
+        self.then()
+        return self.granted[-1]
+
+
+class LeasedDict(SharedDict):
+    def join(self, joining: Joining) -> Any:
+        self.leases = GrantingLeases()
+        return super().join(joining)[0], self.leases
+
+
+async def test_a_lease_is_given_back_by_who_is_cancelled_looking_once_more(
+    runtime: StillRuntime, top: TopLayer
+) -> None:
+    low = LeasedDict("shared", later=True)
+    stack = CacheStack([top, low], runtime=runtime)
+    source = Source("a")
+    low.leases.then = lambda: low.gates.__setitem__("get", asyncio.Event())
+    asking = asyncio.ensure_future(stack.get("k", source, ttl=60))
+    await settle()
+    assert low.calls["get"] == 2
+    (flight,) = [task for task in asyncio.all_tasks() if task.get_name() == "layergate fetch"]
+    flight.cancel()
+    with pytest.raises(FetchAborted):
+        await asking
+    await settle()
+    assert [lease.released for lease in low.leases.granted] == [1]
+    assert source.calls == 0
+
+
+async def test_a_lease_is_given_back_by_who_finds_what_he_wanted(
+    runtime: StillRuntime, top: TopLayer
+) -> None:
+    low = LeasedDict("shared", later=True)
+    stack = CacheStack([top, low], runtime=runtime)
+    source = Source("a")
+
+    low.leases.then = lambda: low.data.update(k=made(stack))
+    assert await stack.get("k", source, ttl=60) == "v"
+    await settle()
+    assert [lease.released for lease in low.leases.granted] == [1]
+    assert source.calls == 0

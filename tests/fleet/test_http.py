@@ -13,6 +13,7 @@ from layergate import LayerGate, Rule
 from layergate.asgi.scope import read_request
 from layergate.core.fleet import Waited
 from layergate.core.invalidation import PurgeReceipt
+from layergate.errors import OriginAborted
 from layergate.http.explain import Explanation, explain
 from tests.fleet.support import Fleet
 from tests.support.asgi import Gate, Lifespan, OriginCall, World, scope_of, until
@@ -611,6 +612,27 @@ async def test_who_leaves_with_work_under_way_is_gone(valkey: Any) -> None:
         await asking
         await closing
         assert await fleet[1].cache.purge(tags=["t"]) == PurgeReceipt(1, 1, final=True)
+
+
+async def test_g2_nobody_waits_for_a_fetch_of_one_that_has_left(shared_valkey: Any) -> None:
+    gate = Gate()
+    layer = {"lease_term": 600.0}
+    async with Fleet(shared_valkey.url, shared_valkey.namespace, layer=layer) as fleet:
+
+        @fleet.origin.on("/slow")
+        async def slow(call: OriginCall) -> None:
+            if call.number == 1:
+                await gate.wait()
+            await call.reply(b"%d" % call.number, 200, FRESH)
+
+        left = fleet[0].call("/slow")
+        await gate.reached()
+        waiting = asyncio.ensure_future(fleet[1].get("/slow"))
+        await until(lambda: fleet[1].count("lease_wait") == 1)
+        await fleet[0].cache.aclose(0.0)
+        assert (await asyncio.wait_for(waiting, 20)).body == b"2"
+        with pytest.raises(OriginAborted):
+            await left.cancel()
 
 
 async def explained(world: World, path: str = "/a") -> Explanation:

@@ -2,7 +2,7 @@
 
 It is subscribed to the fleet's channel (there is something to read in the log) and to this
 instance's own (a lease was released that somebody here waits for), tells the log to catch up, and
-has the leases renewed. Nothing depends on a message: what is missed is found at the next beat, or by
+has the leases renewed, and those given back that could not be when they should. Nothing depends on a message: what is missed is found at the next beat, or by
 those who look again from time to time. While Redis is away it is the one that keeps asking.
 
 It belongs to its log, weakly: with a stack that nobody uses any more it ends.
@@ -198,6 +198,8 @@ class Companion:
         # From the beginning of one to the beginning of the next, however long it takes.
         self._beat_due = self._runtime.monotonic() + self._heartbeat
         await log.sync(probe=True)
+        if self.leases is not None:
+            await self.leases.settle(once_more=True)
 
     async def rest(self) -> None:
         """Wait before the next try: longer each time, and not in step with other instances."""

@@ -10,14 +10,22 @@ one (the *fence*: see `FENCED_SET`).
 Who finds a lease taken leaves the name of his instance beside it. A release sends a message to each
 of these; and as a message may be lost, and not everybody can listen, who waits also looks by himself
 from time to time (see `layergate.core.lease`).
+
+A release that Redis does not answer is *owed*: until it is made, others wait for somebody who is long
+done. The same is true of a lease that nobody knows to have been granted, as Redis was asked for it and
+stood still; it may grant it when it goes on. What is owed is sent with the next heartbeat that is
+answered, or right after the next lease that is. It may be sent twice, and late: a token is never used
+again, so a release takes nothing from who has the lease by then.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Coroutine
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 from layergate.core.fleet import Joining, Waited
 from layergate.core.flight import Pulse
@@ -31,9 +39,13 @@ from layergate.layers.redis.server import Server
 
 __all__ = ["RedisLease", "RedisLeases"]
 
+_logger = logging.getLogger("layergate")
+
 _FREE: Final = -2  # what LOOK says
 _NAME: Final = 40  # length of a digest
-_BATCH: Final = 256  # leases renewed in one round trip
+_BATCH: Final = 256  # leases renewed, or given back, in one round trip
+_OWED: Final = 4096  # releases that may wait for Redis to come back; others run out by themselves
+_UNDER_WAY: Final = 2.0  # seconds that a command may be, when who sent it has given up
 _RANDOM: Final = 16  # bytes of a token
 _NOTE: Final = 64  # characters
 
@@ -62,6 +74,23 @@ class RedisLease:
         if not self.released:
             self.released = True
             await self._leases.give_back(self, free=free)
+
+
+class _Held(NamedTuple):
+    """A lease that was granted, and not given back yet. The token outlives who held it."""
+
+    lease: weakref.ref[RedisLease]
+    token: bytes
+
+
+class _Release(NamedTuple):
+    """What is to be told to Redis. ``granted``: was the lease, for certain? ``since``: monotonic."""
+
+    name: bytes
+    token: bytes
+    granted: bool
+    free: bool
+    since: float
 
 
 class RedisLeases:
@@ -99,7 +128,10 @@ class RedisLeases:
     def forked(self) -> None:
         """In the child of a fork nothing is held, and nobody waits."""
         self._lock = self._runtime.lock()
-        self._held: dict[bytes, weakref.ref[RedisLease]] = {}
+        self._held: dict[bytes, _Held] = {}
+        self._owed: dict[bytes, _Release] = {}  # by token, the oldest first
+        # Made already, but what is released may be granted only now: they are made once more.
+        self._doubtful: dict[bytes, _Release] = {}
         self._pulses: dict[bytes, _Waiters] = {}
 
     # -- taking --------------------------------------------------------------------------------
@@ -152,12 +184,14 @@ class RedisLeases:
             # Cut off or cancelled: it may have been granted, to nobody.
             self._abandon(lease)
             raise
+        if self._owed:  # it answers again
+            self._aside(self.settle())
         if not granted:
             return holder, max(0, detail) / 1000
         lease.recent = bool(detail)
         lease.until = sent + self._sure
         with self._lock:
-            self._held[name] = weakref.ref(lease)
+            self._held[name] = _Held(weakref.ref(lease), token)
         return lease
 
     async def _wait(
@@ -182,7 +216,9 @@ class RedisLeases:
             left = looked / 1000
 
     def _abandon(self, lease: RedisLease) -> None:
-        work = self.give_back(lease, granted=False)
+        self._aside(self.give_back(lease, granted=False))
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             self._runtime.spawn(work, name="layergate release")
         except RuntimeError:
@@ -198,9 +234,8 @@ class RedisLeases:
     def token_of(self, key: Key) -> bytes | None:
         """The token of the lease of ``key`` that this instance holds, or held until it was lost;
         None when there is none. It is what a write of that key has to show."""
-        reference = self._held.get(digest(key, self._secret)) if self._held else None
-        lease = None if reference is None else reference()
-        return None if lease is None else lease.token
+        held = self._held.get(digest(key, self._secret)) if self._held else None
+        return None if held is None or held.lease() is None else held.token
 
     async def renew(self) -> None:
         """Renew all that are held and alive. Raises what Redis raises."""
@@ -222,11 +257,16 @@ class RedisLeases:
                     self._renewed(lease, reply, sent)
 
     def _alive(self) -> list[RedisLease]:
+        found = []
         with self._lock:
-            for name in [name for name, reference in self._held.items() if reference() is None]:
-                del self._held[name]
-            found = [reference() for reference in self._held.values()]
-        return [one for one in found if one is not None and not (one.lost or one.released)]
+            for name, held in [*self._held.items()]:
+                lease = held.lease()
+                if lease is None:  # whoever held it has forgotten it
+                    del self._held[name]
+                    self._owe(_Release(name, held.token, True, False, self._runtime.monotonic()))
+                elif not (lease.lost or lease.released):
+                    found.append(lease)
+        return found
 
     async def confirmed(self, lease: RedisLease) -> bool:
         """Is it still this one's, or can nobody tell? Never raises."""
@@ -250,29 +290,123 @@ class RedisLeases:
             self._counters.on("lease_lost")
         return bool(reply)
 
+    # -- giving back ---------------------------------------------------------------------------
+
     async def give_back(
         self, lease: RedisLease, *, granted: bool = True, free: bool = False
     ) -> None:
-        """Release it in Redis, whether or not it was ever ``granted``. Never raises."""
+        """Release it in Redis, whether or not it was ever ``granted``; later, if that fails now.
+        Never raises, but for cancellation."""
+        release = _Release(lease.name, lease.token, granted, free, self._runtime.monotonic())
         try:
-            await self._server.run(
-                RELEASE,
-                self._keys(lease.name),
-                [
-                    *self._proof(lease),
-                    self._companion.channels,
-                    lease.name + b"!" if free else lease.name,
-                    b"" if granted else b"1",
-                    b"1" if free else b"",
-                ],
-            )
-        except Exception as error:
+            self._answered(release, await self._server.run(RELEASE, *self._told(release)))
+        except BaseException as error:  # when it is cancelled, nobody knows whether it was sent
+            with self._lock:
+                self._owe(release)
+            if not isinstance(error, Exception):
+                raise
             self._counters.on("layer_error", layer="shared", operation="release", error=error)
         finally:
             with self._lock:
-                reference = self._held.get(lease.name)
-                if reference is not None and reference() is lease:
+                held = self._held.get(lease.name)
+                if held is not None and held.token == lease.token:
                     del self._held[lease.name]
+
+    def _told(self, release: _Release) -> tuple[list[bytes], list[Any]]:
+        """The keys and arguments of `RELEASE`."""
+        name = release.name
+        return self._keys(name), [
+            release.token,
+            self._milliseconds,
+            self._companion.channels,
+            name + b"!" if release.free else name,
+            b"" if release.granted else b"1",
+            b"1" if release.free else b"",
+        ]
+
+    def _owe(self, release: _Release) -> None:
+        """Under the lock."""
+        _keep(self._owed, release)
+
+    def _answered(self, release: _Release, found: Any) -> None:
+        """It was not ``found``: not granted, or not yet, for on another connection a command may be
+        overtaken. The tombstone that then refuses it is one for all who ask for this key."""
+        late = self._runtime.monotonic() - release.since > _UNDER_WAY
+        if not (found or release.granted or late):
+            with self._lock:
+                _keep(self._doubtful, release)
+
+    @property
+    def owing(self) -> int:
+        """How many releases are to be made, or made once more."""
+        return len(self._owed) + len(self._doubtful)
+
+    async def settle(self, *, once_more: bool = False) -> None:
+        """Make the releases that are owed. Never raises, but for cancellation: what fails is owed
+        still. ``once_more``: those too that came, perhaps, before what they release."""
+        if once_more and self._doubtful:
+            with self._lock:
+                for release in self._doubtful.values():
+                    self._owe(release)
+                self._doubtful.clear()
+        while self._owed:
+            with self._lock:
+                batch = dict(islice(self._owed.items(), _BATCH))
+                for token in batch:
+                    del self._owed[token]
+            try:
+                await self._settle(batch)
+            except Exception as error:
+                _logger.debug("releases that are owed cannot be made yet: %r", error)
+            finally:
+                with self._lock:
+                    for release in batch.values():
+                        self._owe(release)
+            if batch:
+                return
+
+    async def _settle(self, batch: dict[bytes, _Release]) -> None:
+        """Take out of ``batch`` what was answered. Raises what Redis raises."""
+        from redis.exceptions import ResponseError
+
+        releases = [*batch.values()]
+        commands = []
+        for release in releases:
+            keys, arguments = self._told(release)
+            commands.append(("EVALSHA", RELEASE.sha1, len(keys), *keys, *arguments))
+        failed = []
+        for release, reply in zip(releases, await self._server.call_all(commands), strict=True):
+            if isinstance(reply, Exception):
+                # The server does not know the script (yet, or again), or this node is away.
+                failed.append(release)
+            else:
+                del batch[release.token]
+                self._answered(release, reply)
+        last: Exception | None = None
+        for release in failed:
+            try:
+                self._answered(release, await self._server.run(RELEASE, *self._told(release)))
+            except Exception as error:
+                # What cannot be written now may be so later, but the lease does not live for ever.
+                late = self._runtime.monotonic() - release.since > 2 * self.term
+                if not (late and isinstance(error, ResponseError)):
+                    last = error
+                    continue
+            del batch[release.token]
+        if last is not None:
+            raise last
+
+    async def leave(self) -> None:
+        """See `Leases.leave`."""
+        with self._lock:
+            now = self._runtime.monotonic()
+            for name, held in self._held.items():
+                lease = held.lease()
+                if lease is not None:
+                    lease.released = True
+                self._owe(_Release(name, held.token, True, False, now))
+            self._held.clear()
+        await self.settle(once_more=True)
 
     def _proof(self, lease: RedisLease) -> tuple[bytes, int]:
         return lease.token, self._milliseconds
@@ -306,6 +440,12 @@ class RedisLeases:
             waiters.number -= 1
             if not waiters.number and self._pulses.get(name) is waiters:
                 del self._pulses[name]
+
+
+def _keep(kept: dict[bytes, _Release], release: _Release) -> None:
+    kept[release.token] = release
+    if len(kept) > _OWED:
+        del kept[next(iter(kept))]
 
 
 def _token(note: str) -> bytes:

@@ -297,7 +297,8 @@ end
 if holder and holder ~= ARGV[1] then return 0 end
 local word = 'done:'
 if ARGV[6] == '1' then word = 'free:' end
-if holder then redis.call('SET', KEYS[1], word .. ARGV[1], 'PX', ARGV[2]) end
+-- Also if it ran out: a renewal that comes late must not take it again.
+redis.call('SET', KEYS[1], word .. ARGV[1], 'PX', ARGV[2])
 for _, one in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   redis.pcall('PUBLISH', ARGV[3] .. one, ARGV[4])
 end

@@ -13,8 +13,9 @@ from redis.exceptions import RedisError
 from layergate.core.fleet import Leases, Waited
 from layergate.core.lease import Fixed
 from layergate.errors import LayerUnavailable
+from layergate.layers.redis import leases as leases_module
 from layergate.layers.redis.keys import digest, entry_key, lease_key, waiters_key
-from layergate.layers.redis.leases import RedisLease
+from layergate.layers.redis.leases import RedisLease, _Release
 from layergate.layers.redis.scripts import ACQUIRE, FENCED_SET
 from tests.layers.redis.nodes import Loop, Node, Threads, eventually, world
 from tests.support.redis_servers import BOUND, Proxy, SharedValkey, Valkey
@@ -275,6 +276,19 @@ def test_one_that_is_garbage_is_not_renewed(world: Any, shared_valkey: SharedVal
     world.run(scenario())
 
 
+def test_one_that_is_garbage_is_given_back(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey, term=LONG, still=True)
+        await take(one)
+        gc.collect()
+        await one.leases.renew()
+        assert not one.leases.holding
+        await one.leases.settle()
+        await not_held(other)
+
+    world.run(scenario())
+
+
 def test_confirm_asks_only_if_it_may_have_run_out(world: Any, shared_valkey: SharedValkey) -> None:
     async def scenario() -> None:
         (one,) = await fleet(world, shared_valkey, 1, still=True)
@@ -332,6 +346,202 @@ def test_redis_goes_away_while_somebody_waits(world: Any, valkey: Valkey) -> Non
     world.run(scenario())
 
 
+# -- given back late -------------------------------------------------------------------------------
+
+LONG = 600.0  # seconds of a term: nobody waits for its end
+
+
+async def not_held(node: Node, key: Any = KEY) -> None:
+    """It is taken, and given back, without waiting for the end of anybody's term."""
+    limit = time.monotonic() + BOUND
+    while not isinstance(lease := await node.leases.acquire(key, wait=BOUND), RedisLease):
+        assert lease is Waited.LANDED
+        assert time.monotonic() < limit
+    await lease.release()
+
+
+def test_a_release_that_did_not_arrive_is_made_when_redis_answers_again(
+    world: Any, valkey: Valkey
+) -> None:
+    async def scenario() -> None:
+        with Proxy(valkey.port) as proxy:
+            (other,) = await fleet(world, valkey, 1, term=LONG)
+            one = Node(world, proxy.url, "fleet", timeout=0.1, term=LONG, disconnected=2.0)
+            await one.join()
+            lease = await take(one)
+            proxy.refuse()
+            await lease.release()
+            assert one.leases.owing == 1
+            assert await other.leases.acquire(KEY, wait=0) is Waited.TIMEOUT
+
+            async def back() -> None:
+                await eventually(world, lambda: "lease_wait" in other.events)
+                proxy.resume()
+
+            await world.together(not_held(other), back())
+            await eventually(world, lambda: not one.leases.owing)
+
+    world.run(scenario())
+
+
+def test_what_a_redis_that_stood_still_grants_to_nobody_is_given_back(
+    world: Any, valkey: Valkey
+) -> None:
+    async def scenario() -> None:
+        (one,) = await fleet(world, valkey, 1, timeout=0.05, term=LONG, disconnected=2.0)
+        (other,) = await fleet(world, valkey, 1, term=LONG)
+        keys = [b"k%d" % number for number in range(8)]
+        for key in keys:  # it knows the scripts, and connections are open
+            await (await take(one, key)).release()
+        with valkey.stalled():
+            for key in keys:
+                with pytest.raises((RedisError, LayerUnavailable)):
+                    await one.leases.acquire(key, wait=1)
+            await eventually(world, lambda: one.server.stats()["breaker"])
+        for key in keys:
+            await not_held(other, key)
+        await eventually(world, lambda: not one.leases.owing)
+
+    world.run(scenario())
+
+
+def test_a_release_while_redis_is_restarted(world: Any, valkey: Valkey) -> None:
+    async def scenario() -> None:
+        one, other = await fleet(world, valkey, timeout=0.2, term=LONG, disconnected=2.0)
+        lease = await take(one)
+        valkey.cli("SAVE")
+        valkey.kill()
+        await lease.release()
+        valkey.restart(empty=False)
+        await not_held(other)
+
+    world.run(scenario())
+
+
+def test_without_a_companion_the_next_lease_brings_it(world: Any, valkey: Valkey) -> None:
+    async def scenario() -> None:
+        with Proxy(valkey.port) as proxy:
+            (other,) = await fleet(world, valkey, 1, term=LONG)
+            runtime = world.runtime()
+            runtime.background = lambda: False
+            one = Node(world, proxy.url, "fleet", timeout=0.2, term=LONG, runtime=runtime)
+            lease = await take(one)
+            proxy.refuse()
+            await lease.release()
+            proxy.resume()
+            await (await take(one, b"another key")).release()
+            await not_held(other)
+            assert not one.log.companion.running
+
+    world.run(scenario())
+
+
+def test_a_release_that_was_cancelled_is_made(shared_valkey: SharedValkey) -> None:
+    world = Loop()
+
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey, term=LONG, still=True)
+        lease = await take(one)
+        releasing = asyncio.create_task(lease.release())
+        await asyncio.sleep(0)
+        releasing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await releasing
+        assert one.leases.owing == 1
+        await one.leases.settle()
+        assert not one.leases.owing
+        await not_held(other)
+
+    world.run(scenario())
+
+
+def test_what_is_owed_is_bounded(
+    world: Any, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases_module, "_OWED", 3)
+
+    async def scenario() -> None:
+        with Proxy(valkey.port) as proxy:
+            node = Node(world, proxy.url, "fleet", timeout=0.1, still=True)
+            leases = [await take(node, b"k%d" % number) for number in range(5)]
+            proxy.refuse()
+            for lease in leases:
+                await lease.release()
+            assert list(node.leases._owed) == [lease.token for lease in leases[2:]]
+            await node.leases.settle()
+            assert node.leases.owing == 3
+
+    world.run(scenario())
+
+
+def test_what_is_owed_survives_scripts_that_redis_forgot(
+    world: Any, shared_valkey: SharedValkey
+) -> None:
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey, term=LONG, still=True)
+        leases = [await take(one, b"k%d" % number) for number in range(3)]
+        for lease in leases:
+            one.leases._owe(_Release(lease.name, lease.token, True, lease is leases[0], 0.0))
+        shared_valkey.cli("SCRIPT", "FLUSH")
+        await one.leases.settle()
+        assert not one.leases.owing
+        for number in range(3):
+            words = [shared_valkey.cli("GET", name(shared_valkey, b"k%d" % number))[:5]]
+            assert words == [b"free:" if number == 0 else b"done:"]
+            await not_held(other, b"k%d" % number)
+
+    world.run(scenario())
+
+
+def test_what_redis_refuses_to_write_is_owed_for_two_terms(world: Any, valkey: Valkey) -> None:
+    async def scenario() -> None:
+        (node,) = await fleet(world, valkey, 1, term=LONG, still=True)
+        lease = await take(node)
+        valkey.cli("CONFIG", "SET", "min-replicas-to-write", "1")
+        await lease.release()
+        await node.leases.settle()
+        assert node.leases.owing == 1
+        monotonic = node.runtime.monotonic
+        node.runtime.monotonic = lambda: monotonic() + 2 * LONG
+        await node.leases.settle()
+        assert node.leases.owing == 0
+
+    world.run(scenario())
+
+
+def test_who_leaves_gives_back_what_it_holds(world: Any, shared_valkey: SharedValkey) -> None:
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey, term=LONG, still=True)
+        held, forgotten = await take(one), await take(one, b"forgotten")
+        assert held.token != forgotten.token
+        del forgotten
+        gc.collect()
+        await one.leases.leave()
+        assert not one.leases.holding
+        await not_held(other)
+        await not_held(other, b"forgotten")
+        await held.release()
+        await one.leases.leave()
+
+    world.run(scenario())
+
+
+def test_a_renewal_that_comes_after_the_release_takes_nothing(
+    world: Any, shared_valkey: SharedValkey
+) -> None:
+    """Of a lease that had run out while Redis stood still, with both under way."""
+
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey, term=LONG, still=True)
+        lease = await take(one)
+        shared_valkey.cli("DEL", name(shared_valkey))
+        await lease.release()
+        assert not await one.leases._renew(lease)
+        await not_held(other)
+
+    world.run(scenario())
+
+
 # -- cancelled -------------------------------------------------------------------------------------
 
 
@@ -356,7 +566,7 @@ def test_a_storm_of_cancellations_leaves_nothing_behind(shared_valkey: SharedVal
                 await result.release()
         del results, tasks
         assert other.leases.waiting == 0
-        await other.runtime.aclose(BOUND)
+        await eventually(world, lambda: not other.leases.owing and not other.runtime.pending())
         assert "layer_error" not in other.events
         # What was granted to somebody who was gone by then has been given back.
         for number in range(7):
@@ -382,6 +592,30 @@ def test_a_release_that_overtakes_what_it_releases(world: Any, shared_valkey: Sh
         await one.leases.give_back(late, granted=False)
         lease.until = 0
         assert await lease.confirm()
+
+    world.run(scenario())
+
+
+def test_two_releases_that_overtake_what_they_release(
+    world: Any, shared_valkey: SharedValkey
+) -> None:
+    """There is one tombstone for both: what the first is to release is granted after all."""
+
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey, term=LONG, still=True)
+        late = [RedisLease(one.leases, digest(KEY), bytes([200, n]) * 8) for n in range(2)]
+        for lease in late:
+            await one.leases.give_back(lease, granted=False)
+        keys = one.leases._keys(digest(KEY))
+        granted, _, _ = await one.server.run(ACQUIRE, keys, [late[0].token, 600_000, b""])
+        assert granted
+        await one.leases.settle(once_more=True)
+        await not_held(other)
+        # And then it is known, or so long ago that nothing is under way any more.
+        monotonic = one.runtime.monotonic
+        one.runtime.monotonic = lambda: monotonic() + 10
+        await one.leases.settle(once_more=True)
+        assert not one.leases.owing
 
     world.run(scenario())
 
