@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from _measure import describe_machine
 CLOCK_TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MEMORY = "2GB"
+MANY = 128  # connections, so that each worker gets about as many as the other
 
 # name, path, connections. {n} counts up to so many, over and over; 0: it never repeats.
 CASES = (
@@ -163,17 +164,10 @@ def contenders(folder: Path, origin: int) -> Iterator[list[Contender]]:
     there: list[Contender] = []
     try:
         port = free_port()
-        gateway = [
-            sys.executable, "-m", "layergate", "serve", "--upstream", f"http://127.0.0.1:{origin}",
-            "--listen", f"127.0.0.1:{port}", "--memory", MEMORY, "--workers",
-        ]  # fmt: skip
-        there.append(started("LayerGate", [*gateway, "1"], port, "0"))
+        there.append(started("LayerGate", _layergate(origin, MEMORY)(port, 1), port, "0"))
         if shutil.which("nginx"):
             port = free_port()
-            (folder / "nginx").mkdir()
-            conf = folder / "nginx" / "nginx.conf"
-            conf.write_text(NGINX.format(dir=folder / "nginx", port=port, origin=origin))
-            there.append(started("nginx", ["nginx", "-c", str(conf)], port, "0"))
+            there.append(started("nginx", _nginx(origin, folder)(port, 1), port, "0"))
         if shutil.which("varnishd"):
             port = free_port()
             vcl = folder / "default.vcl"
@@ -274,33 +268,88 @@ def table(there: list[Contender], cases: list[tuple[str, str, int]]) -> None:
 
 
 def workers(origin: int, folder: Path, seconds: float, rounds: int) -> None:
-    """Two workers on two cores against one: what a request costs in processor time, since the
-    generator has no core of its own left."""
-    there = []
+    """Two workers on two cores against one on one. A machine of two cores has none to spare for a
+    generator of load, so each core has its own beside a worker, in both cases."""
+    print("\nhits of 2 KB, a generator of load beside each worker:")
+    there: list[tuple[Contender, Contender]] = []
     try:
-        for count in (1, 2):
-            port = free_port()
-            command = [
-                sys.executable, "-m", "layergate", "serve", "--upstream",
-                f"http://127.0.0.1:{origin}", "--listen", f"127.0.0.1:{port}", "--memory", "256MB",
-                "--workers", str(count),
-            ]  # fmt: skip
-            there.append(started(f"{count} workers", command, port, "0,1"))
-            warm(there[-1], "/2048/hit", 1)
+        pairs = [_pair("LayerGate", _layergate(origin, "256MB"))]
+        if shutil.which("nginx"):
+            pairs.append(_pair("nginx", _nginx(origin, folder)))
+        for pair in pairs:
+            there.append(pair)
+            for contender in pair:
+                settle(contender)
+                warm(contender, "/2048/hit", 1)
+        rates: dict[int, list[list[float]]] = {}
         for _ in range(rounds):
-            for contender in there:
-                load(contender, "hit 2 KB", "/2048/hit", 1, seconds, folder)
-        one, two = (statistics.median(c.cpus["hit 2 KB"]) for c in there)
-        rates = [statistics.median(c.rates["hit 2 KB"]) for c in there]
-        print(
-            f"\nhits of 2 KB, both cores shared with the generator: 1 worker {rates[0]:,.0f}/s"
-            f" ({one:.1f} us CPU each), 2 workers {rates[1]:,.0f}/s ({two:.1f} us):"
-            f" {2 * one / two:.2f}x by CPU, were both cores theirs"
-        )
+            for place, pair in enumerate(there):
+                got = [together(pair[0], ("0",), seconds), together(pair[1], ("0", "1"), seconds)]
+                rates.setdefault(place, []).append(got)
+        for place, pair in enumerate(there):
+            one, two = (statistics.median(column) for column in zip(*rates[place], strict=True))
+            print(
+                f"{pair[0].name:>12}: 1 worker on 1 core {one:,.0f}/s,"
+                f" 2 workers on 2 cores {two:,.0f}/s: {two / one:.2f}x"
+            )
     finally:
-        for contender in there:
-            contender.process.terminate()
-            contender.process.wait(15)
+        for pair in there:
+            for contender in pair:
+                contender.process.terminate()
+                contender.process.wait(15)
+
+
+def _layergate(origin: int, memory: str) -> Callable[[int, int], list[str]]:
+    return lambda port, count: [
+        sys.executable, "-m", "layergate", "serve", "--upstream", f"http://127.0.0.1:{origin}",
+        "--listen", f"127.0.0.1:{port}", "--memory", memory, "--workers", str(count),
+    ]  # fmt: skip
+
+
+def _nginx(origin: int, folder: Path) -> Callable[[int, int], list[str]]:
+    def command(port: int, count: int) -> list[str]:
+        own = folder / f"nginx{port}"
+        own.mkdir()
+        conf = own / "nginx.conf"
+        text = NGINX.format(dir=own, port=port, origin=origin)
+        conf.write_text(text.replace("worker_processes 1", f"worker_processes {count}"))
+        return ["nginx", "-c", str(conf)]
+
+    return command
+
+
+def _pair(name: str, command: Callable[[int, int], list[str]]) -> tuple[Contender, Contender]:
+    one, two = free_port(), free_port()
+    return started(name, command(one, 1), one, "0"), started(name, command(two, 2), two, "0,1")
+
+
+def settle(contender: Contender) -> None:
+    """Wait until all its processes have started, that is, have nothing to do."""
+    before = -1.0
+    while before != (now := contender.cpu()):
+        before = now
+        time.sleep(0.3)
+
+
+def together(contender: Contender, cores: tuple[str, ...], seconds: float) -> float:
+    """Requests a second of a generator on each of these cores."""
+    generators = [
+        subprocess.Popen(
+            [
+                "taskset", "-c", core, "wrk", "-t1", f"-c{MANY}", f"-d{seconds:g}s",
+                f"http://127.0.0.1:{contender.port}/2048/hit",
+            ],
+            stdout=subprocess.PIPE, text=True,
+        )
+        for core in cores
+    ]  # fmt: skip
+    rate = 0.0
+    for generator in generators:
+        out, _ = generator.communicate()
+        if generator.returncode or "Non-2xx" in out or "Socket errors" in out:
+            raise RuntimeError(f"{contender.name}: {out}")
+        rate += float(re.search(r"Requests/sec: +([\d.]+)", out)[1])  # type: ignore[index]
+    return rate
 
 
 def main() -> int:

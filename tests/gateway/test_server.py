@@ -6,6 +6,7 @@ import asyncio
 import gc
 import socket
 import struct
+from typing import cast
 
 import pytest
 
@@ -736,7 +737,7 @@ async def test_a_client_that_resets_while_the_gateway_hangs_up():
         @origin.on("/")
         async def handler(call: Call) -> None:
             (connection,) = gateway.server.connections
-            connection._transport = _Late(connection._transport, sock)
+            connection._transport = cast(asyncio.Transport, _Late(connection._transport, sock))
             await call.reply(200, [], b"early")
             await call.close()
 

@@ -2,6 +2,8 @@
 
 from urllib.parse import unquote_to_bytes
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -213,15 +215,15 @@ def test_g3_a_purge_of_any_equivalent_target_names_the_tag(key, variance):
 # -- purges ------------------------------------------------------------------------------------------
 
 paths = st.sampled_from(["/", "/p", "/p/", "/pp", "/q", "/*", "/p%2A"])
-queries = st.text("ab=&?*", max_size=6)
+searches = st.text("ab=&?*", max_size=6)
 said_so = st.sampled_from([
     SearchVariance(True, False, (b"a",)), SearchVariance(False, False, ()),
     SearchVariance(True, True, ()), SearchVariance(True, True, (b"b",)),
 ])  # fmt: skip
-pieces = st.lists(st.sampled_from(["/", "p", "q", "?", "a", "b", "=", "&", "*"]), max_size=8)
+written = st.lists(st.sampled_from(["/", "p", "q", "?", "a", "b", "=", "&", "*"]), max_size=8)
 
 
-def purges(kind: str, text: str) -> dict[str, list[str]]:
+def purges(kind: str, text: str) -> dict[str, Any]:
     match kind:
         case "urls":
             return {"urls": ["http://h/" + text]}
@@ -237,7 +239,7 @@ def purges(kind: str, text: str) -> dict[str, list[str]]:
 
 @settings(max_examples=1000)
 @given(
-    paths, queries, queries, said_so, st.sampled_from(["urls", "prefixes", "patterns", "paths", "any"]), pieces,
+    paths, searches, searches, said_so, st.sampled_from(["urls", "prefixes", "patterns", "paths", "any"]), written,
     st.booleans(), st.booleans(),
 )  # fmt: skip
 def test_g3_what_purges_one_of_the_equivalent_urls_purges_what_is_stored_for_them(

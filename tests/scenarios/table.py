@@ -1981,12 +1981,12 @@ for name, dated in (("no-date", ()), ("another-date", (("Date", at(-1000)),))):
 row("part-swr-if-range", IF_RANGE, fetch(part(0, 4, ETAG, cc=SWR), bytes_("0-4"), ("If-Range", '"abc"')),
     stale(b"01234", digits("max-age=60", ("ETag", '"new"')), bytes_("0-4"), ("If-Range", '"abc"'), advance=20, status=206, saw={"if-range": None}),
     hit(DIGITS, bytes_("0-4"), ("If-Range", '"abc"'), has={"content-range": None}))
-for name, what in (("url", purge()), ("tag", purge(tags="t")), ("tag-of-another", purge(tags="u"))):
+for name, purged in (("url", purge()), ("tag", purge(tags="t")), ("tag-of-another", purge(tags="u"))):
     row(f"part-purged-all-by-{name}", "G3", fetch(part(0, 2, ETAG, ("Cache-Tag", "t")), bytes_("0-2")),
-        fetch(part(6, 7, ETAG, ("Cache-Tag", "u")), bytes_("6-7")), cut(0, 2, bytes_("0-2")), what,
+        fetch(part(6, 7, ETAG, ("Cache-Tag", "u")), bytes_("6-7")), cut(0, 2, bytes_("0-2")), purged,
         fetch(part(0, 2), bytes_("0-2")), fetch(part(6, 7), bytes_("6-7")))
     row(f"rest-purged-by-{name}", "G3", fetch(part(0, 6, ETAG, ("Cache-Tag", "t")), bytes_("0-6")),
-        Step(origin=(part(7, 9, ETAG, ("Cache-Tag", "u")),), content=DIGITS, cs={"stored": True}), hit(DIGITS), what, fetch(digits()))
+        Step(origin=(part(7, 9, ETAG, ("Cache-Tag", "u")),), content=DIGITS, cs={"stored": True}), hit(DIGITS), purged, fetch(digits()))
 row("part-over-cap", "G7", *(fetch(part(0, 6), bytes_("0-6"), cs={"detail": "too-large", "stored": None}) for _ in range(2)), max_body=5)
 row("parts-over-cap-together", "G7", fetch(part(0, 2, ETAG), bytes_("0-2")), fetch(part(3, 5, ETAG), bytes_("3-5")),
     cut(3, 5, bytes_("3-5")), fetch(part(0, 2, ETAG), bytes_("0-2")), max_body=5)
