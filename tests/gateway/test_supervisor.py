@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,7 +19,7 @@ from layergate.gateway import supervisor
 from layergate.gateway.supervisor import Supervisor
 from tests.support.fleet import FRESH, Connection, OriginCall, eventually
 from tests.support.gateway_worker import options_of
-from tests.support.gateways import Gateway, gone, running
+from tests.support.gateways import Gateway, HttpCall, gone, running
 from tests.support.ports import HOST
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
@@ -526,7 +527,7 @@ async def test_all_workers_are_one_gateway_to_an_upstream(tmp_path):
 
         @gateway.origin.on("/said")
         async def handler(call: OriginCall) -> None:
-            said.add(call.headers["cdn-loop"])
+            said.add(cast(HttpCall, call).headers["cdn-loop"])
             await call.reply(b"", {"cache-control": "no-store"})
 
         async def fetched() -> bool:

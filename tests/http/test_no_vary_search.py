@@ -1,8 +1,7 @@
 """No-Vary-Search: what the field says, and which queries it makes equivalent."""
 
-from urllib.parse import unquote_to_bytes
-
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given, settings
