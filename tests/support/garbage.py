@@ -19,7 +19,9 @@ def none_of_ours() -> Iterator[None]:
     """Without a garbage collector. At the end there must be no object of LayerGate's that it would
     have been needed for; whatever went on inside must be over by then, and have begun in there."""
     gc.collect()
-    gc.freeze()  # what there is already need not be looked at again
+    # What there is already need not be looked at again, nor by the next test: it stays frozen, since to
+    # collect all that pytest holds takes longer than most of these tests.
+    gc.freeze()
     gc.disable()
     flags = gc.get_debug()
     before = logging.root.manager.disable
@@ -35,7 +37,6 @@ def none_of_ours() -> Iterator[None]:
         gc.set_debug(flags)
         logging.disable(before)
         gc.garbage.clear()
-        gc.unfreeze()
         gc.enable()
 
 
