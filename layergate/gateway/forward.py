@@ -167,19 +167,21 @@ class ForwardPolicy:
         return [*lines, (b"via", b"%b %b" % (version.encode(), self._via))]
 
     def returned(self, lines: Lines) -> bool:
-        """Did this very gateway send this request (RFC 8586)? Then it is to be asked before the cache is: as
-        likely as not, what it would wait for there is itself."""
-        if self._loop is None or b"cdn-loop" not in dict(lines):
-            return False
-        own = self._loop[1]
-        return any(
-            name == b"cdn-loop" and own in [one.replace(b" ", b"") for one in split_list(value)]
-            for name, value in lines
-        )
+        """Did this very gateway send this request (RFC 8586), or has it been here too often (RFC 9110 7.6.3)?
+        Then it is to be asked before the cache is: as likely as not, what it would wait for there is itself.
+        And anybody can write such fields, so what they are answered with is nothing that others wait for."""
+        names = dict(lines)
+        if self._loop is not None and b"cdn-loop" in names:
+            own = self._loop[1]
+            for name, value in lines:
+                if name == b"cdn-loop" and own in [
+                    one.replace(b" ", b"") for one in split_list(value)
+                ]:
+                    return True
+        return b"via" in names and self._looped(lines)
 
-    def looped(self, lines: Lines) -> bool:
-        """Has this request been here too often (RFC 9110 7.6.3)? Then it would go round for ever, though
-        on the way somebody takes CDN-Loop off."""
+    def _looped(self, lines: Lines) -> bool:
+        """It would go round for ever, though on the way somebody takes CDN-Loop off."""
         if self._via is None:
             return False
         seen = 0

@@ -86,8 +86,6 @@ class Proxy:
         if pool is None:
             return _say(send, 421, "no upstream serves this host and path")
         lines: Lines = scope["headers"]
-        if self._policy.looped(lines):
-            return say_looped(scope, send)
         if scope["method"] == "OPTIONS":
             left = _max_forwards(lines)
             if left == 0:

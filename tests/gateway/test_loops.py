@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from layergate.gateway.options import UpstreamOptions
-from tests.gateway.support import Gateway, Origin
+from tests.gateway.support import Call, Gateway, Origin, until
 
 EVERY_LOOP = True
 
@@ -115,3 +115,34 @@ async def test_without_a_name_nothing_is_said():
     async with Origin() as origin, Gateway(origin, via=None) as gateway:
         assert (await gateway.ask("/", "CDN-Loop: a")).status == 200
         assert origin.last.all("cdn-loop") == ["a"]
+
+
+ROUNDS = "Via: " + ", ".join(["1.1 layergate"] * 8)
+
+
+async def test_rounds_that_a_client_invents_are_its_own():
+    """Via can be written by anybody. Nobody waits for the answer to such a request, it makes no marker, and
+    it takes no refresh that another one would do."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+        go_on = asyncio.Event()
+
+        @origin.on("/stale")
+        async def handler(call: Call) -> None:
+            await go_on.wait()
+            lines = ["Cache-Control: max-age=0, stale-while-revalidate=600"]
+            await call.reply(200, lines, b"%d" % call.number)
+
+        assert (await gateway.ask("/cold", ROUNDS)).status == 508
+        assert gateway.worker.cache.stats()["events"]["fetch"] == 0
+        answers = await asyncio.gather(
+            *(gateway.ask("/cold", *[ROUNDS] * (n < 3)) for n in range(10))
+        )
+        assert [one.status for one in answers] == [508] * 3 + [200] * 7
+        assert origin.calls["/cold"] == 1
+        go_on.set()
+        assert (await gateway.ask("/stale")).body == b"1"
+        assert (await gateway.ask("/stale", ROUNDS)).status == 508
+        assert gateway.stat("refresh") == 0
+        assert (await gateway.ask("/stale")).body == b"1"
+        await until(lambda: gateway.stat("store") == 3, "slow")
+        assert (await gateway.ask("/stale")).body == b"2"
