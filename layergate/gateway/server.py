@@ -346,6 +346,9 @@ class ClientConnection(asyncio.Protocol):
             or self._tunnel is not None
             or self._scheme == "https"
         ):
+            # It is closed when it has taken what it was sent.
+            self._close = True
+            self._watch_sending()
             return False
         newest, self._newest = self._newest, None
         if newest is not None and newest in self._pending:  # (the rest of which will not come)
@@ -700,8 +703,8 @@ class ClientConnection(asyncio.Protocol):
         elif self._cycle is not None:
             if not self._cycle.complete:
                 self._refuse(408, "the content took too long")
-        elif not self.lost:
-            self._transport.close()
+        else:
+            self._hang_up()
 
     def _watch_sending(self) -> None:
         self._backlog = self._transport.get_write_buffer_size()

@@ -513,6 +513,48 @@ async def test_a_client_that_takes_nothing_is_cut(control):
         await until(lambda: not gateway.server.connections, "slow")
 
 
+async def _leaves_little(connection, more):
+    """Send a client that takes nothing ``more``, until some of it waits, and too little of it for a
+    transport to say so."""
+    while not connection._transport.get_write_buffer_size():
+        await more()
+    assert not connection.busy
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["idle", "half-closed"])
+async def test_a_client_that_takes_nothing_of_the_last_of_it_is_cut(leaves):
+    """However little that is: its connection is over, but would be closed when all is taken."""
+    async with (
+        Origin() as origin,
+        Gateway(origin, send_timeout=0.1, keep_alive_timeout=60) as gateway,
+    ):
+        _large(origin, 16_384)
+        await gateway.ask("/large")
+        client = await gateway.client(window=4096)
+        client.pause()
+        connection = await _only(gateway)
+        hit, hits = gateway.server.hit, 0
+
+        def counted(*what):
+            nonlocal hits
+            hits += 1
+            return hit(*what)
+
+        gateway.server.hit = counted
+
+        async def more():
+            before = hits
+            await client.request("/large")
+            await until(lambda: hits > before)
+
+        await _leaves_little(connection, more)
+        if leaves:
+            await client.shuts()
+        else:
+            connection.deadline = gateway.server.now  # it has been idle for long enough
+        await until(lambda: not gateway.server.connections, "slow")
+
+
 async def test_a_slow_client_that_takes_something_is_not_cut():
     """A hit of 6 MB is one write; it may take longer than the client's time to take something."""
     async with Origin() as origin, Gateway(origin, send_timeout=0.2) as gateway:
