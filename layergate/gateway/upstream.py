@@ -427,11 +427,16 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         self.reusable = False
-        if self.transport is not None and not self.lost:
-            if self._complete or self.peer is not None:
-                self.transport.close()
-            else:
-                self.transport.abort()
+        transport = self.transport
+        if transport is None or self.lost:
+            return
+        if not (self._complete or self.peer is not None):
+            transport.abort()
+        elif not transport.is_closing():
+            transport.close()
+            # What is left may never be taken, and no pool looks after this connection any more.
+            if transport.get_write_buffer_size():
+                self._loop.call_later(self._pool.read_timeout, transport.abort)
 
     def expire(self) -> None:
         """Its time is over."""
@@ -473,8 +478,7 @@ class Connection(asyncio.Protocol):
 
     def ended(self) -> None:
         """The other end is gone."""
-        if self.transport is not None and not self.lost:
-            self.transport.close()
+        self.close()
 
     # -- inside --------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from layergate.gateway.options import UpstreamOptions
-from layergate.gateway.upstream import Pool, UpstreamClosed
+from layergate.gateway.upstream import Connection, Pool, UpstreamClosed
 from tests.gateway.support import BOUND, Call, Gateway, Origin, Truncated, until
 
 EVERY_LOOP = True
@@ -621,6 +621,34 @@ async def test_content_that_is_not_taken():
         sending = asyncio.create_task(client.send(b"x" * size))
         response = await client.response()
         assert response.status == 504
+        sending.cancel()
+        await asyncio.wait([sending])
+
+
+async def test_what_an_upstream_never_takes_holds_no_connection():
+    """It has answered early, so its connection is closed: when all is taken that was written, or then."""
+    async with Origin() as origin, Gateway(origin, upstream={"read_timeout": 0.2}) as gateway:
+        done = asyncio.Event()
+        connections: list[Connection] = []
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            call.wire.pause()
+            (connection,) = gateway.proxy.pools[0]._busy
+            connections.append(connection)
+            await until(lambda: connection._writable is not None, "slow")
+            await call.reply(200, [], b"early")
+            await done.wait()
+            call.closed = True
+
+        client = await gateway.client()
+        await client.request("/", "Content-Length: 100000000", method="POST")
+        await origin.received(1)
+        sending = asyncio.create_task(client.send(b"x" * 20_000_000))
+        assert (await client.response()).body == b"early"
+        await until(lambda: gateway.counts == (0, 0, gateway.counts.tasks), "slow")
+        await until(lambda: connections[0].lost, "slow")
+        done.set()
         sending.cancel()
         await asyncio.wait([sending])
 
