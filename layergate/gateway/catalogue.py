@@ -92,7 +92,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
         ("upstream_queue_timeout", _T.SECONDS, "how long a request waits for one of them; then 503"),
         ("upstream_connect_timeout", _T.SECONDS, "for a connection, TLS handshake included"),
         ("upstream_first_byte_timeout", _T.SECONDS, "from the end of the request to the response's first byte"),
-        ("upstream_read_timeout", _T.SECONDS, "between two parts of a response"),
+        ("upstream_read_timeout", _T.SECONDS, "between two parts of a response; for a WebSocket's upstream to take more"),
         ("upstream_idle_timeout", _T.SECONDS, "how long an unused connection is kept"),
         ("upstream_retries", _T.COUNT, "further attempts to connect"),
         ("upstream_tls_verify", _T.SWITCH, "whether an https upstream's certificate must be valid for it"),

@@ -82,7 +82,8 @@ class UpstreamOptions:
     ``queue_timeout``       how long a request waits for one of them to be free; then 503. s.
     ``connect_timeout``     for a connection, TLS handshake included. s.
     ``first_byte_timeout``  from the end of the request to the first byte of the response. s.
-    ``read_timeout``        between two parts of the response. s.
+    ``read_timeout``        between two parts of the response; and for an upstream to take more of what
+                            the client of a WebSocket sends. s.
     ``idle_timeout``        how long an unused connection is kept. s. 0: not at all.
     ``retries``             further attempts to connect. (An idempotent request that met a pooled
                             connection which had been closed is always sent once more.)

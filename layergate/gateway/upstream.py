@@ -440,7 +440,10 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """Its time is over."""
-        if self._parser is None or self._complete:
+        if self.peer is not None:
+            if self.transport is not None:
+                self.transport.abort()
+        elif self._parser is None or self._complete:
             self.close()
         elif self._status:
             self._fail(UpstreamTimeout(f"nothing came for {self._pool.read_timeout:g} seconds"))
@@ -471,10 +474,16 @@ class Connection(asyncio.Protocol):
     def forward(self, data: bytes) -> None:
         """What the other end of the tunnel has received."""
         self.write(data)
-        if self._writable is not None:
-            peer = self.peer
-            peer.pause()
-            self._writable.add_done_callback(lambda _: peer.resume())
+        writable = self._writable
+        if writable is not None:
+            # Until this end takes more the other is not read from, nor is it noticed that it has left.
+            self.peer.pause()
+            self.deadline = self._loop.time() + self._pool.read_timeout
+            writable.add_done_callback(self._flows)
+
+    def _flows(self, _: object) -> None:
+        self.deadline = 0.0
+        self.peer.resume()
 
     def ended(self) -> None:
         """The other end is gone."""

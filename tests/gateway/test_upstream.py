@@ -653,6 +653,29 @@ async def test_what_an_upstream_never_takes_holds_no_connection():
         await asyncio.wait([sending])
 
 
+async def test_a_tunnel_ends_when_the_upstream_takes_no_more():
+    """As long as it does not, the client is not read from, and may long be gone."""
+    async with Origin() as origin, Gateway(origin, upstream={"read_timeout": 0.2}) as gateway:
+        done = asyncio.Event()
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await call.send(b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+            call.wire.pause()
+            await done.wait()
+            call.closed = True
+
+        client = await gateway.client()
+        await client.request("/", "Connection: upgrade", "Upgrade: websocket")
+        await client.exactly(12)
+        sending = asyncio.create_task(client.send(b"x" * 50_000_000))
+        await until(lambda: any(one._writable for one in gateway.proxy.pools[0]._busy), "slow")
+        await until(lambda: gateway.counts == (0, 0, gateway.counts.tasks), "slow")
+        done.set()
+        sending.cancel()
+        await asyncio.wait([sending])
+
+
 async def test_a_client_that_reads_slowly_is_not_the_origins_fault():
     async with Origin() as origin, Gateway(origin, upstream={"read_timeout": 0.1}) as gateway:
         size = 20_000_000
