@@ -1032,8 +1032,9 @@ def test_a_server_that_is_no_cluster(world: World, shared_valkey: SharedValkey):
 async def test_a_cluster_storm_mixes_up_no_replies(valkey_cluster: ValkeyCluster):
     keys = [b"key-%d" % number for number in range(60)]
     dice = random.Random(11)
+    async with bound(valkey_cluster.url, timeout=5.0, connect_timeout=5.0) as patient:
+        await patient.call_all([("SET", key, b"value of " + key) for key in keys])
     async with bound(valkey_cluster.url, timeout=0.05, connect_timeout=0.5) as server:
-        await server.call_all([("SET", key, b"value of " + key) for key in keys])
         mixed: list[Any] = []
 
         async def one(key: bytes) -> None:
