@@ -56,12 +56,12 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _logger = logging.getLogger("layergate")
 
-_OURS: Final = frozenset({"headers", "extensions", "layergate", "layergate.marked"})
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
 _POLICY: Final = "layergate"  # scope key of the place where a route leaves its policy
 MARKED: Final = "layergate.marked"
 """Scope key: what `LayerGate.plain_hit` has just found, so that it need not be looked for again."""
+_OURS: Final = frozenset({"headers", "extensions", _POLICY, MARKED})
 _READS: Final = frozenset({"GET", "HEAD"})
 _FRAMED_BY_FIELDS: Final = frozenset({"1.1", "1.0", "0.9", "1"})  # where fields announce content
 _MAX_TRIES: Final = 3

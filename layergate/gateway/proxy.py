@@ -287,29 +287,14 @@ class _Forwarding:
         if trailers:
             headers += [line for line in event.lines if line[0] == b"trailer"]
         await send({"type": _START, "status": status, "headers": headers, "trailers": trailers})
-        data = None if trailers else connection.whole_body()
-        if data is not None:  # in most responses of some KB
-            await send({"type": _BODY, "body": data, "more_body": False})
-            return
-        while True:
-            event = await connection.next() if connection.waiting else connection.take()
-            if event.kind is not Kind.BODY:
-                await send({"type": _BODY, "body": b"", "more_body": False})
-                break
-            data = event.data
-            if not connection.waiting:
-                more = connection.take_body()
-                if more:
-                    data += more
-                if not connection.waiting:
-                    event = connection.take()
-                    if event.kind is Kind.END:
-                        await send({"type": _BODY, "body": data, "more_body": False})
-                        break
-                    raise UpstreamMalformed("an upstream's response went on after its end")
-            await send({"type": _BODY, "body": data, "more_body": True})
+        end: Event | None = None
+        while end is None:
+            if connection.waiting:
+                await connection.arrival()
+            data, end = connection.take_rest()
+            await send({"type": _BODY, "body": data, "more_body": end is None})
         if trailers:
-            await send({"type": _TRAILERS, "headers": trailer_lines(event.lines)})
+            await send({"type": _TRAILERS, "headers": trailer_lines(end.lines)})
 
     async def _tunnel(self, connection: Connection, event: Event) -> None:
         accept = self._scope.get("extensions", {}).get(TUNNEL)

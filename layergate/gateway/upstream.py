@@ -360,6 +360,11 @@ class Connection(asyncio.Protocol):
 
     async def next(self) -> Event:
         """The next event. Raises UpstreamError."""
+        await self.arrival()
+        return self.take()
+
+    async def arrival(self) -> None:
+        """Wait until there is something to take. Raises UpstreamError."""
         while not self._events:
             error = self._error
             if error is not None:
@@ -373,7 +378,6 @@ class Connection(asyncio.Protocol):
                 await self._waiter
             finally:
                 self._waiter = None
-        return self.take()
 
     def take(self) -> Event:
         """The next event, which has arrived."""
@@ -389,14 +393,16 @@ class Connection(asyncio.Protocol):
         """Is there nothing to take, so that `next` would wait?"""
         return not self._events
 
-    def whole_body(self) -> bytes | None:
-        """The rest of the response if it has arrived, all of it, and ended without trailer fields."""
-        events = self._events
-        if not events or events[-1] is not _END:
-            return None
-        data = self.take_body() if len(events) > 1 else b""
-        events.popleft()
-        return data
+    def take_rest(self) -> tuple[bytes, Event | None]:
+        """What has arrived of the body, and the END behind it if that has, too. Raises UpstreamMalformed
+        for anything else."""
+        data = self.take_body()
+        if not self._events:
+            return data, None
+        event = self.take()
+        if event.kind is not Kind.END:
+            raise UpstreamMalformed("an upstream's response went on after its end")
+        return data, event
 
     def take_body(self) -> bytes:
         """All parts of the body that have arrived and can be taken without waiting."""
