@@ -50,7 +50,7 @@ _NO_TARGETS: Final = frozenset({"cache-control", "expires", "pragma", "surrogate
 # What a cache is built with, so that a running one cannot change it.
 FIXED_OPTIONS: Final = frozenset({
     "memory", "shared", "layers", "layer_timeout", "name", "telemetry", "trace_hits", "trace_keys",
-    "hooks", "no_vary_search",
+    "hooks", "no_vary_search", "forwarding_fields",
 })  # fmt: skip
 ADMIN_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 ADMIN_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
@@ -335,6 +335,18 @@ def _targets(names: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(targets))
 
 
+def _forwarding_fields(names: Any) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    checked = tuple(name.lower() for name in strings(names, "forwarding_fields", ""))
+    for name in checked:
+        if not _TOKEN.fullmatch(name):
+            raise ConfigError(
+                f"forwarding_fields must name request fields such as 'X-Forwarded-Proto', got {name!r}"
+            )
+    return tuple(sorted(set(checked)))
+
+
 def _check_shared(shared: Any) -> None:
     """What is certainly wrong; the layer that is made of it looks closer."""
     if isinstance(shared, str) and "://" in shared:
@@ -375,6 +387,9 @@ class Options:
       ``language_match``    a request that selects no stored variant, and prefers one language to all
                             others, gets the fresh one that was stored for others and whose
                             Content-Language is just that. Beyond what RFC 9111 4.1 allows.
+      ``forwarding_fields`` request fields by which proxies tell the app its scheme, host, port, prefix
+                            or method. They select a response as if ``Vary`` named them. None: the
+                            usual ones, which are `layergate.http.forwarding.FORWARDING_FIELDS`.
       ``max_key_length``    a target (host + path + query) longer than this is passed. Bytes.
       ``no_vary_search``    use a response for all targets that its No-Vary-Search makes equivalent to
                             its own. A purge of a URL then purges every such response of its path.
@@ -436,6 +451,7 @@ class Options:
     max_variants: int = 32
     language_order: bool = True
     language_match: bool = False
+    forwarding_fields: Collection[str] | None = None
     max_key_length: int = 8192
     no_vary_search: bool = False
     keep: Seconds = 3600.0
@@ -498,6 +514,7 @@ class Options:
                 " write Admin(path='/_layergate', token='...')"
             )
         put(self, "targets", _targets(self.targets))
+        put(self, "forwarding_fields", _forwarding_fields(self.forwarding_fields))
         if self.heuristic is not None and (
             isinstance(self.heuristic, bool)
             or not isinstance(self.heuristic, int | float)

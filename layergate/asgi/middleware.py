@@ -23,6 +23,7 @@ from layergate.asgi.scope import (
     asked_request,
     forward_scope,
     is_personal,
+    may_be_personal,
     read_request,
     refresh_scope,
     route_path,
@@ -37,10 +38,11 @@ from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
 from layergate.http.fields import Fields, Lines
+from layergate.http.identity import Says, names_who
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import primary_key, quoted
 from layergate.http.posting import after_post, begin
-from layergate.http.request import CREDENTIALS, Request
+from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.stored import HitForMiss, Served, StoredResponse
 from layergate.http.storing import Refused
@@ -161,7 +163,7 @@ class LayerGate:
         if len(fields) != len(headers):  # some field twice: not the plain case
             await self._answer(scope, receive, send)
             return
-        personal = ("session" in scope or "user" in scope) and is_personal(scope)
+        personal = may_be_personal(scope) and is_personal(scope)
         hit: Any = None
         marked = scope.get(MARKED)
         if marked is not None and not personal:
@@ -200,7 +202,7 @@ class LayerGate:
     ) -> object:
         """Why it is certain that nobody has a part in the response to this request, though its target
         is not marked; None if it is not."""
-        if not personal and not CREDENTIALS.isdisjoint(fields):
+        if not personal and names_who(fields) is not Says.NOTHING:
             return self.cache.cookie_marker(key, fields)
         if self.cache.only_authorized(key, fields) and len(path) <= self._longest:
             return Refused.AUTHORIZATION
@@ -493,7 +495,7 @@ class LayerGate:
                 lines = cache.unshared(
                     match,
                     headers,
-                    cookie=not CREDENTIALS.isdisjoint(fields),
+                    cookie=names_who(fields) is not Says.NOTHING,
                     authorization=b"authorization" in fields,
                 )
                 if lines is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 from layergate.http.fields import Fields, Lines
+from layergate.http.identity import is_somebody, is_users_name
 from layergate.http.key import primary_key
 from layergate.http.request import Asked, Request
 
@@ -16,6 +17,7 @@ __all__ = [
     "forward_scope",
     "header_lines",
     "is_personal",
+    "may_be_personal",
     "read_request",
     "refresh_scope",
     "route_path",
@@ -34,22 +36,50 @@ def route_path(scope: Scope) -> str:
     return path
 
 
+def may_be_personal(scope: Scope) -> bool:
+    """Is there anything in this scope that `is_personal` would look at? Cheap, for the hit path."""
+    if "session" in scope or "user" in scope or "auth" in scope or scope.get("state"):
+        return True
+    extensions = scope.get("extensions")
+    return extensions is not None and "tls" in extensions
+
+
 def is_personal(scope: Scope) -> bool:
-    """Does the app know who it answers from something outside of us: a session with something in
-    it, or an authenticated user, however that was found out?
+    """Does the app, or its server, know who asks by something other than the request's fields: a
+    session with something in it, an authenticated user, a client certificate?
 
     Their middleware (Starlette's SessionMiddleware, AuthenticationMiddleware) may be outside of
     LayerGate, where its Set-Cookie is added after we have seen the response.
     """
-    if scope.get("session"):
+    if scope.get("session") or is_somebody(scope.get("user")) or _granted(scope.get("auth")):
         return True
-    user = scope.get("user")
-    if user is None:
+    extensions = scope.get("extensions")
+    if extensions and _has_certificate(extensions.get("tls")):
+        return True
+    state = scope.get("state")
+    if not state:
+        return False
+    if not isinstance(state, Mapping):  # Starlette's State, and the like
+        state = getattr(state, "_state", None) or getattr(state, "__dict__", {})
+    return any(is_users_name(name) and is_somebody(value) for name, value in state.items())
+
+
+def _granted(auth: Any) -> bool:
+    """Does what authentication has left behind say that somebody was authenticated? Starlette's
+    AuthCredentials without scopes do not."""
+    if auth is None:
         return False
     try:
-        return bool(getattr(user, "is_authenticated", False))
-    except Exception:  # somebody's property; Starlette's own raises until it is overridden
+        return bool(getattr(auth, "scopes", True))
+    except Exception:  # somebody's property
         return True
+
+
+def _has_certificate(tls: Any) -> bool:
+    """Has the client shown a certificate? ``tls``: ASGI's TLS extension."""
+    return isinstance(tls, Mapping) and bool(
+        tls.get("client_cert_chain") or tls.get("client_cert_name")
+    )
 
 
 def header_lines(scope: Scope) -> Iterable[Iterable[bytes]]:

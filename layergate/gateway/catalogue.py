@@ -108,6 +108,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
         ("shared_compress_above", _T.SIZE, "larger responses are stored compressed there; none: none is"),
         ("rules", _T.TABLES, "policies by path; the first that matches wins"),
         ("heuristic", _T.NUMBER, "freshness of responses that state none: this fraction of the time since Last-Modified; none: off"),
+        ("forwarding_fields", _T.LIST, "request fields that tell an origin its scheme, host, port or prefix, and select variants"),
         ("targets", _T.LIST, "response fields that come before Cache-Control and Expires (RFC 9213)"),
         ("max_body", _T.SIZE, "a larger body is not stored"),
         ("max_inflight", _T.SIZE, "bodies being received to be stored, all together"),

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from layergate.config import ADMIN_PATH, ADMIN_TOKEN, Admin, Options, count, flag, seconds, strings
 from layergate.errors import ConfigError
+from layergate.http.forwarding import FORWARDING_FIELDS
 from layergate.sizes import parse_size
 
 __all__ = ["CACHE_DEFAULTS", "FORWARDED", "Address", "GatewayOptions", "Network", "UpstreamOptions"]
@@ -33,6 +34,9 @@ CACHE_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType({"stale_if_unreachab
 network: while it cannot be reached, RFC 9111 4.2.4 allows ("disconnected") what it once allowed to be
 stored, unless it said otherwise, and a gateway that has the page had better show it."""
 
+_OWN_FORWARDING: Final = frozenset({
+    "forwarded", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto",
+})  # fmt: skip
 _LEAST_HEAD: Final = 1024  # bytes; less than a browser's own request has
 _MOST_WORKERS: Final = 256
 _MOST_RETRIES: Final = 10
@@ -329,6 +333,11 @@ class GatewayOptions:
         """
         arguments = {option.name: getattr(self.cache, option.name) for option in fields(Options)}
         arguments["admin"] = self.admin
+        if self.cache.forwarding_fields is None:
+            # What the gateway says itself is in the key: the scheme, and the host that is asked for.
+            arguments["forwarding_fields"] = [
+                name for name in FORWARDING_FIELDS if name.lower() not in _OWN_FORWARDING
+            ]
         if self.cache.layers is not None:
             del arguments["memory"]
         if isinstance(self.cache.shared, str):

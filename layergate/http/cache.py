@@ -41,6 +41,7 @@ from layergate.core.stack import Found, Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
 from layergate.http.cache_control import parse_cache_control
+from layergate.http.closer import CAREFUL, Audience, CloserLook, PlainSets
 from layergate.http.decision import (
     Decision,
     Verdict,
@@ -52,6 +53,7 @@ from layergate.http.decision import (
 )
 from layergate.http.exchange import Exchange, State
 from layergate.http.fields import Fields, Line, Lines
+from layergate.http.forwarding import forwarding_of
 from layergate.http.groups import group_marks
 from layergate.http.invalidation import invalidated_uris, invalidates
 from layergate.http.key import label_of, variant_key
@@ -70,7 +72,6 @@ from layergate.http.request import Request
 from layergate.http.rules import Match, RuleSet
 from layergate.http.selecting import secondary_key, vary_names
 from layergate.http.stored import (
-    CAREFUL,
     HitForMiss,
     PartialResponse,
     Served,
@@ -98,7 +99,8 @@ _REQUEST_ONLY: Final = frozenset({
 _RANGE_ONLY: Final = frozenset({Refused.PARTIAL, Refused.TOO_LARGE})
 # A marker after an error is short: what comes back may well be shareable.
 _ERROR_MARKER: Final = 1.0
-_MAX_NAME_SETS: Final = 4
+# Those that responses name in Vary, each with and without what proxies tell (see `forwarding`).
+_MAX_NAME_SETS: Final = 8
 _INDEX_LIFETIME: Final = 60.0  # at least; as long as its longest-lived variant
 # Appended to a key: the flights and markers of requests that carry cookies, where a rule's lifetime
 # will not do for them. A key's lengths are in its head, so this is never another target's key.
@@ -184,7 +186,7 @@ class Cache:
         self._refreshing = 0
         self._hit_lines: dict[int, Line] = {}
         self._pass_lines: dict[tuple[Refused, str], Lines] = {}
-        self._secondaries: dict[Any, bytes] = {}
+        self._secondaries: dict[Any, tuple[bytes, PlainSets]] = {}
         self._limits: dict[bytes, tuple[float, float]] = {}
         self._places: dict[bytes, tuple[bytes, SearchVariance, bytes]] = {}
         self._line_pool: dict[Line, Line] = {}
@@ -202,6 +204,9 @@ class Cache:
         self._top = stack.layers[0].name
         self.kept_back = kept_back(options)
         self._targets = frozenset(targets_of(options))
+        self.forwarding = forwarding_of(options.forwarding_fields)  # type: ignore[arg-type]
+        self.closer = CloserLook(self.forwarding)
+        self._plain = self.closer.none
         self._adapters: list[weakref.WeakMethod[Callable[[], object]]] = []
         # Who answers for all processes that serve beside this one; None: there are none.
         self.reporter: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
@@ -265,15 +270,17 @@ class Cache:
             if entry.checked != position and not self.stack.admits(key, entry):
                 return None
             stored = entry.value
+            plain = self._plain
             if stored.__class__ is VariantIndex:
                 for names in stored.names:
                     if len(names) == 1:  # by far the most common: Accept-Encoding, or Accept
                         memo: Any = names, fields.get(names[0])
                     else:
                         memo = names, tuple(map(fields.get, names))
-                    digest = self._secondaries.get(memo)
-                    if digest is None:
-                        digest = self._secondary(names, fields, memo)
+                    selected = self._secondaries.get(memo)
+                    if selected is None:
+                        selected = self._secondary(names, fields, memo)
+                    digest, plain = selected
                     variant = key + digest
                     entry = self._top_peek(variant)
                     if entry is not None and entry.value.__class__ is StoredResponse:
@@ -288,12 +295,15 @@ class Cache:
             self.stack.peek_failed(error)
             return None
         if stored.__class__ is not StoredResponse:
-            if stored.__class__ is HitForMiss and forwards_plainly(fields):
+            if stored.__class__ is HitForMiss and self._forwards_plainly(fields):
                 return stored if entry.fresh_until > self._now() else None
             return None
         now = self._now()
         ttl = entry.fresh_until - now
-        if ttl <= 0 or stored.revalidate or not stored.careful.isdisjoint(fields):
+        names_seen = plain[stored.audience]
+        if ttl <= 0 or stored.revalidate:
+            return None
+        if not names_seen.issuperset(fields) and self.closer.needed(names_seen, fields):
             return None
         elapsed = now - stored.generated
         if b"cache-control" in fields and self._obeys:
@@ -333,15 +343,26 @@ class Cache:
 
     def _secondary(
         self, names: tuple[bytes, ...], fields: Mapping[bytes, bytes], memo: object
-    ) -> bytes:
+    ) -> tuple[bytes, PlainSets]:
+        """What a variant's key ends in, and the sets of names that do not matter for it."""
         present = [(name, fields[name]) for name in names if name in fields]
         digest = variant_key(b"", self.secondary(names, Fields(present)))
+        selected = digest, self.closer.plain_for(names)
         # Long values are a client's choice; what they may fill is bounded by count and by length.
         if sum(len(value) for _, value in present) <= 256:
             if len(self._secondaries) >= _MEMO:
                 self._secondaries.clear()
-            self._secondaries[memo] = digest
-        return digest
+            self._secondaries[memo] = selected
+        return selected
+
+    def _forwards_plainly(self, fields: Mapping[bytes, bytes]) -> bool:
+        """Is there nothing in a request (its fields, none of which occurred twice) that would keep it
+        from being forwarded as it is, if nothing stored can answer it?"""
+        plain = self._plain[Audience.ANYBODY]
+        if not plain.issuperset(fields) and self.closer.needed(plain, fields):
+            return False
+        control = fields.get(b"cache-control")
+        return control is None or b"only-if-cached" not in control.lower()
 
     def _read_limits(self, control: bytes) -> tuple[float, float]:
         """The greatest age and the least remaining lifetime that a request's Cache-Control allows
@@ -405,6 +426,7 @@ class Cache:
             b"authorization" in fields
             and b"cache-control" not in fields
             and _CAREFUL_BESIDE.isdisjoint(fields)
+            and self.forwarding.names.isdisjoint(fields)
             and self.stack.peek_is_enough
             and not self._search
             and self.stack.peek(key) is None
@@ -840,7 +862,7 @@ class Cache:
     def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
         """The marker for requests with cookies to a target whose lifetime is a rule's, if the
         request has nothing that calls for a closer look."""
-        if not forwards_plainly(fields):
+        if not self._forwards_plainly(fields):
             return None
         return self._live_marker(self.stack.peek(key + _WITH_COOKIE))
 
@@ -871,7 +893,11 @@ class Cache:
             return selected
         if selected.marker is not None:  # what it selects is not shareable
             return selected
-        own = [variant_key(request.key, self.secondary(one, request.fields)) for one in index.names]
+        own = [
+            variant_key(request.key, self.secondary(names, request.fields))
+            for names in index.names
+            if self.forwarding.covers(names, request.fields.names())
+        ]
         now = self.stack.runtime.now()
         found = in_language(request, reversed(index.variants), own, self.stack.glance, now)
         if found is None:
@@ -890,22 +916,32 @@ class Cache:
         if self._search:
             request.key = await self._where(request, quiet=quiet)
         key = request.key
+        told = self.forwarding.told(request.fields.names())
 
         def enough(entry: Entry) -> bool:
-            return not isinstance(entry.value, PartialResponse) or covers(request, entry.value)
+            value = entry.value
+            if isinstance(value, VariantIndex):  # another instance's may know of more
+                return any(self.forwarding.part_of(names) == told for names in value.names)
+            return not isinstance(value, PartialResponse) or covers(request, value)
 
+        home = variant_key(key, self.secondary(told, request.fields)) if told else key
         found = await self._find(key, enough, quiet=quiet)
-        if found is None:
-            return _Selected(None, key, None, False)
-        entry, layer = found
-        value = entry.value
-        if isinstance(value, StoredResponse):
-            return _Selected(entry, key, None, False, layer)
-        if not isinstance(value, VariantIndex):
-            return _Selected(None, key, self._live_marker(entry), False)
+        if found is None or not isinstance(found.entry.value, VariantIndex):
+            if told:
+                # What is stored there is for requests by which the app is told nothing.
+                marker = self._live_marker(await self._lookup(home, quiet=quiet))
+                return _Selected(None, home, marker, found is not None)
+            if found is None:
+                return _Selected(None, key, None, False)
+            if isinstance(found.entry.value, StoredResponse):
+                return _Selected(found.entry, key, None, False, found.layer)
+            return _Selected(None, key, self._live_marker(found.entry), False)
+        value = found.entry.value
         first: bytes | None = None
-        marker: HitForMiss | None = None
+        marker = None
         for names in value.names:
+            if not self.forwarding.covers(names, request.fields.names()):
+                continue
             variant = variant_key(key, self.secondary(names, request.fields))
             first = variant if first is None else first
             found = await self._find(variant, enough, quiet=quiet)
@@ -914,7 +950,7 @@ class Cache:
             if isinstance(found.entry.value, StoredResponse):
                 return _Selected(found.entry, variant, None, False, found.layer, value)
             marker = self._live_marker(found.entry) or marker
-        return _Selected(None, first or key, marker, True, "", value)
+        return _Selected(None, first or home, marker, True, "", value)
 
     async def _where(self, request: Request, *, quiet: bool) -> bytes:
         """The key under which to look for what may answer a request: its own target's, or that of all
@@ -1300,7 +1336,8 @@ class Cache:
             return
         if exchange.storage_key != exchange.primary:
             # One of many variants, and as bounded in number as those that are stored.
-            await self._index(exchange.primary, None, request.fields, key, now + ttl)
+            told = self.forwarding.told(request.fields.names()) or None
+            await self._index(exchange.primary, told, request.fields, key, now + ttl)
         marker = Entry(
             HitForMiss(reason),
             created=now,
@@ -1413,6 +1450,8 @@ class Cache:
             return [] if selected.entry is None else [(selected.storage_key, selected.entry)]
         found: list[tuple[bytes, Entry]] = []
         for names in index.names:
+            if not self.forwarding.covers(names, request.fields.names()):
+                continue
             key = variant_key(request.key, self.secondary(names, request.fields))
             entry = await self._lookup(key)
             if entry is not None and isinstance(entry.value, StoredResponse):
@@ -1436,7 +1475,7 @@ class Cache:
                 request_time=exchange.request_time,
                 response_time=exchange.plan.received,
             )
-            if not isinstance(planned, Plan) or planned.names != vary_names(stored.fields):
+            if not isinstance(planned, Plan) or planned.vary != vary_names(stored.fields):
                 continue
             primary, _, _ = self.home(exchange.request, planned)
             if primary == exchange.primary:
@@ -1479,7 +1518,7 @@ class Cache:
                 request_time=exchange.request_time,
                 response_time=now,
             )
-        if isinstance(planned, Plan) and planned.names != vary_names(stored.fields):
+        if isinstance(planned, Plan) and planned.vary != vary_names(stored.fields):
             return Refused.NOT_MODIFIED
         return planned
 
@@ -1710,14 +1749,6 @@ def _escaped(text: str, name: str) -> str:
     return "".join(
         char if char.isascii() else "".join(f"%{byte:02X}" for byte in char.encode())
         for char in text
-    )
-
-
-def forwards_plainly(fields: Mapping[bytes, bytes]) -> bool:
-    """Is there nothing in a request (its fields, none of which occurred twice) that would keep it
-    from being forwarded as it is, if nothing stored can answer it?"""
-    return CAREFUL.isdisjoint(fields) and (
-        b"cache-control" not in fields or b"only-if-cached" not in fields[b"cache-control"].lower()
     )
 
 

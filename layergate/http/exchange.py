@@ -407,7 +407,7 @@ class Exchange:
             self._become(State.RELEASED)
             return Relay.PASS
 
-        cleaned = with_vary(cleaned, planned.names)
+        cleaned = with_vary(cleaned, planned.vary)
         planned = self.plan = self.located(planned)
         self.secondary = cache.secondary(planned.names, self.request.fields)
         own = [] if self._part is None else self._part.own
@@ -471,7 +471,7 @@ class Exchange:
         self.secondary = cache.secondary(planned.names, self.request.fields)
         own = [] if planned.own is None else [(OWN, planned.own)]
         lines = rest.head([*planned.lines, *own], targets_of(cache.options))
-        lines = with_vary(lines, planned.names)
+        lines = with_vary(lines, planned.vary)
         self.response = Head(rest.status, lines, lines)
         self.client_lines = [*cache.for_clients(lines), *cache.forward_line(self)]
         self._storing = True
@@ -892,6 +892,8 @@ class Exchange:
             self.variance is None or class_key(request.exact, self.variance) != self.primary
         ):
             request.exactly = True  # it waited for what is not for its target after all
+            return False
+        if not self._cache.forwarding.covers(plan.names, request.fields.names()):
             return False
         secondary = self._cache.secondary(plan.names, request.fields)
         return plan.shareable and secondary == self.secondary

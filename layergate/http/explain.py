@@ -24,12 +24,13 @@ from layergate.http.exchange import ORIGIN_ERRORS, Exchange
 from layergate.http.fields import Fields, Lines
 from layergate.http.freshness import Lifetime
 from layergate.http.groups import group_name
+from layergate.http.identity import Says, identity_in, says
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import label_of
 from layergate.http.partial import Rest
 from layergate.http.policy import Plan, plan_storage, targets_of
 from layergate.http.posting import encloses_target, judged
-from layergate.http.request import CREDENTIALS, Request
+from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.selecting import normalise
 from layergate.http.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
@@ -41,7 +42,7 @@ from layergate.http.variants import nominating_line
 __all__ = ["Conclusion", "Explanation", "Response", "Step", "explain", "section"]
 
 # Whose values are nobody's business: the fields that say who somebody is, in either direction.
-_SECRET: Final = CREDENTIALS | {b"authorization", b"set-cookie", b"set-cookie2"}
+_SECRET: Final = frozenset({b"authorization", b"set-cookie", b"set-cookie2"})
 _VARIANTS: Final = 32  # of a target that are looked at one by one
 _READS: Final = ("GET", "HEAD")
 
@@ -239,9 +240,14 @@ def _text(raw: bytes) -> str:
     return raw.decode("latin-1")
 
 
+def _is_secret(name: bytes) -> bool:
+    """Is a field's value nothing to be shown: a credential, or a cookie?"""
+    return name in _SECRET or says(name) is not Says.NOTHING
+
+
 def _shown(lines: Iterable[tuple[bytes, bytes]]) -> list[list[str]]:
     """Header lines for whoever reads the trace, without anyone's credentials."""
-    return [[_text(name), "…" if name in _SECRET else _text(value)] for name, value in lines]
+    return [[_text(name), "…" if _is_secret(name) else _text(value)] for name, value in lines]
 
 
 def _tags(tags: Iterable[str]) -> list[str]:
@@ -406,7 +412,7 @@ class _Trace:
 
     def _asker(self) -> None:
         request, options = self._request, self._cache.options
-        named = sorted(_text(name) for name in CREDENTIALS.intersection(request.fields.names()))
+        named = sorted(_text(name) for name in identity_in(request.fields.names()))
         if request.authorization:
             self._add(
                 "credentials",
@@ -612,7 +618,7 @@ class _Trace:
             for name in names:
                 order = self._cache.options.language_order
                 value = normalise(name, fields.all(name), language_order=order)
-                secret = value is not None and name in _SECRET
+                secret = value is not None and _is_secret(name)
                 one[_text(name)] = "…" if secret else None if value is None else _text(value)
             selects.append(one)
         variants = []
@@ -696,7 +702,7 @@ class _Trace:
         once more what is stored, as an anonymous client's, and comparing."""
         request = self._request
         asked = request.for_refresh()
-        lines = [line for line in request.fields.lines if line[0] not in _SECRET]
+        lines = [line for line in request.fields.lines if not _is_secret(line[0])]
         asked.fields = Fields(lines)
         asked.authorization = asked.cookie = asked.personal = False
         age = int(stored.received - stored.generated)

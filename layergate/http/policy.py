@@ -11,13 +11,20 @@ from layergate.config import DEFAULT_STATUSES, MAX_TAG_LENGTH, Options
 from layergate.core.entry import Entry
 from layergate.http.cache_control import EMPTY
 from layergate.http.fields import Fields, Lines, split_list
+from layergate.http.forwarding import forwarding_of
 from layergate.http.freshness import Lifetime, freshness_lifetime, initial_age
 from layergate.http.groups import group_tags, without_groups
 from layergate.http.request import Request
 from layergate.http.rules import Match, fill_tags
 from layergate.http.selecting import vary_names
 from layergate.http.stored import StoredResponse
-from layergate.http.storing import Refused, authorization_allows, may_store, storable_fields
+from layergate.http.storing import (
+    Refused,
+    authorization_allows,
+    may_store,
+    says_for_all,
+    storable_fields,
+)
 from layergate.http.targeted import OWN, policy_of
 from layergate.http.validation import has_validator, updated_fields
 
@@ -54,7 +61,8 @@ class Plan(NamedTuple):
     stale_if_error: float
     expires: float
     tags: tuple[str, ...]
-    names: tuple[bytes, ...]  # request fields that select it (Vary)
+    vary: tuple[bytes, ...]  # request fields that select it: those of Vary and of the rule
+    names: tuple[bytes, ...]  # and those by which proxies tell the app where it is
     revalidate: bool
     no_stale: bool
     anonymous: bool
@@ -193,11 +201,8 @@ def plan_storage(
     if names is None:
         return Refused.VARY_STAR
     allowed = authorization_allows(directives)
-    # Selected by the very cookie that says who the user is.
-    keyed = b"cookie" in names and b"cookie" in request.fields
-    if request.personal and not (allowed or by_rule or keyed):
-        # A user that is known from a session or a login is as good as one from Authorization, and
-        # what middleware outside of us adds to the response (Vary: Cookie), we do not see.
+    for_all = says_for_all(directives)
+    if request.personal and not (for_all or by_rule):
         return Refused.USER
     if rule is not None and rule.vary:
         names = tuple(sorted({*names, *(name.encode("ascii") for name in rule.vary)}))
@@ -233,6 +238,7 @@ def plan_storage(
         drop |= _COOKIES
     return Plan(
         lines=with_vary(storable_fields(fields, directives, drop=drop), names),
+        vary=names,
         generated=generated,
         received=response_time,
         fresh_until=fresh_until,
@@ -240,12 +246,12 @@ def plan_storage(
         stale_if_error=sie,
         expires=expires if no_stale else max(expires, fresh_until + _unreachable(options)),
         tags=tags,
-        names=names,
+        names=forwarding_of(options.forwarding_fields).selecting(names, request.fields.names()),  # type: ignore[arg-type]
         revalidate=directives.no_cache,
         no_stale=no_stale,
         anonymous=guessed or (by_rule and rule is not None and not rule.allow_cookie),
         authorized=allowed or (by_rule and rule is not None and rule.allow_authorization),
-        for_known=allowed or keyed or (by_rule and rule is not None and rule.allow_cookie),
+        for_known=for_all or (by_rule and rule is not None and rule.allow_cookie),
         immutable=directives.immutable,
         lifetime=lifetime,
         own=fields.get(OWN) if OWN in drop else None,

@@ -10,8 +10,9 @@ written what he is answered with:
 
   * the status is 200, and the freshness is the response's own. That a rule covers the target, or a
     guess would do, says nothing about what a POST is answered with;
-  * to a POST with a cookie or other credentials it must be selected by that cookie, or say that it is
-    for all (``public``, ``s-maxage``, ``must-revalidate``), as if it had Authorization;
+  * to a POST with a cookie it must be selected by that cookie, or say that it is for all (``public``,
+    ``s-maxage``, ``must-revalidate``), as if it had Authorization; to one from a known user it must say
+    ``public`` or ``s-maxage``, whatever selects it;
   * nothing is stored for a POST that names another method in a field, by which many an application
     takes it for something else, a PUT, or a GET whose content no key has;
   * it is stored for its target alone, and not for others that No-Vary-Search makes equivalent.
@@ -118,7 +119,8 @@ def _refused(cache: Cache, asked: Request, fields: Fields, plan: Plan) -> Refuse
         return Refused.METHOD
     if b"content-range" in fields:
         return Refused.PARTIAL  # (only a GET's Range would be seen in ``asked``)
-    if asked.cookie and not plan.for_known:
+    # Of a known user `plan_storage` has asked for more already.
+    if asked.cookie and not (plan.for_known or plan.authorized or b"cookie" in plan.vary):
         return Refused.USER
     if cache.home(asked, plan)[0] != asked.key:
         return Refused.METHOD

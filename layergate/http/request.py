@@ -9,34 +9,17 @@ from typing import Any, Final, NamedTuple, Self
 from layergate.errors import ExplainRefused
 from layergate.http.cache_control import EMPTY, CacheControl, parse_cache_control
 from layergate.http.fields import Fields, Lines
+from layergate.http.identity import Says, names_who
 from layergate.http.ranges import RangeSpec, parse_range
 from layergate.http.uri import canonical_uri
 from layergate.http.validation import CONDITIONAL_FIELDS
 
-__all__ = ["CREDENTIALS", "OUTCOMES", "Asked", "Request", "checked_lines"]
+__all__ = ["OUTCOMES", "Asked", "Request", "checked_lines"]
 
 # How a request may end. Only ``bypass`` was none of the cache's business; ``collapsed`` is answered
 # from another request's fetch, ``revalidated`` from what is stored, after the app confirmed it.
 OUTCOMES: Final = ("hit", "stale", "revalidated", "miss", "bypass", "collapsed")
 
-# By these, besides Authorization, requests commonly say whose they are; the ones from remote-user on
-# are set by proxies that authenticate. A rule's lifetime is no more for them than for a cookie.
-CREDENTIALS: Final = frozenset({
-    b"cookie", b"x-api-key", b"api-key", b"apikey", b"x-goog-api-key", b"x-access-key",
-    b"x-api-token", b"x-auth-token", b"x-access-token", b"x-session-token", b"x-session-id",
-    b"x-csrf-token", b"x-token", b"x-user-id", b"private-token", b"job-token", b"x-vault-token",
-    b"x-amz-security-token", b"x-jwt-assertion", b"ocp-apim-subscription-key",
-    b"proxy-authorization",
-    b"remote-user", b"x-remote-user", b"x-webauth-user", b"x-authenticated-user",
-    b"x-forwarded-user", b"x-forwarded-email", b"x-forwarded-preferred-username",
-    b"x-forwarded-access-token", b"x-auth-request-user", b"x-auth-request-email",
-    b"x-auth-request-access-token", b"x-amzn-oidc-data", b"x-amzn-oidc-identity",
-    b"x-amzn-oidc-accesstoken", b"x-goog-authenticated-user-id",
-    b"x-goog-authenticated-user-email", b"x-goog-iap-jwt-assertion",
-    b"cf-access-jwt-assertion", b"x-ms-client-principal", b"x-ms-token-aad-access-token",
-    b"ssl-client-cert", b"x-ssl-client-cert", b"x-client-cert", b"x-forwarded-client-cert",
-    b"x-amzn-mtls-clientcert",
-})  # fmt: skip
 _OF_ONE_ANSWER: Final = CONDITIONAL_FIELDS | {b"cache-control", b"pragma", b"range"}
 
 
@@ -48,8 +31,9 @@ class Request:
     ``key``: the same, or that of all targets which No-Vary-Search makes equivalent to this one, if
     that is where to look. ``exactly``: not to look there again, since what came was not for all.
     ``has_body``: content was announced or seen.
-    ``cookie``: it has a Cookie, or another of the `CREDENTIALS`, or is personal.
-    ``personal``: the app knows its user otherwise (a session, a login).
+    ``cookie``: it has a Cookie or another field that says who asks (see `identity`), or is personal.
+    ``personal``: its user is known: by a credential in a field other than Authorization, or by what
+    the app or its server found out (a session, a login, a client certificate).
     ``outcome``: what became of it, as far as it is known: one of `OUTCOMES`; ``layer``: the name of
     the layer that answers it, or ""; ``reason``: why it was forwarded, or its response not stored.
     ``directives``: the request's Cache-Control; ``Pragma: no-cache`` counts as ``no-cache`` when
@@ -88,7 +72,9 @@ class Request:
         self.has_body = has_body
         self.target_length = len(key)
         self.authorization = b"authorization" in fields
-        self.cookie = not CREDENTIALS.isdisjoint(fields.names())
+        who = names_who(fields.names())
+        self.cookie = who is not Says.NOTHING
+        self.personal = who is Says.IDENTITY
         directives: CacheControl = EMPTY
         if obey_directives:
             control = fields.get(b"cache-control")
@@ -100,7 +86,6 @@ class Request:
         self.ranges: tuple[RangeSpec, ...] | None = None
         if method == "GET" and b"range" in fields:
             self.ranges = parse_range(fields.get(b"range"))
-        self.personal = False
         self.arrived = 0.0
         self.waited = False
         self.outcome = "miss"

@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Final
 
 from layergate.http.fields import Fields, split_list
+from layergate.http.forwarding import WHOLE, told_by_forwarded
 
 __all__ = ["LANGUAGE", "QVALUE", "STAR", "normalise", "secondary_key", "vary_names"]
 
@@ -71,7 +72,7 @@ def secondary_key(
     parts: list[bytes] = []
     language: bytes | None = None
     for name in names:
-        values = fields.all(name)
+        values = fields.all(b"forwarded" if name == WHOLE else name)
         value = normalise(name, values, language_order=language_order) if values else None
         if value is None:
             part = b"%d:%b-" % (len(name), name)
@@ -116,7 +117,9 @@ def _hashed(value: bytes) -> bytes:
 
 
 def _normalise(name: bytes, value: bytes, language_order: bool) -> bytes:
-    if name in _NO_LIST:
+    if name == b"forwarded":
+        value = told_by_forwarded(value).strip(b" \t")
+    elif name in _NO_LIST:
         value = value.strip(b" \t")
     else:
         members = split_list(value)

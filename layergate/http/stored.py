@@ -4,29 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from layergate.http.closer import Audience
 from layergate.http.fields import Fields, Lines
-from layergate.http.request import CREDENTIALS
 from layergate.http.storing import Refused
 from layergate.http.targeted import OWN
 
-__all__ = ["CAREFUL", "HitForMiss", "PartialResponse", "Served", "StoredResponse", "VariantIndex"]
+__all__ = ["HitForMiss", "PartialResponse", "Served", "StoredResponse", "VariantIndex"]
 
-# With one of these in the request the answer needs more than "is it fresh": see `decision`.
-# (Cache-Control does too, but is common enough to be looked at on the hit path.)
-CAREFUL: Final = frozenset({
-    b"authorization",
-    b"content-length",
-    b"if-match",
-    b"if-modified-since",
-    b"if-none-match",
-    b"if-range",
-    b"if-unmodified-since",
-    b"pragma",
-    b"range",
-    b"transfer-encoding",
-    b"upgrade",
-})  # fmt: skip
-CAREFUL_ANONYMOUS: Final = CAREFUL | CREDENTIALS
 Part: TypeAlias = tuple[int, bytes]
 """The position of a part's first octet in the representation, and its octets."""
 _TRACEPARENT_SIZE: Final = 55 + 49  # bytes of the text, and of a str object
@@ -54,15 +38,15 @@ class StoredResponse:
     ``own``: its LayerGate-Cache-Control, which is stored with it but not sent; None if it has none.
     ``for_known``: it may be given to a client whose user the app knows (`Request.personal`).
     ``immutable``: it will not change while it is fresh (RFC 8246), so a reload does not ask for it.
-    ``careful``: the request fields that call for a closer look than the hit path takes.
+    ``audience``: who may have it without a closer look than the hit path takes.
     """
 
     __slots__ = (
         "_fields",
         "anonymous",
+        "audience",
         "authorized",
         "body",
-        "careful",
         "for_known",
         "generated",
         "immutable",
@@ -108,7 +92,9 @@ class StoredResponse:
         self.requested = requested
         self.traceparent = traceparent
         self.own = own
-        self.careful = CAREFUL_ANONYMOUS if anonymous else CAREFUL
+        self.audience = int(
+            Audience.ANONYMOUS if anonymous else Audience.ANYBODY if for_known else Audience.UNKNOWN
+        )
         self._fields: Fields | None = None
 
     @property

@@ -29,6 +29,14 @@ one. LayerGate does not, unless `authorization_allows` that stored response: an 
 signed-in users more says so with ``Vary`` or not at all, and it is the latter we have to survive.
 Callers hold this when they choose a stored response.
 
+*A known user is as good as Authorization, and better.* Section 3.5 speaks of Authorization alone. But
+users are also known by an API key, by a client certificate, by what a proxy or a middleware outside of
+us has found out, and the origin's response says nothing of that. For such a user a response is shared
+only if it says ``public`` or ``s-maxage``, whatever it varies on: that it varies on a cookie does not
+mean that the cookie is what says who the user is. ``must-revalidate`` is not enough, since it is
+written to say how stale responses are used, and is never meant to say for whom they are. The same holds for
+the other direction: what was stored for nobody in particular does not answer a known user.
+
 *Some status codes are about one request.* A 412 answers its preconditions, a 416 its range, a 417
 its expectation, a 408 its connection: none of that is part of a cache key, so none is stored,
 whatever lifetime a blanket ``Cache-Control`` gives it. 428, 429, 431 and 511 "MUST NOT be stored
@@ -54,6 +62,7 @@ __all__ = [
     "Refused",
     "authorization_allows",
     "may_store",
+    "says_for_all",
     "storable_fields",
     "unstorable_names",
 ]
@@ -260,6 +269,12 @@ def authorization_allows(cc: CacheControl) -> bool:
     5.2.2.2), public (Section 5.2.2.9), and s-maxage (Section 5.2.2.10)."
     """
     return cc.public or cc.must_revalidate or cc.s_maxage is not None
+
+
+def says_for_all(cc: CacheControl) -> bool:
+    """Whether a response may be shared although its user is known by other means than Authorization.
+    Stricter than 3.5, whose ``must-revalidate`` is not enough here: see the module."""
+    return cc.public or cc.s_maxage is not None
 
 
 NEVER_STORED_FIELDS: Final = frozenset({

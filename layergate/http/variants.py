@@ -27,7 +27,8 @@ from layergate.core.entry import Entry
 from layergate.http.decision import answers
 from layergate.http.etags import strong_match
 from layergate.http.fields import Fields, Line, split_list
-from layergate.http.request import CREDENTIALS, Request
+from layergate.http.identity import Says, names_who
+from layergate.http.request import Request
 from layergate.http.selecting import vary_names
 from layergate.http.stored import StoredResponse
 
@@ -40,7 +41,7 @@ MAX_TAGS_LENGTH: Final = 1024
 # RFC 9110 8.8.3, without the weakness prefix.
 _STRONG: Final = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]*"').fullmatch
 # Besides who is asking: by Origin the fields of a response differ (CORS) that a 304 need not repeat.
-_NOT_BY: Final = CREDENTIALS | {b"authorization", b"origin"}
+_NOT_BY: Final = frozenset({b"authorization", b"origin"})
 
 
 def nominated(request: Request, entries: Iterable[Entry]) -> tuple[Entry, ...]:
@@ -83,7 +84,7 @@ def _tag(request: Request, entry: Entry) -> bytes | None:
     if len(tags) != 1 or not _STRONG(tags[0]):
         return None
     names = vary_names(stored.fields)
-    if names is None or not _NOT_BY.isdisjoint(names):
+    if names is None or not _NOT_BY.isdisjoint(names) or names_who(names) is not Says.NOTHING:
         return None
     return tags[0] if _decodable(request, stored.fields) else None
 

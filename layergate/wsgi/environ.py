@@ -7,17 +7,20 @@ and the path has been percent-decoded by the server.
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Collection, Mapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from layergate.http.fields import Fields, Lines
+from layergate.http.identity import is_somebody, is_users_name
 from layergate.http.key import primary_key, quoted
 from layergate.http.request import Asked, Request
 from layergate.http.validation import CONDITIONAL_FIELDS
 
 __all__ = [
+    "WHO",
     "Environ",
     "asked_request",
     "fields_of",
@@ -43,11 +46,24 @@ class _Names(dict[str, bytes]):
         name = b""
         if variable[:5] == "HTTP_":
             name = octets(variable[5:].replace("_", "-").lower())
+        elif _tells_who(variable):
+            name = WHO
         if len(self) < _MAX_NAMES:
             self[variable] = name
         return name
 
 
+WHO: Final = b"\0"
+"""Among a request's fields: there is a variable by which `is_personal` may know its user. Never the name
+of a field."""
+# Servers' own authentication (CGI, Apache's and nginx's modules, uWSGI), and what middleware leaves.
+_WHO: Final = re.compile(
+    r"(?:REDIRECT_)*(?:REMOTE_USER|AUTH_USER|LOGON_USER|SSL_CLIENT_(?:S_DN|CERT|M_SERIAL).*"
+    r"|HTTPS_(?:CC|DN|CLIENT_CERTIFICATE)|MELLON_.*|OIDC_(?:CLAIM_.*|access_token)|Shib-.*|SHIB_.*"
+    r"|AUTHENTICATE_.*|KRB5CCNAME|eppn)"
+    r"|(?:.*[._])?session|repoze\.who\.(?:identity|userid)|(?:oauth|authlib|jwt)\.(?:token|claims|payload)"
+    r"|paste\.auth_tkt\..*|authkit\..*"
+).fullmatch
 _MAX_NAMES: Final = 4096
 _names: Final = _Names()
 
@@ -61,17 +77,18 @@ def octets(text: str) -> bytes:
 
 
 def fields_of(environ: Environ) -> dict[bytes, bytes]:
-    """The request's header fields by lower-case name. Servers join the lines of one field."""
+    """The request's header fields by lower-case name. Servers join the lines of one field. With
+    `WHO` among them if `is_personal` has something to look at."""
     fields: dict[bytes, bytes] = {}
     names = _names
     try:
         for variable, value in environ.items():
             if name := names[variable]:
                 fields[name] = value.encode("latin-1")
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, AttributeError):  # (what middleware leaves need not be text)
         for variable, value in environ.items():
             if name := names[variable]:
-                fields[name] = octets(value)
+                fields[name] = octets(value) if isinstance(value, str) else b""
     # These two may be there and empty, which is as good as absent (PEP 3333).
     for variable, name in _CONTENT:
         if text := environ.get(variable):
@@ -163,7 +180,30 @@ def target_uri(environ: Environ, fields: dict[bytes, bytes]) -> str:
 
 def is_personal(environ: Environ) -> bool:
     """Has the server, or a middleware outside of us, found out who is asking?"""
-    return bool(environ.get("REMOTE_USER"))
+    return any(
+        _is_of_somebody(variable, value)
+        for variable, value in environ.items()
+        if _names[variable] == WHO
+    )
+
+
+def _tells_who(variable: str) -> bool:
+    return len(variable) <= 64 and (
+        _WHO(variable) is not None
+        or (not variable.isupper() and is_users_name(variable))
+        or variable.lower() == "user"
+    )
+
+
+def _is_of_somebody(variable: str, value: Any) -> bool:
+    if isinstance(value, str):
+        return value != ""  # PEP 3333: as good as absent
+    if variable.lower().endswith("session"):
+        try:  # what begins with an underscore is the session's own (Beaker's times)
+            return any(not str(name).startswith("_") for name in value)
+        except Exception:  # no mapping; whatever it is, it is there
+            return value is not None and value is not False
+    return is_somebody(value)
 
 
 def read_request(
@@ -177,7 +217,7 @@ def read_request(
         host=host_of(environ, fields),
         path=route_path(environ),
         key=key,
-        fields=Fields(fields.items()),
+        fields=Fields(line for line in fields.items() if line[0] != WHO),
         has_body=(length is not None and length.strip() != b"0") or b"transfer-encoding" in fields,
         obey_directives=obey_directives,
     )

@@ -36,14 +36,16 @@ from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
 from layergate.http.fields import Fields, Line, Lines
+from layergate.http.identity import Says, names_who
 from layergate.http.invalidation import SAFE_METHODS
-from layergate.http.request import CREDENTIALS, Request
+from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.stored import Served
 from layergate.http.storing import Refused
 from layergate.routes import policy_place
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.wsgi.environ import (
+    WHO,
     Environ,
     asked_request,
     carry,
@@ -146,7 +148,9 @@ class LayerGate:
             return self._passing(environ, start_response, self._rule_lines)
         fields = fields_of(environ)
         key = key_of(environ, fields)
-        personal = "REMOTE_USER" in environ and is_personal(environ)
+        personal = WHO in fields and is_personal(environ)
+        if WHO in fields:
+            del fields[WHO]
         hit: Any = None if personal else self._peek(key, fields)
         if hit.__class__ is tuple:
             stored, lines = hit
@@ -155,7 +159,7 @@ class LayerGate:
                 [_text[line] for line in lines],
             )
             return [stored.body] if method == "GET" else []
-        if hit is None and not personal and not CREDENTIALS.isdisjoint(fields):
+        if hit is None and not personal and names_who(fields) is not Says.NOTHING:
             hit = self.cache.cookie_marker(key, fields)
         elif (
             hit is None
@@ -330,7 +334,7 @@ class LayerGate:
             return cache.unshared(
                 match,
                 lines,
-                cookie=not CREDENTIALS.isdisjoint(fields),
+                cookie=names_who(fields) is not Says.NOTHING,
                 authorization=b"authorization" in fields,
             )
 
@@ -398,7 +402,7 @@ class LayerGate:
     ) -> Body:
         fields = fields_of(environ)
         method = environ["REQUEST_METHOD"]
-        parsed = Fields(fields.items())
+        parsed = Fields(line for line in fields.items() if line[0] != WHO)
         served = admin.refuse(parsed, environ.get("REMOTE_ADDR"))
         if served is None and method == "PURGE":
             served = run_blocking(admin.purge_url(target_uri(environ, fields), parsed))

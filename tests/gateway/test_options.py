@@ -369,7 +369,18 @@ def test_the_arguments_of_the_cache():
     options = gateway(admin_token="tok", cache=Options(memory="1MB", heuristic=0.1, trace_hits=0.5))
     arguments = options.cache_arguments()
     assert (arguments["memory"], arguments["heuristic"]) == (1024**2, 0.1)
-    assert HttpCache(**arguments).options == dataclasses.replace(options.cache, admin=options.admin)
+    made = HttpCache(**arguments).options
+    told = made.forwarding_fields
+    assert made == dataclasses.replace(options.cache, admin=options.admin, forwarding_fields=told)
+    # What the gateway tells its upstreams itself, a client cannot tell; the rest selects.
+    assert told is not None
+    assert {"x-scheme", "x-forwarded-prefix", "cf-visitor"} <= set(told)
+    assert not {"forwarded", "x-forwarded-host", "x-forwarded-proto"} & set(told)
+
+
+def test_forwarding_fields_that_are_named_are_taken():
+    options = gateway(cache=Options(forwarding_fields=["X-Mine"]))
+    assert HttpCache(**options.cache_arguments()).options.forwarding_fields == ("x-mine",)
 
 
 def test_the_shared_layer_of_each_process_is_its_own():

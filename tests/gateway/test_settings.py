@@ -92,6 +92,7 @@ _SPECIAL: dict[str, tuple[str, str, Any]] = {
     "listen": (":81,:82", '[":81", ":82"]', (":81", ":82")),
     "admin_networks": ("10.0.0.0/8", '["10.0.0.0/8"]', ("10.0.0.0/8",)),
     "trusted_proxies": ("unix, ::1", '["unix", "::1"]', ("unix", "::1")),
+    "forwarding_fields": ("x-my-proto", '["x-my-proto"]', ("x-my-proto",)),
     "targets": ("a-control", '["a-control"]', ("a-control",)),
     "upstreams": (f'[{{url = "{UP}"}}]', f'[{{url = "{UP}"}}]', (UpstreamOptions(UP),)),
     "rules": ('[{path="/a",ttl=1}]', '[{path="/a",ttl=1}]', (Rule("/a", ttl=1),)),

@@ -1294,8 +1294,13 @@ post_reused("post-authorization-public", "3.5", posted("public, max-age=60"), AU
 # Who posts with credentials may be told what is his own: it takes what Authorization takes (3.5).
 for name in ("Cookie", "X-Api-Key", "X-Forwarded-User"):
     post_not_reused(f"post-{name}", "3.5, G1", posted(), (name, "sid=1"))
-    for value in ("public, max-age=60", "s-maxage=60", "must-revalidate, max-age=60"):
+    for value in ("public, max-age=60", "s-maxage=60"):
         post_reused(f"post-{name}-{value}", "3.5", posted(value), (name, "sid=1"))
+    must_revalidate = posted("must-revalidate, max-age=60")
+    if name == "Cookie":
+        post_reused(f"post-{name}-must-revalidate", "3.5", must_revalidate, (name, "sid=1"))
+    else:  # a known user: stricter than 3.5
+        post_not_reused(f"post-{name}-must-revalidate", "G1", must_revalidate, (name, "sid=1"))
 row("post-vary-cookie", "4.1, G1", post(posted("max-age=60", ("Vary", "Cookie")), COOKIE, stored=True),
     hit(b"posted", COOKIE), fetch(ok("max-age=60", ("Vary", "Cookie"), body=b"two"), ("Cookie", "sid=2")),
     fetch(ok("max-age=60", ("Vary", "Cookie"), body=b"three")), hit(b"posted", COOKIE), hit(b"two", ("Cookie", "sid=2")))
@@ -2367,3 +2372,7 @@ search("collapsed", at_("/p?utm=1", fetch(ok("max-age=10", UTM))),
     Step(target="/p?utm=1", concurrent=4, advance=10, origin=(OTHER,), content=b"two", cs={}), rfc="G2")
 search("unreachable", at_("/p?utm=1", fetch(ok("max-age=10", UTM))), at_("/p?utm=2", unreachable(b"one", LOST, advance=20)),
     rfc=D, stale_if_unreachable=60)
+
+# Subjects with a file of their own, which add their rows to these.
+import tests.scenarios.forwarding  # noqa: E402 - they need what is above
+import tests.scenarios.known_users  # noqa: E402, F401

@@ -1,0 +1,117 @@
+"""Which request fields call for a closer look than the hit path takes.
+
+The hit path asks one question of a request's fields: are all their names among those that do not
+matter for this stored response? A set answers it in one pass. The sets grow as names are seen, up to a
+bound; a name that is in none of them is looked at each time.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
+from layergate.http.forwarding import Forwarding
+from layergate.http.identity import Says, says
+from layergate.http.memo import Memo
+
+__all__ = ["CAREFUL", "Audience", "CloserLook", "Names", "PlainSets"]
+
+# With one of these in the request the answer needs more than "is it fresh": see `decision`.
+# (Cache-Control does too, but is common enough to be looked at on the hit path.)
+CAREFUL: Final = frozenset({
+    b"authorization",
+    b"content-length",
+    b"if-match",
+    b"if-modified-since",
+    b"if-none-match",
+    b"if-range",
+    b"if-unmodified-since",
+    b"pragma",
+    b"range",
+    b"transfer-encoding",
+    b"upgrade",
+})  # fmt: skip
+
+
+class Audience(enum.IntEnum):
+    """Who may have a stored response without a closer look."""
+
+    ANYBODY = 0
+    UNKNOWN = 1  # whoever does not say by a credential who he is; cookies may
+    ANONYMOUS = 2  # whoever has no cookie either
+
+
+# What a name may be, as bits.
+_CAREFUL: Final = 1
+_COOKIE: Final = 2
+_IDENTITY: Final = 4
+_USUAL: Final = 8  # it tells the application where it is; see `forwarding`
+_RARE: Final = 16
+_OF_AUDIENCE: Final = (_CAREFUL, _CAREFUL | _IDENTITY, _CAREFUL | _IDENTITY | _COOKIE)
+
+
+class Names(set[bytes]):
+    """Names of request fields that do not matter; all that have no bit of ``forbidden``."""
+
+    __slots__ = ("forbidden",)
+
+    def __init__(self, forbidden: int) -> None:
+        super().__init__()
+        self.forbidden = forbidden
+
+
+PlainSets: TypeAlias = tuple[Names, Names, Names]
+"""By `Audience`."""
+
+
+class CloserLook:
+    """The sets of one cache. ``forwarding``: which fields tell the application where it is."""
+
+    __slots__ = ("_forwarding", "_kinds", "_sets", "every", "none", "usual")
+
+    def __init__(self, forwarding: Forwarding) -> None:
+        self._forwarding = forwarding
+        self._kinds = Memo(self._kind, count=4096, length=64)
+        # For what is selected by no forwarding fields, by the usual ones, by all of them.
+        self.none = _sets(_USUAL | _RARE)
+        self.usual = _sets(_RARE)
+        self.every = _sets(0)
+        self._sets = (*self.none, *self.usual, *self.every)
+
+    def plain_for(self, names: tuple[bytes, ...]) -> PlainSets:
+        """The sets for a response that is selected by these ``names``."""
+        told = self._forwarding.part_of(names)
+        if not told:
+            return self.none
+        return self.every if told == self._forwarding.every else self.usual
+
+    def needed(self, plain: Names, fields: Mapping[bytes, bytes]) -> bool:
+        """Does a request with these ``fields`` call for a closer look? For what ``plain`` does not
+        hold all the names of."""
+        for name in fields:
+            if name not in plain:
+                kind = self._kinds[name]
+                if kind & plain.forbidden:
+                    return True
+                if name in self._kinds:  # there is room for it
+                    for names in self._sets:
+                        if not kind & names.forbidden:
+                            names.add(name)
+        return False
+
+    def _kind(self, name: bytes) -> int:
+        kind = _CAREFUL if name in CAREFUL else 0
+        if name in self._forwarding.names:
+            kind |= _USUAL if name in self._forwarding.usual else _RARE
+        said = says(name)
+        if said is Says.COOKIE:
+            kind |= _COOKIE
+        elif said is Says.IDENTITY:
+            kind |= _IDENTITY
+        return kind
+
+
+def _sets(forbidden: int) -> PlainSets:
+    anybody, unknown, anonymous = (Names(forbidden | own) for own in _OF_AUDIENCE)
+    return anybody, unknown, anonymous
