@@ -23,7 +23,6 @@ from layergate.asgi.scope import (
     asked_request,
     forward_scope,
     is_personal,
-    may_be_personal,
     read_request,
     refresh_scope,
     route_path,
@@ -163,7 +162,13 @@ class LayerGate:
         if len(fields) != len(headers):  # some field twice: not the plain case
             await self._answer(scope, receive, send)
             return
-        personal = may_be_personal(scope) and is_personal(scope)
+        personal = (
+            "user" in scope
+            or "session" in scope
+            or "auth" in scope
+            or scope.get("state")
+            or ("extensions" in scope and "tls" in (scope["extensions"] or ()))
+        ) and is_personal(scope)
         hit: Any = None
         marked = scope.get(MARKED)
         if marked is not None and not personal:

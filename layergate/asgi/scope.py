@@ -17,7 +17,6 @@ __all__ = [
     "forward_scope",
     "header_lines",
     "is_personal",
-    "may_be_personal",
     "read_request",
     "refresh_scope",
     "route_path",
@@ -34,14 +33,6 @@ def route_path(scope: Scope) -> str:
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
         return path[len(root) :] or "/"
     return path
-
-
-def may_be_personal(scope: Scope) -> bool:
-    """Is there anything in this scope that `is_personal` would look at? Cheap, for the hit path."""
-    if "session" in scope or "user" in scope or "auth" in scope or scope.get("state"):
-        return True
-    extensions = scope.get("extensions")
-    return extensions is not None and "tls" in extensions
 
 
 def is_personal(scope: Scope) -> bool:

@@ -148,9 +148,10 @@ class LayerGate:
             return self._passing(environ, start_response, self._rule_lines)
         fields = fields_of(environ)
         key = key_of(environ, fields)
-        personal = WHO in fields and is_personal(environ)
+        personal = False
         if WHO in fields:
             del fields[WHO]
+            personal = is_personal(environ)
         hit: Any = None if personal else self._peek(key, fields)
         if hit.__class__ is tuple:
             stored, lines = hit
