@@ -70,7 +70,7 @@ from layergate.http.partial import Rest, combined, covers, flight_suffix, partia
 from layergate.http.policy import Plan, kept_back, plan_update, targets_of
 from layergate.http.request import Request
 from layergate.http.rules import Match, RuleSet
-from layergate.http.selecting import secondary_key, vary_names
+from layergate.http.selecting import secondary_key, varies_on_more, vary_names
 from layergate.http.stored import (
     HitForMiss,
     PartialResponse,
@@ -1185,6 +1185,8 @@ class Cache:
             self.not_stored(exchange, Refused.SUPERSEDED)
             return False
         request = exchange.request
+        if exchange.state is State.ANSWERED and plan.names:
+            await self._give_up_older(exchange, plan)
         key = await self._place(exchange.primary, plan.names, request.fields, entry)
         if isinstance(entry.value, PartialResponse) and exchange.state is not State.ANSWERED:
             found = await self._find(key, _complete)
@@ -1205,6 +1207,23 @@ class Cache:
         if not stored:
             self.stack.counters.on("refused", request=request, reason=Refused.PURGED.token)
         return stored
+
+    async def _give_up_older(self, exchange: Exchange, plan: Plan) -> None:
+        """A 304 that adds to Vary makes of the stored response a variant that fewer requests select:
+        what it was stored as is no longer there for the others."""
+        primary, key = exchange.primary, exchange.storage_key
+        fields = exchange.request.fields
+        if primary != exchange.sought or key == variant_key(
+            primary, self.secondary(plan.names, fields)
+        ):
+            return
+        present = await self._lookup(key)
+        if present is not None and isinstance(present.value, VariantIndex):
+            # It has become one of several variants since it was selected: the one without a Vary.
+            key = variant_key(primary, self.secondary((), fields))
+            present = await self._lookup(key)
+        if present is not None and isinstance(present.value, StoredResponse):
+            await self.stack.discard(key)
 
     async def _is_anonymous(self, key: bytes) -> bool:
         """Is what is stored here for clients without cookies only?"""
@@ -1318,6 +1337,9 @@ class Cache:
             if exchange.plan.names:
                 await self._index(exchange.primary, exchange.plan.names, request.fields)
             return
+        if reason is Refused.VARY_STAR and exchange.state is State.ANSWERED:
+            # What the 304 confirms for this request is no longer there for any other.
+            await self.stack.discard(exchange.storage_key)
         ttl = self.marker_ttl(exchange)
         if reason is None or not ttl:
             return
@@ -1426,9 +1448,13 @@ class Cache:
         for key, entry in reversed(await self._choosable(exchange.request)):
             planned = self.head_says(exchange, entry, status, fields, now)
             if isinstance(planned, Refused):
+                # One that varies on more than it was selected by does not stand in for anything, either.
+                gone = varies_on_more(entry.value.fields, fields)
+                if gone:
+                    await self.stack.discard(key)
                 entry.fresh_until = min(entry.fresh_until, now)
                 if self._fleet is not None:  # so too where else it is held
-                    mark = Mark("key", label_of(key), soft=True)
+                    mark = Mark("key", label_of(key), soft=not gone)
                     await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
             elif planned is not None:
                 planned = exchange.located(planned)
@@ -1465,6 +1491,9 @@ class Cache:
         for key, entry in await self._choosable(exchange.request):
             stored: StoredResponse = entry.value
             if key == exchange.storage_key or not identified(stored.fields, fields):
+                continue
+            if varies_on_more(stored.fields, fields):
+                await self.stack.discard(key)
                 continue
             planned, _ = plan_update(
                 exchange.request,

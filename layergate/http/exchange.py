@@ -32,9 +32,10 @@ from layergate.http.fields import Fields, Lines
 from layergate.http.key import variant_key
 from layergate.http.no_vary_search import SearchVariance, class_key
 from layergate.http.partial import Received, Rest, covers, flight_suffix, received_part
-from layergate.http.policy import Plan, plan_storage, plan_update, targets_of, with_vary
+from layergate.http.policy import Plan, plan_storage, plan_update, targets_of
 from layergate.http.request import Request
 from layergate.http.rules import Match
+from layergate.http.selecting import varies_on_more, vary_names, with_vary
 from layergate.http.stored import PartialResponse, StoredResponse
 from layergate.http.storing import Refused
 from layergate.http.targeted import OWN
@@ -443,14 +444,20 @@ class Exchange:
             isinstance(planned, Refused)
             or part is None
             or not answers(self.request, stored)  # by now its user may be known
+            # One of them is for requests that the other is not for.
+            or varies_on_more(stored.fields, Fields(planned.lines))
             or not rest.brought_by(part)
             or not self._cache.stack.admits(self.storage_key, rest.entry)
             # By its No-Vary-Search it belongs where the rest is from.
             or self._cache.home(self.request, planned)[0] != self.sought
         ):
             return None
-        # For whom it is: what is stored and what comes must both allow it.
+        # For whom it is: what is stored and what comes must both allow it. It is selected by all that
+        # what is stored is selected by, for its octets are a part of the answer.
+        names = vary_names(stored.fields) or ()
         return planned._replace(
+            names=names,
+            lines=with_vary(planned.lines, names),
             anonymous=planned.anonymous or stored.anonymous,
             authorized=planned.authorized and stored.authorized,
             for_known=planned.for_known and stored.for_known,

@@ -16,7 +16,7 @@ from layergate.http.freshness import Lifetime, freshness_lifetime, initial_age
 from layergate.http.groups import group_tags, without_groups
 from layergate.http.request import Request
 from layergate.http.rules import Match, fill_tags
-from layergate.http.selecting import vary_names
+from layergate.http.selecting import vary_names, with_vary
 from layergate.http.stored import StoredResponse
 from layergate.http.storing import (
     Refused,
@@ -36,7 +36,6 @@ __all__ = [
     "plan_update",
     "response_tags",
     "targets_of",
-    "with_vary",
 ]
 
 TAG_FIELDS: Final = frozenset({b"cache-tag", b"surrogate-key"})
@@ -313,7 +312,11 @@ def plan_update(
     stored: StoredResponse = entry.value
     directives = policy_of(fields, targets_of(options)).directives
     lines = updated_fields(
-        stored.all_lines, fields, directives, allow_set_cookie=keeps_cookies(match)
+        stored.all_lines,
+        fields,
+        directives,
+        targets=targets_of(options),
+        allow_set_cookie=keeps_cookies(match),
     )
     if b"date" not in fields:
         # RFC 9110 6.6.1: then the time of receipt is its date, not that of the older response.
@@ -342,15 +345,3 @@ def plan_update(
             planned = planned._replace(tags=tags)
     hidden = kept_back(options)
     return planned, [line for line in lines if line[0] not in hidden]
-
-
-def with_vary(lines: Lines, names: tuple[bytes, ...]) -> Lines:
-    """The lines with a Vary that names ``names`` too: what a rule's ``vary`` says is as true for the
-    caches downstream."""
-    present = {
-        member.lower() for name, value in lines if name == b"vary" for member in split_list(value)
-    }
-    missing = [name for name in names if name not in present]
-    if not missing or b"*" in present:
-        return lines
-    return [*lines, (b"vary", b", ".join(missing))]

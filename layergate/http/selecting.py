@@ -8,10 +8,19 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
-from layergate.http.fields import Fields, split_list
+from layergate.http.fields import Fields, Lines, split_list
 from layergate.http.forwarding import WHOLE, told_by_forwarded
 
-__all__ = ["LANGUAGE", "QVALUE", "STAR", "normalise", "secondary_key", "vary_names"]
+__all__ = [
+    "LANGUAGE",
+    "QVALUE",
+    "STAR",
+    "normalise",
+    "secondary_key",
+    "varies_on_more",
+    "vary_names",
+    "with_vary",
+]
 
 LANGUAGE: Final = b"accept-language"
 STAR: Final = b"*"
@@ -56,6 +65,25 @@ def _names(value: bytes) -> tuple[bytes, ...] | None:
 
 
 _cached_names = lru_cache(maxsize=512)(_names)
+
+
+def with_vary(lines: Lines, names: tuple[bytes, ...]) -> Lines:
+    """The lines with a Vary that names ``names`` too: what a rule's ``vary`` says is as true for the
+    caches downstream."""
+    present = {
+        member.lower() for name, value in lines if name == b"vary" for member in split_list(value)
+    }
+    missing = [name for name in names if name not in present]
+    if not missing or STAR in present:
+        return lines
+    return [*lines, (b"vary", b", ".join(missing))]
+
+
+def varies_on_more(stored_fields: Fields, fields: Fields) -> bool:
+    """True if a response with ``fields`` was selected by a request field that the stored response was
+    not selected by, or by what no other request matches."""
+    names = vary_names(fields)
+    return names is None or not set(names) <= set(vary_names(stored_fields) or ())
 
 
 def secondary_key(

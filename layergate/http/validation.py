@@ -15,7 +15,9 @@ from layergate.http.cache_control import CacheControl, parse_cache_control
 from layergate.http.dates import parse_http_date
 from layergate.http.etags import is_weak, parse_etag_list, strong_match, weak_match
 from layergate.http.fields import Fields, Lines
+from layergate.http.selecting import vary_names, with_vary
 from layergate.http.storing import unstorable_names
+from layergate.http.targeted import policy_of
 
 __all__ = [
     "CONDITIONAL_FIELDS",
@@ -147,6 +149,7 @@ def updated_fields(
     new: Fields,
     cc: CacheControl,
     *,
+    targets: tuple[bytes, ...] = (),
     drop: frozenset[bytes] = frozenset(),
     allow_set_cookie: bool = False,
 ) -> Lines:
@@ -154,24 +157,49 @@ def updated_fields(
 
     "the cache MUST add each header field in the provided response to the stored response,
     replacing field values that are already present", all lines of a name at once. ``cc`` is the
-    Cache-Control of ``new``; ``drop`` and ``allow_set_cookie`` are the caller's, as for
-    `storable_fields` and `may_store`.
+    Cache-Control of ``new``, ``targets`` as for `policy_of`; ``drop`` and ``allow_set_cookie`` are the
+    caller's, as for `storable_fields` and `may_store`.
 
-    Excepted are, besides those named in the RFC, cookies unless allowed. Fields that a qualified
-    ``no-cache`` or ``private`` of the *resulting* Cache-Control names leave the stored response,
-    too. If ``new`` has no Date, none is kept, since the stored one dates the older message.
+    Excepted are, besides those named in the RFC, cookies unless allowed. If ``new`` has no Date, none is
+    kept, since the stored one dates the older message.
+
+    *An update never lets more requests have the response than before* (G1), whatever ``new`` leaves
+    out: a 304 goes through other middleware than the 200 did. Its Vary is added to the stored one, for
+    the stored body was selected by all of that. Fields that a qualified ``no-cache`` or ``private`` of
+    either Cache-Control names leave the stored response, and both name them from then on.
     """
-    excepted = unstorable_names(new, cc) | drop
-    if b"cache-control" not in new:
-        old = parse_cache_control(Fields(stored).get(b"cache-control"))
-        excepted = excepted | old.no_cache_fields | old.private_fields
+    before = Fields(stored)
+    private, no_cache = _qualified(before, targets)
+    excepted = unstorable_names(new, cc).union(drop, private, no_cache) - {b"vary"}
     removed = excepted
     excepted = excepted | _NOT_UPDATED
     if not allow_set_cookie:
         excepted |= _COOKIES
     added = [line for line in new.lines if line[0] not in excepted]
     replaced = removed.union([name for name, _ in added], (b"date",))
-    return [line for line in stored if line[0] not in replaced] + added
+    lines = [line for line in stored if line[0] not in replaced] + added
+    if private or no_cache:
+        now = parse_cache_control(Fields(lines).get(b"cache-control"))
+        for directive, names in (
+            (b"private", private - now.private_fields),
+            (b"no-cache", no_cache - now.no_cache_fields),
+        ):
+            if names:
+                value = b'%b="%b"' % (directive, b", ".join(sorted(names)))
+                lines.append((b"cache-control", value))
+    return with_vary(lines, vary_names(before) or ())
+
+
+def _qualified(
+    fields: Fields, targets: tuple[bytes, ...]
+) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """The fields that a qualified ``private``, and those that a qualified ``no-cache`` names."""
+    plain = parse_cache_control(fields.get(b"cache-control"))
+    ours = policy_of(fields, targets).directives
+    return (
+        plain.private_fields | ours.private_fields,
+        plain.no_cache_fields | ours.no_cache_fields,
+    )
 
 
 def head_matches(
