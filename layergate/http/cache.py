@@ -1222,8 +1222,13 @@ class Cache:
             # It has become one of several variants since it was selected: the one without a Vary.
             key = variant_key(primary, self.secondary((), fields))
             present = await self._lookup(key)
-        if present is not None and isinstance(present.value, StoredResponse):
-            await self.stack.discard(key)
+        if present is None or not isinstance(present.value, StoredResponse):
+            return
+        await self.stack.discard(key)
+        if self._fleet is not None and present.fresh_until > self.stack.runtime.now():
+            # Other instances may hold a copy that is as fresh. This purge reaches what is about to be
+            # stored as well: the next request fetches it.
+            await self.stack.invalidate(self._reaching((Mark("key", label_of(key)),)), wait=0.0)
 
     async def _is_anonymous(self, key: bytes) -> bool:
         """Is what is stored here for clients without cookies only?"""
@@ -1340,6 +1345,9 @@ class Cache:
         if reason is Refused.VARY_STAR and exchange.state is State.ANSWERED:
             # What the 304 confirms for this request is no longer there for any other.
             await self.stack.discard(exchange.storage_key)
+            if self._fleet is not None:
+                mark = Mark("key", label_of(exchange.storage_key))
+                await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
         ttl = self.marker_ttl(exchange)
         if reason is None or not ttl:
             return
@@ -1494,6 +1502,9 @@ class Cache:
                 continue
             if varies_on_more(stored.fields, fields):
                 await self.stack.discard(key)
+                if self._fleet is not None:  # the next request fetches what is stored now, too
+                    mark = Mark("key", label_of(key))
+                    await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
                 continue
             planned, _ = plan_update(
                 exchange.request,

@@ -35,6 +35,8 @@ NOT_IN_A_FLEET: dict[str, str] = {
     "part-not-covering": _OWN_COPY,
     "part-not-nominated": _AT_HAND,
     "part-variant-and-default": _OWN_INDEX,
+    "304-updates-none-that-varies-on-less": _OWN_INDEX,
+    "rest-adds-vary": _OWN_INDEX,
     "req-no-cache": _OWN_COPY,
     "rule-head-freshens": _OWN_COPY,
     "304-silent-updates-the-one-asked-about": _OWN_INDEX,
