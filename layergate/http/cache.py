@@ -51,6 +51,7 @@ from layergate.http.decision import (
     stale_if_error,
     stale_if_unreachable,
 )
+from layergate.http.etags import is_weak
 from layergate.http.exchange import Exchange, State
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.forwarding import forwarding_of
@@ -80,7 +81,12 @@ from layergate.http.stored import (
 )
 from layergate.http.storing import ONE_REQUEST_STATUSES, Refused
 from layergate.http.uri import canonical_uri, normalised
-from layergate.http.validation import head_matches, not_modified, not_modified_lines
+from layergate.http.validation import (
+    conditional_lines,
+    head_matches,
+    not_modified,
+    not_modified_lines,
+)
 from layergate.http.variants import identified, nominated
 
 __all__ = ["Answer", "Cache", "Follow", "Lead", "Pass", "Serve", "purge_marks"]
@@ -93,7 +99,7 @@ _CAREFUL_BESIDE: Final = CAREFUL - {b"authorization"}
 _REQUEST_ONLY: Final = frozenset({
     Refused.REQUEST_NO_STORE, Refused.AUTHORIZATION, Refused.COOKIE, Refused.USER, Refused.METHOD,
     Refused.REQUEST_BODY, Refused.RANGE, Refused.BUDGET, Refused.PURGED, Refused.NOT_MODIFIED,
-    Refused.INCOMPLETE, Refused.LENGTH_MISMATCH,
+    Refused.INCOMPLETE, Refused.LENGTH_MISMATCH, Refused.VALIDATOR,
 })  # fmt: skip
 # And those that say something about the range that was asked for.
 _RANGE_ONLY: Final = frozenset({Refused.PARTIAL, Refused.TOO_LARGE})
@@ -192,6 +198,8 @@ class Cache:
         self._line_pool: dict[Line, Line] = {}
         # Hashes of targets whose origin answers several entity tags with a 304 that names none.
         self._unnamed: set[int] = set()
+        # How often a 304 confirmed what is stored under a key with a strong tag for its weak one, by hash.
+        self._strengthened: dict[int, int] = {}
         # Bound once: each saves an attribute walk per hit.
         self._top_peek = stack.top_peek
         self._marks = stack.marks
@@ -859,6 +867,15 @@ class Cache:
         whole = (entry for entry in present if entry is not None and _complete(entry))
         return nominated(request, whole)
 
+    def validators(self, key: bytes, stored: StoredResponse) -> Lines:
+        """The preconditions that validate what is stored under ``key``; none if what they bring again
+        and again updates nothing (see `validation`)."""
+        if self._strengthened.get(hash(key), 0) > 1 and is_weak(
+            stored.fields.first(b"etag") or b""
+        ):
+            return []
+        return conditional_lines(stored.fields)
+
     def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
         """The marker for requests with cookies to a target whose lifetime is a rule's, if the
         request has nothing that calls for a closer look."""
@@ -1336,6 +1353,12 @@ class Cache:
                 await self.stack.discard(exchange.storage_key)
             return
         request, reason = exchange.request, exchange.refused
+        if reason is Refused.VALIDATOR:
+            if len(self._strengthened) >= _MEMO:
+                self._strengthened.clear()
+            place = hash(exchange.storage_key)
+            self._strengthened[place] = self._strengthened.get(place, 0) + 1
+            return
         if exchange.plan is not None and reason is None:
             if exchange.variance is not None:
                 await self._say(exchange, exchange.variance, exchange.plan.expires)

@@ -552,7 +552,7 @@ class _Trace:
         if index is not None:
             await self._variants(index, selected)
         if selected.entry is not None:
-            self._stored(selected.entry)
+            self._stored(selected.entry, selected.storage_key)
 
     def _layers(self, survey: list[Held], what: str) -> None:
         for held in survey:
@@ -655,7 +655,7 @@ class _Trace:
             )
             self._add("language", language, "RFC 9110 12.5.4", text, True)
 
-    def _stored(self, entry: Entry) -> None:
+    def _stored(self, entry: Entry, key: bytes) -> None:
         stored: StoredResponse = entry.value
         now = self._now
         ttl = entry.fresh_until - now
@@ -691,6 +691,8 @@ class _Trace:
         if validators:
             names = " and ".join(_text(name) for name, _ in validators)
             text = f"Once stale it can be validated with {names}."
+            if not self._cache.validators(key, stored):
+                text += " Since a 304 updates nothing (see 'validator'), it is fetched anew."
             self._add("validators", names, "4.3.1", text, lines=_shown(validators))
         else:
             text = "It has no validator, so once stale it is fetched anew."
@@ -945,6 +947,10 @@ class _Trace:
     def _validation(self, exchange: Exchange, fields: Fields) -> tuple[bool, str | None, str]:
         if not exchange.confirmed_by(fields):
             reason, entry = Refused.NOT_MODIFIED, exchange.entry
+            if exchange.reused_by(fields, self._now) is not None:
+                text = "The stored response is unchanged: it is the answer, and nothing is updated."
+                self._add("validation", "reused", "4.3.4", text, None)
+                return False, Refused.VALIDATOR.token, Refused.VALIDATOR.explain
             if entry is None:
                 text = "The 304 names none of the stored variants: it is fetched anew."
             elif freshens(entry.value.fields, fields):

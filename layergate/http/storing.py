@@ -105,6 +105,11 @@ class Refused(enum.Enum):
         "The response is a part, but none that can be checked: one range of bytes, asked for as one.",
     )
     NOT_MODIFIED = "not-modified", "3", "A 304 updates a stored response, it is none itself."
+    VALIDATOR = (
+        "validator",
+        "4.3.4",
+        "The 304 confirms with a strong entity tag what has a weak one, so it updates nothing stored.",
+    )
     MUST_UNDERSTAND = (
         "must-understand",
         "5.2.2.3",

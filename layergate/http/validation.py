@@ -4,6 +4,17 @@ Three parties are told apart: a client's preconditions, evaluated against a stor
 (`not_modified`); our own, sent to the origin (`conditional_lines`); and the origin's answer, a 304
 or the head of a HEAD, which renews a stored response (`freshens`, `head_matches`,
 `updated_fields`) or does not.
+
+*A departure from 4.3.4.* Middleware that compresses weakens the entity tag of a 200 and leaves the one
+of a 304 alone (Django's GZipMiddleware, nginx): stored is ``W/"x"``, the 304 says ``"x"``. No stored
+response has that strong validator, so "the cache MUST NOT use the new response to update any stored
+responses". LayerGate does not; by the letter it would now ask again without validators, and every
+revalidation would cost two calls. But ours was the only tag sent, and the origin compares weakly (RFC
+9110 13.1.2): it has just said that what we hold is unchanged. So what is stored answers this request, and
+those that wait for the same fetch (`same_but_for_strength`). Nothing stored is updated, and the next
+request asks again; from the second such 304 on, without validators, since only a 200 makes what is
+stored fresh. A tag that differs in more than its strength still means that the origin has something
+else: ask again.
 """
 
 from __future__ import annotations
@@ -27,6 +38,7 @@ __all__ = [
     "head_matches",
     "not_modified",
     "not_modified_lines",
+    "same_but_for_strength",
     "updated_fields",
 ]
 
@@ -121,6 +133,20 @@ def freshens(stored_fields: Fields, response_fields: Fields) -> bool:
     # Last-Modified is "implicitly weak" (RFC 9110 8.8.2.2): it counts when it is all there is.
     modified = response_fields.first(b"last-modified")
     return modified is None or _same_time(modified, stored_fields.first(b"last-modified"))
+
+
+def same_but_for_strength(stored_fields: Fields, response_fields: Fields) -> bool:
+    """Whether a 304 that does not renew the stored response, whose entity tag was the only one sent,
+    says all the same that it is unchanged: the stored tag is weak, the 304 has the same as a strong one.
+    See the module."""
+    stored, tags = stored_fields.all(b"etag"), response_fields.all(b"etag")
+    return (
+        len(stored) == len(tags) == 1
+        and is_weak(stored[0])
+        and not is_weak(tags[0])
+        and weak_match(stored[0], tags[0])
+        and parse_etag_list(stored[0]) == stored
+    )
 
 
 def _same_time(a: bytes, b: bytes | None) -> bool:

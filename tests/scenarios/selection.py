@@ -5,24 +5,33 @@ RFC 9111 sections 4.1 (Vary), 4.3.1 (entity tags that are sent) and 4.3.4 (what 
 
 from __future__ import annotations
 
-from tests.scenarios.model import Step
+from typing import Any
+
+from tests.scenarios.model import Reply, Step
 from tests.scenarios.table import (
     AUTH,
+    COOKIE,
     DIGITS,
     ETAG,
+    FAIL,
     OLD,
     ONE_TAG,
+    RAISES,
     TWO,
     VARY,
+    W,
     bytes_,
     cc,
     f,
     fetch,
     hit,
+    instead,
     ok,
     part,
+    purge,
     row,
     rule,
+    stale,
     unchanged,
     validated,
     varied,
@@ -99,3 +108,54 @@ row("combine-vary", "3.4, G1", fetch(part(0, 4, ETAG, *VARY), *ONE_X, bytes_("0-
 row("304-keeps-private-fields", "5.2.2.7, G1", fetch(ok('max-age=10, private="x-user"', ETAG, ("X-User", "a")), has={"x-user": "a"}),
     validated(unchanged("max-age=60", ("X-User", "b")), advance=10, has={"x-user": None}), hit(has={"x-user": None}),
     validated(unchanged("max-age=60", ("X-User", "c")), advance=60, has={"x-user": None}), hit(has={"x-user": None}))
+
+# -- 4.3.4: the 304 has a strong tag for what is stored with a weak one, and was sent no other ----------
+
+WEAK, STRONG = ("ETag", 'W/"x"'), ("ETag", '"x"')
+WEAKLY = ok("max-age=10", WEAK)
+SAW_WEAK, SAW_NONE = {"if-none-match": 'W/"x"'}, {"if-none-match": None, "if-modified-since": None}
+
+
+STRENGTHENED = unchanged("max-age=60", STRONG, ("X", "new"))
+
+
+def reused_(reply: Reply = STRENGTHENED, content: bytes = b"one", *headers: tuple[str, str], **kw: Any) -> Step:
+    """One call, and what is stored, as it was."""
+    cs = {"fwd": "stale", "stored": None, "detail": "validator", **kw.pop("cs", {})}
+    return validated(reply, content, *headers, cs=cs, **{"saw": SAW_WEAK, "has": {"x": None, "etag": 'W/"x"'}, **kw})
+
+
+row("304-strong-for-weak", "4.3.4", fetch(WEAKLY), reused_(advance=10), reused_(),
+    # From then on it is not asked again what brings nothing: once fetched, it is fresh.
+    fetch(ok("max-age=10", WEAK, body=b"two"), saw=SAW_NONE), hit(b"two"), fetch(ok("max-age=10", WEAK), advance=10, saw=SAW_NONE),
+    fetch(ok("max-age=10", STRONG, body=b"three"), advance=10, saw=SAW_NONE),
+    validated(unchanged("max-age=60", STRONG), b"three", advance=10, saw={"if-none-match": '"x"'}, cs={"stored": True}))
+row("304-strong-for-weak-then-another", "4.3.4", fetch(WEAKLY), reused_(advance=10), fetch(ok("max-age=60", WEAK, body=b"two"), saw=SAW_WEAK),
+    hit(b"two"))
+row("304-strong-for-weak-collapsed", "4.3.4, G2", fetch(WEAKLY),
+    Step(advance=10, concurrent=4, origin=(unchanged("max-age=60", STRONG),), content=b"one", cs={}), reused_())
+row("304-strong-for-weak-not-to-be-reused", "4.3.4, 5.2.2.4", fetch(WEAKLY), reused_(unchanged("no-cache", STRONG), advance=10))
+row("304-strong-for-weak-has-it", "4.3.2", fetch(WEAKLY),
+    reused_(unchanged("max-age=60", STRONG), b"", ("If-None-Match", 'W/"x"'), advance=10, status=304, has={"x": None}))
+row("304-strong-for-weak-cookie", "G1", fetch(WEAKLY),
+    reused_(unchanged("max-age=60", STRONG, ("Set-Cookie", "a=b")), advance=10, has={"set-cookie": "a=b"}), reused_(has={"set-cookie": None}))
+row("304-strong-for-weak-head", "4.3.4", fetch(WEAKLY), reused_(unchanged("max-age=60", STRONG), b"", method="HEAD", advance=10))
+row("304-strong-for-weak-swr", W, fetch(ok("max-age=10, stale-while-revalidate=600", WEAK)),
+    stale(b"one", unchanged("max-age=60", STRONG), advance=20), stale(b"one", unchanged("max-age=60", STRONG), saw=SAW_WEAK),
+    stale(b"one", TWO, saw=SAW_NONE), hit(b"two"))
+row("304-strong-for-weak-swr-error", W, fetch(ok("max-age=10, stale-if-error=600", WEAK)), reused_(advance=10), instead(b"one", FAIL),
+    instead(b"one", RAISES))
+# A weak tag for a strong one renews what is stored, by the letter.
+row("304-weak-for-strong", "4.3.4", fetch(ok("max-age=10", STRONG)),
+    validated(unchanged("max-age=60", WEAK), advance=10, saw={"if-none-match": '"x"'}, cs={"stored": True}), hit())
+# Ask again: what differs in more than strength, is not the one tag that was sent, or is for fewer clients.
+for name_, first, lines_ in (
+    ("other", (WEAK,), (("ETag", '"y"'),)), ("other-strength-case", (("ETag", 'w/"x"'),), (STRONG,)), ("two-in-304", (WEAK,), (STRONG, ("ETag", '"y"'))),
+    ("two-stored", (WEAK, ("ETag", 'W/"y"')), (STRONG,)), ("list-stored", (("ETag", 'W/"x", W/"y"'),), (STRONG,)), ("private", (WEAK,), (STRONG, cc("private"))),
+    ("no-store", (WEAK,), (STRONG, cc("no-store"))), ("vary", (WEAK,), (STRONG, *VARY)), ("vary-star", (WEAK,), (STRONG, *f("*", name="Vary")))):
+    row(f"304-strong-for-weak-not-{name_}", "4.3.4", fetch(ok("max-age=10", *first)),
+        Step(advance=10, origin=(unchanged(None if cc("private")[0] in dict(lines_) else "max-age=60", *lines_), TWO), content=b"two",
+             saw={"if-none-match": None}, cs={"hit": None}), hit(b"two"))
+row("304-strong-for-weak-not-purged", "G3", fetch(WEAKLY), purge(), fetch(TWO, saw=SAW_NONE), hit(b"two"))
+row("304-strong-for-weak-of-a-rule", "4.3.4", fetch(ok(None, WEAK)), reused_(unchanged(None, STRONG), advance=10), rules=rule(ttl=10))
+row("304-strong-for-weak-by-cookie", "G1", fetch(ok("max-age=10", WEAK)), reused_(unchanged(None, STRONG), b"one", COOKIE, advance=10))
