@@ -28,7 +28,10 @@ _AT_HAND = "an instance sends the tags of the variants that its own memory holds
 _OWN_SAYING = "an instance's memory keeps what a path's responses said before"
 _OWN_INDEX = "an instance's memory keeps an index of variants that another one has changed"
 _OWN_MEMORY = "a variant is chosen by its language from what an instance has in memory"
+_OWN_COUNT = "an instance learns by itself which validators bring nothing"
 NOT_IN_A_FLEET: dict[str, str] = {
+    "304-strong-for-weak": _OWN_COUNT,
+    "304-strong-for-weak-swr": _OWN_COUNT,
     "combine-not-length": _OWN_COPY,
     "combine-not-overlap": _OWN_COPY,
     "combine-whole-changed": _OWN_COPY,
