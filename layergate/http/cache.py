@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from layergate.config import MAX_TAG_LENGTH, Options
+from layergate.config import MAX_TAG_LENGTH, ONE_REQUEST_STATUSES, Options
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN
 from layergate.core.fleet import Waited
@@ -79,7 +79,7 @@ from layergate.http.stored import (
     StoredResponse,
     VariantIndex,
 )
-from layergate.http.storing import ONE_REQUEST_STATUSES, Refused
+from layergate.http.storing import Refused
 from layergate.http.uri import canonical_uri, normalised
 from layergate.http.validation import (
     conditional_lines,

@@ -398,7 +398,13 @@ class _Trace:
         if match.rule.bypass:
             self._refusal("rule", Refused.RULE, rule=match.rule.path)
             return Refused.RULE
-        lifetime = "" if match.rule.ttl is None else f", with a lifetime of {match.rule.ttl:g} s"
+        ttl: Any = match.rule.ttl
+        lifetime = ""
+        if isinstance(ttl, Mapping):
+            by_status = ", ".join(f"{seconds:g} s for {status}" for status, seconds in ttl.items())
+            lifetime = f", with a lifetime of {by_status}"
+        elif ttl is not None:
+            lifetime = f", with a lifetime of {ttl:g} s"
         self._add(
             "rule",
             match.rule.path,
@@ -1078,5 +1084,9 @@ def _rule_data(rule: Rule) -> dict[str, Any]:
     for name in Rule.__slots__:
         value = getattr(rule, name)
         if value != getattr(plain, name):
-            data[name] = sorted(value) if isinstance(value, frozenset) else value
+            if isinstance(value, frozenset):
+                value = sorted(value)
+            elif isinstance(value, Mapping):
+                value = {str(key): inner for key, inner in value.items()}
+            data[name] = value
     return data

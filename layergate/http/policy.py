@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from layergate.config import DEFAULT_STATUSES, MAX_TAG_LENGTH, Options
+from layergate.config import MAX_TAG_LENGTH, Options
 from layergate.core.entry import Entry
 from layergate.http.cache_control import EMPTY
 from layergate.http.fields import Fields, Lines, split_list
@@ -145,12 +145,8 @@ def plan_storage(
 
     lifetime: Lifetime | None = None
     excuse: Refused | None = None
-    if (
-        rule is not None
-        and rule.ttl is not None
-        and not policy.withheld
-        and status in (DEFAULT_STATUSES if rule.statuses is None else rule.statuses)
-    ):
+    granted_ttl = None if rule is None or policy.withheld else rule.lifetime(status)
+    if rule is not None and granted_ttl is not None:
         explicit = directives.has_explicit or b"expires" in seen
         overridden = rule.override and not (directives.no_store or directives.private)
         if not explicit or overridden:
@@ -159,7 +155,7 @@ def plan_storage(
             elif request.authorization and not rule.allow_authorization:
                 excuse = Refused.AUTHORIZATION
             else:
-                lifetime = Lifetime(float(rule.ttl), "rule")  # type: ignore[arg-type]
+                lifetime = Lifetime(granted_ttl, "rule")
                 # An override is about how long, never about fields that are someone's own.
                 directives = EMPTY._replace(
                     private_fields=directives.private_fields,
@@ -215,6 +211,7 @@ def plan_storage(
     fresh_until = (response_time if by_rule else generated) + lifetime.seconds
     must = directives.must_revalidate or directives.proxy_revalidate or directives.no_cache
     no_stale = must or directives.s_maxage is not None
+    brief = by_rule and rule is not None and rule.is_brief(status)
     windows: list[float] = []
     for own, granted in (
         (directives.stale_while_revalidate, rule and rule.stale_while_revalidate),
@@ -226,7 +223,7 @@ def plan_storage(
         if own is not None:
             windows.append(0.0 if must else float(own))
         else:
-            windows.append(0.0 if no_stale or granted is None else float(granted))  # type: ignore[arg-type]
+            windows.append(0.0 if no_stale or brief or granted is None else float(granted))  # type: ignore[arg-type]
     swr, sie = windows
     keep = float(options.keep) if has_validator(fields) else 0.0  # type: ignore[arg-type]
     expires = fresh_until + max(swr, sie, keep)

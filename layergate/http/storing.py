@@ -50,6 +50,7 @@ from __future__ import annotations
 import enum
 from typing import Final, Self
 
+from layergate.config import ONE_REQUEST_STATUSES
 from layergate.http.cache_control import CacheControl
 from layergate.http.fields import Fields, Lines, split_list
 from layergate.http.freshness import HEURISTICALLY_CACHEABLE, UNDERSTOOD_STATUSES
@@ -57,7 +58,6 @@ from layergate.http.selecting import vary_names
 
 __all__ = [
     "NEVER_STORED_FIELDS",
-    "ONE_REQUEST_STATUSES",
     "STORABLE_METHODS",
     "Refused",
     "authorization_allows",
@@ -173,10 +173,6 @@ STORABLE_METHODS: Final = frozenset({"GET"})
 """Section 3: "the request method is understood by the cache". HEAD is answered from, and may
 freshen (4.3.5), what GET stored; a HEAD response is not stored itself.
 """
-
-# Neither by status code nor by anything else that is part of a key could these be told from the
-# answer that another client should get. The module's docstring says which is which.
-ONE_REQUEST_STATUSES: Final = frozenset({407, 408, 412, 416, 417, 425, 426, 428, 429, 431, 511})
 
 
 def may_store(

@@ -2106,8 +2106,8 @@ for status in (200, 203, 204, 300, 301, 308, 404, 410):
     reused(f"rule-status-{status}", R, ok(status=status, body=body), rules=rule(ttl=60))
 for status in (201, 302, 307, 400, 401, 403, 405, 414, 500, 501, 503):
     not_reused(f"rule-not-status-{status}", R, ok(status=status), rules=rule(ttl=60))
-reused("rule-statuses", R, ok(status=302), rules=rule(ttl=60, statuses=[302]))
-not_reused("rule-statuses-only", R, ok(status=200), rules=rule(ttl=60, statuses=[302]))
+reused("rule-statuses", R, ok(status=302), rules=rule(ttl={302: 60}))
+not_reused("rule-statuses-only", R, ok(status=200), rules=rule(ttl={302: 60}))
 not_reused("rule-explicit-wins", R, ok("max-age=1"), after=2, rules=rule(ttl=60))
 reused("rule-explicit-longer", R, ok("max-age=100"), after=99, rules=rule(ttl=60))
 not_reused("rule-expires-wins", R, ok(None, ("Expires", at(1)), DAY), after=2, rules=rule(ttl=60))
@@ -2377,4 +2377,5 @@ search("unreachable", at_("/p?utm=1", fetch(ok("max-age=10", UTM))), at_("/p?utm
 # Subjects with a file of their own, which add their rows to these.
 import tests.scenarios.forwarding  # noqa: E402 - they need what is above
 import tests.scenarios.known_users  # noqa: E402
+import tests.scenarios.lifetimes  # noqa: E402
 import tests.scenarios.selection  # noqa: E402, F401
