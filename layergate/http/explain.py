@@ -220,6 +220,7 @@ _REMEDIES: Final = {
     " Rule(..., allow_cookie=True)",
     Refused.AUTHORIZATION: "say public or s-maxage in the response, or, if it is the same for"
     " everybody, Rule(..., allow_authorization=True)",
+    Refused.PATH: "send max-age from the app for this path, if it is one that exists",
     Refused.USER: "say public or s-maxage in the response, or keep the session off this route",
     Refused.VARY_STAR: "name the request fields that the response depends on in Vary",
     Refused.EXPIRED: "give it a lifetime, a validator (ETag, Last-Modified) or a stale window",

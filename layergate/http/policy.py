@@ -150,11 +150,8 @@ def plan_storage(
         explicit = directives.has_explicit or b"expires" in seen
         overridden = rule.override and not (directives.no_store or directives.private)
         if not explicit or overridden:
-            if request.cookie and not rule.allow_cookie:
-                excuse = Refused.COOKIE
-            elif request.authorization and not rule.allow_authorization:
-                excuse = Refused.AUTHORIZATION
-            else:
+            excuse = _excuse(request, match)
+            if excuse is None:
                 lifetime = Lifetime(granted_ttl, "rule")
                 # An override is about how long, never about fields that are someone's own.
                 directives = EMPTY._replace(
@@ -252,6 +249,16 @@ def plan_storage(
         lifetime=lifetime,
         own=fields.get(OWN) if OWN in drop else None,
     )
+
+
+def _excuse(request: Request, match: Match | None) -> Refused | None:
+    """Why the lifetime of a rule is not for the response to this request; None if it is."""
+    assert match is not None
+    if request.cookie and not match.rule.allow_cookie:
+        return Refused.COOKIE
+    if request.authorization and not match.rule.allow_authorization:
+        return Refused.AUTHORIZATION
+    return None if match.is_certain(request) else Refused.PATH
 
 
 def keeps_cookies(match: Match | None) -> bool:

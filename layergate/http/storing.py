@@ -147,6 +147,11 @@ class Refused(enum.Enum):
         "G1",
         "A rule's lifetime, or a guessed one, is not for a request with a cookie or credentials.",
     )
+    PATH = (
+        "path",
+        "G1",
+        "The path can be read in more than one way, and a rule's lifetime is not for such a target.",
+    )
     KEY_TOO_LONG = "key-too-long", "G7", "The cache key is longer than the configured cap."
     HOST = "host", "G9", "The request's host is missing, malformed or not one of those allowed."
     TAGS = (
