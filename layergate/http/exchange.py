@@ -459,10 +459,11 @@ class Exchange:
             return None
         # For whom it is: what is stored and what comes must both allow it. It is selected by all that
         # what is stored is selected by, for its octets are a part of the answer.
-        names = vary_names(stored.fields) or ()
+        vary = vary_names(stored.fields) or ()
         return planned._replace(
-            names=names,
-            lines=with_vary(planned.lines, names),
+            vary=vary,
+            names=self._cache.forwarding.selecting(vary, self.request.fields.names()),
+            lines=with_vary(planned.lines, vary),
             anonymous=planned.anonymous or stored.anonymous,
             authorized=planned.authorized and stored.authorized,
             for_known=planned.for_known and stored.for_known,
@@ -558,7 +559,7 @@ class Exchange:
         planned, _ = self.update(entry, fields, now)
         if (
             isinstance(planned, Refused)
-            or planned.names != vary_names(stored.fields)
+            or planned.vary != vary_names(stored.fields)
             or not self._cache.stack.admits(self.storage_key, entry)
         ):
             return None
