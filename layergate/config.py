@@ -444,6 +444,10 @@ class Options:
       ``language_match``    a request that selects no stored variant, and prefers one language to all
                             others, gets the fresh one that was stored for others and whose
                             Content-Language is just that. Beyond what RFC 9111 4.1 allows.
+      ``nominate_codings``  send the entity tags of stored variants with a request that selects none
+                            of them and differs from theirs by Accept-Encoding alone (RFC 9111
+                            4.3.1), so that a 304 can name one. Only for apps whose tags differ
+                            wherever their content does: see `layergate.http.variants`.
       ``forwarding_fields`` request fields by which proxies tell the app its scheme, host, port, prefix
                             or method. They select a response as if ``Vary`` named them. None: the
                             usual ones, which are `layergate.http.forwarding.FORWARDING_FIELDS`.
@@ -508,6 +512,7 @@ class Options:
     max_variants: int = 32
     language_order: bool = True
     language_match: bool = False
+    nominate_codings: bool = False
     forwarding_fields: Collection[str] | None = None
     max_key_length: int = 8192
     no_vary_search: bool = False
@@ -599,6 +604,7 @@ class Options:
         for option in (
             "collapse", "request_directives", "cache_status", "strip_tags", "trace_keys",
             "no_vary_search", "language_order", "language_match",
+            "nominate_codings",
         ):  # fmt: skip
             flag(getattr(self, option), option, "")
         if not isinstance(self.name, str) or not re.fullmatch(r"[\x20-\x7e]+", self.name):

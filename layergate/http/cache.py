@@ -87,7 +87,7 @@ from layergate.http.validation import (
     not_modified,
     not_modified_lines,
 )
-from layergate.http.variants import identified, nominated
+from layergate.http.variants import CODING, Codings, identified, nominated
 
 __all__ = ["Answer", "Cache", "Follow", "Lead", "Pass", "Serve", "purge_marks"]
 
@@ -200,6 +200,7 @@ class Cache:
         self._unnamed: set[int] = set()
         # How often a 304 confirmed what is stored under a key with a strong tag for its weak one, by hash.
         self._strengthened: dict[int, int] = {}
+        self._codings = Codings()  # that variants are stored for, if they may be nominated
         # Bound once: each saves an attribute walk per hit.
         self._top_peek = stack.top_peek
         self._marks = stack.marks
@@ -845,27 +846,48 @@ class Cache:
         exchange.marked = selected.marker is not None
         index = selected.variants
         exchange.several = index is not None and len(index.names) > 1
-        exchange.nominate(self.nominees(request, selected, entry))
+        exchange.nominate(self.nominees(request, selected, entry, match))
         if flight_key is not None:  # what nobody shares is not looked into, but passed on
             exchange.rest = selected.rest
         return exchange
 
     def nominees(
-        self, request: Request, selected: _Selected, entry: Entry | None
+        self, request: Request, selected: _Selected, entry: Entry | None, match: Match | None
     ) -> tuple[Entry, ...]:
         """The variants, of those at hand in the top layer, that the origin may say are good for a
-        request which selects none of them (4.1, 4.3.1). ``entry``: what it does select."""
+        request which selects none of them (4.1, 4.3.1). ``entry``: what it does select. None, unless
+        an option allows it: see `variants`."""
         index = selected.variants
+        if not self.options.nominate_codings:
+            return ()
         if entry is not None or index is None or not selected.vary_miss or selected.marker:
             return ()
         if request.method != "GET" or request.directives.no_store:
             return ()
         if request.authorization or request.personal or hash(request.key) in self._unnamed:
             return ()
-        present = map(self.stack.glance, reversed(index.variants))
+        keys = self.differing_by_coding(request, index, match)
+        present = [self.stack.glance(key) for key in reversed(index.variants) if key in keys]
         # (Parts are not compared with wholes, nor could they answer for one.)
         whole = (entry for entry in present if entry is not None and _complete(entry))
         return nominated(request, whole)
+
+    def differing_by_coding(
+        self, request: Request, index: VariantIndex, match: Match | None
+    ) -> set[bytes]:
+        """The keys of those variants that this request would select with another Accept-Encoding."""
+        names = index.names[0]  # by which the most recent response was selected
+        said = set() if match is None else {name.encode("ascii") for name in match.rule.vary}
+        if (
+            CODING not in names
+            or not said.issubset(names)
+            or not self.forwarding.covers(names, request.fields.names())
+        ):
+            return set()
+        return {
+            variant_key(request.key, self.secondary(names, fields))
+            for fields in self._codings.others(request.fields)
+        }
 
     def validators(self, key: bytes, stored: StoredResponse) -> Lines:
         """The preconditions that validate what is stored under ``key``; none if what they bring again
@@ -914,7 +936,7 @@ class Cache:
             variant_key(request.key, self.secondary(names, request.fields))
             for names in index.names
             if self.forwarding.covers(names, request.fields.names())
-        ]
+        ][:1]  # what was selected by fewer fields before may be for another client
         now = self.stack.runtime.now()
         found = in_language(request, reversed(index.variants), own, self.stack.glance, now)
         if found is None:
@@ -1276,6 +1298,8 @@ class Cache:
                 return primary
         key = variant_key(primary, self.secondary(names, fields))
         await self._index(primary, names, fields, key, entry.expires)
+        if CODING in names and self.options.nominate_codings:
+            self._codings.note(fields)
         return key
 
     async def _index(

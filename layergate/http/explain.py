@@ -875,7 +875,7 @@ class _Trace:
             text = "The rest is fetched, and the answer made of what is stored and that."
             outcome = f"{first}-{stop - 1}"
             self._add("rest", outcome, "3.4", text, None, headers=_shown(self._rest.lines))
-        nominees = cache.nominees(request, selected, entry)
+        nominees = cache.nominees(request, selected, entry, self._match)
         if nominees:
             name, value = nominating_line(nominees)
             text = "A 304 that names one of the stored variants makes that one the answer."

@@ -33,6 +33,7 @@ FLAGS = [
     "no_vary_search",
     "language_order",
     "language_match",
+    "nominate_codings",
 ]
 
 # What each kind of option refuses; Any, so that one comprehension can go through mixed types.

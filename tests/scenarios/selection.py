@@ -159,3 +159,15 @@ for name_, first, lines_ in (
 row("304-strong-for-weak-not-purged", "G3", fetch(WEAKLY), purge(), fetch(TWO, saw=SAW_NONE), hit(b"two"))
 row("304-strong-for-weak-of-a-rule", "4.3.4", fetch(ok(None, WEAK)), reused_(unchanged(None, STRONG), advance=10), rules=rule(ttl=10))
 row("304-strong-for-weak-by-cookie", "G1", fetch(ok("max-age=10", WEAK)), reused_(unchanged(None, STRONG), b"one", COOKIE, advance=10))
+
+# -- language_match: in no other field may what is stored differ, by the most recent Vary ---------------
+
+BY_LANGUAGE, BY_MORE = f("Accept-Language", name="Vary"), f("Accept-Language, X-Region", name="Vary")
+EN_DE, LIKES_DE = f("en, de", name="Accept-Language"), f("de;q=1.0, fr;q=0.5", name="Accept-Language")
+GERMAN = ("Content-Language", "de")
+for name_, region, found in (("other", "2", False), ("same", "1", True)):
+    row(f"language-by-more-{name_}", "4.1, G1", fetch(ok("max-age=60", *BY_MORE, GERMAN), *EN_DE, ("X-Region", "1")),
+        hit(b"one", *LIKES_DE, ("X-Region", region)) if found else fetch(TWO, *LIKES_DE, ("X-Region", region)), language_match=True)
+row("language-not-by-an-older-vary", "4.1, G1", fetch(ok("max-age=60", *BY_LANGUAGE, GERMAN), *EN_DE),
+    fetch(ok("max-age=60", *BY_MORE, body=b"fr"), *f("fr", name="Accept-Language"), ("X-Region", "1")),
+    fetch(TWO, *LIKES_DE, ("X-Region", "2")), language_match=True)
