@@ -58,6 +58,13 @@ NOT_IN_A_FLEET: dict[str, str] = {
     **{row.id: _OWN_MEMORY for row in SCENARIOS if row.options.get("language_match")},
 }
 
+# A path that is not UTF-8 is another one to each interface, and so has two keys.
+_OWN_DECODING = "ASGI and WSGI decode a path that is not UTF-8 differently"
+NOT_IN_A_FLEET |= {
+    one.id: _OWN_DECODING
+    for one in SCENARIOS
+    if one.id.startswith(("path-overlong", "path-plain-latin-1"))
+}
 NOT_IN_A_FLEET |= {one.id: _AT_HAND for one in SCENARIOS if one.id.startswith("nominated-")}
 
 NAMESPACE = "scenarios"
