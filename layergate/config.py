@@ -14,7 +14,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import InitVar, dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
 
 from layergate.errors import ConfigError
@@ -26,10 +26,14 @@ __all__ = [
     "DEFAULT_STATUSES",
     "FIXED_OPTIONS",
     "MAX_TAG_LENGTH",
+    "MISSING_TTL",
+    "NO_STATUSES",
+    "ONE_REQUEST_STATUSES",
     "Admin",
     "Options",
     "Rule",
     "Seconds",
+    "StatusSeconds",
     "check_telemetry",
     "count",
     "flag",
@@ -40,10 +44,22 @@ __all__ = [
 
 Seconds: TypeAlias = float | datetime.timedelta
 
-# What a rule's ttl covers when it names no statuses: final answers that mean the same to everyone.
+StatusSeconds: TypeAlias = Seconds | Mapping[int, Seconds]
+"""A duration, or one for each status code."""
+
+# What a rule's ttl covers when it is one number: final answers that mean the same to everyone.
 # 206, 405, 414 and 501 are heuristically cacheable too (RFC 9110 15.1), but errors of a request's
 # form are no one else's business, and parts are not whole responses.
 DEFAULT_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
+# What is not there may be there soon: the request that creates it does not always name it.
+_MISSING: Final = frozenset({404, 410})
+MISSING_TTL: Final = 10.0
+"""What one number of a rule's ttl is at most for 404 and 410, seconds."""
+ONE_REQUEST_STATUSES: Final = frozenset({407, 408, 412, 416, 417, 425, 426, 428, 429, 431, 511})
+"""The status codes that speak of one request, by what is part of no key: never stored."""
+NO_STATUSES: Final = (
+    "statuses is no option any more; write ttl={200: 60, 404: 5}, seconds by status"
+)
 MAX_TAG_LENGTH: Final = 256
 # Fields that have a meaning of their own, which is not that of RFC 9213.
 _NO_TARGETS: Final = frozenset({"cache-control", "expires", "pragma", "surrogate-control"})
@@ -110,20 +126,44 @@ def strings(value: Any, option: str, where: str) -> tuple[str, ...]:
     return items
 
 
-def _statuses(statuses: Any, where: str) -> frozenset[int] | None:
-    if statuses is None:
-        return None
-    if isinstance(statuses, str | Mapping) or not isinstance(statuses, Iterable):
-        raise ConfigError(f"statuses must be a list of status codes, got {statuses!r}{where}")
-    codes = tuple(statuses)
-    for status in codes:
+def _ttl(value: Any, where: str) -> float | dict[int, float] | None:
+    if not isinstance(value, Mapping):
+        try:
+            return seconds(value, "ttl", where)
+        except ConfigError:
+            if value is None or isinstance(value, int | float | datetime.timedelta):
+                raise
+            raise ConfigError(
+                f"ttl must be a number of seconds, a timedelta or a mapping from status codes to such"
+                f" as {{200: 60, 404: 5}}, got {value!r}{where}"
+            ) from None
+    if not value:
+        raise ConfigError(f"ttl must name at least one status code, got {{}}{where}")
+    found: dict[int, float] = {}
+    for key, duration in value.items():
+        # The keys of TOML and JSON are text.
+        text = isinstance(key, str) and re.fullmatch("[1-9][0-9]{2}", key, re.ASCII)
+        status = int(key) if text else key
         if isinstance(status, bool) or not isinstance(status, int):
-            raise ConfigError(f"statuses must be integers, got {status!r}{where}")
+            raise ConfigError(
+                f"ttl must have status codes as keys, such as {{200: 60, 404: 5}}, got {key!r}{where}"
+            )
         if not 200 <= status <= 599 or status in (206, 304):
             raise ConfigError(
-                f"statuses must be final and whole (200-599, not 206 or 304), got {status}{where}"
+                "ttl must name status codes that are final and whole (200-599, not 206 or 304), got"
+                f" {status}{where}"
             )
-    return frozenset(codes)
+        if status in ONE_REQUEST_STATUSES:
+            raise ConfigError(
+                f"ttl names {status}, which speaks of one request and is never stored{where};"
+                " leave it out"
+            )
+        if status in found:
+            raise ConfigError(f"ttl names {status} twice{where}")
+        checked = seconds(duration, f"ttl[{status}]", where, optional=False)
+        assert checked is not None
+        found[status] = checked
+    return found
 
 
 def _hosts(hosts: Any, where: str) -> frozenset[str] | None:
@@ -157,10 +197,12 @@ class Rule:
     ``ttl``, ``stale_while_revalidate``, ``stale_if_error``: seconds, or None for "as the response
     says". They serve responses that say nothing about caching; where the app sends its own
     directives those win, unless ``override``.
+    ``ttl`` as one number covers the statuses 200, 203, 204, 300, 301, 308, 404 and 410, the last two
+    for at most 10 seconds, without stale windows. Or seconds for each status, ``{200: 60, 404: 5}``:
+    then no other status is covered.
 
     ``tags``: surrogate keys for each response; ``{name}`` is filled from the path.
     ``vary``: request header fields the response depends on, added to its ``Vary``.
-    ``statuses``: what ``ttl`` covers; None: 200, 203, 204, 300, 301, 308, 404, 410.
     ``override``: the ttl wins over the app's directives, but for ``no-store`` and ``private``.
     ``bypass``: never look up, never store.
     ``hosts``: only for these hosts (``example.com``, any port); None: all.
@@ -176,20 +218,20 @@ class Rule:
     """
 
     path: str
-    ttl: Seconds | None = None
+    ttl: StatusSeconds | None = field(default=None, hash=False)
     stale_while_revalidate: Seconds | None = None
     stale_if_error: Seconds | None = None
     tags: Collection[str] = ()
     vary: Collection[str] = ()
-    statuses: Collection[int] | None = None
     override: bool = False
     bypass: bool = False
     hosts: Collection[str] | None = None
     allow_authorization: bool = False
     allow_cookie: bool = False
     allow_set_cookie: bool | Literal["keep"] = False
+    statuses: InitVar[Any] = None  # an option of the past, refused with what to write instead
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, statuses: Any) -> None:
         put = object.__setattr__
         if not isinstance(self.path, str) or not self.path.startswith(("/", "*")):
             raise ConfigError(
@@ -197,6 +239,8 @@ class Rule:
                 " in a rule, e.g. Rule('/products/{id}', ttl=60)"
             )
         where = f" in rule {self.path!r}"
+        if statuses is not None:
+            raise ConfigError(f"{NO_STATUSES}{where}")
         names = _PLACEHOLDER.findall(self.path)
         rest = _PLACEHOLDER.sub("", self.path)
         if "{" in rest or "}" in rest:
@@ -207,7 +251,8 @@ class Rule:
             raise ConfigError(f"path names a placeholder twice{where}")
         if self.path.count("*") + len(names) > 16:
             raise ConfigError(f"path must have at most 16 '*' and placeholders{where}")
-        for option in ("ttl", "stale_while_revalidate", "stale_if_error"):
+        put(self, "ttl", _ttl(self.ttl, where))
+        for option in ("stale_while_revalidate", "stale_if_error"):
             put(self, option, seconds(getattr(self, option), option, where))
         put(self, "tags", strings(self.tags, "tags", where))
         for tag in self.tags:
@@ -225,7 +270,6 @@ class Rule:
         for name in self.vary:
             if name == "*" or not _TOKEN.fullmatch(name):
                 raise ConfigError(f"vary must name header fields, got {name!r}{where}")
-        put(self, "statuses", _statuses(self.statuses, where))
         put(self, "hosts", _hosts(self.hosts, where))
         for option in (
             "override", "bypass", "allow_authorization", "allow_cookie",
@@ -242,6 +286,19 @@ class Rule:
             )
         if self.bypass and (self.ttl is not None or self.tags):
             raise ConfigError(f"bypass excludes ttl and tags{where}; drop one of them")
+
+    def lifetime(self, status: int) -> float | None:
+        """The seconds that ``ttl`` gives a response with this status; None: it does not cover it."""
+        ttl: Any = self.ttl
+        if isinstance(ttl, Mapping):
+            return ttl.get(status)
+        if ttl is None or status not in DEFAULT_STATUSES:
+            return None
+        return float(min(ttl, MISSING_TTL) if status in _MISSING else ttl)
+
+    def is_brief(self, status: int) -> bool:
+        """True if a response with this status is not to be used for longer than that, nor stale."""
+        return status in _MISSING and not isinstance(self.ttl, Mapping)
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +444,10 @@ class Options:
       ``language_match``    a request that selects no stored variant, and prefers one language to all
                             others, gets the fresh one that was stored for others and whose
                             Content-Language is just that. Beyond what RFC 9111 4.1 allows.
+      ``nominate_codings``  send the entity tags of stored variants with a request that selects none
+                            of them and differs from theirs by Accept-Encoding alone (RFC 9111
+                            4.3.1), so that a 304 can name one. Only for apps whose tags differ
+                            wherever their content does: see `layergate.http.variants`.
       ``forwarding_fields`` request fields by which proxies tell the app its scheme, host, port, prefix
                             or method. They select a response as if ``Vary`` named them. None: the
                             usual ones, which are `layergate.http.forwarding.FORWARDING_FIELDS`.
@@ -451,6 +512,7 @@ class Options:
     max_variants: int = 32
     language_order: bool = True
     language_match: bool = False
+    nominate_codings: bool = False
     forwarding_fields: Collection[str] | None = None
     max_key_length: int = 8192
     no_vary_search: bool = False
@@ -542,6 +604,7 @@ class Options:
         for option in (
             "collapse", "request_directives", "cache_status", "strip_tags", "trace_keys",
             "no_vary_search", "language_order", "language_match",
+            "nominate_codings",
         ):  # fmt: skip
             flag(getattr(self, option), option, "")
         if not isinstance(self.name, str) or not re.fullmatch(r"[\x20-\x7e]+", self.name):

@@ -7,18 +7,18 @@ from typing import Any
 
 from starlette.requests import Request
 
-from layergate.config import Seconds
+from layergate.config import StatusSeconds
 from layergate.routes import checked_policy
 
 __all__ = ["cache_policy"]
 
 
-def cache_policy(ttl: Seconds | None = None, **policy: Any) -> Callable[..., Any]:
+def cache_policy(ttl: StatusSeconds | None = None, **policy: Any) -> Callable[..., Any]:
     """A dependency that sets the caching policy of the route (or router) it is used on.
 
         @app.get("/products/{id}", dependencies=[Depends(cache_policy(ttl=60, tags=["product:{id}"]))])
 
-    Takes the options of `layergate.routes.route_policy`; seconds. Raises ConfigError.
+    Takes the options of `layergate.routes.route_policy`; seconds, for ``ttl`` also by status. Raises ConfigError.
     """
     rule = checked_policy(ttl, policy, "cache_policy")
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from typing import Any, Final, Literal, TypeVar
 
-from layergate.config import Rule, Seconds, unknown_option
+from layergate.config import NO_STATUSES, Rule, Seconds, StatusSeconds, unknown_option
 from layergate.errors import ConfigError
 
 __all__ = ["cached", "checked_policy", "policy_place", "route_policy"]
@@ -30,13 +30,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def route_policy(
-    ttl: Seconds | None = None,
+    ttl: StatusSeconds | None = None,
     *,
     stale_while_revalidate: Seconds | None = None,
     stale_if_error: Seconds | None = None,
     tags: Collection[str] = (),
     vary: Collection[str] = (),
-    statuses: Collection[int] | None = None,
     override: bool = False,
     allow_authorization: bool = False,
     allow_cookie: bool = False,
@@ -51,7 +50,6 @@ def route_policy(
         stale_if_error=stale_if_error,
         tags=tags,
         vary=vary,
-        statuses=statuses,
         override=override,
         allow_authorization=allow_authorization,
         allow_cookie=allow_cookie,
@@ -59,23 +57,25 @@ def route_policy(
     )
 
 
-def checked_policy(ttl: Seconds | None, policy: dict[str, Any], owner: str) -> Rule:
+def checked_policy(ttl: StatusSeconds | None, policy: dict[str, Any], owner: str) -> Rule:
     """`route_policy`, with a ConfigError that suggests a name for one that does not exist."""
     known = inspect.signature(route_policy).parameters
     for name in policy:
+        if name == "statuses":
+            raise ConfigError(f"{NO_STATUSES} ({owner})")
         if name not in known:
             raise unknown_option(name, known, owner)
     return route_policy(ttl, **policy)
 
 
-def cached(ttl: Seconds | None = None, **policy: Any) -> Callable[[F], F]:
+def cached(ttl: StatusSeconds | None = None, **policy: Any) -> Callable[[F], F]:
     """Decorate an endpoint (function or class) with its caching policy.
 
         @app.get("/products/{id}")
         @cached(ttl=60, stale_while_revalidate=30, tags=["products", "product:{id}"])
         async def product(id: int): ...
 
-    Takes the options of `route_policy`; seconds. Put it next to the function, below the route's own
+    Takes the options of `route_policy`; seconds, for ``ttl`` also by status (``{200: 60, 404: 5}``). Put it next to the function, below the route's own
     decorator. Raises ConfigError.
     """
     if callable(ttl):

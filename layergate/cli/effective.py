@@ -67,9 +67,14 @@ def _data(entries: Iterable[Entry]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for entry in entries:
         value = entry.value
-        if isinstance(value, float) and math.isinf(value):
-            value = str(value)
-        found[entry.name] = {"value": value, "from": entry.origin}
+        found[entry.name] = {"value": _finite(value), "from": entry.origin}
         if entry.hidden:
             found[entry.name]["hidden"] = True
     return found
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return str(value) if isinstance(value, float) and math.isinf(value) else value

@@ -116,6 +116,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
         ("max_variants", _T.COUNT, "stored variants (Vary) per target"),
         ("language_order", _T.SWITCH, "whether the order of equal weights in Accept-Language counts"),
         ("language_match", _T.SWITCH, "use what is stored in the language a client prefers, whatever else it accepts"),
+        ("nominate_codings", _T.SWITCH, "send the entity tags of stored variants that differ from a request by Accept-Encoding alone"),
         ("max_key_length", _T.COUNT, "bytes of a target (host, path and query); a longer one is passed"),
         ("no_vary_search", _T.SWITCH, "use a response for all queries that its No-Vary-Search makes one"),
         ("keep", _T.SECONDS, "how long a stale response with a validator is kept for revalidation"),

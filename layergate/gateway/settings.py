@@ -464,6 +464,8 @@ class _Reading:
     def _unknown(self, where: str, name: str, known: Iterable[str], owner: str) -> None:
         near = difflib.get_close_matches(name, sorted(known), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
+        if name == "statuses" and owner.startswith("rules"):
+            hint = "; write ttl = {200 = 60, 404 = 5}, seconds by status"
         told = f"there is no option {name!r}" if owner == "option" else f"{owner} has no {name!r}"
         if owner != "option" and name in SETTINGS:
             hint = "; as an option of the gateway it stands above the first [[…]]"

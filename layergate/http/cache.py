@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from layergate.config import MAX_TAG_LENGTH, Options
+from layergate.config import MAX_TAG_LENGTH, ONE_REQUEST_STATUSES, Options
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN
 from layergate.core.fleet import Waited
@@ -51,6 +51,7 @@ from layergate.http.decision import (
     stale_if_error,
     stale_if_unreachable,
 )
+from layergate.http.etags import is_weak
 from layergate.http.exchange import Exchange, State
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.forwarding import forwarding_of
@@ -70,7 +71,7 @@ from layergate.http.partial import Rest, combined, covers, flight_suffix, partia
 from layergate.http.policy import Plan, kept_back, plan_update, targets_of
 from layergate.http.request import Request
 from layergate.http.rules import Match, RuleSet
-from layergate.http.selecting import secondary_key, vary_names
+from layergate.http.selecting import secondary_key, varies_on_more, vary_names
 from layergate.http.stored import (
     HitForMiss,
     PartialResponse,
@@ -78,10 +79,15 @@ from layergate.http.stored import (
     StoredResponse,
     VariantIndex,
 )
-from layergate.http.storing import ONE_REQUEST_STATUSES, Refused
+from layergate.http.storing import Refused
 from layergate.http.uri import canonical_uri, normalised
-from layergate.http.validation import head_matches, not_modified, not_modified_lines
-from layergate.http.variants import identified, nominated
+from layergate.http.validation import (
+    conditional_lines,
+    head_matches,
+    not_modified,
+    not_modified_lines,
+)
+from layergate.http.variants import CODING, Codings, identified, nominated
 
 __all__ = ["Answer", "Cache", "Follow", "Lead", "Pass", "Serve", "purge_marks"]
 
@@ -93,7 +99,7 @@ _CAREFUL_BESIDE: Final = CAREFUL - {b"authorization"}
 _REQUEST_ONLY: Final = frozenset({
     Refused.REQUEST_NO_STORE, Refused.AUTHORIZATION, Refused.COOKIE, Refused.USER, Refused.METHOD,
     Refused.REQUEST_BODY, Refused.RANGE, Refused.BUDGET, Refused.PURGED, Refused.NOT_MODIFIED,
-    Refused.INCOMPLETE, Refused.LENGTH_MISMATCH,
+    Refused.INCOMPLETE, Refused.LENGTH_MISMATCH, Refused.VALIDATOR,
 })  # fmt: skip
 # And those that say something about the range that was asked for.
 _RANGE_ONLY: Final = frozenset({Refused.PARTIAL, Refused.TOO_LARGE})
@@ -192,6 +198,9 @@ class Cache:
         self._line_pool: dict[Line, Line] = {}
         # Hashes of targets whose origin answers several entity tags with a 304 that names none.
         self._unnamed: set[int] = set()
+        # How often a 304 confirmed what is stored under a key with a strong tag for its weak one, by hash.
+        self._strengthened: dict[int, int] = {}
+        self._codings = Codings()  # that variants are stored for, if they may be nominated
         # Bound once: each saves an attribute walk per hit.
         self._top_peek = stack.top_peek
         self._marks = stack.marks
@@ -837,27 +846,57 @@ class Cache:
         exchange.marked = selected.marker is not None
         index = selected.variants
         exchange.several = index is not None and len(index.names) > 1
-        exchange.nominate(self.nominees(request, selected, entry))
+        exchange.nominate(self.nominees(request, selected, entry, match))
         if flight_key is not None:  # what nobody shares is not looked into, but passed on
             exchange.rest = selected.rest
         return exchange
 
     def nominees(
-        self, request: Request, selected: _Selected, entry: Entry | None
+        self, request: Request, selected: _Selected, entry: Entry | None, match: Match | None
     ) -> tuple[Entry, ...]:
         """The variants, of those at hand in the top layer, that the origin may say are good for a
-        request which selects none of them (4.1, 4.3.1). ``entry``: what it does select."""
+        request which selects none of them (4.1, 4.3.1). ``entry``: what it does select. None, unless
+        an option allows it: see `variants`."""
         index = selected.variants
+        if not self.options.nominate_codings:
+            return ()
         if entry is not None or index is None or not selected.vary_miss or selected.marker:
             return ()
         if request.method != "GET" or request.directives.no_store:
             return ()
         if request.authorization or request.personal or hash(request.key) in self._unnamed:
             return ()
-        present = map(self.stack.glance, reversed(index.variants))
+        keys = self.differing_by_coding(request, index, match)
+        present = [self.stack.glance(key) for key in reversed(index.variants) if key in keys]
         # (Parts are not compared with wholes, nor could they answer for one.)
         whole = (entry for entry in present if entry is not None and _complete(entry))
         return nominated(request, whole)
+
+    def differing_by_coding(
+        self, request: Request, index: VariantIndex, match: Match | None
+    ) -> set[bytes]:
+        """The keys of those variants that this request would select with another Accept-Encoding."""
+        names = index.names[0]  # by which the most recent response was selected
+        said = set() if match is None else {name.encode("ascii") for name in match.rule.vary}
+        if (
+            CODING not in names
+            or not said.issubset(names)
+            or not self.forwarding.covers(names, request.fields.names())
+        ):
+            return set()
+        return {
+            variant_key(request.key, self.secondary(names, fields))
+            for fields in self._codings.others(request.fields)
+        }
+
+    def validators(self, key: bytes, stored: StoredResponse) -> Lines:
+        """The preconditions that validate what is stored under ``key``; none if what they bring again
+        and again updates nothing (see `validation`)."""
+        if self._strengthened.get(hash(key), 0) > 1 and is_weak(
+            stored.fields.first(b"etag") or b""
+        ):
+            return []
+        return conditional_lines(stored.fields)
 
     def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
         """The marker for requests with cookies to a target whose lifetime is a rule's, if the
@@ -897,7 +936,7 @@ class Cache:
             variant_key(request.key, self.secondary(names, request.fields))
             for names in index.names
             if self.forwarding.covers(names, request.fields.names())
-        ]
+        ][:1]  # what was selected by fewer fields before may be for another client
         now = self.stack.runtime.now()
         found = in_language(request, reversed(index.variants), own, self.stack.glance, now)
         if found is None:
@@ -1185,6 +1224,8 @@ class Cache:
             self.not_stored(exchange, Refused.SUPERSEDED)
             return False
         request = exchange.request
+        if exchange.state is State.ANSWERED and plan.names:
+            await self._give_up_older(exchange, plan)
         key = await self._place(exchange.primary, plan.names, request.fields, entry)
         if isinstance(entry.value, PartialResponse) and exchange.state is not State.ANSWERED:
             found = await self._find(key, _complete)
@@ -1205,6 +1246,28 @@ class Cache:
         if not stored:
             self.stack.counters.on("refused", request=request, reason=Refused.PURGED.token)
         return stored
+
+    async def _give_up_older(self, exchange: Exchange, plan: Plan) -> None:
+        """A 304 that adds to Vary makes of the stored response a variant that fewer requests select:
+        what it was stored as is no longer there for the others."""
+        primary, key = exchange.primary, exchange.storage_key
+        fields = exchange.request.fields
+        if primary != exchange.sought or key == variant_key(
+            primary, self.secondary(plan.names, fields)
+        ):
+            return
+        present = await self._lookup(key)
+        if present is not None and isinstance(present.value, VariantIndex):
+            # It has become one of several variants since it was selected: the one without a Vary.
+            key = variant_key(primary, self.secondary((), fields))
+            present = await self._lookup(key)
+        if present is None or not isinstance(present.value, StoredResponse):
+            return
+        await self.stack.discard(key)
+        if self._fleet is not None and present.fresh_until > self.stack.runtime.now():
+            # Other instances may hold a copy that is as fresh. This purge reaches what is about to be
+            # stored as well: the next request fetches it.
+            await self.stack.invalidate(self._reaching((Mark("key", label_of(key)),)), wait=0.0)
 
     async def _is_anonymous(self, key: bytes) -> bool:
         """Is what is stored here for clients without cookies only?"""
@@ -1235,6 +1298,8 @@ class Cache:
                 return primary
         key = variant_key(primary, self.secondary(names, fields))
         await self._index(primary, names, fields, key, entry.expires)
+        if CODING in names and self.options.nominate_codings:
+            self._codings.note(fields)
         return key
 
     async def _index(
@@ -1312,12 +1377,24 @@ class Cache:
                 await self.stack.discard(exchange.storage_key)
             return
         request, reason = exchange.request, exchange.refused
+        if reason is Refused.VALIDATOR:
+            if len(self._strengthened) >= _MEMO:
+                self._strengthened.clear()
+            place = hash(exchange.storage_key)
+            self._strengthened[place] = self._strengthened.get(place, 0) + 1
+            return
         if exchange.plan is not None and reason is None:
             if exchange.variance is not None:
                 await self._say(exchange, exchange.variance, exchange.plan.expires)
             if exchange.plan.names:
                 await self._index(exchange.primary, exchange.plan.names, request.fields)
             return
+        if reason is Refused.VARY_STAR and exchange.state is State.ANSWERED:
+            # What the 304 confirms for this request is no longer there for any other.
+            await self.stack.discard(exchange.storage_key)
+            if self._fleet is not None:
+                mark = Mark("key", label_of(exchange.storage_key))
+                await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
         ttl = self.marker_ttl(exchange)
         if reason is None or not ttl:
             return
@@ -1426,9 +1503,13 @@ class Cache:
         for key, entry in reversed(await self._choosable(exchange.request)):
             planned = self.head_says(exchange, entry, status, fields, now)
             if isinstance(planned, Refused):
+                # One that varies on more than it was selected by does not stand in for anything, either.
+                gone = varies_on_more(entry.value.fields, fields)
+                if gone:
+                    await self.stack.discard(key)
                 entry.fresh_until = min(entry.fresh_until, now)
                 if self._fleet is not None:  # so too where else it is held
-                    mark = Mark("key", label_of(key), soft=True)
+                    mark = Mark("key", label_of(key), soft=not gone)
                     await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
             elif planned is not None:
                 planned = exchange.located(planned)
@@ -1465,6 +1546,12 @@ class Cache:
         for key, entry in await self._choosable(exchange.request):
             stored: StoredResponse = entry.value
             if key == exchange.storage_key or not identified(stored.fields, fields):
+                continue
+            if varies_on_more(stored.fields, fields):
+                await self.stack.discard(key)
+                if self._fleet is not None:  # the next request fetches what is stored now, too
+                    mark = Mark("key", label_of(key))
+                    await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
                 continue
             planned, _ = plan_update(
                 exchange.request,

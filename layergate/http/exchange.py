@@ -32,16 +32,17 @@ from layergate.http.fields import Fields, Lines
 from layergate.http.key import variant_key
 from layergate.http.no_vary_search import SearchVariance, class_key
 from layergate.http.partial import Received, Rest, covers, flight_suffix, received_part
-from layergate.http.policy import Plan, plan_storage, plan_update, targets_of, with_vary
+from layergate.http.policy import Plan, plan_storage, plan_update, targets_of
 from layergate.http.request import Request
 from layergate.http.rules import Match
+from layergate.http.selecting import varies_on_more, vary_names, with_vary
 from layergate.http.stored import PartialResponse, StoredResponse
 from layergate.http.storing import Refused
 from layergate.http.targeted import OWN
 from layergate.http.validation import (
     CONDITIONAL_FIELDS,
-    conditional_lines,
     freshens,
+    same_but_for_strength,
 )
 from layergate.http.variants import named, nominating_line
 
@@ -105,6 +106,7 @@ class Exchange:
         "_storing",
         "_touched",
         "_trimmed",
+        "_validators",
         "began",
         "broken",
         "cause",
@@ -140,6 +142,7 @@ class Exchange:
         "stamp",
         "state",
         "storage_key",
+        "unchanged",
         "unreachable",
         "variance",
     )
@@ -204,9 +207,12 @@ class Exchange:
         self.cause: str | None = None  # the span of the request that wants a background refresh
         self.several = False  # more than one stored response may be selected by this request
         self.nominees: tuple[Entry, ...] = ()  # variants that a 304 may name; see `variants`
-        self.conditional = False
+        # A 304 that may update nothing has confirmed what is stored, also for those who wait.
+        self.unchanged = False
+        self._validators: Lines = []
         if entry is not None and isinstance(entry.value, StoredResponse):
-            self.conditional = bool(conditional_lines(entry.value.fields))
+            self._validators = cache.validators(storage_key, entry.value)
+        self.conditional = bool(self._validators)
 
     def nominate(self, nominees: tuple[Entry, ...]) -> None:
         """Send the entity tags of variants that this request does not select."""
@@ -307,8 +313,8 @@ class Exchange:
         kept = [line for line in lines if line[0] not in dropped]
         if self.rest is not None:
             kept += self.rest.lines
-        if self.entry is not None and self.conditional:
-            kept += conditional_lines(self.entry.value.fields)
+        if self._validators:
+            kept += self._validators
         elif self.nominees:
             kept.append(nominating_line(self.nominees))
         return kept
@@ -443,14 +449,21 @@ class Exchange:
             isinstance(planned, Refused)
             or part is None
             or not answers(self.request, stored)  # by now its user may be known
+            # One of them is for requests that the other is not for.
+            or varies_on_more(stored.fields, Fields(planned.lines))
             or not rest.brought_by(part)
             or not self._cache.stack.admits(self.storage_key, rest.entry)
             # By its No-Vary-Search it belongs where the rest is from.
             or self._cache.home(self.request, planned)[0] != self.sought
         ):
             return None
-        # For whom it is: what is stored and what comes must both allow it.
+        # For whom it is: what is stored and what comes must both allow it. It is selected by all that
+        # what is stored is selected by, for its octets are a part of the answer.
+        vary = vary_names(stored.fields) or ()
         return planned._replace(
+            vary=vary,
+            names=self._cache.forwarding.selecting(vary, self.request.fields.names()),
+            lines=with_vary(planned.lines, vary),
             anonymous=planned.anonymous or stored.anonymous,
             authorized=planned.authorized and stored.authorized,
             for_known=planned.for_known and stored.for_known,
@@ -536,6 +549,24 @@ class Exchange:
         self.entry = entry
         return True
 
+    def reused_by(self, fields: Fields, now: float) -> Plan | None:
+        """How the response would be kept that a 304 with these ``fields`` confirms without updating what
+        is stored (see `validation`); None if it is not about that, or restricts who may have it."""
+        entry = self.entry
+        if entry is None or not same_but_for_strength(entry.value.fields, fields):
+            return None
+        stored: StoredResponse = entry.value
+        planned, _ = self.update(entry, fields, now)
+        if (
+            isinstance(planned, Refused)
+            or planned.vary != vary_names(stored.fields)
+            or not self._cache.stack.admits(self.storage_key, entry)
+        ):
+            return None
+        now_for = planned.anonymous, planned.authorized, planned.for_known
+        same = now_for == (stored.anonymous, stored.authorized, stored.for_known)
+        return planned if same else None
+
     def update(self, entry: Entry, fields: Fields, now: float) -> tuple[Plan | Refused, Lines]:
         """See `plan_update`: for a 304 to this request with these ``fields``, received at ``now``."""
         return plan_update(
@@ -559,6 +590,9 @@ class Exchange:
         """4.3.3, 4.3.4: update the stored response and use it."""
         cache = self._cache
         if not self.confirmed_by(fields):
+            reused = self.reused_by(fields, now)
+            if reused is not None:
+                return self._reuse(reused, fields)
             # A 304 for something else than we asked about, or for what has been purged since: what
             # we hold must not be used. Ask again, without validators.
             cache.stack.counters.on(
@@ -586,14 +620,28 @@ class Exchange:
                 stamp=self.stamp,
             )
             cache.not_stored(self, planned)
+        self._confirmed(fields)
+        return Relay.SWALLOW
+
+    def _reuse(self, planned: Plan, fields: Fields) -> Relay:
+        """Use the stored response as it is; update nothing (a departure: see `validation`)."""
+        self.refused = Refused.VALIDATOR
+        self._cache.not_stored(self, Refused.VALIDATOR)
+        self.unchanged = planned.shareable
+        self._land()  # who comes later asks again
+        self._confirmed(fields)
+        return Relay.SWALLOW
+
+    def _confirmed(self, fields: Fields) -> None:
+        """What is in `entry` by now is the answer."""
+        assert self.entry is not None
         # A cookie that came with the 304 is for the client whose request was forwarded.
         kept = self.entry.value.lines
         self.cookies = [
             line for line in fields.lines if line[0] == b"set-cookie" and line not in kept
         ]
-        cache.stack.counters.on("revalidated", request=self.request)
+        self._cache.stack.counters.on("revalidated", request=self.request)
         self._become(State.ANSWERED)
-        return Relay.SWALLOW
 
     def _mismatch(self, reason: Refused) -> Relay:
         """What the origin says is not about what is stored."""
@@ -865,7 +913,7 @@ class Exchange:
         """
         if self.state in (State.RELEASED, State.FAILED) or self.broken:
             return False
-        if self.oversized or self._stalled():
+        if self.oversized or self._stalled() or self.refused is Refused.VALIDATOR:
             return False
         tags = self._cache.reached_by(self.primary, self.request)
         if self.plan is not None:
@@ -998,7 +1046,7 @@ class Reader:
             entry = exchange.entry
             return (
                 entry is not None
-                and exchange.refused is None
+                and (exchange.refused is None or exchange.unchanged)
                 and answers(request, entry.value)
                 and self._still(entry.tags)
             )

@@ -220,6 +220,7 @@ _REMEDIES: Final = {
     " Rule(..., allow_cookie=True)",
     Refused.AUTHORIZATION: "say public or s-maxage in the response, or, if it is the same for"
     " everybody, Rule(..., allow_authorization=True)",
+    Refused.PATH: "send max-age from the app for this path, if it is one that exists",
     Refused.USER: "say public or s-maxage in the response, or keep the session off this route",
     Refused.VARY_STAR: "name the request fields that the response depends on in Vary",
     Refused.EXPIRED: "give it a lifetime, a validator (ETag, Last-Modified) or a stale window",
@@ -398,7 +399,13 @@ class _Trace:
         if match.rule.bypass:
             self._refusal("rule", Refused.RULE, rule=match.rule.path)
             return Refused.RULE
-        lifetime = "" if match.rule.ttl is None else f", with a lifetime of {match.rule.ttl:g} s"
+        ttl: Any = match.rule.ttl
+        lifetime = ""
+        if isinstance(ttl, Mapping):
+            by_status = ", ".join(f"{seconds:g} s for {status}" for status, seconds in ttl.items())
+            lifetime = f", with a lifetime of {by_status}"
+        elif ttl is not None:
+            lifetime = f", with a lifetime of {ttl:g} s"
         self._add(
             "rule",
             match.rule.path,
@@ -552,7 +559,7 @@ class _Trace:
         if index is not None:
             await self._variants(index, selected)
         if selected.entry is not None:
-            self._stored(selected.entry)
+            self._stored(selected.entry, selected.storage_key)
 
     def _layers(self, survey: list[Held], what: str) -> None:
         for held in survey:
@@ -655,7 +662,7 @@ class _Trace:
             )
             self._add("language", language, "RFC 9110 12.5.4", text, True)
 
-    def _stored(self, entry: Entry) -> None:
+    def _stored(self, entry: Entry, key: bytes) -> None:
         stored: StoredResponse = entry.value
         now = self._now
         ttl = entry.fresh_until - now
@@ -691,6 +698,8 @@ class _Trace:
         if validators:
             names = " and ".join(_text(name) for name, _ in validators)
             text = f"Once stale it can be validated with {names}."
+            if not self._cache.validators(key, stored):
+                text += " Since a 304 updates nothing (see 'validator'), it is fetched anew."
             self._add("validators", names, "4.3.1", text, lines=_shown(validators))
         else:
             text = "It has no validator, so once stale it is fetched anew."
@@ -866,7 +875,7 @@ class _Trace:
             text = "The rest is fetched, and the answer made of what is stored and that."
             outcome = f"{first}-{stop - 1}"
             self._add("rest", outcome, "3.4", text, None, headers=_shown(self._rest.lines))
-        nominees = cache.nominees(request, selected, entry)
+        nominees = cache.nominees(request, selected, entry, self._match)
         if nominees:
             name, value = nominating_line(nominees)
             text = "A 304 that names one of the stored variants makes that one the answer."
@@ -945,6 +954,10 @@ class _Trace:
     def _validation(self, exchange: Exchange, fields: Fields) -> tuple[bool, str | None, str]:
         if not exchange.confirmed_by(fields):
             reason, entry = Refused.NOT_MODIFIED, exchange.entry
+            if exchange.reused_by(fields, self._now) is not None:
+                text = "The stored response is unchanged: it is the answer, and nothing is updated."
+                self._add("validation", "reused", "4.3.4", text, None)
+                return False, Refused.VALIDATOR.token, Refused.VALIDATOR.explain
             if entry is None:
                 text = "The 304 names none of the stored variants: it is fetched anew."
             elif freshens(entry.value.fields, fields):
@@ -1072,5 +1085,9 @@ def _rule_data(rule: Rule) -> dict[str, Any]:
     for name in Rule.__slots__:
         value = getattr(rule, name)
         if value != getattr(plain, name):
-            data[name] = sorted(value) if isinstance(value, frozenset) else value
+            if isinstance(value, frozenset):
+                value = sorted(value)
+            elif isinstance(value, Mapping):
+                value = {str(key): inner for key, inner in value.items()}
+            data[name] = value
     return data

@@ -23,7 +23,7 @@ from urllib.parse import quote_from_bytes
 
 from layergate.http.uri import normalised
 
-__all__ = ["label_of", "others_of", "primary_key", "query_of", "quoted", "variant_key"]
+__all__ = ["label_of", "others_of", "path_of", "primary_key", "query_of", "quoted", "variant_key"]
 
 VARIANT_DIGEST: Final = 16  # bytes
 _SCHEMES: Final = {"http": b"h;", "https": b"s;"}
@@ -111,6 +111,18 @@ def label_of(key: bytes) -> str:
     query, at = _part(key, at)
     uri = b"%b://%b%b" % (scheme, host, path or b"/")
     return normalised((uri + b"?" + query if query else uri).decode("latin-1"))
+
+
+def path_of(key: bytes) -> tuple[bytes, str]:
+    """The path of a key's target as it came, and what the app is mounted under, or ""."""
+    at = 2
+    parts = []
+    for _ in range(6 if key[:2] == b"x;" else 2):
+        part, at = _part(key, at)
+        parts.append(part)
+    if key[:2] != b"x;":
+        return parts[1], ""
+    return parts[2], parts[5].decode("utf-8", "surrogatepass")
 
 
 def query_of(key: bytes) -> tuple[bytes, bytes, bytes]:

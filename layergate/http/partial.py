@@ -275,7 +275,8 @@ def combined(
 def _updated(stored: Lines, new: Lines, targets: tuple[bytes, ...]) -> Lines:
     """What is sent of a response whose newest part came with the lines ``new``."""
     fields = Fields(new)
-    lines = updated_fields(stored, fields, policy_of(fields, targets).directives)
+    directives = policy_of(fields, targets).directives
+    lines = updated_fields(stored, fields, directives, targets=targets)
     return [line for line in lines if line[0] != OWN or OWN not in targets]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from layergate.config import DEFAULT_STATUSES, MAX_TAG_LENGTH, Options
+from layergate.config import MAX_TAG_LENGTH, Options
 from layergate.core.entry import Entry
 from layergate.http.cache_control import EMPTY
 from layergate.http.fields import Fields, Lines, split_list
@@ -16,7 +16,7 @@ from layergate.http.freshness import Lifetime, freshness_lifetime, initial_age
 from layergate.http.groups import group_tags, without_groups
 from layergate.http.request import Request
 from layergate.http.rules import Match, fill_tags
-from layergate.http.selecting import vary_names
+from layergate.http.selecting import vary_names, with_vary
 from layergate.http.stored import StoredResponse
 from layergate.http.storing import (
     Refused,
@@ -36,7 +36,6 @@ __all__ = [
     "plan_update",
     "response_tags",
     "targets_of",
-    "with_vary",
 ]
 
 TAG_FIELDS: Final = frozenset({b"cache-tag", b"surrogate-key"})
@@ -146,21 +145,14 @@ def plan_storage(
 
     lifetime: Lifetime | None = None
     excuse: Refused | None = None
-    if (
-        rule is not None
-        and rule.ttl is not None
-        and not policy.withheld
-        and status in (DEFAULT_STATUSES if rule.statuses is None else rule.statuses)
-    ):
+    granted_ttl = None if rule is None or policy.withheld else rule.lifetime(status)
+    if rule is not None and granted_ttl is not None:
         explicit = directives.has_explicit or b"expires" in seen
         overridden = rule.override and not (directives.no_store or directives.private)
         if not explicit or overridden:
-            if request.cookie and not rule.allow_cookie:
-                excuse = Refused.COOKIE
-            elif request.authorization and not rule.allow_authorization:
-                excuse = Refused.AUTHORIZATION
-            else:
-                lifetime = Lifetime(float(rule.ttl), "rule")  # type: ignore[arg-type]
+            excuse = _excuse(request, match)
+            if excuse is None:
+                lifetime = Lifetime(granted_ttl, "rule")
                 # An override is about how long, never about fields that are someone's own.
                 directives = EMPTY._replace(
                     private_fields=directives.private_fields,
@@ -216,6 +208,7 @@ def plan_storage(
     fresh_until = (response_time if by_rule else generated) + lifetime.seconds
     must = directives.must_revalidate or directives.proxy_revalidate or directives.no_cache
     no_stale = must or directives.s_maxage is not None
+    brief = by_rule and rule is not None and rule.is_brief(status)
     windows: list[float] = []
     for own, granted in (
         (directives.stale_while_revalidate, rule and rule.stale_while_revalidate),
@@ -227,7 +220,7 @@ def plan_storage(
         if own is not None:
             windows.append(0.0 if must else float(own))
         else:
-            windows.append(0.0 if no_stale or granted is None else float(granted))  # type: ignore[arg-type]
+            windows.append(0.0 if no_stale or brief or granted is None else float(granted))  # type: ignore[arg-type]
     swr, sie = windows
     keep = float(options.keep) if has_validator(fields) else 0.0  # type: ignore[arg-type]
     expires = fresh_until + max(swr, sie, keep)
@@ -256,6 +249,16 @@ def plan_storage(
         lifetime=lifetime,
         own=fields.get(OWN) if OWN in drop else None,
     )
+
+
+def _excuse(request: Request, match: Match | None) -> Refused | None:
+    """Why the lifetime of a rule is not for the response to this request; None if it is."""
+    assert match is not None
+    if request.cookie and not match.rule.allow_cookie:
+        return Refused.COOKIE
+    if request.authorization and not match.rule.allow_authorization:
+        return Refused.AUTHORIZATION
+    return None if match.is_certain(request) else Refused.PATH
 
 
 def keeps_cookies(match: Match | None) -> bool:
@@ -313,7 +316,11 @@ def plan_update(
     stored: StoredResponse = entry.value
     directives = policy_of(fields, targets_of(options)).directives
     lines = updated_fields(
-        stored.all_lines, fields, directives, allow_set_cookie=keeps_cookies(match)
+        stored.all_lines,
+        fields,
+        directives,
+        targets=targets_of(options),
+        allow_set_cookie=keeps_cookies(match),
     )
     if b"date" not in fields:
         # RFC 9110 6.6.1: then the time of receipt is its date, not that of the older response.
@@ -342,15 +349,3 @@ def plan_update(
             planned = planned._replace(tags=tags)
     hidden = kept_back(options)
     return planned, [line for line in lines if line[0] not in hidden]
-
-
-def with_vary(lines: Lines, names: tuple[bytes, ...]) -> Lines:
-    """The lines with a Vary that names ``names`` too: what a rule's ``vary`` says is as true for the
-    caches downstream."""
-    present = {
-        member.lower() for name, value in lines if name == b"vary" for member in split_list(value)
-    }
-    missing = [name for name in names if name not in present]
-    if not missing or b"*" in present:
-        return lines
-    return [*lines, (b"vary", b", ".join(missing))]

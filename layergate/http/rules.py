@@ -9,6 +9,9 @@ from typing import Final, NamedTuple
 
 from layergate.config import MAX_TAG_LENGTH, Rule
 from layergate.errors import ConfigError
+from layergate.http.key import path_of
+from layergate.http.paths import doubled, is_doubtful, is_plain, readings
+from layergate.http.request import Request
 
 __all__ = ["Match", "RuleSet", "fill_tags"]
 
@@ -17,10 +20,30 @@ _FIELD: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::path)?\}")
 
 
 class Match(NamedTuple):
-    """A rule and the values of its path's placeholders."""
+    """A rule and the values of its path's placeholders. ``rules``: the set that it was chosen from by
+    the path; None: it is a route's policy, and the app has chosen the route."""
 
     rule: Rule
     params: Mapping[str, str]
+    rules: RuleSet | None = None
+
+    def is_certain(self, request: Request) -> bool:
+        """True if everyone who reads the request's path finds this rule for it. See `paths`."""
+        octets, root = path_of(request.exact)
+        raw = octets.decode("utf-8", "replace")
+        if is_plain(raw) and is_plain(request.path):
+            return True
+        if is_doubtful(raw, request.path):
+            return False
+        if self.rules is None:
+            return True
+        if doubled(self.rules.before_wildcard(self.rule, request.path)):
+            return False
+        for reading in readings(raw, request.path, root):
+            other = self.rules.match(reading, request.host)
+            if other is None or other.rule is not self.rule:
+                return False
+        return True
 
 
 def _compile(path: str) -> re.Pattern[str]:
@@ -146,13 +169,14 @@ class Bypasses:
 class RuleSet:
     """Rules in order, compiled. Raises ConfigError for a path that could be slow to match."""
 
-    __slots__ = ("_rules", "bypasses")
+    __slots__ = ("_heads", "_rules", "bypasses")
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         rules = tuple(rules)
         for rule in rules:
             _check(rule)
         self._rules = tuple((_compile(rule.path).fullmatch, rule) for rule in rules)
+        self._heads: dict[str, re.Pattern[str]] = {}
         self.bypasses = Bypasses(rules)
 
     def __len__(self) -> int:
@@ -163,8 +187,20 @@ class RuleSet:
         for fullmatch, rule in self._rules:
             found = fullmatch(path)
             if found is not None and (rule.hosts is None or _hostname(host) in rule.hosts):
-                return Match(rule, found.groupdict())
+                return Match(rule, found.groupdict(), self)
         return None
+
+    def before_wildcard(self, rule: Rule, path: str) -> str:
+        """What of ``path`` comes before the wildcard over slashes that ends the rule's pattern; all of
+        it, if the pattern does not end in one."""
+        last = list(_PART.finditer(rule.path))[-1:]
+        if not last or last[0].end() < len(rule.path) or (last[0][1] and not last[0][2]):
+            return path
+        head = self._heads.get(rule.path)
+        if head is None:
+            head = self._heads[rule.path] = _compile(rule.path[: last[0].start()])
+        found = head.match(path)
+        return path if found is None else found[0]
 
 
 def _hostname(host: bytes) -> str:

@@ -8,10 +8,19 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
-from layergate.http.fields import Fields, split_list
+from layergate.http.fields import Fields, Lines, split_list
 from layergate.http.forwarding import WHOLE, told_by_forwarded
 
-__all__ = ["LANGUAGE", "QVALUE", "STAR", "normalise", "secondary_key", "vary_names"]
+__all__ = [
+    "LANGUAGE",
+    "QVALUE",
+    "STAR",
+    "normalise",
+    "secondary_key",
+    "varies_on_more",
+    "vary_names",
+    "with_vary",
+]
 
 LANGUAGE: Final = b"accept-language"
 STAR: Final = b"*"
@@ -21,12 +30,13 @@ _CACHED_LENGTH: Final = 1024
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 QVALUE: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
-# Fields that are no lists: a comma in them is text, and so is the whitespace beside it. Only what
-# surrounds the value may be folded. Of other fields, those we do not know included, "1,2" and
-# "1, 2" are the same list.
-_NO_LIST: Final = frozenset({
-    b"authorization", b"cookie", b"date", b"from", b"host", b"if-modified-since", b"if-range",
-    b"if-unmodified-since", b"origin", b"proxy-authorization", b"referer", b"user-agent",
+# Request fields that an RFC defines as lists (RFC 9110, 7240, 7239, 3229). 4.1 lets a cache normalize
+# values only "in ways that are known to have identical semantics, according to the header field's
+# specification". Of any other field, one that nobody here knows included, a comma is text, and so is
+# the whitespace beside it: "u1", "u1," and ",u1" may be three users.
+_LISTS: Final = frozenset({
+    b"a-im", b"accept", b"accept-charset", b"accept-encoding", b"accept-language", b"cache-control",
+    b"expect", b"forwarded", b"prefer", b"te", b"via",
 })  # fmt: skip
 
 # Fields whose members are ordered by their weights: see `_weighted`.
@@ -55,6 +65,25 @@ def _names(value: bytes) -> tuple[bytes, ...] | None:
 
 
 _cached_names = lru_cache(maxsize=512)(_names)
+
+
+def with_vary(lines: Lines, names: tuple[bytes, ...]) -> Lines:
+    """The lines with a Vary that names ``names`` too: what a rule's ``vary`` says is as true for the
+    caches downstream."""
+    present = {
+        member.lower() for name, value in lines if name == b"vary" for member in split_list(value)
+    }
+    missing = [name for name in names if name not in present]
+    if not missing or STAR in present:
+        return lines
+    return [*lines, (b"vary", b", ".join(missing))]
+
+
+def varies_on_more(stored_fields: Fields, fields: Fields) -> bool:
+    """True if a response with ``fields`` was selected by a request field that the stored response was
+    not selected by, or by what no other request matches."""
+    names = vary_names(fields)
+    return names is None or not set(names) <= set(vary_names(stored_fields) or ())
 
 
 def secondary_key(
@@ -89,12 +118,15 @@ def secondary_key(
 def normalise(name: bytes, values: Sequence[bytes], *, language_order: bool = True) -> bytes | None:
     """One value for all field values that 4.1 lets us treat as the same. None if absent.
 
-    ``name`` is the lower-case field name, ``values`` the values of its lines, in order. Lines are
-    combined, and whitespace around the commas of lists removed. Of Accept, Accept-Encoding and
-    Accept-Language members are lower-cased, weights written the shortest way, and all ordered by
-    weight; unless one is malformed, or carries a quoted string, when nothing but whitespace is
-    touched. Among equal weights order is kept but for Accept-Encoding, where it has no meaning, and,
-    without ``language_order``, for Accept-Language.
+    ``name`` is the lower-case field name, ``values`` the values of its lines, in order. Whitespace at
+    the ends is removed. Of fields that an RFC defines as lists, lines are combined, and whitespace
+    around commas and empty members removed; of any other field nothing else is touched, and several
+    lines differ from one line with commas. (A Cookie's lines are combined: RFC 9113 8.2.3.)
+
+    Of Accept, Accept-Encoding and Accept-Language members are lower-cased, weights written the
+    shortest way, and all ordered by weight; unless one is malformed, or carries a quoted string, when
+    nothing but whitespace is touched. Among equal weights order is kept but for Accept-Encoding, where
+    it has no meaning, and, without ``language_order``, for Accept-Language.
 
     Values over 1 KB are represented by their hash.
     """
@@ -102,24 +134,40 @@ def normalise(name: bytes, values: Sequence[bytes], *, language_order: bool = Tr
         return None
     if len(values) == 1:
         value = values[0]
+    elif name == b"cookie":
+        value = b"; ".join(values)  # RFC 9113 8.2.3: a Cookie may come in crumbs
+    elif name in _LISTS:
+        value = b", ".join(values)
     else:
-        # RFC 9113 8.2.3: a Cookie may come in crumbs, which are no list either.
-        value = (b"; " if name == b"cookie" else b", ").join(values)
+        return _lines(values)
     if len(value) > _CACHED_LENGTH:
         return _hashed(_normalise(name, value, language_order))
     return _cached_normalise(name, value, language_order)
 
 
+# NUL cannot occur in a field value (RFC 9110 5.5), so no client can send what stands for another
+# value: one NUL and a hash for a single line, two and the lines for several, three and a hash if they
+# are long. A single value that begins with a NUL all the same is hashed.
+
+
 def _hashed(value: bytes) -> bytes:
-    # NUL cannot occur in a field value (RFC 9110 5.5), and `_normalise` hashes what has one in
-    # front all the same, so no client can send a value that looks like another one's hash.
     return value if value[:1] == b"\0" else b"\0" + sha256(value).digest()
+
+
+def _lines(values: Sequence[bytes]) -> bytes:
+    """Several lines of a field that is no list: each behind its length."""
+    joined = b"".join(
+        [b"%d:%b" % (len(line), line) for line in (value.strip(b" \t") for value in values)]
+    )
+    if len(joined) > _CACHED_LENGTH:
+        return b"\0\0\0" + sha256(joined).digest()
+    return b"\0\0" + joined
 
 
 def _normalise(name: bytes, value: bytes, language_order: bool) -> bytes:
     if name == b"forwarded":
         value = told_by_forwarded(value).strip(b" \t")
-    elif name in _NO_LIST:
+    elif name not in _LISTS:
         value = value.strip(b" \t")
     else:
         members = split_list(value)

@@ -50,6 +50,7 @@ from __future__ import annotations
 import enum
 from typing import Final, Self
 
+from layergate.config import ONE_REQUEST_STATUSES
 from layergate.http.cache_control import CacheControl
 from layergate.http.fields import Fields, Lines, split_list
 from layergate.http.freshness import HEURISTICALLY_CACHEABLE, UNDERSTOOD_STATUSES
@@ -57,7 +58,6 @@ from layergate.http.selecting import vary_names
 
 __all__ = [
     "NEVER_STORED_FIELDS",
-    "ONE_REQUEST_STATUSES",
     "STORABLE_METHODS",
     "Refused",
     "authorization_allows",
@@ -105,6 +105,11 @@ class Refused(enum.Enum):
         "The response is a part, but none that can be checked: one range of bytes, asked for as one.",
     )
     NOT_MODIFIED = "not-modified", "3", "A 304 updates a stored response, it is none itself."
+    VALIDATOR = (
+        "validator",
+        "4.3.4",
+        "The 304 confirms with a strong entity tag what has a weak one, so it updates nothing stored.",
+    )
     MUST_UNDERSTAND = (
         "must-understand",
         "5.2.2.3",
@@ -142,6 +147,11 @@ class Refused(enum.Enum):
         "G1",
         "A rule's lifetime, or a guessed one, is not for a request with a cookie or credentials.",
     )
+    PATH = (
+        "path",
+        "G1",
+        "The path can be read in more than one way, and a rule's lifetime is not for such a target.",
+    )
     KEY_TOO_LONG = "key-too-long", "G7", "The cache key is longer than the configured cap."
     HOST = "host", "G9", "The request's host is missing, malformed or not one of those allowed."
     TAGS = (
@@ -168,10 +178,6 @@ STORABLE_METHODS: Final = frozenset({"GET"})
 """Section 3: "the request method is understood by the cache". HEAD is answered from, and may
 freshen (4.3.5), what GET stored; a HEAD response is not stored itself.
 """
-
-# Neither by status code nor by anything else that is part of a key could these be told from the
-# answer that another client should get. The module's docstring says which is which.
-ONE_REQUEST_STATUSES: Final = frozenset({407, 408, 412, 416, 417, 425, 426, 428, 429, 431, 511})
 
 
 def may_store(

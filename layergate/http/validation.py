@@ -4,6 +4,17 @@ Three parties are told apart: a client's preconditions, evaluated against a stor
 (`not_modified`); our own, sent to the origin (`conditional_lines`); and the origin's answer, a 304
 or the head of a HEAD, which renews a stored response (`freshens`, `head_matches`,
 `updated_fields`) or does not.
+
+*A departure from 4.3.4.* Middleware that compresses weakens the entity tag of a 200 and leaves the one
+of a 304 alone (Django's GZipMiddleware, nginx): stored is ``W/"x"``, the 304 says ``"x"``. No stored
+response has that strong validator, so "the cache MUST NOT use the new response to update any stored
+responses". LayerGate does not; by the letter it would now ask again without validators, and every
+revalidation would cost two calls. But ours was the only tag sent, and the origin compares weakly (RFC
+9110 13.1.2): it has just said that what we hold is unchanged. So what is stored answers this request, and
+those that wait for the same fetch (`same_but_for_strength`). Nothing stored is updated, and the next
+request asks again; from the second such 304 on, without validators, since only a 200 makes what is
+stored fresh. A tag that differs in more than its strength still means that the origin has something
+else: ask again.
 """
 
 from __future__ import annotations
@@ -15,7 +26,9 @@ from layergate.http.cache_control import CacheControl, parse_cache_control
 from layergate.http.dates import parse_http_date
 from layergate.http.etags import is_weak, parse_etag_list, strong_match, weak_match
 from layergate.http.fields import Fields, Lines
+from layergate.http.selecting import vary_names, with_vary
 from layergate.http.storing import unstorable_names
+from layergate.http.targeted import policy_of
 
 __all__ = [
     "CONDITIONAL_FIELDS",
@@ -25,6 +38,7 @@ __all__ = [
     "head_matches",
     "not_modified",
     "not_modified_lines",
+    "same_but_for_strength",
     "updated_fields",
 ]
 
@@ -121,6 +135,20 @@ def freshens(stored_fields: Fields, response_fields: Fields) -> bool:
     return modified is None or _same_time(modified, stored_fields.first(b"last-modified"))
 
 
+def same_but_for_strength(stored_fields: Fields, response_fields: Fields) -> bool:
+    """Whether a 304 that does not renew the stored response, whose entity tag was the only one sent,
+    says all the same that it is unchanged: the stored tag is weak, the 304 has the same as a strong one.
+    See the module."""
+    stored, tags = stored_fields.all(b"etag"), response_fields.all(b"etag")
+    return (
+        len(stored) == len(tags) == 1
+        and is_weak(stored[0])
+        and not is_weak(tags[0])
+        and weak_match(stored[0], tags[0])
+        and parse_etag_list(stored[0]) == stored
+    )
+
+
 def _same_time(a: bytes, b: bytes | None) -> bool:
     if a == b:
         return True
@@ -147,6 +175,7 @@ def updated_fields(
     new: Fields,
     cc: CacheControl,
     *,
+    targets: tuple[bytes, ...] = (),
     drop: frozenset[bytes] = frozenset(),
     allow_set_cookie: bool = False,
 ) -> Lines:
@@ -154,24 +183,49 @@ def updated_fields(
 
     "the cache MUST add each header field in the provided response to the stored response,
     replacing field values that are already present", all lines of a name at once. ``cc`` is the
-    Cache-Control of ``new``; ``drop`` and ``allow_set_cookie`` are the caller's, as for
-    `storable_fields` and `may_store`.
+    Cache-Control of ``new``, ``targets`` as for `policy_of`; ``drop`` and ``allow_set_cookie`` are the
+    caller's, as for `storable_fields` and `may_store`.
 
-    Excepted are, besides those named in the RFC, cookies unless allowed. Fields that a qualified
-    ``no-cache`` or ``private`` of the *resulting* Cache-Control names leave the stored response,
-    too. If ``new`` has no Date, none is kept, since the stored one dates the older message.
+    Excepted are, besides those named in the RFC, cookies unless allowed. If ``new`` has no Date, none is
+    kept, since the stored one dates the older message.
+
+    *An update never lets more requests have the response than before* (G1), whatever ``new`` leaves
+    out: a 304 goes through other middleware than the 200 did. Its Vary is added to the stored one, for
+    the stored body was selected by all of that. Fields that a qualified ``no-cache`` or ``private`` of
+    either Cache-Control names leave the stored response, and both name them from then on.
     """
-    excepted = unstorable_names(new, cc) | drop
-    if b"cache-control" not in new:
-        old = parse_cache_control(Fields(stored).get(b"cache-control"))
-        excepted = excepted | old.no_cache_fields | old.private_fields
+    before = Fields(stored)
+    private, no_cache = _qualified(before, targets)
+    excepted = unstorable_names(new, cc).union(drop, private, no_cache) - {b"vary"}
     removed = excepted
     excepted = excepted | _NOT_UPDATED
     if not allow_set_cookie:
         excepted |= _COOKIES
     added = [line for line in new.lines if line[0] not in excepted]
     replaced = removed.union([name for name, _ in added], (b"date",))
-    return [line for line in stored if line[0] not in replaced] + added
+    lines = [line for line in stored if line[0] not in replaced] + added
+    if private or no_cache:
+        now = parse_cache_control(Fields(lines).get(b"cache-control"))
+        for directive, names in (
+            (b"private", private - now.private_fields),
+            (b"no-cache", no_cache - now.no_cache_fields),
+        ):
+            if names:
+                value = b'%b="%b"' % (directive, b", ".join(sorted(names)))
+                lines.append((b"cache-control", value))
+    return with_vary(lines, vary_names(before) or ())
+
+
+def _qualified(
+    fields: Fields, targets: tuple[bytes, ...]
+) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """The fields that a qualified ``private``, and those that a qualified ``no-cache`` names."""
+    plain = parse_cache_control(fields.get(b"cache-control"))
+    ours = policy_of(fields, targets).directives
+    return (
+        plain.private_fields | ours.private_fields,
+        plain.no_cache_fields | ours.no_cache_fields,
+    )
 
 
 def head_matches(

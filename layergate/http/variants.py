@@ -6,21 +6,25 @@ request is forwarded to the origin server, potentially with preconditions added 
 responses the cache has already stored": their entity tags, all in one If-None-Match. A 304 that
 names one of them makes that stored response the answer, without its content crossing the wire.
 
-Only strong tags are sent, which are "unique across all ... representations" of a resource (RFC 9110
-8.8.3.3). Origins that make them of a record's version, the same for all its languages and codings, are
-common enough that this is not taken on trust: a tag is nominated only beside another one, of another
-body in the same content coding, so that this origin is seen to tell its variants apart; a tag that two
-bodies share is nobody's; and what a client could not decode is not nominated for it.
+*Off by default, and for codings only.* A strong tag is "unique across all ... representations" of a
+resource (RFC 9110 8.8.3.3), but many origins make it of the version of a record, and not of the page: the
+same for all languages, currencies and users. Such an origin says 304 for a tag that was stored with
+another user's page, and whoever asks gets that. No look at what is stored can tell: that two bodies were
+seen to have two tags proves nothing when they were stored at different times. So nothing is nominated,
+unless the option ``nominate_codings`` is on; and then only what differs from the request by
+Accept-Encoding alone. All other fields that select, those that a rule or a proxy adds included, have to
+select the same (`Cache.differing_by_coding`). Then the worst that such a tag can do is to bring the same content in another
+coding, and one that the client accepts by name.
 
-*Privacy.* Of responses that are selected by who is asking none is nominated (G1): origins that make
-an entity tag of a record's version, and forget that the page also greets its user, are common, and
-without us each client's own copy is all that their 304 ever confirmed.
+Only strong tags are sent, a tag that two bodies share is nobody's, and a 304 that says that its response
+varies on more than the stored one names none. *Privacy.* Of responses that are selected by who is asking
+none is nominated (G1).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from layergate.core.entry import Entry
@@ -29,14 +33,26 @@ from layergate.http.etags import strong_match
 from layergate.http.fields import Fields, Line, split_list
 from layergate.http.identity import Says, names_who
 from layergate.http.request import Request
-from layergate.http.selecting import vary_names
+from layergate.http.selecting import normalise, varies_on_more, vary_names
 from layergate.http.stored import StoredResponse
 
-__all__ = ["MAX_TAGS", "MAX_TAGS_LENGTH", "identified", "named", "nominated", "nominating_line"]
+__all__ = [
+    "CODING",
+    "MAX_TAGS",
+    "MAX_TAGS_LENGTH",
+    "Codings",
+    "identified",
+    "named",
+    "nominated",
+    "nominating_line",
+]
 
 MAX_TAGS: Final = 16
 MAX_TAGS_LENGTH: Final = 1024
 """Of the value of If-None-Match, bytes."""
+CODING: Final = b"accept-encoding"
+_MOST: Final = 32
+_LONGEST: Final = 256  # bytes
 
 # RFC 9110 8.8.3, without the weakness prefix.
 _STRONG: Final = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]*"').fullmatch
@@ -46,7 +62,7 @@ _NOT_BY: Final = frozenset({b"authorization", b"origin"})
 
 def nominated(request: Request, entries: Iterable[Entry]) -> tuple[Entry, ...]:
     """Of ``entries``, the stored variants of the request's target, most recent first, those whose
-    entity tags go to the origin with a request that selects none of them. None, or 2 to `MAX_TAGS`."""
+    entity tags go to the origin with a request that selects none of them. At most `MAX_TAGS`."""
     chosen: dict[bytes, Entry | None] = {}
     length = 0
     for entry in entries:
@@ -62,14 +78,32 @@ def nominated(request: Request, entries: Iterable[Entry]) -> tuple[Entry, ...]:
         if len(chosen) == MAX_TAGS or length > MAX_TAGS_LENGTH:
             break
         chosen[tag] = entry
-    found = [entry for entry in chosen.values() if entry is not None]
-    return tuple(entry for entry in found if any(_told_apart(entry, other) for other in found))
+    return tuple(entry for entry in chosen.values() if entry is not None)
 
 
-def _told_apart(entry: Entry, other: Entry) -> bool:
-    """Do the tags of these two, which differ, tell apart what is no mere change of coding?"""
-    one, two = entry.value, other.value
-    return bool(_codings(one.fields) == _codings(two.fields) and one.body != two.body)
+class Codings:
+    """The Accept-Encoding of requests whose responses are stored, as `normalise` writes it: which there
+    may be among a target's variants. Bounded; what is forgotten is not nominated."""
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes | None, None] = {}
+
+    def note(self, fields: Fields) -> None:
+        """A response to a request with these ``fields`` is stored that varies on Accept-Encoding."""
+        value = normalise(CODING, fields.all(CODING))
+        if value in self._seen or (value is not None and len(value) > _LONGEST):
+            return
+        while len(self._seen) >= _MOST:
+            self._seen.pop(next(iter(list(self._seen))), None)
+        self._seen[value] = None
+
+    def others(self, fields: Fields) -> Iterator[Fields]:
+        """The ``fields`` of a request, with each Accept-Encoding that is known in place of its own."""
+        rest = [line for line in fields.lines if line[0] != CODING]
+        for value in list(self._seen):  # (another thread may note one)
+            yield Fields(rest if value is None else [*rest, (CODING, value)])
 
 
 def _tag(request: Request, entry: Entry) -> bytes | None:
@@ -128,7 +162,9 @@ def named(nominees: tuple[Entry, ...], fields: Fields) -> Entry | None:
     tags = fields.all(b"etag")
     if len(tags) != 1:
         return None
-    return next((entry for entry in nominees if strong_match(tags[0], _tag_of(entry))), None)
+    found = next((entry for entry in nominees if strong_match(tags[0], _tag_of(entry))), None)
+    # Of what it varies on besides, nobody knows whether the stored one was selected by the same.
+    return None if found is None or varies_on_more(found.value.fields, fields) else found
 
 
 def identified(stored_fields: Fields, fields: Fields) -> bool:

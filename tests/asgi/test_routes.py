@@ -127,7 +127,8 @@ def test_the_decorator_needs_its_parentheses():
         ({"ttl": 60, "stale_while_revalidate": -1}, "stale_while_revalidate"),
         ({"ttl": 60, "tags": "product"}, "tags"),
         ({"ttl": 60, "vary": ["*"]}, "vary"),
-        ({"ttl": 60, "statuses": [206]}, "statuses"),
+        ({"ttl": 60, "statuses": [200]}, "write ttl={200: 60, 404: 5}"),
+        ({"ttl": {206: 60}}, "ttl"),
         ({"override": True}, "override"),
     ],
 )

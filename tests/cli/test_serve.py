@@ -173,9 +173,8 @@ host = "b.example"
 
 [[rules]]
 path = "/products/{id}"
-ttl = 60.5
+ttl = {200 = 60.5, 301 = inf, 404 = 5}
 tags = ["product:{id}"]
-statuses = [200, 404]
 
 [[rules]]
 path = "/private/*"
@@ -240,7 +239,8 @@ def test_check_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert told["options"]["via"] == {"value": None, "from": "layergate.toml:4"}
     assert told["upstreams"][1]["host"] == {"value": "b.example", "from": "layergate.toml:17"}
     assert told["upstreams"][1]["read_timeout"] == {"value": 5.0, "from": "layergate.toml:8"}
-    assert told["rules"][0]["statuses"] == {"value": [200, 404], "from": "layergate.toml:23"}
+    ttl = {"200": 60.5, "301": "inf", "404": 5}
+    assert told["rules"][0]["ttl"] == {"value": ttl, "from": "layergate.toml:21"}
 
 
 def test_check_of_what_cannot_work(capsys: pytest.CaptureFixture[str]):

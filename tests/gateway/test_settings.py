@@ -529,7 +529,7 @@ _SCALARS: Any = (
     | st.sampled_from(["1979-05-27T07:32:00Z", "1979-05-27", "07:32:00"]).map(lambda d: ("date", d))
 )
 _NAMES = st.sampled_from([
-    *SETTINGS, "path", "url", "ttl", "tags", "vary", "statuses", "hosts", "host", "bypass", "x", "",
+    *SETTINGS, "path", "url", "ttl", "tags", "vary", "statuses", "200", "404", "hosts", "host", "bypass", "x", "",
     "stale_if_error", "tls_ca_file", "é",
 ])  # fmt: skip
 _VALUES: Any = st.recursive(
@@ -556,6 +556,7 @@ def _toml(value: Any) -> str:
 @given(st.dictionaries(_NAMES, _VALUES, max_size=5))
 @example({"rules": [{"path": "/a", "ttl": 10**400}]})
 @example({"rules": [{"path": "/a", "statuses": [[1]]}]})
+@example({"rules": [{"path": "/a", "ttl": {"200": 1, "": []}}]})
 @example({"upstreams": [{"url": []}]})
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

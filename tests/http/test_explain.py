@@ -478,7 +478,7 @@ async def test_each_layer_is_told_and_none_is_written() -> None:
 
 
 async def test_json_there_and_back() -> None:
-    world = a_world(Rule("/", ttl=60, statuses=[200, 404]))
+    world = a_world(Rule("/", ttl={200: 60, 404: 5}))
     told = await world.explain(response=ok())
     text = json.dumps(told.as_json())
     again = Explanation.of_json(json.loads(text))

@@ -20,7 +20,7 @@ A, B = b"value-a", b"value-b"
 UPDATED = [
     b"test-header", b"x-test-header", b"content-foo", b"x-content-foo", b"cache-control",
     b"content-location", b"content-security-policy", b"content-type",
-    b"clear-site-data", b"date", b"etag", b"expires", b"last-modified", b"public-key-pins", b"vary",
+    b"clear-site-data", b"date", b"etag", b"expires", b"last-modified", b"public-key-pins",
     b"x-frame-options", b"x-xss-protection",
 ]  # fmt: skip
 
@@ -75,9 +75,25 @@ ROWS = [
      [(b"c", A), (b"cache-control", b'no-cache="a"')]),
     ("qualified-stored", [(b"cache-control", b'private="a"')], [(b"a", B)], {},
      [(b"cache-control", b'private="a"')]),
-    ("qualified-stored-replaced", [(b"cache-control", b'private="a"')],
-     [(b"cache-control", b"max-age=1"), (b"a", B)], {},
-     [(b"cache-control", b"max-age=1"), (b"a", B)]),
+    # G1: an update takes nothing away from what keeps a response, or a field, from others.
+    ("qualified-stored-stays", [(b"cache-control", b'private="a, b", no-cache="c"')],
+     [(b"cache-control", b'max-age=1, private="b"'), (b"a", B), (b"b", B), (b"c", B)], {},
+     [(b"cache-control", b'max-age=1, private="b"'), (b"cache-control", b'private="a"'),
+      (b"cache-control", b'no-cache="c"')]),
+    ("qualified-by-a-target", [(b"cdn-cache-control", b'private="a"')],
+     [(b"cdn-cache-control", b"max-age=1"), (b"a", B)], {"targets": (b"cdn-cache-control",)},
+     [(b"cdn-cache-control", b"max-age=1"), (b"cache-control", b'private="a"')]),
+    ("vary-added", [(b"x", A)], [(b"vary", b"foo")], {}, [(b"x", A), (b"vary", b"foo")]),
+    ("vary-kept", [(b"vary", b"foo")], [(b"x", A)], {}, [(b"vary", b"foo"), (b"x", A)]),
+    ("vary-narrower", [(b"vary", b"Cookie, Origin")], [(b"vary", b"Origin")], {},
+     [(b"vary", b"Origin"), (b"vary", b"cookie")]),
+    ("vary-wider", [(b"vary", b"Origin")], [(b"vary", b"Cookie, Origin")], {},
+     [(b"vary", b"Cookie, Origin")]),
+    ("vary-empty", [(b"vary", b"foo")], [(b"vary", b"")], {}, [(b"vary", b""), (b"vary", b"foo")]),
+    ("vary-star", [(b"vary", b"foo")], [(b"vary", b"*")], {}, [(b"vary", b"*")]),
+    ("vary-hop-by-hop", [(b"vary", b"foo")], [(b"connection", b"vary"), (b"vary", b"bar")], {},
+     [(b"vary", b"bar"), (b"vary", b"foo")]),
+    ("vary-hop-by-hop-only", [(b"vary", b"foo")], [(b"connection", b"vary")], {}, [(b"vary", b"foo")]),
     ("dropped-by-caller", [], [(b"a", B), (b"b", B)], {"drop": frozenset({b"a"})}, [(b"b", B)]),
     # G1: a cookie of a 304 is for the client that asked.
     ("set-cookie", [], [(b"Set-Cookie", B), (b"set-cookie2", B)], {}, []),

@@ -11,6 +11,7 @@ from layergate.http.validation import (
     has_validator,
     not_modified,
     not_modified_lines,
+    same_but_for_strength,
 )
 
 NOW = 1_700_000_000.0
@@ -200,3 +201,22 @@ IN_304 = [
 )
 def test_fields_of_a_304(names, expected):
     assert not_modified_lines(kept(*names)) == kept(*expected)
+
+
+def test_what_differs_in_strength_alone():
+    for stored, new, same in (
+        ([WEAK], [STRONG], True),
+        ([STRONG], [WEAK], False),  # which renews it
+        ([WEAK], [WEAK], False),
+        ([STRONG], [STRONG], False),
+        ([WEAK], [etag(b'"b"')], False),
+        ([WEAK], [], False),
+        ([], [STRONG], False),
+        ([LM], [STRONG], False),
+        ([WEAK, WEAK], [STRONG], False),
+        ([WEAK], [STRONG, STRONG], False),
+        ([etag(b'W/"a", W/"b"')], [STRONG], False),
+        ([etag(b"W/")], [etag(b"")], False),
+        ([etag(b"W/*")], [etag(b"*")], True),  # no tag, but one and the same
+    ):
+        assert same_but_for_strength(Fields(stored), Fields(new)) is same, (stored, new)

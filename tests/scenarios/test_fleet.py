@@ -28,13 +28,18 @@ _AT_HAND = "an instance sends the tags of the variants that its own memory holds
 _OWN_SAYING = "an instance's memory keeps what a path's responses said before"
 _OWN_INDEX = "an instance's memory keeps an index of variants that another one has changed"
 _OWN_MEMORY = "a variant is chosen by its language from what an instance has in memory"
+_OWN_COUNT = "an instance learns by itself which validators bring nothing"
 NOT_IN_A_FLEET: dict[str, str] = {
+    "304-strong-for-weak": _OWN_COUNT,
+    "304-strong-for-weak-swr": _OWN_COUNT,
     "combine-not-length": _OWN_COPY,
     "combine-not-overlap": _OWN_COPY,
     "combine-whole-changed": _OWN_COPY,
     "part-not-covering": _OWN_COPY,
     "part-not-nominated": _AT_HAND,
     "part-variant-and-default": _OWN_INDEX,
+    "304-updates-none-that-varies-on-less": _OWN_INDEX,
+    "rest-adds-vary": _OWN_INDEX,
     "req-no-cache": _OWN_COPY,
     "rule-head-freshens": _OWN_COPY,
     "304-silent-updates-the-one-asked-about": _OWN_INDEX,
@@ -53,6 +58,13 @@ NOT_IN_A_FLEET: dict[str, str] = {
     **{row.id: _OWN_MEMORY for row in SCENARIOS if row.options.get("language_match")},
 }
 
+# A path that is not UTF-8 is another one to each interface, and so has two keys.
+_OWN_DECODING = "ASGI and WSGI decode a path that is not UTF-8 differently"
+NOT_IN_A_FLEET |= {
+    one.id: _OWN_DECODING
+    for one in SCENARIOS
+    if one.id.startswith(("path-overlong", "path-plain-latin-1"))
+}
 NOT_IN_A_FLEET |= {one.id: _AT_HAND for one in SCENARIOS if one.id.startswith("nominated-")}
 
 NAMESPACE = "scenarios"
