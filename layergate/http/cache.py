@@ -43,10 +43,12 @@ from layergate.http import cache_status
 from layergate.http.cache_control import parse_cache_control
 from layergate.http.closer import CAREFUL, Audience, CloserLook, PlainSets
 from layergate.http.decision import (
+    PAUSED,
     Decision,
     Verdict,
     answers,
     decide,
+    is_reload,
     passes,
     stale_if_error,
     stale_if_unreachable,
@@ -192,6 +194,9 @@ class Cache:
         self._line_pool: dict[Line, Line] = {}
         # Hashes of targets whose origin answers several entity tags with a 304 that names none.
         self._unnamed: set[int] = set()
+        # When a reload of a target was last forwarded, by the hash of where its like is stored;
+        # oldest first. Behind ``_tally``.
+        self._reloads: dict[int, float] = {}
         # Bound once: each saves an attribute walk per hit.
         self._top_peek = stack.top_peek
         self._marks = stack.marks
@@ -447,11 +452,12 @@ class Cache:
         if self._fleet is not None:
             request.arrived = request.arrived or self._monotonic()
             until = request.arrived + float(self.options.coalesce_timeout)  # type: ignore[arg-type]
-        answer = await self._open(request, alone, fresh, until, late=late)
+        asked = self._now()
+        answer = await self._open(request, alone, fresh, until, asked, late=late)
         while isinstance(answer, _Landed):
             # Between threads once is enough: what is stored by now is from a fetch that ended just
             # before. Between instances it ends with the patience for them.
-            answer = await self._open(request, alone, fresh, until, last=True)
+            answer = await self._open(request, alone, fresh, until, asked, last=True)
         return answer
 
     def _too_late(self, exchange: Exchange) -> Serve:
@@ -469,6 +475,7 @@ class Cache:
         alone: bool,
         fresh: bool,
         until: float,
+        asked: float,
         *,
         late: bool = False,
         last: bool = False,
@@ -488,19 +495,30 @@ class Cache:
             if fresh:
                 entry, selected = None, selected._replace(variants=None)
             now = self.stack.runtime.now()
-            decision, fwd, _ = self.verdict(request, entry, now, vary_miss=selected.vary_miss)
+            verdict = self.verdict(request, entry, now, vary_miss=selected.vary_miss)
+            decision, fwd, _ = verdict
             if selected.language and decision is not Decision.HIT:
                 # It has just expired; and nothing is validated in another's name.
                 selected = selected._replace(entry=None, vary_miss=True, layer="", language=b"")
                 entry = None
                 decision, fwd, _ = self.verdict(request, None, now, vary_miss=True)
+            reload = is_reload(decision, fwd)
+            if reload:
+                selected = await self._newest(request, selected)
+                entry = selected.entry
+                verdict = self.verdict(request, entry, now, vary_miss=False)
+                if is_reload(verdict.decision, verdict.fwd):
+                    verdict = self.paused(request, selected, match, verdict, now, asked=asked)
+                decision, fwd, _ = verdict
+                reload = is_reload(decision, fwd)
             span.note(result=decision, layer=selected.layer or None)
             if entry is not None:
                 span.note(age=now - entry.value.generated)
                 span.link(entry.value.traceparent)
         if decision is Decision.HIT or decision is Decision.STALE:
             assert entry is not None
-            return self._serve(request, entry, match, selected, now, decision)
+            held = "reload-pause" if verdict is PAUSED else None
+            return self._serve(request, entry, match, selected, now, decision, held)
         if decision is Decision.GATEWAY_TIMEOUT:
             return _GATEWAY_TIMEOUT
         if request.foreign_range:
@@ -515,7 +533,63 @@ class Cache:
             or (entry is not None and self.stale_if_error(request, entry))
         ):
             return self._too_late(self._exchange(request, selected, None, entry, fwd, match))
-        return await self._forward(request, entry, fwd, match, selected, alone, until, last)
+        answer = await self._forward(request, entry, fwd, match, selected, alone, until, last)
+        if reload and isinstance(answer, Lead):
+            answer.exchange.reload = True
+            self._note_reload(selected.storage_key)
+        return answer
+
+    def paused(
+        self,
+        request: Request,
+        selected: _Selected,
+        match: Match | None,
+        verdict: Verdict,
+        now: float,
+        *,
+        asked: float = float("inf"),
+    ) -> Verdict:
+        """The ``verdict`` on a reload (see `is_reload`), or `PAUSED`: what is stored was fetched after
+        the request came, ``asked`` seconds since the epoch, or another reload was forwarded less
+        than ``reload_pause`` seconds ago.
+
+        One that is under way and has not begun to answer is rather waited for.
+        """
+        entry = selected.entry
+        assert entry is not None
+        stored: StoredResponse = entry.value
+        pause = float(self.options.reload_pause or 0.0)  # type: ignore[arg-type]
+        last = self._reloads.get(hash(selected.storage_key), 0.0)
+        if stored.reloaded:
+            last = max(last, stored.received)
+        if stored.requested <= asked and not 0.0 <= now - last < pause:
+            return verdict
+        present = self.flights.get(self.flight_key(request, match, selected))
+        if present is None or self.why_alone(request, entry, match, None) is not None:
+            return PAUSED
+        return verdict if present.joinable(request) else PAUSED
+
+    def _note_reload(self, key: bytes) -> None:
+        """A reload of what is stored under ``key`` is forwarded."""
+        mark = hash(key)
+        with self._tally:
+            self._reloads.pop(mark, None)
+            if len(self._reloads) >= _MEMO:
+                del self._reloads[next(iter(self._reloads))]
+            self._reloads[mark] = self._now()
+
+    async def _newest(self, request: Request, selected: _Selected) -> _Selected:
+        """What is ``selected`` for a reload, or what another instance has replaced it with since it
+        was copied here: this instance's own copy is fresh, so nothing else makes it look."""
+        seen = selected.entry
+        if self._fleet is None or seen is None:
+            return selected
+        found = await self.stack.lookup(selected.storage_key, after=seen)
+        if found is None or not isinstance(found.entry.value, StoredResponse):
+            return selected
+        if not covers(request, found.entry.value):
+            return selected
+        return selected._replace(entry=found.entry, layer=found.layer)
 
     def rest_of(self, request: Request, entry: Entry | None) -> Rest | None:
         """See `partial.rest_of`."""
@@ -545,11 +619,12 @@ class Cache:
         selected: _Selected,
         now: float,
         decision: Decision,
+        detail: str | None = None,
     ) -> Serve:
         ttl = _floor(entry.fresh_until - now)
         if decision is Decision.HIT:
             self._count_hit(request, selected.layer, now - entry.value.generated)
-            return Serve(self.respond(request, entry, self._status(ttl)))
+            return Serve(self.respond(request, entry, self._status(ttl, detail)))
         request.outcome, request.layer = "stale", selected.layer
         self.stack.counters.on("stale", request=request, reason="stale-while-revalidate")
         response = self.respond(request, entry, self._status(ttl, "stale-while-revalidate"))
@@ -801,6 +876,8 @@ class Cache:
             return True
         if request.cookie and await self._lookup(seen.storage_key + _WITH_COOKIE) is not None:
             return True
+        if now.entry is not None and now.entry.fresh_until > self._now():
+            now = await self._newest(request, now)  # (only a reload waits beside what is fresh)
         return now.entry is not None and (
             seen.entry is None or now.entry.fresh_until > seen.entry.fresh_until
         )

@@ -128,6 +128,7 @@ class Exchange:
         "pulse",
         "refreshes",
         "refused",
+        "reload",
         "request",
         "request_time",
         "response",
@@ -197,6 +198,7 @@ class Exchange:
         self.rest: Rest | None = None  # what is fetched, if less than the client asked for
         self.gave_up = False  # it has waited for a lease as long as one may
         self.marked = False  # its target was known not to be shareable
+        self.reload = False  # its request would not have what is fresh
         self.refreshes = False  # in the background, for the store alone
         self.lease: Lease | None = None
         # Of the fetch, from its beginning; those who wait for it link to it, and so does the entry.
@@ -799,6 +801,7 @@ class Exchange:
             authorized=plan.authorized,
             for_known=plan.for_known,
             immutable=plan.immutable,
+            reloaded=self.reload,
             requested=self.request_time,
             traceparent=self.span.reference,
             own=plan.own,

@@ -32,7 +32,8 @@ _AUTHORIZED: Final = 8
 _FOR_KNOWN: Final = 16
 _IMMUTABLE: Final = 32
 _SETS_COOKIES: Final = 64
-_FLAGS: Final = 127
+_RELOADED: Final = 128
+_FLAGS: Final = 255
 _OF_WHOLES: Final = frozenset({b"content-length", b"content-range"})
 _LONGEST: Final = 10**18  # octets of a representation
 
@@ -118,6 +119,7 @@ def _pack_response(stored: StoredResponse) -> list[Any]:
         | (_AUTHORIZED if stored.authorized else 0)
         | (_FOR_KNOWN if stored.for_known else 0)
         | (_IMMUTABLE if stored.immutable else 0)
+        | (_RELOADED if stored.reloaded else 0)
         | (_SETS_COOKIES if _sets_cookies(lines) else 0)
     )
     packed: list[Any] = [_HEAD.pack(stored.status, flags, *times), block, stored.body]
@@ -161,6 +163,7 @@ def _unpack_response(packed: Any) -> StoredResponse:
         authorized=flags & _AUTHORIZED != 0,
         for_known=flags & _FOR_KNOWN != 0,
         immutable=flags & _IMMUTABLE != 0,
+        reloaded=flags & _RELOADED != 0,
         traceparent=None if traceparent is None else _traceparent(traceparent),
         own=_own(own) if len(rest) == 2 else None,
     )

@@ -201,7 +201,7 @@ def test_every_field_of_a_response_travels() -> None:
     """Who adds one has to think of the wire: a new flag, or a new code."""
     assert set(StoredResponse.__slots__) - {"_fields", "audience"} == {
         "anonymous", "authorized", "body", "for_known", "generated", "immutable", "lines",
-        "no_stale", "own", "received", "requested", "revalidate", "status", "traceparent",
+        "no_stale", "own", "received", "reloaded", "requested", "revalidate", "status", "traceparent",
     }  # fmt: skip
     assert set(PartialResponse.__slots__) == {"parts", "vague", "whole"}
     assert VariantIndex._fields == ("names", "variants")
