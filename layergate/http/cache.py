@@ -584,10 +584,17 @@ class Cache:
         seen = selected.entry
         if self._fleet is None or seen is None:
             return selected
-        found = await self.stack.lookup(selected.storage_key, after=seen)
-        if found is None or not isinstance(found.entry.value, StoredResponse):
-            return selected
-        if not covers(request, found.entry.value):
+
+        def enough(entry: Entry) -> bool:
+            return (
+                entry is not seen
+                and entry.created >= seen.created
+                and isinstance(entry.value, StoredResponse)
+                and covers(request, entry.value)
+            )
+
+        found = await self.stack.lookup(selected.storage_key, enough=enough)
+        if found is None or not enough(found.entry):
             return selected
         return selected._replace(entry=found.entry, layer=found.layer)
 

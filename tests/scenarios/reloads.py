@@ -56,9 +56,9 @@ row("reload-not-authorized", "3.5", fetch(FRESH), fetch(FRESH, NO_CACHE), fetch(
 row("reload-refused", P, fetch(FRESH), fetch(ok("private", body=b"mine"), NO_CACHE, ("Cookie", "a=1")), hit(b"one"))
 row("reload-purged", "4.4", fetch(FRESH), fetch(FRESH, NO_CACHE), Step("PUT", origin=(ok(),), cs={"fwd": "method"}), fetch(TWO, NO_CACHE))
 row("reload-together", P, fetch(FRESH),
-    Step(headers=(NO_CACHE,), concurrent=10, origin=(TWO,), content=b"two", cs={}, advance=5))
-row("reload-together-without-a-pause", P, fetch(FRESH), Step(headers=(NO_CACHE,), concurrent=10, origin=(TWO,), content=b"two", cs={}),
-    Step(headers=(NO_CACHE,), concurrent=10, origin=(FRESH,), content=b"one", cs={}), reload_pause=None)
+    Step(headers=(NO_CACHE,), concurrent=4, origin=(TWO,), content=b"two", cs={}, advance=5))
+row("reload-together-without-a-pause", P, fetch(FRESH), Step(headers=(NO_CACHE,), concurrent=4, origin=(TWO,), content=b"two", cs={}),
+    Step(headers=(NO_CACHE,), concurrent=4, origin=(FRESH,), content=b"one", cs={}), reload_pause=None)
 for off in (None, 0):
     row(f"reload-pause-{off}", "5.2.1.4", fetch(FRESH), fetch(TWO, NO_CACHE), fetch(FRESH, NO_CACHE), reload_pause=off)
 row("reload-not-heard", P, fetch(FRESH), hit(b"one", NO_CACHE, cs={"detail": None}), request_directives=False)

@@ -36,6 +36,7 @@ NOT_IN_A_FLEET: dict[str, str] = {
     "part-not-nominated": _AT_HAND,
     "part-variant-and-default": _OWN_INDEX,
     "req-no-cache": _OWN_COPY,
+    "reload-not-an-ordinary-one": _OWN_COPY,
     "rule-head-freshens": _OWN_COPY,
     "304-silent-updates-the-one-asked-about": _OWN_INDEX,
     "304-updates-all-that-could-be-chosen": _OWN_INDEX,
