@@ -57,6 +57,7 @@ from layergate.http.exchange import Exchange, State
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.forwarding import forwarding_of
 from layergate.http.groups import group_marks
+from layergate.http.hit_for_miss import credentials_witness, joined, speaks_of_target, witness
 from layergate.http.invalidation import invalidated_uris, invalidates
 from layergate.http.key import label_of, variant_key
 from layergate.http.languages import in_language
@@ -104,9 +105,11 @@ _ERROR_MARKER: Final = 1.0
 # Those that responses name in Vary, each with and without what proxies tell (see `forwarding`).
 _MAX_NAME_SETS: Final = 8
 _INDEX_LIFETIME: Final = 60.0  # at least; as long as its longest-lived variant
-# Appended to a key: the flights and markers of requests that carry cookies, where a rule's lifetime
+# Appended to a key: the markers of requests that carry cookies, and their flights where a rule's lifetime
 # will not do for them. A key's lengths are in its head, so this is never another target's key.
 _WITH_COOKIE: Final = b"\x00cookie"
+# So too: the marker of what is stored, but stale. The response may yet be validated, or stand in.
+_BESIDE: Final = b"\x00marker"
 
 
 _UNSHARED_FWD: Final = {Refused.COOKIE: "request", Refused.AUTHORIZATION: "request"}
@@ -300,8 +303,13 @@ class Cache:
             self.stack.peek_failed(error)
             return None
         if stored.__class__ is not StoredResponse:
-            if stored.__class__ is HitForMiss and self._forwards_plainly(fields):
-                return stored if entry.fresh_until > self._now() else None
+            if (
+                stored.__class__ is HitForMiss
+                and self._forwards_plainly(fields)
+                and entry.fresh_until > self._now()
+                and (not stored.witnesses or witness(fields.items()) in stored.witnesses)
+            ):
+                return stored
             return None
         now = self._now()
         ttl = entry.fresh_until - now
@@ -762,6 +770,7 @@ class Cache:
                     return instead
         else:
             exchange = self._exchange(request, selected, None, entry, fwd, match)
+        exchange.marked = marker is not None
         self.stack.counters.on("fetch", request=request, reason=fwd)
         exchange.begin()
         return Lead(exchange)
@@ -775,10 +784,13 @@ class Cache:
         self, request: Request, selected: _Selected, *, quiet: bool = False
     ) -> HitForMiss | None:
         """The marker that keeps this request from waiting for others, if there is one."""
-        if request.cookie and selected.marker is None:
-            key = selected.storage_key + _WITH_COOKIE
-            return self._live_marker(await self._lookup(key, quiet=quiet))
-        return selected.marker
+        marker, key = selected.marker, selected.storage_key
+        if marker is None and selected.entry is not None:
+            marker = self._live_marker(request, await self._lookup(key + _BESIDE, quiet=quiet))
+        if marker is None and request.cookie:
+            found = await self._lookup(key + _WITH_COOKIE, quiet=quiet)
+            marker = self._live_marker(request, found, credentials=True)
+        return marker
 
     def why_alone(
         self,
@@ -879,9 +891,7 @@ class Cache:
     async def _landed(self, request: Request, seen: _Selected) -> bool:
         """Is there now something else stored for this request than when it was looked up?"""
         now = await self._select(request)
-        if now.marker is not None or now.storage_key != seen.storage_key:
-            return True
-        if request.cookie and await self._lookup(seen.storage_key + _WITH_COOKIE) is not None:
+        if now.storage_key != seen.storage_key or await self.marker_for(request, now) is not None:
             return True
         if now.entry is not None and now.entry.fresh_until > self._now():
             now = await self._newest(request, now)  # (only a reload waits beside what is fresh)
@@ -918,7 +928,6 @@ class Cache:
             fwd=fwd,
             match=match,
         )
-        exchange.marked = selected.marker is not None
         index = selected.variants
         exchange.several = index is not None and len(index.names) > 1
         exchange.nominate(self.nominees(request, selected, entry))
@@ -944,11 +953,19 @@ class Cache:
         return nominated(request, whole)
 
     def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
-        """The marker for requests with cookies to a target whose lifetime is a rule's, if the
-        request has nothing that calls for a closer look."""
+        """The marker for requests with these cookies or other credentials, if the request has nothing
+        that calls for a closer look."""
         if not self._forwards_plainly(fields):
             return None
-        return self._live_marker(self.stack.peek(key + _WITH_COOKIE))
+        entry = self.stack.peek(key + _WITH_COOKIE)
+        if entry is None or entry.fresh_until <= self._now():
+            return None
+        marker = entry.value
+        if not isinstance(marker, HitForMiss):
+            return None
+        if marker.witnesses and credentials_witness(fields.items()) not in marker.witnesses:
+            return None
+        return marker
 
     async def late(
         self, request: Request, match: Match | None, *, stamp: int, request_time: float
@@ -958,6 +975,7 @@ class Cache:
         selected = await self._select(request)
         reason = passes(request, max_key_length=self.options.max_key_length)
         exchange = self._exchange(request, selected, None, None, "miss", match)
+        exchange.marked = await self.marker_for(request, selected) is not None
         exchange.stamp = stamp
         exchange.request_time = request_time
         exchange.refused = reason
@@ -1006,6 +1024,8 @@ class Cache:
             value = entry.value
             if isinstance(value, VariantIndex):  # another instance's may know of more
                 return any(self.forwarding.part_of(names) == told for names in value.names)
+            if isinstance(value, HitForMiss):  # (of others: what they share may lie below)
+                return self._live_marker(request, entry) is not None
             return not isinstance(value, PartialResponse) or covers(request, value)
 
         home = variant_key(key, self.secondary(told, request.fields)) if told else key
@@ -1013,13 +1033,13 @@ class Cache:
         if found is None or not isinstance(found.entry.value, VariantIndex):
             if told:
                 # What is stored there is for requests by which the app is told nothing.
-                marker = self._live_marker(await self._lookup(home, quiet=quiet))
+                marker = self._live_marker(request, await self._lookup(home, quiet=quiet))
                 return _Selected(None, home, marker, found is not None)
             if found is None:
                 return _Selected(None, key, None, False)
             if isinstance(found.entry.value, StoredResponse):
                 return _Selected(found.entry, key, None, False, found.layer)
-            return _Selected(None, key, self._live_marker(found.entry), False)
+            return _Selected(None, key, self._live_marker(request, found.entry), False)
         value = found.entry.value
         first: bytes | None = None
         marker = None
@@ -1033,7 +1053,7 @@ class Cache:
                 continue
             if isinstance(found.entry.value, StoredResponse):
                 return _Selected(found.entry, variant, None, False, found.layer, value)
-            marker = self._live_marker(found.entry) or marker
+            marker = self._live_marker(request, found.entry) or marker
         return _Selected(None, first or home, marker, True, "", value)
 
     async def _where(self, request: Request, *, quiet: bool) -> bytes:
@@ -1096,10 +1116,21 @@ class Cache:
         found = await self._find(key, quiet=quiet)
         return None if found is None else found.entry
 
-    def _live_marker(self, entry: Entry | None) -> HitForMiss | None:
+    def _live_marker(
+        self, request: Request, entry: Entry | None, *, credentials: bool = False
+    ) -> HitForMiss | None:
+        """The marker in ``entry``, if it is one for this request. ``credentials``: one for requests
+        that have some."""
         if entry is None or entry.fresh_until <= self.stack.runtime.now():
             return None
-        return entry.value if isinstance(entry.value, HitForMiss) else None
+        marker = entry.value
+        if not isinstance(marker, HitForMiss):
+            return None
+        if marker.witnesses:
+            own = credentials_witness if credentials else witness
+            if own(request.fields.lines) not in marker.witnesses:
+                return None
+        return marker
 
     # -- answers -------------------------------------------------------------------------------
 
@@ -1282,19 +1313,32 @@ class Cache:
         stored = not await self._overtaken(key, entry) and await self.stack.store(key, entry)
         if stored and exchange.variance is not None and exchange.sought == request.exact:
             await self.stack.discard(request.exact)  # which would be looked at first
-        if stored and exchange.marked and self._fleet is not None:
-            # What other instances remember of it (see `_settle`) was true until now.
-            tag = _marker_tag(exchange.primary)
-            await self.stack.invalidate((Mark("tag", tag),), wait=0.0)
+        if stored and exchange.marked:
+            await self._end_marker(exchange)
         if not stored:
             self.stack.counters.on("refused", request=request, reason=Refused.PURGED.token)
         return stored
 
-    async def _is_anonymous(self, key: bytes) -> bool:
-        """Is what is stored here for clients without cookies only?"""
-        present = await self._lookup(key)
-        stored = None if present is None else present.value
-        return isinstance(stored, StoredResponse) and stored.anonymous
+    async def _end_marker(self, exchange: Exchange) -> None:
+        """What is asked for is shareable again: forget that it was not, here and on every other
+        instance."""
+        exchange.marked = False
+        for suffix in (b"", _BESIDE, _WITH_COOKIE):
+            key = exchange.storage_key + suffix
+            entry = await self._lookup(key)
+            if entry is not None and isinstance(entry.value, HitForMiss):
+                await self.stack.discard(key)
+        if self._fleet is not None:
+            tag = _marker_tag(exchange.primary)
+            await self.stack.invalidate((Mark("tag", tag),), wait=0.0)
+
+    def _remembers(self, key: bytes) -> bool:
+        """Does this instance have a marker for what is asked for under ``key``, whoever it is for?"""
+        return any(
+            (entry := self.stack.glance(key + suffix)) is not None
+            and isinstance(entry.value, HitForMiss)
+            for suffix in (b"", _BESIDE, _WITH_COOKIE)
+        )
 
     async def _overtaken(self, key: bytes, entry: Entry) -> bool:
         """Is what is stored from a fetch that began later, or after a purge that this one did not
@@ -1374,9 +1418,10 @@ class Cache:
     async def settle(self, exchange: Exchange) -> None:
         """What the head of a response tells those who come after it.
 
-        Of a shareable response that varies, by what. Of a refused one, a hit-for-miss marker where
-        it would have been stored, in place of what is there, which the origin has just replaced
-        with something not to be kept.
+        Of a shareable response that varies, by what, and that no marker is true any more. Of a refused
+        one, a hit-for-miss marker; see `hit_for_miss`. It takes the place of no stored response: one
+        that is fresh answers all that a marker could keep from waiting, and one that is stale may yet
+        be validated, or stand in for an error.
         """
         try:
             await self._settle(exchange)
@@ -1401,34 +1446,55 @@ class Cache:
                 await self._say(exchange, exchange.variance, exchange.plan.expires)
             if exchange.plan.names:
                 await self._index(exchange.primary, exchange.plan.names, request.fields)
+            if exchange.plan.shareable and (
+                exchange.marked or self._remembers(exchange.storage_key)
+            ):
+                await self._end_marker(exchange)
             return
         ttl = self.marker_ttl(exchange)
         if reason is None or not ttl:
             return
         now = self.stack.runtime.now()
         key = exchange.storage_key
-        if reason is Refused.COOKIE or (
-            request.cookie and (_apart(exchange.match) or await self._is_anonymous(key))
-        ):
+        lines = request.fields.lines
+        if request.cookie:
             # What a client with cookies gets says nothing about what the others share.
             key += _WITH_COOKIE
-        present = await self._lookup(key)
-        if present is not None and (
-            present.stamp > exchange.stamp  # what is stored is newer
-            or (isinstance(present.value, HitForMiss) and present.fresh_until - now > ttl / 2)
-        ):
-            return
+        stored = await self._lookup(key)
+        if stored is not None and not isinstance(stored.value, HitForMiss):
+            if stored.fresh_until > now or not isinstance(stored.value, StoredResponse):
+                return
+            if stored.stale_while_revalidate and speaks_of_target(exchange.origin_status or 0):
+                # The origin was asked for it, and has something else now: no more of this unasked.
+                asked = stored.windowed(0.0, None)
+                asked.checked = stored.checked
+                await self.stack.store(key, asked)
+            key += _BESIDE
+            stored = await self._lookup(key)
+        own = credentials_witness(lines) if request.cookie else witness(lines)
+        status, present = exchange.origin_status or 0, None
+        if stored is not None:
+            if stored.stamp > exchange.stamp:  # what is stored is newer
+                return
+            left = stored.fresh_until - now
+            if left > ttl / 2 and self._live_marker(request, stored, credentials=request.cookie):
+                return
+            if left >= ttl and not speaks_of_target(status):
+                return
+            if left > 0 and (left > _ERROR_MARKER or ttl <= _ERROR_MARKER):
+                present = stored.value
+        value = joined(present, reason, own, status)
         if exchange.storage_key != exchange.primary:
             # One of many variants, and as bounded in number as those that are stored.
             told = self.forwarding.told(request.fields.names()) or None
             await self._index(exchange.primary, told, request.fields, key, now + ttl)
         marker = Entry(
-            HitForMiss(reason),
+            value,
             created=now,
             fresh_until=now + ttl,
             tags=() if self._fleet is None else (_marker_tag(exchange.primary),),
             stamp=self.stack.marks.position,
-            size=64,
+            size=64 + sum(map(len, value.witnesses)),
         )
         await self.stack.store(key, marker)
 
@@ -1450,7 +1516,15 @@ class Cache:
             # An error does not replace what may be validated later.
             stored = exchange.entry is not None or exchange.fwd == "partial"
             return 0.0 if stored else min(ttl, _ERROR_MARKER)
-        return ttl
+        return ttl if speaks_of_target(status) else min(ttl, _ERROR_MARKER)
+
+    def spoke_of_one(self, exchange: Exchange, request: Request) -> bool:
+        """True if a response that released those who waited for it may well be due to what its own
+        request says and ``request`` does not: those decide anew, and may wait for one of them."""
+        status = exchange.origin_status or 0
+        if not 400 <= status <= 500 or speaks_of_target(status):
+            return False
+        return witness(request.fields.lines) != witness(exchange.request.fields.lines)
 
     def interned(self, lines: Lines) -> Lines:
         """The same lines, equal ones shared between responses: most fields of most responses are

@@ -202,9 +202,12 @@ class VariantIndex(NamedTuple):
 
 
 class HitForMiss(NamedTuple):
-    """A short-lived marker: what is asked for is not shareable, so do not collapse requests."""
+    """A short-lived marker: what is asked for is not shareable, so do not collapse requests.
+
+    ``witnesses``: what the requests that it is for say (see `hit_for_miss`); none: it is for all."""
 
     reason: Refused
+    witnesses: tuple[bytes, ...] = ()
 
 
 class Served(NamedTuple):

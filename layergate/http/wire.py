@@ -43,6 +43,8 @@ _MAX_LINES: Final = 1000
 _MAX_NAME_SETS: Final = 64
 _MAX_NAMES: Final = 256  # of a set
 _MAX_VARIANTS: Final = 10_000  # `max_variants` is 32 by default
+_MAX_WITNESSES: Final = 64
+_WITNESS: Final = 16  # bytes
 _MAX_KEY: Final = 1024 * 1024  # bytes; `max_key_length` is 8192 by default
 
 _MEMO: Final = 2048  # lines
@@ -252,15 +254,24 @@ def _unpack_index(packed: Any) -> VariantIndex:
     return VariantIndex(tuple(map(tuple, names)), tuple(variants))
 
 
-def _pack_marker(marker: HitForMiss) -> str:
-    return marker.reason.token
+def _pack_marker(marker: HitForMiss) -> Any:
+    token = marker.reason.token
+    return [token, list(marker.witnesses)] if marker.witnesses else token
 
 
 def _unpack_marker(packed: Any) -> HitForMiss:
-    reason = _REASONS.get(packed)
+    token, witnesses = packed if type(packed) is list else (packed, None)
+    reason = _REASONS.get(token) if type(token) is str else None
     if reason is None:
         raise ValueError("a reason is not known here")
-    return HitForMiss(reason)
+    if witnesses is None:
+        return HitForMiss(reason)
+    if type(witnesses) is not list or not 0 < len(witnesses) <= _MAX_WITNESSES:
+        raise ValueError("the witnesses of a marker are malformed, or too many")
+    for one in witnesses:
+        if type(one) is not bytes or len(one) != _WITNESS:
+            raise ValueError("a witness of a marker is malformed")
+    return HitForMiss(reason, tuple(witnesses))
 
 
 def _pack_variance(variance: SearchVariance) -> list[Any]:

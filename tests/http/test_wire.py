@@ -205,7 +205,7 @@ def test_every_field_of_a_response_travels() -> None:
     }  # fmt: skip
     assert set(PartialResponse.__slots__) == {"parts", "vague", "whole"}
     assert VariantIndex._fields == ("names", "variants")
-    assert HitForMiss._fields == ("reason",)
+    assert HitForMiss._fields == ("reason", "witnesses")
     assert SearchVariance._fields == ("ordered", "only", "names")
 
 
