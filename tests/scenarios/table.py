@@ -2375,5 +2375,6 @@ search("unreachable", at_("/p?utm=1", fetch(ok("max-age=10", UTM))), at_("/p?utm
 
 # Subjects with a file of their own, which add their rows to these.
 import tests.scenarios.forwarding  # noqa: E402 - they need what is above
-import tests.scenarios.known_users  # noqa: E402, F401
-import tests.scenarios.reloads  # noqa: E402, F401 - more rows, of one subject each
+import tests.scenarios.known_users  # noqa: E402
+import tests.scenarios.markers  # noqa: E402
+import tests.scenarios.reloads  # noqa: E402, F401
