@@ -32,6 +32,7 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from layergate.config import MAX_TAG_LENGTH, Options
+from layergate.core.codec import FAR
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN
 from layergate.core.fleet import Waited
@@ -40,6 +41,7 @@ from layergate.core.invalidation import Mark, PurgeReceipt, glob
 from layergate.core.stack import Found, Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
+from layergate.http.admission import Admission
 from layergate.http.cache_control import parse_cache_control
 from layergate.http.closer import CAREFUL, Audience, CloserLook, PlainSets
 from layergate.http.decision import (
@@ -96,7 +98,7 @@ _CAREFUL_BESIDE: Final = CAREFUL - {b"authorization"}
 _REQUEST_ONLY: Final = frozenset({
     Refused.REQUEST_NO_STORE, Refused.AUTHORIZATION, Refused.COOKIE, Refused.USER, Refused.METHOD,
     Refused.REQUEST_BODY, Refused.RANGE, Refused.BUDGET, Refused.PURGED, Refused.NOT_MODIFIED,
-    Refused.INCOMPLETE, Refused.LENGTH_MISMATCH,
+    Refused.INCOMPLETE, Refused.LENGTH_MISMATCH, Refused.VARIANTS,
 })  # fmt: skip
 # And those that say something about the range that was asked for.
 _RANGE_ONLY: Final = frozenset({Refused.PARTIAL, Refused.TOO_LARGE})
@@ -185,6 +187,7 @@ class Cache:
         self.rules = RuleSet(options.rules)
         self.flights: Flights[Exchange] = Flights(stack.runtime)
         self.identifier = cache_status.identifier(options.name)
+        self._admission = Admission(stack)
         self._tally = stack.runtime.lock()  # of the three below: ``+=`` loses counts under threads
         self._inflight = 0
         self._waiters = 0
@@ -1252,7 +1255,9 @@ class Cache:
             self.identifier,
             exchange.fwd,
             fwd_status=304 if conditional else 206 if exchange.completed == 200 else None,
-            stored=True if exchange.plan is not None and not follower else None,
+            stored=True
+            if exchange.plan is not None and exchange.refused is None and not follower
+            else None,
             collapsed=True if follower else None,
             detail=None if exchange.refused is None else exchange.refused.token,
         )
@@ -1300,7 +1305,11 @@ class Cache:
             self.not_stored(exchange, Refused.SUPERSEDED)
             return False
         request = exchange.request
-        key = await self._place(exchange.primary, plan.names, request.fields, entry)
+        key = await self._place(exchange, plan.names, entry)
+        if key is None:
+            exchange.refused = Refused.VARIANTS
+            self.not_stored(exchange, Refused.VARIANTS)
+            return False
         if isinstance(entry.value, PartialResponse) and exchange.state is not State.ANSWERED:
             found = await self._find(key, _complete)
             entry = combined(
@@ -1313,6 +1322,8 @@ class Cache:
         stored = not await self._overtaken(key, entry) and await self.stack.store(key, entry)
         if stored and exchange.variance is not None and exchange.sought == request.exact:
             await self.stack.discard(request.exact)  # which would be looked at first
+        if stored and exchange.sights > 1:
+            self.stack.peek(key)  # it has been asked for before: that counts as a read
         if stored and exchange.marked:
             await self._end_marker(exchange)
         if not stored:
@@ -1352,18 +1363,46 @@ class Cache:
         return isinstance(newer, StoredResponse) and newer.requested > entry.value.requested
 
     async def _place(
-        self, primary: bytes, names: tuple[bytes, ...], fields: Fields, entry: Entry
-    ) -> bytes:
-        """The key to store under. A target that varied once keeps its index: a response without
-        Vary then is one more variant, looked at last, since "the cache SHOULD choose the most
-        recent stored response with a valid Vary field value" (4.1)."""
+        self, exchange: Exchange, names: tuple[bytes, ...], entry: Entry
+    ) -> bytes | None:
+        """The key to store under; None if there is no room for one more variant. A target that varied
+        once keeps its index: a response without Vary then is one more variant, looked at last, since
+        "the cache SHOULD choose the most recent stored response with a valid Vary field value" (4.1)."""
+        primary, fields = exchange.primary, exchange.request.fields
         if not names:
             present = await self._lookup(primary)
             if present is None or not isinstance(present.value, VariantIndex):
                 return primary
         key = variant_key(primary, self.secondary(names, fields))
-        await self._index(primary, names, fields, key, entry.expires)
-        return key
+        sights = exchange.sights
+        kept = await self._index(primary, names, fields, key, entry.expires, sights=sights)
+        return key if kept else None
+
+    def has_room(self, exchange: Exchange, plan: Plan, *, quiet: bool = False) -> bool:
+        """True if what is planned is no new variant, or may become one; see `admission`. As far as is
+        known in this process. ``quiet``: nothing is noted."""
+        present = self.stack.glance(exchange.primary)
+        index = None if present is None else present.value
+        if not isinstance(index, VariantIndex):
+            return True
+        variant = variant_key(exchange.primary, exchange.secondary)
+        cap = self.options.max_variants
+        if variant in index.variants:
+            return True
+        if len(index.variants) >= cap:
+            sights = 1 if quiet else self._admission.sighted(variant)
+            room = self._admission.room(index, variant, cap, sights=sights)
+            if not quiet:
+                exchange.sights = sights
+                if room is None:
+                    self._admission.fade(exchange.primary, index)
+            if room is None:
+                return False
+        return (
+            plan.names in index.names
+            or len(index.names) < _MAX_NAME_SETS
+            or self._admission.idle_names(index, index.names, self.forwarding) is not None
+        )
 
     async def _index(
         self,
@@ -1372,43 +1411,94 @@ class Cache:
         fields: Fields,
         variant: bytes | None = None,
         expires: float = 0.0,
-    ) -> None:
+        *,
+        sights: int = 0,
+        marker: bool = False,
+    ) -> bool:
         """Note in the index of a target that it varies by ``names`` (None: as is known), and the
-        new ``variant``."""
+        new ``variant``. False, with nothing noted, if there is no room for it. ``sights``, ``marker``:
+        see `Admission.room`."""
         present = await self._lookup(primary)
         value = None if present is None else present.value
         now = self.stack.runtime.now()
         if isinstance(value, VariantIndex):
             if variant is None and names in value.names:
-                return
+                return True
+            value = await self._merged(primary, value)
         elif names is None:
-            return
+            return True
         else:
             value = VariantIndex((), ())
             if present is not None and isinstance(present.value, StoredResponse):
                 default = variant_key(primary, self.secondary((), fields))
+                read = self.stack.reads(primary)
                 await self.stack.store(default, present)
-                value = VariantIndex(((),), (default,))
+                if read:
+                    self.stack.peek(default)
+                value = VariantIndex(((),), (default,), (_end(present.expires),))
         sets = list(value.names)
+        if names is not None and names not in sets:
+            while len(sets) >= _MAX_NAME_SETS:
+                idle = self._admission.idle_names(value, sets, self.forwarding)
+                if idle is None:
+                    return False
+                sets.remove(idle)
         if names is not None:
             sets = [names, *(other for other in sets if other != names)]
         sets.sort(key=lambda item: item == ())  # stable: most recent first, () last
-        while len(sets) > _MAX_NAME_SETS:
-            del sets[-2 if sets[-1] == () else -1]
+        ends = dict(zip(value.variants, value.expires, strict=False))
         variants = list(value.variants)
         if variant is not None:
+            cap = self.options.max_variants
+            while variant not in variants and len(variants) >= cap:
+                room = self._admission.room(
+                    VariantIndex((), tuple(variants), _ends(variants, ends)),
+                    variant,
+                    cap,
+                    sights=sights,
+                    marker=marker,
+                )
+                if room is None or room.victim is None:
+                    return False
+                variants.remove(room.victim)
+                self._admission.gave_way(room.victim)
+                await self.stack.discard(room.victim)
             variants = [*(other for other in variants if other != variant), variant]
-        while len(variants) > self.options.max_variants:
-            await self.stack.discard(variants.pop(0))
+            ends[variant] = _end(expires)
         expires = max(expires, now + _INDEX_LIFETIME, 0.0 if present is None else present.expires)
         index = Entry(
-            VariantIndex(tuple(sets), tuple(variants)),
+            VariantIndex(tuple(sets), tuple(variants), _ends(variants, ends)),
             created=now,
             fresh_until=expires,
             stamp=self.stack.marks.position,
-            size=64 + sum(len(other) for other in variants),
+            size=64 + sum(len(other) + 8 for other in variants),
         )
         await self.stack.store(primary, index)
+        return True
+
+    async def _merged(self, primary: bytes, own: VariantIndex) -> VariantIndex:
+        """This instance's index of a target and what others have made of it: theirs, with what is read
+        here. Nothing that somebody reads is lost when two change it at once."""
+        if self.stack.peek_is_enough:
+            return own
+        held = [one.entry for one in (await self.stack.survey(primary))[1:] if not one.purged]
+        theirs = next((one.value for one in held if one is not None), None)
+        if not isinstance(theirs, VariantIndex):
+            return own
+        names = [one for one in theirs.names if one]
+        names += (one for one in own.names if one and one not in names)
+        if () in theirs.names or () in own.names:
+            names[_MAX_NAME_SETS - 1 :] = [()]
+        ends = dict(zip(own.variants, own.expires, strict=False))
+        ends |= dict(zip(theirs.variants, theirs.expires, strict=False))
+        room = self.options.max_variants - len(theirs.variants)
+        more = [
+            one
+            for one in reversed(own.variants)
+            if one not in theirs.variants and self.stack.reads(one)
+        ]
+        variants = [*reversed(more[: max(room, 0)]), *theirs.variants]
+        return VariantIndex(tuple(names[:_MAX_NAME_SETS]), tuple(variants), _ends(variants, ends))
 
     def not_stored(self, exchange: Exchange, reason: Refused) -> None:
         """A response was refused."""
@@ -1441,7 +1531,7 @@ class Cache:
                 await self.stack.discard(exchange.storage_key)
             return
         request, reason = exchange.request, exchange.refused
-        if exchange.plan is not None and reason is None:
+        if exchange.plan is not None and (reason is None or reason is Refused.VARIANTS):
             if exchange.variance is not None:
                 await self._say(exchange, exchange.variance, exchange.plan.expires)
             if exchange.plan.names:
@@ -1487,7 +1577,11 @@ class Cache:
         if exchange.storage_key != exchange.primary:
             # One of many variants, and as bounded in number as those that are stored.
             told = self.forwarding.told(request.fields.names()) or None
-            await self._index(exchange.primary, told, request.fields, key, now + ttl)
+            ends = now + ttl
+            if not await self._index(
+                exchange.primary, told, request.fields, key, ends, marker=True
+            ):
+                return
         marker = Entry(
             value,
             created=now,
@@ -1920,6 +2014,16 @@ def _apart(match: Match | None) -> bool:
     """Is there a rule's lifetime, and not for requests with cookies? These would only wait to hear
     no, and what they get says nothing about what the others share."""
     return match is not None and match.rule.ttl is not None and not match.rule.allow_cookie
+
+
+def _end(expires: float) -> int:
+    """When a variant ends, as its index has it."""
+    return int(min(max(expires, 0.0), FAR))
+
+
+def _ends(variants: list[bytes], ends: Mapping[bytes, int]) -> tuple[int, ...]:
+    """The ends of all ``variants``; nothing if that of one is not known."""
+    return tuple(ends[one] for one in variants) if all(one in ends for one in variants) else ()
 
 
 def _complete(entry: Entry) -> bool:

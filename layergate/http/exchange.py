@@ -135,6 +135,7 @@ class Exchange:
         "rest",
         "secondary",
         "several",
+        "sights",
         "solo",
         "sought",
         "span",
@@ -204,6 +205,7 @@ class Exchange:
         # Of the fetch, from its beginning; those who wait for it link to it, and so does the entry.
         self.span: Span = NO_SPAN
         self.cause: str | None = None  # the span of the request that wants a background refresh
+        self.sights = 0  # how often its variant has come without being kept; see `admission`
         self.several = False  # more than one stored response may be selected by this request
         self.nominees: tuple[Entry, ...] = ()  # variants that a 304 may name; see `variants`
         self.conditional = False
@@ -412,6 +414,9 @@ class Exchange:
         cleaned = with_vary(cleaned, planned.vary)
         planned = self.plan = self.located(planned)
         self.secondary = cache.secondary(planned.names, self.request.fields)
+        if not cache.has_room(self, planned):
+            self.refused = Refused.VARIANTS  # for who waits for it now, and not for later
+            cache.not_stored(self, self.refused)
         own = [] if self._part is None else self._part.own
         self.response = Head(status, cleaned, planned.lines + own)
         self.client_lines = [*cleaned, *cache.forward_line(self)]
@@ -576,7 +581,10 @@ class Exchange:
             plan = self.plan = self.located(planned)
             self.secondary = cache.secondary(plan.names, self.request.fields)
             self.entry = self.entry_for(plan, stored.status, plan.lines, stored.body, stored)
-            self._storing = True
+            self._storing = cache.has_room(self, plan)
+            if not self._storing:
+                self.refused = Refused.VARIANTS
+                cache.not_stored(self, self.refused)
             self._confirmation = fields if self.several else None
         else:
             # Valid for this request, not to be kept any longer.
@@ -755,6 +763,8 @@ class Exchange:
     async def _commit(self) -> None:
         plan = self.plan
         assert plan is not None
+        if self.refused is Refused.VARIANTS:
+            return
         if self.state is State.ANSWERED:
             assert self.entry is not None
             entry = self.entry

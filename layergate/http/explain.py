@@ -1000,6 +1000,11 @@ class _Trace:
                 text = "For so long nobody waits for another one's response to this target."
                 self._add("marker", _age(ttl), "G4", text, None, seconds=ttl)
             return False, planned.token, f"Not stored: {planned.explain}"
+        planned = exchange.located(planned)
+        exchange.secondary = self._cache.secondary(planned.names, exchange.request.fields)
+        if not self._cache.has_room(exchange, planned, quiet=True):
+            self._refusal("storable", Refused.VARIANTS)
+            return False, Refused.VARIANTS.token, f"Not stored: {Refused.VARIANTS.explain}"
         text = "Nothing forbids to store it, and something allows it."
         self._add("storable", "stored", "3", text, True, status=status)
         self._lifetime(planned.lifetime, planned.fresh_until - self._now)

@@ -194,11 +194,13 @@ class VariantIndex(NamedTuple):
     """Under a primary key whose responses vary: by what, and which variants there are.
 
     ``names``: sets of request fields to select by, most recent first.
-    ``variants``: the keys of the stored variants, oldest first; the cap on variants drops these.
+    ``variants``: the keys of the stored variants, oldest first; see `admission`.
+    ``expires``: when each of these ends, seconds since the epoch; none: that is not known.
     """
 
     names: tuple[tuple[bytes, ...], ...]
     variants: tuple[bytes, ...]
+    expires: tuple[int, ...] = ()
 
 
 class HitForMiss(NamedTuple):

@@ -232,13 +232,22 @@ def _unpack_partial(packed: Any) -> PartialResponse:
 
 
 def _pack_index(index: VariantIndex) -> list[Any]:
-    packed = [[list(names) for names in index.names], list(index.variants)]
+    packed: list[Any] = [[list(names) for names in index.names], list(index.variants)]
+    if index.expires:
+        packed.append(list(index.expires))
     _unpack_index(packed)
     return packed
 
 
 def _unpack_index(packed: Any) -> VariantIndex:
-    names, variants = packed
+    # The last is optional: an index that was written before it was known has none.
+    names, variants, *rest = packed
+    expires = rest[0] if rest else []
+    if type(expires) is not list or len(rest) > 1 or (rest and not expires):
+        raise ValueError("the ends of variants are malformed")
+    for end in expires:
+        if type(end) is not int or not 0 <= end <= FAR:
+            raise ValueError("the end of a variant is malformed")
     for items, most in ((names, _MAX_NAME_SETS), (variants, _MAX_VARIANTS)):
         if type(items) is not list or len(items) > most:
             raise ValueError("an index of variants is malformed, or too long")
@@ -251,7 +260,9 @@ def _unpack_index(packed: Any) -> VariantIndex:
     for key in variants:
         if type(key) is not bytes or not 0 < len(key) <= _MAX_KEY:
             raise ValueError("the key of a variant is malformed, or too long")
-    return VariantIndex(tuple(map(tuple, names)), tuple(variants))
+    if rest and len(expires) != len(variants):
+        raise ValueError("the ends of variants are too few or too many")
+    return VariantIndex(tuple(map(tuple, names)), tuple(variants), tuple(expires))
 
 
 def _pack_marker(marker: HitForMiss) -> Any:
