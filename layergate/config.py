@@ -483,6 +483,9 @@ class Options:
 
     What is heard and said
       ``request_directives``  obey the Cache-Control of requests (RFC 9111 5.2.1).
+      ``reload_pause``      how often clients may have what is fresh fetched again all the same
+                            (``no-cache``, ``max-age=0`` …): after such a reload, others of its target
+                            are answered from the store for so long. s. None or 0: each is forwarded.
       ``cache_status``      send Cache-Status (RFC 9211).
       ``name``              LayerGate's name in there.
       ``strip_tags``        keep Cache-Tag and Surrogate-Key from clients.
@@ -530,6 +533,7 @@ class Options:
     origin_timeout: Seconds | None = None
     stale_if_unreachable: Seconds | None = None
     request_directives: bool = True
+    reload_pause: Seconds | None = 1.0
     cache_status: bool = True
     name: str = "LayerGate"
     strip_tags: bool = True
@@ -599,7 +603,7 @@ class Options:
         put(self, "layer_timeout", seconds(self.layer_timeout, "layer_timeout", "", optional=False))
         if not self.layer_timeout:
             raise ConfigError("layer_timeout must be > 0 seconds, got 0; 0.25 is the default")
-        for option in ("origin_timeout", "stale_if_unreachable"):
+        for option in ("origin_timeout", "stale_if_unreachable", "reload_pause"):
             put(self, option, seconds(getattr(self, option), option, ""))
         for option in (
             "collapse", "request_directives", "cache_status", "strip_tags", "trace_keys",

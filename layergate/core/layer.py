@@ -31,7 +31,8 @@ class Layer(Protocol):
     operations, and the stack's ``layer_timeout`` is not for it.
 
     Optional method: ``look``, as `get`, for an observer: it leaves no trace in ``stats``, nor in what is
-    evicted next.
+    evicted next. ``reads`` and ``fade``, of a top layer: how often something has been read of late, for
+    what bounds the number of entries of one kind; see `MemoryLayer.reads`.
     """
 
     @property

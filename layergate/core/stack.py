@@ -248,6 +248,27 @@ class Stack:
             return None
         return entry
 
+    def reads(self, key: Key) -> int | None:
+        """How often an entry of the top layer has been read of late; None if it holds none. 0 where
+        it does not count."""
+        reads: Callable[[Key], int | None] | None = getattr(self.layers[0], "reads", None)
+        if reads is None:
+            return None if self.glance(key) is None else 0
+        try:
+            return reads(key)
+        except Exception as error:
+            self.peek_failed(error)
+            return None
+
+    def fade(self, key: Key) -> None:
+        """Have the top layer forget one read of an entry, if it counts them."""
+        fade: Callable[[Key], None] | None = getattr(self.layers[0], "fade", None)
+        if fade is not None:
+            try:
+                fade(key)
+            except Exception as error:
+                self.peek_failed(error)
+
     def peek_failed(self, error: Exception) -> None:
         """The top layer's peek raised, or gave something that is no entry."""
         top = self.layers[0].name

@@ -150,6 +150,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
         ("via", _T.TEXT, "pseudonym in Via and CDN-Loop; none: neither"),
         ("pass_upgrades", _T.SWITCH, "pass Upgrade (WebSocket) to the upstream; else 501"),
         ("request_directives", _T.SWITCH, "obey the Cache-Control of requests"),
+        ("reload_pause", _T.SECONDS, "for so long after a client's reload (no-cache), others of its target are answered from the store; none: never"),
         ("cache_status", _T.SWITCH, "send Cache-Status"),
         ("name", _T.TEXT, "LayerGate's name in there"),
         ("strip_tags", _T.SWITCH, "keep Cache-Tag and Surrogate-Key from clients"),

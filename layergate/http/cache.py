@@ -32,6 +32,7 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from layergate.config import MAX_TAG_LENGTH, ONE_REQUEST_STATUSES, Options
+from layergate.core.codec import FAR
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN
 from layergate.core.fleet import Waited
@@ -40,13 +41,16 @@ from layergate.core.invalidation import Mark, PurgeReceipt, glob
 from layergate.core.stack import Found, Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
+from layergate.http.admission import Admission
 from layergate.http.cache_control import parse_cache_control
 from layergate.http.closer import CAREFUL, Audience, CloserLook, PlainSets
 from layergate.http.decision import (
+    PAUSED,
     Decision,
     Verdict,
     answers,
     decide,
+    is_reload,
     passes,
     stale_if_error,
     stale_if_unreachable,
@@ -56,6 +60,7 @@ from layergate.http.exchange import Exchange, State
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.forwarding import forwarding_of
 from layergate.http.groups import group_marks
+from layergate.http.hit_for_miss import credentials_witness, joined, speaks_of_target, witness
 from layergate.http.invalidation import invalidated_uris, invalidates
 from layergate.http.key import label_of, variant_key
 from layergate.http.languages import in_language
@@ -99,7 +104,7 @@ _CAREFUL_BESIDE: Final = CAREFUL - {b"authorization"}
 _REQUEST_ONLY: Final = frozenset({
     Refused.REQUEST_NO_STORE, Refused.AUTHORIZATION, Refused.COOKIE, Refused.USER, Refused.METHOD,
     Refused.REQUEST_BODY, Refused.RANGE, Refused.BUDGET, Refused.PURGED, Refused.NOT_MODIFIED,
-    Refused.INCOMPLETE, Refused.LENGTH_MISMATCH, Refused.VALIDATOR,
+    Refused.INCOMPLETE, Refused.LENGTH_MISMATCH, Refused.VALIDATOR, Refused.VARIANTS,
 })  # fmt: skip
 # And those that say something about the range that was asked for.
 _RANGE_ONLY: Final = frozenset({Refused.PARTIAL, Refused.TOO_LARGE})
@@ -108,9 +113,11 @@ _ERROR_MARKER: Final = 1.0
 # Those that responses name in Vary, each with and without what proxies tell (see `forwarding`).
 _MAX_NAME_SETS: Final = 8
 _INDEX_LIFETIME: Final = 60.0  # at least; as long as its longest-lived variant
-# Appended to a key: the flights and markers of requests that carry cookies, where a rule's lifetime
+# Appended to a key: the markers of requests that carry cookies, and their flights where a rule's lifetime
 # will not do for them. A key's lengths are in its head, so this is never another target's key.
 _WITH_COOKIE: Final = b"\x00cookie"
+# So too: the marker of what is stored, but stale. The response may yet be validated, or stand in.
+_BESIDE: Final = b"\x00marker"
 
 
 _UNSHARED_FWD: Final = {Refused.COOKIE: "request", Refused.AUTHORIZATION: "request"}
@@ -186,6 +193,7 @@ class Cache:
         self.rules = RuleSet(options.rules)
         self.flights: Flights[Exchange] = Flights(stack.runtime)
         self.identifier = cache_status.identifier(options.name)
+        self._admission = Admission(stack)
         self._tally = stack.runtime.lock()  # of the three below: ``+=`` loses counts under threads
         self._inflight = 0
         self._waiters = 0
@@ -201,6 +209,9 @@ class Cache:
         # How often a 304 confirmed what is stored under a key with a strong tag for its weak one, by hash.
         self._strengthened: dict[int, int] = {}
         self._codings = Codings()  # that variants are stored for, if they may be nominated
+        # When a reload of a target was last forwarded, by the hash of where its like is stored;
+        # oldest first. Behind ``_tally``.
+        self._reloads: dict[int, float] = {}
         # Bound once: each saves an attribute walk per hit.
         self._top_peek = stack.top_peek
         self._marks = stack.marks
@@ -304,8 +315,13 @@ class Cache:
             self.stack.peek_failed(error)
             return None
         if stored.__class__ is not StoredResponse:
-            if stored.__class__ is HitForMiss and self._forwards_plainly(fields):
-                return stored if entry.fresh_until > self._now() else None
+            if (
+                stored.__class__ is HitForMiss
+                and self._forwards_plainly(fields)
+                and entry.fresh_until > self._now()
+                and (not stored.witnesses or witness(fields.items()) in stored.witnesses)
+            ):
+                return stored
             return None
         now = self._now()
         ttl = entry.fresh_until - now
@@ -456,11 +472,12 @@ class Cache:
         if self._fleet is not None:
             request.arrived = request.arrived or self._monotonic()
             until = request.arrived + float(self.options.coalesce_timeout)  # type: ignore[arg-type]
-        answer = await self._open(request, alone, fresh, until, late=late)
+        asked = self._now()
+        answer = await self._open(request, alone, fresh, until, asked, late=late)
         while isinstance(answer, _Landed):
             # Between threads once is enough: what is stored by now is from a fetch that ended just
             # before. Between instances it ends with the patience for them.
-            answer = await self._open(request, alone, fresh, until, last=True)
+            answer = await self._open(request, alone, fresh, until, asked, last=True)
         return answer
 
     def _too_late(self, exchange: Exchange) -> Serve:
@@ -478,6 +495,7 @@ class Cache:
         alone: bool,
         fresh: bool,
         until: float,
+        asked: float,
         *,
         late: bool = False,
         last: bool = False,
@@ -497,19 +515,30 @@ class Cache:
             if fresh:
                 entry, selected = None, selected._replace(variants=None)
             now = self.stack.runtime.now()
-            decision, fwd, _ = self.verdict(request, entry, now, vary_miss=selected.vary_miss)
+            verdict = self.verdict(request, entry, now, vary_miss=selected.vary_miss)
+            decision, fwd, _ = verdict
             if selected.language and decision is not Decision.HIT:
                 # It has just expired; and nothing is validated in another's name.
                 selected = selected._replace(entry=None, vary_miss=True, layer="", language=b"")
                 entry = None
                 decision, fwd, _ = self.verdict(request, None, now, vary_miss=True)
+            reload = is_reload(decision, fwd)
+            if reload:
+                selected = await self._newest(request, selected)
+                entry = selected.entry
+                verdict = self.verdict(request, entry, now, vary_miss=False)
+                if is_reload(verdict.decision, verdict.fwd):
+                    verdict = self.paused(request, selected, match, verdict, now, asked=asked)
+                decision, fwd, _ = verdict
+                reload = is_reload(decision, fwd)
             span.note(result=decision, layer=selected.layer or None)
             if entry is not None:
                 span.note(age=now - entry.value.generated)
                 span.link(entry.value.traceparent)
         if decision is Decision.HIT or decision is Decision.STALE:
             assert entry is not None
-            return self._serve(request, entry, match, selected, now, decision)
+            held = "reload-pause" if verdict is PAUSED else None
+            return self._serve(request, entry, match, selected, now, decision, held)
         if decision is Decision.GATEWAY_TIMEOUT:
             return _GATEWAY_TIMEOUT
         if request.foreign_range:
@@ -524,7 +553,70 @@ class Cache:
             or (entry is not None and self.stale_if_error(request, entry))
         ):
             return self._too_late(self._exchange(request, selected, None, entry, fwd, match))
-        return await self._forward(request, entry, fwd, match, selected, alone, until, last)
+        answer = await self._forward(request, entry, fwd, match, selected, alone, until, last)
+        if reload and isinstance(answer, Lead):
+            answer.exchange.reload = True
+            self._note_reload(selected.storage_key)
+        return answer
+
+    def paused(
+        self,
+        request: Request,
+        selected: _Selected,
+        match: Match | None,
+        verdict: Verdict,
+        now: float,
+        *,
+        asked: float = float("inf"),
+    ) -> Verdict:
+        """The ``verdict`` on a reload (see `is_reload`), or `PAUSED`: what is stored was fetched after
+        the request came, ``asked`` seconds since the epoch, or another reload was forwarded less
+        than ``reload_pause`` seconds ago.
+
+        One that is under way and has not begun to answer is rather waited for.
+        """
+        entry = selected.entry
+        assert entry is not None
+        stored: StoredResponse = entry.value
+        pause = float(self.options.reload_pause or 0.0)  # type: ignore[arg-type]
+        last = self._reloads.get(hash(selected.storage_key), 0.0)
+        if stored.reloaded:
+            last = max(last, stored.received)
+        if stored.requested <= asked and not 0.0 <= now - last < pause:
+            return verdict
+        present = self.flights.get(self.flight_key(request, match, selected))
+        if present is None or self.why_alone(request, entry, match, None) is not None:
+            return PAUSED
+        return verdict if present.joinable(request) else PAUSED
+
+    def _note_reload(self, key: bytes) -> None:
+        """A reload of what is stored under ``key`` is forwarded."""
+        mark = hash(key)
+        with self._tally:
+            self._reloads.pop(mark, None)
+            if len(self._reloads) >= _MEMO:
+                del self._reloads[next(iter(self._reloads))]
+            self._reloads[mark] = self._now()
+
+    async def _newest(self, request: Request, selected: _Selected) -> _Selected:
+        """What is ``selected`` for a reload, or what another instance has replaced it with since it
+        was copied here: this instance's own copy is fresh, so nothing else makes it look."""
+        seen = selected.entry
+        if self._fleet is None or seen is None:
+            return selected
+
+        def enough(entry: Entry) -> bool:
+            return (
+                entry is not seen
+                and entry.created >= seen.created
+                and isinstance(entry.value, StoredResponse)
+                and covers(request, entry.value)
+            )
+
+        found = await self.stack.lookup(selected.storage_key, enough=enough)
+        if found is None or not enough(found.entry):
+            return selected
+        return selected._replace(entry=found.entry, layer=found.layer)
 
     def rest_of(self, request: Request, entry: Entry | None) -> Rest | None:
         """See `partial.rest_of`."""
@@ -554,11 +646,12 @@ class Cache:
         selected: _Selected,
         now: float,
         decision: Decision,
+        detail: str | None = None,
     ) -> Serve:
         ttl = _floor(entry.fresh_until - now)
         if decision is Decision.HIT:
             self._count_hit(request, selected.layer, now - entry.value.generated)
-            return Serve(self.respond(request, entry, self._status(ttl)))
+            return Serve(self.respond(request, entry, self._status(ttl, detail)))
         request.outcome, request.layer = "stale", selected.layer
         self.stack.counters.on("stale", request=request, reason="stale-while-revalidate")
         response = self.respond(request, entry, self._status(ttl, "stale-while-revalidate"))
@@ -689,6 +782,7 @@ class Cache:
                     return instead
         else:
             exchange = self._exchange(request, selected, None, entry, fwd, match)
+        exchange.marked = marker is not None
         self.stack.counters.on("fetch", request=request, reason=fwd)
         exchange.begin()
         return Lead(exchange)
@@ -702,10 +796,13 @@ class Cache:
         self, request: Request, selected: _Selected, *, quiet: bool = False
     ) -> HitForMiss | None:
         """The marker that keeps this request from waiting for others, if there is one."""
-        if request.cookie and selected.marker is None:
-            key = selected.storage_key + _WITH_COOKIE
-            return self._live_marker(await self._lookup(key, quiet=quiet))
-        return selected.marker
+        marker, key = selected.marker, selected.storage_key
+        if marker is None and selected.entry is not None:
+            marker = self._live_marker(request, await self._lookup(key + _BESIDE, quiet=quiet))
+        if marker is None and request.cookie:
+            found = await self._lookup(key + _WITH_COOKIE, quiet=quiet)
+            marker = self._live_marker(request, found, credentials=True)
+        return marker
 
     def why_alone(
         self,
@@ -806,10 +903,10 @@ class Cache:
     async def _landed(self, request: Request, seen: _Selected) -> bool:
         """Is there now something else stored for this request than when it was looked up?"""
         now = await self._select(request)
-        if now.marker is not None or now.storage_key != seen.storage_key:
+        if now.storage_key != seen.storage_key or await self.marker_for(request, now) is not None:
             return True
-        if request.cookie and await self._lookup(seen.storage_key + _WITH_COOKIE) is not None:
-            return True
+        if now.entry is not None and now.entry.fresh_until > self._now():
+            now = await self._newest(request, now)  # (only a reload waits beside what is fresh)
         return now.entry is not None and (
             seen.entry is None or now.entry.fresh_until > seen.entry.fresh_until
         )
@@ -843,7 +940,6 @@ class Cache:
             fwd=fwd,
             match=match,
         )
-        exchange.marked = selected.marker is not None
         index = selected.variants
         exchange.several = index is not None and len(index.names) > 1
         exchange.nominate(self.nominees(request, selected, entry, match))
@@ -899,11 +995,19 @@ class Cache:
         return conditional_lines(stored.fields)
 
     def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
-        """The marker for requests with cookies to a target whose lifetime is a rule's, if the
-        request has nothing that calls for a closer look."""
+        """The marker for requests with these cookies or other credentials, if the request has nothing
+        that calls for a closer look."""
         if not self._forwards_plainly(fields):
             return None
-        return self._live_marker(self.stack.peek(key + _WITH_COOKIE))
+        entry = self.stack.peek(key + _WITH_COOKIE)
+        if entry is None or entry.fresh_until <= self._now():
+            return None
+        marker = entry.value
+        if not isinstance(marker, HitForMiss):
+            return None
+        if marker.witnesses and credentials_witness(fields.items()) not in marker.witnesses:
+            return None
+        return marker
 
     async def late(
         self, request: Request, match: Match | None, *, stamp: int, request_time: float
@@ -913,6 +1017,7 @@ class Cache:
         selected = await self._select(request)
         reason = passes(request, max_key_length=self.options.max_key_length)
         exchange = self._exchange(request, selected, None, None, "miss", match)
+        exchange.marked = await self.marker_for(request, selected) is not None
         exchange.stamp = stamp
         exchange.request_time = request_time
         exchange.refused = reason
@@ -961,6 +1066,8 @@ class Cache:
             value = entry.value
             if isinstance(value, VariantIndex):  # another instance's may know of more
                 return any(self.forwarding.part_of(names) == told for names in value.names)
+            if isinstance(value, HitForMiss):  # (of others: what they share may lie below)
+                return self._live_marker(request, entry) is not None
             return not isinstance(value, PartialResponse) or covers(request, value)
 
         home = variant_key(key, self.secondary(told, request.fields)) if told else key
@@ -968,13 +1075,13 @@ class Cache:
         if found is None or not isinstance(found.entry.value, VariantIndex):
             if told:
                 # What is stored there is for requests by which the app is told nothing.
-                marker = self._live_marker(await self._lookup(home, quiet=quiet))
+                marker = self._live_marker(request, await self._lookup(home, quiet=quiet))
                 return _Selected(None, home, marker, found is not None)
             if found is None:
                 return _Selected(None, key, None, False)
             if isinstance(found.entry.value, StoredResponse):
                 return _Selected(found.entry, key, None, False, found.layer)
-            return _Selected(None, key, self._live_marker(found.entry), False)
+            return _Selected(None, key, self._live_marker(request, found.entry), False)
         value = found.entry.value
         first: bytes | None = None
         marker = None
@@ -988,7 +1095,7 @@ class Cache:
                 continue
             if isinstance(found.entry.value, StoredResponse):
                 return _Selected(found.entry, variant, None, False, found.layer, value)
-            marker = self._live_marker(found.entry) or marker
+            marker = self._live_marker(request, found.entry) or marker
         return _Selected(None, first or home, marker, True, "", value)
 
     async def _where(self, request: Request, *, quiet: bool) -> bytes:
@@ -1051,10 +1158,21 @@ class Cache:
         found = await self._find(key, quiet=quiet)
         return None if found is None else found.entry
 
-    def _live_marker(self, entry: Entry | None) -> HitForMiss | None:
+    def _live_marker(
+        self, request: Request, entry: Entry | None, *, credentials: bool = False
+    ) -> HitForMiss | None:
+        """The marker in ``entry``, if it is one for this request. ``credentials``: one for requests
+        that have some."""
         if entry is None or entry.fresh_until <= self.stack.runtime.now():
             return None
-        return entry.value if isinstance(entry.value, HitForMiss) else None
+        marker = entry.value
+        if not isinstance(marker, HitForMiss):
+            return None
+        if marker.witnesses:
+            own = credentials_witness if credentials else witness
+            if own(request.fields.lines) not in marker.witnesses:
+                return None
+        return marker
 
     # -- answers -------------------------------------------------------------------------------
 
@@ -1176,7 +1294,9 @@ class Cache:
             self.identifier,
             exchange.fwd,
             fwd_status=304 if conditional else 206 if exchange.completed == 200 else None,
-            stored=True if exchange.plan is not None and not follower else None,
+            stored=True
+            if exchange.plan is not None and exchange.refused is None and not follower
+            else None,
             collapsed=True if follower else None,
             detail=None if exchange.refused is None else exchange.refused.token,
         )
@@ -1226,7 +1346,11 @@ class Cache:
         request = exchange.request
         if exchange.state is State.ANSWERED and plan.names:
             await self._give_up_older(exchange, plan)
-        key = await self._place(exchange.primary, plan.names, request.fields, entry)
+        key = await self._place(exchange, plan.names, entry)
+        if key is None:
+            exchange.refused = Refused.VARIANTS
+            self.not_stored(exchange, Refused.VARIANTS)
+            return False
         if isinstance(entry.value, PartialResponse) and exchange.state is not State.ANSWERED:
             found = await self._find(key, _complete)
             entry = combined(
@@ -1239,10 +1363,10 @@ class Cache:
         stored = not await self._overtaken(key, entry) and await self.stack.store(key, entry)
         if stored and exchange.variance is not None and exchange.sought == request.exact:
             await self.stack.discard(request.exact)  # which would be looked at first
-        if stored and exchange.marked and self._fleet is not None:
-            # What other instances remember of it (see `_settle`) was true until now.
-            tag = _marker_tag(exchange.primary)
-            await self.stack.invalidate((Mark("tag", tag),), wait=0.0)
+        if stored and exchange.sights > 1:
+            self.stack.peek(key)  # it has been asked for before: that counts as a read
+        if stored and exchange.marked:
+            await self._end_marker(exchange)
         if not stored:
             self.stack.counters.on("refused", request=request, reason=Refused.PURGED.token)
         return stored
@@ -1269,11 +1393,26 @@ class Cache:
             # stored as well: the next request fetches it.
             await self.stack.invalidate(self._reaching((Mark("key", label_of(key)),)), wait=0.0)
 
-    async def _is_anonymous(self, key: bytes) -> bool:
-        """Is what is stored here for clients without cookies only?"""
-        present = await self._lookup(key)
-        stored = None if present is None else present.value
-        return isinstance(stored, StoredResponse) and stored.anonymous
+    async def _end_marker(self, exchange: Exchange) -> None:
+        """What is asked for is shareable again: forget that it was not, here and on every other
+        instance."""
+        exchange.marked = False
+        for suffix in (b"", _BESIDE, _WITH_COOKIE):
+            key = exchange.storage_key + suffix
+            entry = await self._lookup(key)
+            if entry is not None and isinstance(entry.value, HitForMiss):
+                await self.stack.discard(key)
+        if self._fleet is not None:
+            tag = _marker_tag(exchange.primary)
+            await self.stack.invalidate((Mark("tag", tag),), wait=0.0)
+
+    def _remembers(self, key: bytes) -> bool:
+        """Does this instance have a marker for what is asked for under ``key``, whoever it is for?"""
+        return any(
+            (entry := self.stack.glance(key + suffix)) is not None
+            and isinstance(entry.value, HitForMiss)
+            for suffix in (b"", _BESIDE, _WITH_COOKIE)
+        )
 
     async def _overtaken(self, key: bytes, entry: Entry) -> bool:
         """Is what is stored from a fetch that began later, or after a purge that this one did not
@@ -1287,20 +1426,48 @@ class Cache:
         return isinstance(newer, StoredResponse) and newer.requested > entry.value.requested
 
     async def _place(
-        self, primary: bytes, names: tuple[bytes, ...], fields: Fields, entry: Entry
-    ) -> bytes:
-        """The key to store under. A target that varied once keeps its index: a response without
-        Vary then is one more variant, looked at last, since "the cache SHOULD choose the most
-        recent stored response with a valid Vary field value" (4.1)."""
+        self, exchange: Exchange, names: tuple[bytes, ...], entry: Entry
+    ) -> bytes | None:
+        """The key to store under; None if there is no room for one more variant. A target that varied
+        once keeps its index: a response without Vary then is one more variant, looked at last, since
+        "the cache SHOULD choose the most recent stored response with a valid Vary field value" (4.1)."""
+        primary, fields = exchange.primary, exchange.request.fields
         if not names:
             present = await self._lookup(primary)
             if present is None or not isinstance(present.value, VariantIndex):
                 return primary
         key = variant_key(primary, self.secondary(names, fields))
-        await self._index(primary, names, fields, key, entry.expires)
         if CODING in names and self.options.nominate_codings:
             self._codings.note(fields)
-        return key
+        sights = exchange.sights
+        kept = await self._index(primary, names, fields, key, entry.expires, sights=sights)
+        return key if kept else None
+
+    def has_room(self, exchange: Exchange, plan: Plan, *, quiet: bool = False) -> bool:
+        """True if what is planned is no new variant, or may become one; see `admission`. As far as is
+        known in this process. ``quiet``: nothing is noted."""
+        present = self.stack.glance(exchange.primary)
+        index = None if present is None else present.value
+        if not isinstance(index, VariantIndex):
+            return True
+        variant = variant_key(exchange.primary, exchange.secondary)
+        cap = self.options.max_variants
+        if variant in index.variants:
+            return True
+        if len(index.variants) >= cap:
+            sights = 1 if quiet else self._admission.sighted(variant)
+            room = self._admission.room(index, variant, cap, sights=sights)
+            if not quiet:
+                exchange.sights = sights
+                if room is None:
+                    self._admission.fade(exchange.primary, index)
+            if room is None:
+                return False
+        return (
+            plan.names in index.names
+            or len(index.names) < _MAX_NAME_SETS
+            or self._admission.idle_names(index, index.names, self.forwarding) is not None
+        )
 
     async def _index(
         self,
@@ -1309,43 +1476,94 @@ class Cache:
         fields: Fields,
         variant: bytes | None = None,
         expires: float = 0.0,
-    ) -> None:
+        *,
+        sights: int = 0,
+        marker: bool = False,
+    ) -> bool:
         """Note in the index of a target that it varies by ``names`` (None: as is known), and the
-        new ``variant``."""
+        new ``variant``. False, with nothing noted, if there is no room for it. ``sights``, ``marker``:
+        see `Admission.room`."""
         present = await self._lookup(primary)
         value = None if present is None else present.value
         now = self.stack.runtime.now()
         if isinstance(value, VariantIndex):
             if variant is None and names in value.names:
-                return
+                return True
+            value = await self._merged(primary, value)
         elif names is None:
-            return
+            return True
         else:
             value = VariantIndex((), ())
             if present is not None and isinstance(present.value, StoredResponse):
                 default = variant_key(primary, self.secondary((), fields))
+                read = self.stack.reads(primary)
                 await self.stack.store(default, present)
-                value = VariantIndex(((),), (default,))
+                if read:
+                    self.stack.peek(default)
+                value = VariantIndex(((),), (default,), (_end(present.expires),))
         sets = list(value.names)
+        if names is not None and names not in sets:
+            while len(sets) >= _MAX_NAME_SETS:
+                idle = self._admission.idle_names(value, sets, self.forwarding)
+                if idle is None:
+                    return False
+                sets.remove(idle)
         if names is not None:
             sets = [names, *(other for other in sets if other != names)]
         sets.sort(key=lambda item: item == ())  # stable: most recent first, () last
-        while len(sets) > _MAX_NAME_SETS:
-            del sets[-2 if sets[-1] == () else -1]
+        ends = dict(zip(value.variants, value.expires, strict=False))
         variants = list(value.variants)
         if variant is not None:
+            cap = self.options.max_variants
+            while variant not in variants and len(variants) >= cap:
+                room = self._admission.room(
+                    VariantIndex((), tuple(variants), _ends(variants, ends)),
+                    variant,
+                    cap,
+                    sights=sights,
+                    marker=marker,
+                )
+                if room is None or room.victim is None:
+                    return False
+                variants.remove(room.victim)
+                self._admission.gave_way(room.victim)
+                await self.stack.discard(room.victim)
             variants = [*(other for other in variants if other != variant), variant]
-        while len(variants) > self.options.max_variants:
-            await self.stack.discard(variants.pop(0))
+            ends[variant] = _end(expires)
         expires = max(expires, now + _INDEX_LIFETIME, 0.0 if present is None else present.expires)
         index = Entry(
-            VariantIndex(tuple(sets), tuple(variants)),
+            VariantIndex(tuple(sets), tuple(variants), _ends(variants, ends)),
             created=now,
             fresh_until=expires,
             stamp=self.stack.marks.position,
-            size=64 + sum(len(other) for other in variants),
+            size=64 + sum(len(other) + 8 for other in variants),
         )
         await self.stack.store(primary, index)
+        return True
+
+    async def _merged(self, primary: bytes, own: VariantIndex) -> VariantIndex:
+        """This instance's index of a target and what others have made of it: theirs, with what is read
+        here. Nothing that somebody reads is lost when two change it at once."""
+        if self.stack.peek_is_enough:
+            return own
+        held = [one.entry for one in (await self.stack.survey(primary))[1:] if not one.purged]
+        theirs = next((one.value for one in held if one is not None), None)
+        if not isinstance(theirs, VariantIndex):
+            return own
+        names = [one for one in theirs.names if one]
+        names += (one for one in own.names if one and one not in names)
+        if () in theirs.names or () in own.names:
+            names[_MAX_NAME_SETS - 1 :] = [()]
+        ends = dict(zip(own.variants, own.expires, strict=False))
+        ends |= dict(zip(theirs.variants, theirs.expires, strict=False))
+        room = self.options.max_variants - len(theirs.variants)
+        more = [
+            one
+            for one in reversed(own.variants)
+            if one not in theirs.variants and self.stack.reads(one)
+        ]
+        variants = [*reversed(more[: max(room, 0)]), *theirs.variants]
+        return VariantIndex(tuple(names[:_MAX_NAME_SETS]), tuple(variants), _ends(variants, ends))
 
     def not_stored(self, exchange: Exchange, reason: Refused) -> None:
         """A response was refused."""
@@ -1355,9 +1573,10 @@ class Cache:
     async def settle(self, exchange: Exchange) -> None:
         """What the head of a response tells those who come after it.
 
-        Of a shareable response that varies, by what. Of a refused one, a hit-for-miss marker where
-        it would have been stored, in place of what is there, which the origin has just replaced
-        with something not to be kept.
+        Of a shareable response that varies, by what, and that no marker is true any more. Of a refused
+        one, a hit-for-miss marker; see `hit_for_miss`. It takes the place of no stored response: one
+        that is fresh answers all that a marker could keep from waiting, and one that is stale may yet
+        be validated, or stand in for an error.
         """
         try:
             await self._settle(exchange)
@@ -1383,11 +1602,15 @@ class Cache:
             place = hash(exchange.storage_key)
             self._strengthened[place] = self._strengthened.get(place, 0) + 1
             return
-        if exchange.plan is not None and reason is None:
+        if exchange.plan is not None and (reason is None or reason is Refused.VARIANTS):
             if exchange.variance is not None:
                 await self._say(exchange, exchange.variance, exchange.plan.expires)
             if exchange.plan.names:
                 await self._index(exchange.primary, exchange.plan.names, request.fields)
+            if exchange.plan.shareable and (
+                exchange.marked or self._remembers(exchange.storage_key)
+            ):
+                await self._end_marker(exchange)
             return
         if reason is Refused.VARY_STAR and exchange.state is State.ANSWERED:
             # What the 304 confirms for this request is no longer there for any other.
@@ -1396,32 +1619,56 @@ class Cache:
                 mark = Mark("key", label_of(exchange.storage_key))
                 await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
         ttl = self.marker_ttl(exchange)
-        if reason is None or not ttl:
-            return
-        now = self.stack.runtime.now()
+        if reason is not None and ttl:
+            await self._mark(exchange, reason, ttl)
+
+    async def _mark(self, exchange: Exchange, reason: Refused, ttl: float) -> None:
+        """Leave a hit-for-miss marker for ``ttl`` seconds, beside what is stored."""
+        request, now = exchange.request, self.stack.runtime.now()
         key = exchange.storage_key
-        if reason is Refused.COOKIE or (
-            request.cookie and (_apart(exchange.match) or await self._is_anonymous(key))
-        ):
+        lines = request.fields.lines
+        if request.cookie:
             # What a client with cookies gets says nothing about what the others share.
             key += _WITH_COOKIE
-        present = await self._lookup(key)
-        if present is not None and (
-            present.stamp > exchange.stamp  # what is stored is newer
-            or (isinstance(present.value, HitForMiss) and present.fresh_until - now > ttl / 2)
-        ):
-            return
+        stored = await self._lookup(key)
+        if stored is not None and not isinstance(stored.value, HitForMiss):
+            if stored.fresh_until > now or not isinstance(stored.value, StoredResponse):
+                return
+            if stored.stale_while_revalidate and speaks_of_target(exchange.origin_status or 0):
+                # The origin was asked for it, and has something else now: no more of this unasked.
+                asked = stored.windowed(0.0, None)
+                asked.checked = stored.checked
+                await self.stack.store(key, asked)
+            key += _BESIDE
+            stored = await self._lookup(key)
+        own = credentials_witness(lines) if request.cookie else witness(lines)
+        status, present = exchange.origin_status or 0, None
+        if stored is not None:
+            if stored.stamp > exchange.stamp:  # what is stored is newer
+                return
+            left = stored.fresh_until - now
+            if left > ttl / 2 and self._live_marker(request, stored, credentials=request.cookie):
+                return
+            if left >= ttl and not speaks_of_target(status):
+                return
+            if left > 0 and (left > _ERROR_MARKER or ttl <= _ERROR_MARKER):
+                present = stored.value
+        value = joined(present, reason, own, status)
         if exchange.storage_key != exchange.primary:
             # One of many variants, and as bounded in number as those that are stored.
             told = self.forwarding.told(request.fields.names()) or None
-            await self._index(exchange.primary, told, request.fields, key, now + ttl)
+            ends = now + ttl
+            if not await self._index(
+                exchange.primary, told, request.fields, key, ends, marker=True
+            ):
+                return
         marker = Entry(
-            HitForMiss(reason),
+            value,
             created=now,
             fresh_until=now + ttl,
             tags=() if self._fleet is None else (_marker_tag(exchange.primary),),
             stamp=self.stack.marks.position,
-            size=64,
+            size=64 + sum(map(len, value.witnesses)),
         )
         await self.stack.store(key, marker)
 
@@ -1443,7 +1690,15 @@ class Cache:
             # An error does not replace what may be validated later.
             stored = exchange.entry is not None or exchange.fwd == "partial"
             return 0.0 if stored else min(ttl, _ERROR_MARKER)
-        return ttl
+        return ttl if speaks_of_target(status) else min(ttl, _ERROR_MARKER)
+
+    def spoke_of_one(self, exchange: Exchange, request: Request) -> bool:
+        """True if a response that released those who waited for it may well be due to what its own
+        request says and ``request`` does not: those decide anew, and may wait for one of them."""
+        status = exchange.origin_status or 0
+        if not 400 <= status <= 500 or speaks_of_target(status):
+            return False
+        return witness(request.fields.lines) != witness(exchange.request.fields.lines)
 
     def interned(self, lines: Lines) -> Lines:
         """The same lines, equal ones shared between responses: most fields of most responses are
@@ -1849,6 +2104,16 @@ def _apart(match: Match | None) -> bool:
     """Is there a rule's lifetime, and not for requests with cookies? These would only wait to hear
     no, and what they get says nothing about what the others share."""
     return match is not None and match.rule.ttl is not None and not match.rule.allow_cookie
+
+
+def _end(expires: float) -> int:
+    """When a variant ends, as its index has it."""
+    return int(min(max(expires, 0.0), FAR))
+
+
+def _ends(variants: list[bytes], ends: Mapping[bytes, int]) -> tuple[int, ...]:
+    """The ends of all ``variants``; nothing if that of one is not known."""
+    return tuple(ends[one] for one in variants) if all(one in ends for one in variants) else ()
 
 
 def _complete(entry: Entry) -> bool:

@@ -21,10 +21,12 @@ from layergate.http.uri import canonical_uri
 
 __all__ = [
     "NO_ANSWER",
+    "PAUSED",
     "Decision",
     "Verdict",
     "answers",
     "decide",
+    "is_reload",
     "passes",
     "stale_if_error",
     "stale_if_unreachable",
@@ -65,6 +67,9 @@ _STALE: Final = Verdict(Decision.STALE, "", "RFC 5861 3")
 _TIMEOUT: Final = Verdict(Decision.GATEWAY_TIMEOUT, "", "5.2.1.7")
 _PART: Final = Verdict(Decision.MISS, "partial", "3.3")
 _NOTHING: Final = Verdict(Decision.MISS, "uri-miss", "4")
+PAUSED: Final = Verdict(Decision.HIT, "", "5.2.1")
+"""A reload that comes too soon after another one is answered from the store. 5.2.1: request directives
+"are advisory; a cache MAY implement them, but is not required to"."""
 
 
 def passes(request: Request, *, max_key_length: int) -> Refused | None:
@@ -96,6 +101,12 @@ def _canonical_host(scheme: str, host: bytes) -> bool:
         return False
     root = f"{scheme}://{host.decode('latin-1')}/"
     return canonical_uri(root) == root
+
+
+def is_reload(decision: Decision, fwd: str) -> bool:
+    """True if a request is forwarded for its directives alone (``no-cache``, ``max-age``,
+    ``min-fresh``): to any other client, what is stored would be fresh."""
+    return decision is Decision.REVALIDATE and fwd == "request"
 
 
 def decide(request: Request, entry: Entry | None, now: float) -> Verdict:

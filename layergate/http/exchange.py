@@ -130,12 +130,14 @@ class Exchange:
         "pulse",
         "refreshes",
         "refused",
+        "reload",
         "request",
         "request_time",
         "response",
         "rest",
         "secondary",
         "several",
+        "sights",
         "solo",
         "sought",
         "span",
@@ -200,11 +202,13 @@ class Exchange:
         self.rest: Rest | None = None  # what is fetched, if less than the client asked for
         self.gave_up = False  # it has waited for a lease as long as one may
         self.marked = False  # its target was known not to be shareable
+        self.reload = False  # its request would not have what is fresh
         self.refreshes = False  # in the background, for the store alone
         self.lease: Lease | None = None
         # Of the fetch, from its beginning; those who wait for it link to it, and so does the entry.
         self.span: Span = NO_SPAN
         self.cause: str | None = None  # the span of the request that wants a background refresh
+        self.sights = 0  # how often its variant has come without being kept; see `admission`
         self.several = False  # more than one stored response may be selected by this request
         self.nominees: tuple[Entry, ...] = ()  # variants that a 304 may name; see `variants`
         # A 304 that may update nothing has confirmed what is stored, also for those who wait.
@@ -416,6 +420,9 @@ class Exchange:
         cleaned = with_vary(cleaned, planned.vary)
         planned = self.plan = self.located(planned)
         self.secondary = cache.secondary(planned.names, self.request.fields)
+        if not cache.has_room(self, planned):
+            self.refused = Refused.VARIANTS  # for who waits for it now, and not for later
+            cache.not_stored(self, self.refused)
         own = [] if self._part is None else self._part.own
         self.response = Head(status, cleaned, planned.lines + own)
         self.client_lines = [*cleaned, *cache.forward_line(self)]
@@ -608,7 +615,10 @@ class Exchange:
             plan = self.plan = self.located(planned)
             self.secondary = cache.secondary(plan.names, self.request.fields)
             self.entry = self.entry_for(plan, stored.status, plan.lines, stored.body, stored)
-            self._storing = True
+            self._storing = cache.has_room(self, plan)
+            if not self._storing:
+                self.refused = Refused.VARIANTS
+                cache.not_stored(self, self.refused)
             self._confirmation = fields if self.several else None
         else:
             # Valid for this request, not to be kept any longer.
@@ -801,6 +811,8 @@ class Exchange:
     async def _commit(self) -> None:
         plan = self.plan
         assert plan is not None
+        if self.refused is Refused.VARIANTS:
+            return
         if self.state is State.ANSWERED:
             assert self.entry is not None
             entry = self.entry
@@ -847,6 +859,7 @@ class Exchange:
             authorized=plan.authorized,
             for_known=plan.for_known,
             immutable=plan.immutable,
+            reloaded=self.reload,
             requested=self.request_time,
             traceparent=self.span.reference,
             own=plan.own,

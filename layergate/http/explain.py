@@ -19,7 +19,7 @@ from layergate.core.entry import Entry
 from layergate.core.invalidation import Caught
 from layergate.core.stack import Held
 from layergate.http.cache import Cache, _floor, _Selected
-from layergate.http.decision import NO_ANSWER, Decision, Verdict, passes
+from layergate.http.decision import NO_ANSWER, Decision, Verdict, is_reload, passes
 from layergate.http.exchange import ORIGIN_ERRORS, Exchange
 from layergate.http.fields import Fields, Lines
 from layergate.http.freshness import Lifetime
@@ -175,6 +175,8 @@ _DECIDED: Final = {
     "G1": "What is stored is for clients that do not say who they are.",
     "G3": "What is stored may have been purged unheard, so it is not used without asking.",
     "5.2.2.4": "The stored response says no-cache, so it is never used without asking.",
+    "5.2.1": "The request wants more than a fresh response, but so did another one a moment ago, within the"
+    " reload_pause: what is stored since then is used.",
     "5.2.1.4": "The request says no-cache, so what is stored is not used without asking.",
     "5.2.1.3": "The request wants more freshness (min-fresh) than the stored response has left.",
     "5.2.1.1": "The stored response is older than the max-age of the request allows.",
@@ -336,6 +338,8 @@ class _Trace:
             text = "What the path's responses say in No-Vary-Search makes these targets one."
             self._add("search", label_of(request.key), "4", text, digest=_digest(request.key))
         verdict = cache.verdict(request, selected.entry, self._now, vary_miss=selected.vary_miss)
+        if is_reload(verdict.decision, verdict.fwd):
+            verdict = cache.paused(request, selected, self._match, verdict, self._now)
         if request.foreign_range and verdict.decision in (Decision.MISS, Decision.REVALIDATE):
             self._refusal("request", Refused.RANGE)
             return self._passed(Refused.RANGE, response)
@@ -1009,6 +1013,11 @@ class _Trace:
                 text = "For so long nobody waits for another one's response to this target."
                 self._add("marker", _age(ttl), "G4", text, None, seconds=ttl)
             return False, planned.token, f"Not stored: {planned.explain}"
+        planned = exchange.located(planned)
+        exchange.secondary = self._cache.secondary(planned.names, exchange.request.fields)
+        if not self._cache.has_room(exchange, planned, quiet=True):
+            self._refusal("storable", Refused.VARIANTS)
+            return False, Refused.VARIANTS.token, f"Not stored: {Refused.VARIANTS.explain}"
         text = "Nothing forbids to store it, and something allows it."
         self._add("storable", "stored", "3", text, True, status=status)
         self._lifetime(planned.lifetime, planned.fresh_until - self._now)

@@ -83,6 +83,11 @@ class Forwarding:
             told = (*told, WHOLE)
         return tuple(sorted({*vary, *told})) if told else vary
 
+    def all_selecting(self, vary: tuple[bytes, ...]) -> set[tuple[bytes, ...]]:
+        """All that `selecting` returns for responses with this ``vary``, whatever their requests
+        have."""
+        return {self.selecting(vary, names) for names in ((), self.usual, self.every)}
+
     def part_of(self, names: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """Which of the three that `told` returns is in these ``names``."""
         if self.names.issubset(names):

@@ -17,7 +17,7 @@ _TRACEPARENT_SIZE: Final = 55 + 49  # bytes of the text, and of a str object
 
 _SAID: Final = (
     "generated", "received", "requested", "revalidate", "no_stale", "anonymous", "authorized",
-    "for_known", "immutable", "traceparent", "own",
+    "for_known", "immutable", "reloaded", "traceparent", "own",
 )  # fmt: skip
 
 
@@ -38,6 +38,7 @@ class StoredResponse:
     ``own``: its LayerGate-Cache-Control, which is stored with it but not sent; None if it has none.
     ``for_known``: it may be given to a client whose user the app knows (`Request.personal`).
     ``immutable``: it will not change while it is fresh (RFC 8246), so a reload does not ask for it.
+    ``reloaded``: it was fetched or validated for a client that would not have what was fresh.
     ``audience``: who may have it without a closer look than the hit path takes.
     """
 
@@ -54,6 +55,7 @@ class StoredResponse:
         "no_stale",
         "own",
         "received",
+        "reloaded",
         "requested",
         "revalidate",
         "status",
@@ -74,6 +76,7 @@ class StoredResponse:
         authorized: bool = False,
         for_known: bool = True,
         immutable: bool = False,
+        reloaded: bool = False,
         requested: float = 0.0,
         traceparent: str | None = None,
         own: bytes | None = None,
@@ -89,6 +92,7 @@ class StoredResponse:
         self.authorized = authorized
         self.for_known = for_known
         self.immutable = immutable
+        self.reloaded = reloaded
         self.requested = requested
         self.traceparent = traceparent
         self.own = own
@@ -190,17 +194,22 @@ class VariantIndex(NamedTuple):
     """Under a primary key whose responses vary: by what, and which variants there are.
 
     ``names``: sets of request fields to select by, most recent first.
-    ``variants``: the keys of the stored variants, oldest first; the cap on variants drops these.
+    ``variants``: the keys of the stored variants, oldest first; see `admission`.
+    ``expires``: when each of these ends, seconds since the epoch; none: that is not known.
     """
 
     names: tuple[tuple[bytes, ...], ...]
     variants: tuple[bytes, ...]
+    expires: tuple[int, ...] = ()
 
 
 class HitForMiss(NamedTuple):
-    """A short-lived marker: what is asked for is not shareable, so do not collapse requests."""
+    """A short-lived marker: what is asked for is not shareable, so do not collapse requests.
+
+    ``witnesses``: what the requests that it is for say (see `hit_for_miss`); none: it is for all."""
 
     reason: Refused
+    witnesses: tuple[bytes, ...] = ()
 
 
 class Served(NamedTuple):

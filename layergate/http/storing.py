@@ -159,6 +159,11 @@ class Refused(enum.Enum):
         "G7",
         "The response has more tags or cache groups, or longer ones, than the caps allow.",
     )
+    VARIANTS = (
+        "variants",
+        "G7",
+        "As many variants of its target are stored as max_variants allows, and all of them are read.",
+    )
     PURGED = "purged", "G3", "The response was purged while it was being fetched."
     EXPIRED = "expired", "4.2", "Stale on arrival, with neither a validator nor a stale window."
     BUDGET = "budget", "G5", "Too many bytes of other bodies were being received to be stored."

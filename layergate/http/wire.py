@@ -32,7 +32,8 @@ _AUTHORIZED: Final = 8
 _FOR_KNOWN: Final = 16
 _IMMUTABLE: Final = 32
 _SETS_COOKIES: Final = 64
-_FLAGS: Final = 127
+_RELOADED: Final = 128
+_FLAGS: Final = 255
 _OF_WHOLES: Final = frozenset({b"content-length", b"content-range"})
 _LONGEST: Final = 10**18  # octets of a representation
 
@@ -42,6 +43,8 @@ _MAX_LINES: Final = 1000
 _MAX_NAME_SETS: Final = 64
 _MAX_NAMES: Final = 256  # of a set
 _MAX_VARIANTS: Final = 10_000  # `max_variants` is 32 by default
+_MAX_WITNESSES: Final = 64
+_WITNESS: Final = 16  # bytes
 _MAX_KEY: Final = 1024 * 1024  # bytes; `max_key_length` is 8192 by default
 
 _MEMO: Final = 2048  # lines
@@ -118,6 +121,7 @@ def _pack_response(stored: StoredResponse) -> list[Any]:
         | (_AUTHORIZED if stored.authorized else 0)
         | (_FOR_KNOWN if stored.for_known else 0)
         | (_IMMUTABLE if stored.immutable else 0)
+        | (_RELOADED if stored.reloaded else 0)
         | (_SETS_COOKIES if _sets_cookies(lines) else 0)
     )
     packed: list[Any] = [_HEAD.pack(stored.status, flags, *times), block, stored.body]
@@ -161,6 +165,7 @@ def _unpack_response(packed: Any) -> StoredResponse:
         authorized=flags & _AUTHORIZED != 0,
         for_known=flags & _FOR_KNOWN != 0,
         immutable=flags & _IMMUTABLE != 0,
+        reloaded=flags & _RELOADED != 0,
         traceparent=None if traceparent is None else _traceparent(traceparent),
         own=_own(own) if len(rest) == 2 else None,
     )
@@ -227,13 +232,22 @@ def _unpack_partial(packed: Any) -> PartialResponse:
 
 
 def _pack_index(index: VariantIndex) -> list[Any]:
-    packed = [[list(names) for names in index.names], list(index.variants)]
+    packed: list[Any] = [[list(names) for names in index.names], list(index.variants)]
+    if index.expires:
+        packed.append(list(index.expires))
     _unpack_index(packed)
     return packed
 
 
 def _unpack_index(packed: Any) -> VariantIndex:
-    names, variants = packed
+    # The last is optional: an index that was written before it was known has none.
+    names, variants, *rest = packed
+    expires = rest[0] if rest else []
+    if type(expires) is not list or len(rest) > 1 or (rest and not expires):
+        raise ValueError("the ends of variants are malformed")
+    for end in expires:
+        if type(end) is not int or not 0 <= end <= FAR:
+            raise ValueError("the end of a variant is malformed")
     for items, most in ((names, _MAX_NAME_SETS), (variants, _MAX_VARIANTS)):
         if type(items) is not list or len(items) > most:
             raise ValueError("an index of variants is malformed, or too long")
@@ -246,18 +260,29 @@ def _unpack_index(packed: Any) -> VariantIndex:
     for key in variants:
         if type(key) is not bytes or not 0 < len(key) <= _MAX_KEY:
             raise ValueError("the key of a variant is malformed, or too long")
-    return VariantIndex(tuple(map(tuple, names)), tuple(variants))
+    if rest and len(expires) != len(variants):
+        raise ValueError("the ends of variants are too few or too many")
+    return VariantIndex(tuple(map(tuple, names)), tuple(variants), tuple(expires))
 
 
-def _pack_marker(marker: HitForMiss) -> str:
-    return marker.reason.token
+def _pack_marker(marker: HitForMiss) -> Any:
+    token = marker.reason.token
+    return [token, list(marker.witnesses)] if marker.witnesses else token
 
 
 def _unpack_marker(packed: Any) -> HitForMiss:
-    reason = _REASONS.get(packed)
+    token, witnesses = packed if type(packed) is list else (packed, None)
+    reason = _REASONS.get(token) if type(token) is str else None
     if reason is None:
         raise ValueError("a reason is not known here")
-    return HitForMiss(reason)
+    if witnesses is None:
+        return HitForMiss(reason)
+    if type(witnesses) is not list or not 0 < len(witnesses) <= _MAX_WITNESSES:
+        raise ValueError("the witnesses of a marker are malformed, or too many")
+    for one in witnesses:
+        if type(one) is not bytes or len(one) != _WITNESS:
+            raise ValueError("a witness of a marker is malformed")
+    return HitForMiss(reason, tuple(witnesses))
 
 
 def _pack_variance(variance: SearchVariance) -> list[Any]:

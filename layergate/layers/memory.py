@@ -283,6 +283,21 @@ class MemoryLayer:
         node = self._nodes.get(key)
         return None if node is None or not node.entry.expires > self._clock() else node.entry
 
+    def reads(self, key: Key) -> int | None:
+        """How often an entry has been read of late: 0 for not since it was stored, and never above 4;
+        None if there is none, or it has expired. Does not count as a read itself."""
+        node = self._nodes.get(key)
+        if node is None or not node.entry.expires > self._clock():
+            return None
+        # Who has come to main was read before, and lost the count of it there.
+        return node.freq + (node.queue is self._main)
+
+    def fade(self, key: Key) -> None:
+        """Forget one read of an entry, if there is one to forget."""
+        node = self._nodes.get(key)
+        if node is not None and node.freq:
+            node.freq -= 1
+
     def get_many(self, keys: Sequence[Key]) -> dict[Key, Entry]:
         """The entries found and not expired. Missing keys are left out."""
         now = self._clock()

@@ -269,7 +269,8 @@ class LayerGate:
                 counters.on("wait_timeout", request=request)
                 return _Next.LATE
             if state is State.RELEASED:
-                return _Next.ALONE
+                spared = cache.spoke_of_one(exchange, request)
+                return _Next.AGAIN if spared else _Next.ALONE
             if exchange.gave_up:
                 return _Next.LATE
             if state is State.FAILED or reader.late or not reader.usable():

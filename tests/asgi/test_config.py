@@ -69,6 +69,7 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
     *((name, value) for name in FLAGS for value in (1, 0, "yes", None)),
     *(("origin_timeout", value) for value in (-1, "10", True, NAN)),
     *(("stale_if_unreachable", value) for value in (-1, "10", True, NAN)),
+    *(("reload_pause", value) for value in (-1, "1", True, NAN)),
     *(("targets", value) for value in NO_TARGETS),
     *(("forwarding_fields", value) for value in ("x", b"x", 7, [""], [7], ["a b"], {"x": 1})),
     *(("heuristic", value) for value in NO_FRACTION),

@@ -85,6 +85,7 @@ responses = st.builds(
     authorized=switches,
     for_known=switches,
     immutable=switches,
+    reloaded=switches,
     traceparent=st.none()
     | st.from_regex(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True),
     own=st.none() | field_values,
@@ -125,7 +126,9 @@ def test_parts_come_back_as_they_were(original: PartialResponse) -> None:
     assert back.length == original.length
 
 
-FLAGS = ("revalidate", "no_stale", "anonymous", "authorized", "for_known", "immutable")
+FLAGS = (
+    "revalidate", "no_stale", "anonymous", "authorized", "for_known", "immutable", "reloaded",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("flag", FLAGS)
@@ -161,15 +164,22 @@ def test_values_are_kept_byte_for_byte(value: bytes) -> None:
         VariantIndex,
         st.lists(st.lists(names, max_size=4).map(tuple), max_size=4).map(tuple),
         st.lists(st.binary(min_size=1, max_size=40), max_size=5).map(tuple),
-    )
+        st.just(()),
+    ),
+    end=st.integers(0, 2**40),
+    ends=switches,
 )
-def test_an_index_comes_back_as_it_was(index: VariantIndex) -> None:
+def test_an_index_comes_back_as_it_was(index: VariantIndex, end: int, ends: bool) -> None:
+    if ends:  # (older ones have none)
+        index = index._replace(expires=(end,) * len(index.variants))
     assert same(there_and_back(index), index)
 
 
 @pytest.mark.parametrize("reason", Refused)
 def test_a_marker_comes_back_as_it_was(reason: Refused) -> None:
     assert there_and_back(HitForMiss(reason)) == HitForMiss(reason)
+    of_some = HitForMiss(reason, (bytes(16), b"x" * 16))
+    assert there_and_back(of_some) == of_some
 
 
 def test_equal_lines_are_kept_once() -> None:
@@ -201,11 +211,11 @@ def test_every_field_of_a_response_travels() -> None:
     """Who adds one has to think of the wire: a new flag, or a new code."""
     assert set(StoredResponse.__slots__) - {"_fields", "audience"} == {
         "anonymous", "authorized", "body", "for_known", "generated", "immutable", "lines",
-        "no_stale", "own", "received", "requested", "revalidate", "status", "traceparent",
+        "no_stale", "own", "received", "reloaded", "requested", "revalidate", "status", "traceparent",
     }  # fmt: skip
     assert set(PartialResponse.__slots__) == {"parts", "vague", "whole"}
-    assert VariantIndex._fields == ("names", "variants")
-    assert HitForMiss._fields == ("reason",)
+    assert VariantIndex._fields == ("names", "variants", "expires")
+    assert HitForMiss._fields == ("reason", "witnesses")
     assert SearchVariance._fields == ("ordered", "only", "names")
 
 
@@ -288,6 +298,13 @@ def test_two_lengths_that_agree_are_one() -> None:
         VariantIndex(((b"",),), ()),
         VariantIndex((("accept",),), ()),  # type: ignore[arg-type]
         VariantIndex((), (b"",)),
+        VariantIndex((), (b"a",), (1, 2)),
+        VariantIndex((), (b"a",), (-1,)),
+        VariantIndex((), (b"a",), (2**41,)),
+        VariantIndex((), (b"a",), (1.0,)),  # type: ignore[arg-type]
+        HitForMiss(Refused.PRIVATE, (b"short",)),
+        HitForMiss(Refused.PRIVATE, ("x" * 16,)),  # type: ignore[arg-type]
+        HitForMiss(Refused.PRIVATE, (bytes(16),) * 65),
         VariantIndex((), ("a",)),  # type: ignore[arg-type]
         SearchVariance(1, False, ()),  # type: ignore[arg-type]
         SearchVariance(True, None, ()),  # type: ignore[arg-type]
@@ -297,7 +314,7 @@ def test_two_lengths_that_agree_are_one() -> None:
         SearchVariance(True, False, (b"x" * (MAX_FIELD + 1),)),
         SearchVariance(True, False, tuple(b"%03d" % n for n in range(MAX_PARAMS + 1))),
     ],
-    ids=range(22),
+    ids=range(29),
 )
 def test_what_no_reader_would_take_is_not_written(value: Any) -> None:
     with pytest.raises(WireError):

@@ -630,8 +630,8 @@ row("immutable-reload-304", "RFC 8246 2", fetch(IMM),
     hit(b"", cc("max-age=0"), INM, status=304))
 row("immutable-force-reload", "RFC 8246 2", fetch(IMM),
     validated(unchanged(), b"one", cc("no-cache")),
-    validated(unchanged(), b"one", cc("no-cache, max-age=0")),
-    validated(unchanged(), b"one", ("Pragma", "no-cache")))
+    validated(unchanged(), b"one", cc("no-cache, max-age=0"), advance=2),
+    validated(unchanged(), b"one", ("Pragma", "no-cache"), advance=2))
 row("immutable-older", "5.2.1.1", fetch(IMM), validated(unchanged(), b"one", cc("max-age=3"), advance=5))
 row("immutable-reload-stale", "RFC 8246 2", fetch(IMM),
     validated(unchanged(), b"one", cc("max-age=0"), advance=60))
@@ -2398,4 +2398,6 @@ search("unreachable", at_("/p?utm=1", fetch(ok("max-age=10", UTM))), at_("/p?utm
 import tests.scenarios.forwarding  # noqa: E402 - they need what is above
 import tests.scenarios.known_users  # noqa: E402
 import tests.scenarios.lifetimes  # noqa: E402
+import tests.scenarios.markers  # noqa: E402
+import tests.scenarios.reloads  # noqa: E402
 import tests.scenarios.selection  # noqa: E402, F401

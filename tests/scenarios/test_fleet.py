@@ -41,6 +41,7 @@ NOT_IN_A_FLEET: dict[str, str] = {
     "304-updates-none-that-varies-on-less": _OWN_INDEX,
     "rest-adds-vary": _OWN_INDEX,
     "req-no-cache": _OWN_COPY,
+    "reload-not-an-ordinary-one": _OWN_COPY,
     "rule-head-freshens": _OWN_COPY,
     "304-silent-updates-the-one-asked-about": _OWN_INDEX,
     "304-updates-all-that-could-be-chosen": _OWN_INDEX,
