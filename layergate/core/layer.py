@@ -30,8 +30,11 @@ class Layer(Protocol):
     ``stale_if_error`` cap what the stack writes here; with a ``timeout`` the layer ends its own
     operations, and the stack's ``layer_timeout`` is not for it.
 
-    Optional method: ``look``, as `get`, for an observer: it leaves no trace in ``stats``, nor in what is
-    evicted next.
+    Optional methods: ``look``, as `get`, for an observer: it leaves no trace in ``stats``, nor in what is
+    evicted next. ``takes(key, size, tags)``: would an entry of ``size`` bytes be kept, as things are
+    now? It answers at once, without I/O; a layer that has no such method is taken to keep everything.
+
+    Optional attribute: ``largest``, the most bytes of an entry that it ever keeps.
     """
 
     @property
