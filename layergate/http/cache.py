@@ -1215,10 +1215,12 @@ class Cache:
 
     def takes(
         self, exchange: Exchange, plan: Plan, length: int = 0, *, entry: Entry | None = None
-    ) -> bool:
-        """Could a layer take what the exchange brings: a body of ``length`` bytes, or, if that is known
-        already, this ``entry``?"""
+    ) -> Refused | None:
+        """Why no layer takes what the exchange brings, as things are now: a body of ``length`` bytes,
+        or, if that is known already, this ``entry``. None: one does."""
         key = exchange.primary
+        if self.stack.purged_since(exchange.stamp, plan.tags, key):
+            return Refused.PURGED
         if plan.names:
             key = variant_key(key, exchange.secondary)
         else:
@@ -1229,8 +1231,10 @@ class Cache:
             size = length + exchange.size_around(plan)
             if exchange.rest is not None:
                 size += exchange.rest.entry.size
-            return self.stack.takes(key, size, plan.tags)
-        return self.stack.takes(key, entry.size, entry.tags)
+            taken = self.stack.takes(key, size, plan.tags)
+        else:
+            taken = self.stack.takes(key, entry.size, entry.tags)
+        return None if taken else Refused.NO_ROOM
 
     async def commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
         """Store a response. False if it was purged while it was fetched, or another instance has

@@ -108,6 +108,7 @@ class Exchange:
         "_cache",
         "_chunks",
         "_cleaned",
+        "_client_lines",
         "_confirmation",
         "_content_length",
         "_idle",
@@ -120,6 +121,7 @@ class Exchange:
         "_storing",
         "_touched",
         "_trimmed",
+        "_unkept",
         "_validators",
         "admitted",
         "began",
@@ -193,6 +195,7 @@ class Exchange:
         self.response: Head | None = None
         self.opened = True  # nothing of the head waits for the first part of the body
         self.admitted: bool | None = None  # could a layer take it? None: not known yet
+        self._unkept: Refused | None = None  # and why not
         # Has middleware outside of us given the app a token that is for one client?
         self.tokens: Callable[[], bool] | None = None
         self.cookies: Lines = []
@@ -206,6 +209,7 @@ class Exchange:
         self.error: BaseException | None = None
         self._lock = cache.stack.runtime.lock()  # of _chunks, _trimmed, _readers
         self._cleaned: Lines = []
+        self._client_lines: Lines | None = None  # as they were when the head was `opened` at once
         self._chunks: list[bytes] = []
         self._body: bytes | None = None  # all of it, once it has ended: then there are no chunks
         self._trimmed = 0  # chunks dropped from the front, once over the cap
@@ -462,6 +466,7 @@ class Exchange:
             self.opened = False
         else:
             self._open(length)
+            self._client_lines = self.client_lines
         return relay
 
     def _let_pass(self, reason: Refused) -> Relay:
@@ -512,7 +517,11 @@ class Exchange:
             self._refuse(Refused.BUDGET)
         else:
             assert self.plan is not None
-            self.admitted = self._cache.takes(self, self.plan, length)
+            self._admit(self._cache.takes(self, self.plan, length))
+
+    def _admit(self, refused: Refused | None) -> None:
+        self.admitted = refused is None
+        self._unkept = refused
 
     def size_around(self, plan: Plan) -> int:
         """What an entry of this response has beside its body, in bytes: at most so many."""
@@ -562,8 +571,15 @@ class Exchange:
         return self.idle > limit
 
     @property
+    def announced(self) -> int | None:
+        """How long the body is to be, bytes; None: it does not say."""
+        return self._content_length
+
+    @property
     def client_lines(self) -> Lines:
         """The head as it goes to the client whose request was forwarded."""
+        if self._client_lines is not None:
+            return self._client_lines
         return [*self._cleaned, *self._cache.forward_line(self)]
 
     @property
@@ -574,7 +590,7 @@ class Exchange:
     @property
     def why_not_stored(self) -> Refused | None:
         """What the head that is sent now gives for a reason, if it does not say ``stored``."""
-        return Refused.NO_ROOM if self.admitted is False and not self.refused else self.refused
+        return self.refused or self._unkept
 
     def completion(self, fields: Fields, now: float, *, trailers: bool = False) -> Plan | None:
         """How the part with these fields, that is to complete what is stored, is to be stored; None
@@ -633,6 +649,7 @@ class Exchange:
         if not planned.shareable:  # to those who come now: who waits already is told by `fits`
             self._land()
         self._open(self._content_length)
+        self._client_lines = self.client_lines
         return Relay.SHARE
 
     @property
@@ -749,7 +766,7 @@ class Exchange:
             self.secondary = cache.secondary(plan.names, self.request.fields)
             self.entry = self.entry_for(plan, stored.status, plan.lines, stored.body, stored)
             self._storing = True
-            self.admitted = cache.takes(self, plan, entry=self.entry)
+            self._admit(cache.takes(self, plan, entry=self.entry))
             self._confirmation = fields if self.several else None
         else:
             # Valid for this request, not to be kept any longer.
