@@ -1,7 +1,4 @@
-"""What a head says of storing (G11), and lifetimes that are not for what carries a token (G1).
-
-As in `table`: data, which that appends to its own.
-"""
+"""Rows: what a head says of storing (G11), and lifetimes that are not for what has a token (G1)."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ import gzip
 from typing import Any
 
 from tests.scenarios.model import Reply, Scenario, Step
-
-ROWS: list[Scenario] = []
+from tests.scenarios.table import SCENARIOS
 
 RULE = ({"path": "*", "ttl": 60},)
 HTML = ("Content-Type", "text/html; charset=utf-8")
@@ -31,7 +27,7 @@ def _hit(content: bytes, **kw: Any) -> Step:
 
 
 def _row(id_: str, rfc: str, *steps: Step, rules: tuple = (), **options: Any) -> None:
-    ROWS.append(Scenario(id_, rfc, steps, rules, options))
+    SCENARIOS.append(Scenario(id_, rfc, steps, rules, options))
 
 
 # -- stored ----------------------------------------------------------------------------------------
