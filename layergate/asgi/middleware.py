@@ -708,7 +708,8 @@ class _Tap:
         try:
             with exchange.calling():
                 await self._gate.app(self._scope, self.receive, self.send)
-            await self.flushed()
+            if self._flushing is not None:
+                await self.flushed()
         except Exception as error:
             await self._failed(error)
         except BaseException:

@@ -10,7 +10,7 @@ from layergate.http.fields import Fields, Lines
 from layergate.http.identity import is_somebody, is_users_name
 from layergate.http.key import primary_key
 from layergate.http.request import Asked, Request
-from layergate.http.tokens import is_token
+from layergate.http.tokens import TOKEN_NAMES, is_token
 
 __all__ = [
     "Scope",
@@ -78,14 +78,15 @@ def _has_certificate(tls: Any) -> bool:
 def has_token(scope: Scope) -> bool:
     """Is there a token for one client, that middleware has made for the app to put into its response:
     asgi-csrf's ``scope["csrftoken"]``, a ``csp_nonce`` of `request.state`, and the like?"""
-    if any(is_token(name, value) for name, value in scope.items()):
-        return True
+    for name in scope:
+        if TOKEN_NAMES[name] and is_token(scope[name]):
+            return True
     state = scope.get("state")
-    if not isinstance(state, dict):
+    if not state or not isinstance(state, dict):
         return False
+    # (Litestar keeps what is its own in an object of slots)
     return any(
-        # (Litestar keeps what is its own in an object of slots)
-        is_token(name, value) or is_token("csrf", getattr(value, "csrf_token", None))
+        (TOKEN_NAMES[name] and is_token(value)) or is_token(getattr(value, "csrf_token", None))
         for name, value in state.items()
     )
 

@@ -1224,7 +1224,7 @@ class Cache:
         if plan.names:
             key = variant_key(key, exchange.secondary)
         else:
-            present = self.stack.glance(key)
+            present = self.stack.peek(key)
             if present is not None and isinstance(present.value, VariantIndex):
                 key = variant_key(key, self.secondary((), exchange.request.fields))
         if entry is None:

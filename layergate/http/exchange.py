@@ -117,8 +117,8 @@ class Exchange:
         "_lock",
         "_part",
         "_readers",
-        "_scanned",
         "_storing",
+        "_to_scan",
         "_touched",
         "_trimmed",
         "_unkept",
@@ -217,7 +217,8 @@ class Exchange:
         self._buffered = 0
         self._content_length: int | None = None
         self._storing = False
-        self._scanned = False  # a page that was whole in the first part has been looked through
+        # The head of a response whose content is to be looked through for tokens, and has not been.
+        self._to_scan: Fields | None = None
         self._readers: set[Reader] = set()
         self._idle = 0.0  # how long the fetch has waited for its own client, seconds
         self._idle_since: float | None = None
@@ -462,11 +463,13 @@ class Exchange:
             self._alias = variant_key(self.primary, self.secondary) + flight_suffix(self.request)
             cache.flights.lead(self._alias, self)
         length = 0 if status in _NO_BODY else self._content_length
-        if length is None or (planned.lent and length and may_have_token(fields)):
+        if planned.lent and length != 0 and may_have_token(fields):
+            self._to_scan = fields
+        if length is None or self._to_scan is not None:
             self.opened = False
         else:
             self._open(length)
-            self._client_lines = self.client_lines
+            self._client_lines = [*cleaned, *cache.forward_line(self)]
         return relay
 
     def _let_pass(self, reason: Refused) -> Relay:
@@ -481,12 +484,7 @@ class Exchange:
     @property
     def waits_for_page(self) -> bool:
         """Is the head, not `opened`, one that must not go out before the first part of the body?"""
-        return self.plan is not None and self.plan.lent and may_have_token(self._fields)
-
-    @property
-    def _fields(self) -> Fields:
-        assert self.response is not None
-        return Fields(self.response.lines)
+        return self._to_scan is not None
 
     def opening(self, first: bytes | None, *, whole: bool = False) -> Relay:
         """Unless the head was `opened` at once: the first part of the body is there, and so the head
@@ -498,10 +496,11 @@ class Exchange:
             self._open(None)
             return Relay.SHARE if self.state is State.STREAMING else Relay.TEE
         whole = whole or len(first) == self._content_length
-        if self.plan.lent:
-            if has_token(self._fields, first):
+        if self._to_scan is not None:
+            if has_token(self._to_scan, first):
                 return self._let_pass(Refused.TOKEN)
-            self._scanned = whole
+            if whole:
+                self._to_scan = None
         self._open(len(first) if whole and self._content_length is None else self._content_length)
         return Relay.SHARE if self.state is State.STREAMING else Relay.TEE
 
@@ -843,7 +842,7 @@ class Exchange:
         if self._storing:
             if self._length > cache.max_body:
                 self._refuse(Refused.TOO_LARGE)
-            elif not self._reserve(self._length):
+            elif self._length > self._buffered and not self._reserve(self._length):
                 self._refuse(Refused.BUDGET)
         with self._lock:
             if self._storing or self.state is State.STREAMING:
@@ -995,7 +994,7 @@ class Exchange:
             assert self.response is not None
             assert self._body is not None
             body, lines = self._body, plan.lines
-            if plan.lent and not self._scanned and has_token(self._fields, body):
+            if self._to_scan is not None and has_token(self._to_scan, body):
                 # It came in parts, so others may have read along. Those who come now shall not.
                 self.refused = Refused.TOKEN
                 self._cache.not_stored(self, Refused.TOKEN)

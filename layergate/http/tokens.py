@@ -18,10 +18,11 @@ from typing import Any, Final
 
 from layergate.http.fields import Fields
 
-__all__ = ["has_token", "head_has_token", "is_token", "may_have_token"]
+__all__ = ["TOKEN_NAMES", "has_token", "head_has_token", "is_token", "may_have_token"]
 
 _POLICIES: Final = (b"content-security-policy", b"content-security-policy-report-only")
 _NAMES: Final = ("csrf", "xsrf", "nonce")
+_MAX_NAMES: Final = 4096
 _PAGES: Final = frozenset({b"text/html", b"application/xhtml+xml"})
 _WORDS: Final = (b"csrf", b"xsrf", b"nonce", b"token")
 _CANDIDATES: Final = 2000  # places of one page that are looked into; with more, it has a token
@@ -42,11 +43,24 @@ _CODINGS: Final = frozenset({b"gzip", b"x-gzip", b"deflate"})
 _MOST: Final = 16 * 1024 * 1024  # bytes that are looked at of what is compressed
 
 
-def is_token(name: Any, value: Any) -> bool:
-    """Is what somebody has put under this name into a scope or an environ a token for one client, or
-    what makes one?"""
-    if not isinstance(name, str) or not any(word in name.lower() for word in _NAMES):
-        return False
+class _Named(dict[Any, bool]):
+    """Is what stands in a scope or an environ under this name a token for one client, if it is one at
+    all? No field of the request is. Names are a client's choice there: bounded in number and length."""
+
+    def __missing__(self, name: Any) -> bool:
+        if not isinstance(name, str) or name[:5] == "HTTP_":
+            return False
+        named = any(word in name.lower() for word in _NAMES)
+        if len(self) < _MAX_NAMES and len(name) <= 64:
+            self[name] = named
+        return named
+
+
+TOKEN_NAMES: Final = _Named()
+
+
+def is_token(value: Any) -> bool:
+    """Is what stands under such a name a token, or what makes one?"""
     return bool(value) and (isinstance(value, str | bytes) or callable(value))
 
 
@@ -57,7 +71,8 @@ def head_has_token(fields: Fields) -> bool:
             return True
     if b"link" in fields and any(_NONCE.search(value.lower()) for value in fields.all(b"link")):
         return True
-    return any(b"csrf" in name or b"xsrf" in name for name in fields.names())
+    names = b" ".join(fields.names())
+    return b"csrf" in names or b"xsrf" in names
 
 
 def may_have_token(fields: Fields) -> bool:

@@ -17,7 +17,7 @@ from layergate.http.fields import Fields, Lines
 from layergate.http.identity import is_somebody, is_users_name
 from layergate.http.key import primary_key, quoted
 from layergate.http.request import Asked, Request
-from layergate.http.tokens import is_token
+from layergate.http.tokens import TOKEN_NAMES, is_token
 from layergate.http.validation import CONDITIONAL_FIELDS
 
 __all__ = [
@@ -214,11 +214,10 @@ def has_token(environ: Environ, *, after: bool = False) -> bool:
     ``after``: the app has been called. Django keeps the secret of each request's cookie there, and
     says if it has been used.
     """
-    return any(
-        is_token(name, value)
-        for name, value in environ.items()
-        if name[:5] != "HTTP_" and not (after and name == "CSRF_COOKIE")
-    ) or (after and bool(environ.get("CSRF_COOKIE_NEEDS_UPDATE")))
+    for name in environ:
+        if TOKEN_NAMES[name] and is_token(environ[name]) and not (after and name == "CSRF_COOKIE"):
+            return True
+    return after and bool(environ.get("CSRF_COOKIE_NEEDS_UPDATE"))
 
 
 def read_request(
