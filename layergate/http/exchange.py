@@ -159,8 +159,8 @@ class Exchange:
         "stamp",
         "state",
         "storage_key",
-        "unchanged",
         "tokens",
+        "unchanged",
         "unreachable",
         "variance",
     )
