@@ -71,6 +71,8 @@ FIXED_OPTIONS: Final = frozenset({
 ADMIN_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 ADMIN_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _LEAST_MEMORY: Final = 4096  # bytes; what a MemoryLayer needs
+_MEMORY_SHARE: Final = 8  # an entry takes at most so large a part of a MemoryLayer
+_SHARED_LARGEST: Final = 16 * 1024 * 1024 - 1024  # what a RedisLayer takes by default, bytes
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::path)?\}")
 
@@ -184,6 +186,21 @@ def unknown_option(name: str, known: Iterable[str], owner: str) -> ConfigError:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known options: {', '.join(known)}"
     return ConfigError(f"{owner} has no option {name!r}{hint}")
+
+
+class _DefaultSize(str):
+    """A size that nobody has given."""
+
+    __slots__ = ()
+
+
+class _DefaultBytes(int):
+    """What has become of it."""
+
+    __slots__ = ()
+
+
+_MAX_BODY: Final = _DefaultSize("8MB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,7 +452,8 @@ class Options:
                             preferred first (RFC 9213).
       ``heuristic``         fraction of the time since Last-Modified that a response without explicit
                             freshness counts as fresh (RFC 9111 4.2.2), e.g. 0.1. None: off.
-      ``max_body``          a larger body is not stored. Bytes.
+      ``max_body``          a larger body is not stored. Bytes, and no more than a layer can take: the
+                            memory layer an eighth of its budget. By default 8 MB, or that.
       ``max_inflight``      bodies being received to be stored, all together. Bytes.
       ``max_tags``          a response with more tags is not stored.
       ``max_variants``      stored variants (``Vary``) per target.
@@ -509,7 +527,7 @@ class Options:
     admin: Admin | None = None
     targets: Collection[str] = ("LayerGate-Cache-Control", "CDN-Cache-Control")
     heuristic: float | None = None
-    max_body: int | str = "8MB"
+    max_body: int | str = _MAX_BODY
     max_inflight: int | str = "64MB"
     max_tags: int = 128
     max_variants: int = 32
@@ -563,7 +581,6 @@ class Options:
                 " give a size such as '64MB'"
             )
         put(self, "memory", memory)
-        put(self, "max_body", parse_size(self.max_body, option="max_body"))
         put(self, "max_inflight", parse_size(self.max_inflight, option="max_inflight"))
         if self.layers is not None:
             if isinstance(self.layers, str | bytes | Mapping) or not isinstance(
@@ -573,6 +590,7 @@ class Options:
             put(self, "layers", tuple(self.layers))
             if not self.layers:
                 raise ConfigError("layers must name at least one layer, e.g. [MemoryLayer('64MB')]")
+        put(self, "max_body", self._max_body())
         put(self, "rules", _rules(self.rules))
         if self.admin is not None and not isinstance(self.admin, Admin):
             raise ConfigError(
@@ -621,6 +639,33 @@ class Options:
         for hook in self.hooks:
             if not callable(hook):
                 raise ConfigError(f"hooks must be callable, got {hook!r}")
+
+    def _max_body(self) -> int:
+        """``max_body`` in bytes. Raises ConfigError if no layer takes so much."""
+        given, largest = self.max_body, self._largest()
+        if isinstance(given, _DefaultSize | _DefaultBytes):
+            most = parse_size(_MAX_BODY, option="max_body")
+            return _DefaultBytes(most if largest is None else min(most, largest))
+        size = parse_size(given, option="max_body")
+        if largest is not None and size > largest:
+            raise ConfigError(
+                f"max_body must be at most {largest} bytes here, since no layer takes a larger"
+                f" response, got {given!r}; lower it, or raise memory (whose layer takes an eighth of"
+                " its budget), or the max_entry or max_size of a layer"
+            )
+        return size
+
+    def _largest(self) -> int | None:
+        """The most bytes that a response may have which any layer takes; None: nobody knows."""
+        if self.layers is None:
+            memory: int = self.memory  # type: ignore[assignment]
+            takes: list[int | None] = [memory // _MEMORY_SHARE]
+            if self.shared is not None:
+                takes.append(getattr(self.shared, "largest", _SHARED_LARGEST))
+        else:
+            takes = [getattr(layer, "largest", None) for layer in self.layers]
+        known = [each for each in takes if each is not None]
+        return max(known) if len(known) == len(takes) else None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Options:

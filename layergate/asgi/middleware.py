@@ -22,6 +22,7 @@ from layergate.asgi.scope import (
     Scope,
     asked_request,
     forward_scope,
+    has_token,
     is_personal,
     read_request,
     refresh_scope,
@@ -35,7 +36,7 @@ from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import OriginAborted, OriginUnreachable
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
-from layergate.http.exchange import Exchange, Reader, Relay, State
+from layergate.http.exchange import PIECE, Exchange, Reader, Relay, State
 from layergate.http.fields import Fields, Lines
 from layergate.http.identity import Says, names_who
 from layergate.http.invalidation import SAFE_METHODS
@@ -190,7 +191,12 @@ class LayerGate:
         if hit.__class__ is tuple:
             stored, lines = hit
             await send({"type": _START, "status": stored.status, "headers": lines})
-            await send({"type": _BODY, "body": stored.body if method == "GET" else b""})
+            body = stored.body if method == "GET" else b""
+            await (
+                send({"type": _BODY, "body": body})
+                if len(body) <= PIECE
+                else _send_large(send, body)
+            )
             return
         if hit is None:
             hit = self._unshareable(key, fields, scope["path"], personal=personal)
@@ -449,6 +455,7 @@ class LayerGate:
         try:
             with exchange.calling():
                 await self.app(inner, receive, tap.send)
+            await tap.flushed()
         except Exception as error:
             if not exchange.answer_error(error):
                 exchange.abort(error)
@@ -541,6 +548,7 @@ class LayerGate:
         finally:
             policy_place.reset(place)
         if (tap := tapped()) is not None:
+            await tap.flushed()
             tap.exchange.abort()
 
     # -- other methods, other scopes -----------------------------------------------------------
@@ -653,7 +661,9 @@ class _Tap:
         "_asked",
         "_cache",
         "_client",
+        "_flushing",
         "_gate",
+        "_held",
         "_outer",
         "_relay",
         "_scope",
@@ -677,6 +687,8 @@ class _Tap:
         self._outer = outer
         self._client = client
         self._relay: Relay | None = None
+        self._held: Message | None = None  # the head, until the first part of the body is there
+        self._flushing: asyncio.Task[None] | None = None  # sends it, where that took its time
         self._asked = False
         self.policy: dict[str, Any] = {}
         self.error: Exception | None = None
@@ -697,6 +709,8 @@ class _Tap:
         try:
             with exchange.calling():
                 await self._gate.app(self._scope, self.receive, self.send)
+            if self._flushing is not None:
+                await self.flushed()
         except Exception as error:
             await self._failed(error)
         except BaseException:
@@ -750,23 +764,30 @@ class _Tap:
     async def send(self, message: Message) -> None:
         kind = message["type"]
         exchange = self.exchange
+        if self._flushing is not None:
+            await self.flushed()
         if kind == _BODY:
             relay = self._relay
             if relay is None:
                 raise RuntimeError("the app sent http.response.body before http.response.start")
-            if relay is Relay.PASS:
-                await self._to_client(message)
-                return
             chunk = message.get("body", b"")
             more = message.get("more_body", False)
+            if not exchange.opened and relay is not Relay.SWALLOW:
+                was = relay
+                relay = self._relay = exchange.opening(bytes(chunk), whole=not more)
+                if was is Relay.SHARE or relay is Relay.PASS:
+                    await self._settle()
+            if relay is Relay.PASS:
+                await self._head_to_client()
+                await self._to_client(message)
+                return
             if relay is not Relay.SWALLOW and chunk:
                 exchange.body(bytes(chunk))
-            if relay is Relay.TEE and not self._cache.stack.peek_is_enough:
-                # Layers that take time to store into shall not take our client's.
-                await self._to_client(message)
+            # First the store: what a client that takes its time gets, nobody else waits for.
             if not more and not exchange.ended:
                 await exchange.finish()
-            if relay is Relay.TEE and self._cache.stack.peek_is_enough:
+            if relay is Relay.TEE:
+                await self._head_to_client()
                 await self._to_client(message)
             elif relay is Relay.SHARE and more and exchange.oversized:
                 await exchange.room()
@@ -779,6 +800,7 @@ class _Tap:
             # seen of it is not the whole.
             exchange.abort()
             self._relay = Relay.PASS
+            await self._head_to_client()
             await self._to_client(message)
         elif self._relay in (None, Relay.PASS):
             # Early hints, debug information: for the client whose request this is.
@@ -788,6 +810,7 @@ class _Tap:
     async def _head(self, message: Message) -> None:
         exchange = self.exchange
         headers = list(message.get("headers", ()))
+        exchange.tokens = functools.partial(has_token, self._scope)
         relay = exchange.head(
             message["status"],
             headers,
@@ -801,14 +824,48 @@ class _Tap:
             for name, value in self._scope.items():
                 if name not in _OURS and self._outer.get(name) is not value:
                     self._outer[name] = value
-        if self._cache.stack.peek_is_enough:
-            await self._cache.settle(exchange)
-        else:
-            self._cache.aside(self._cache.settle(exchange), "layergate settle")
+        if exchange.opened or relay is not Relay.SHARE:
+            await self._settle()
         if relay is Relay.PASS or relay is Relay.TEE:
             if exchange.request.method == "HEAD":
                 await self._cache.after_head(exchange, message["status"], headers)
-            await self._to_client({**message, "headers": exchange.client_lines})
+            self._held = message
+            if exchange.opened:
+                await self._head_to_client()
+        elif relay is Relay.SHARE:
+            self._held = message  # for the case that it is not shared after all
+        if not exchange.opened and relay is not Relay.SWALLOW and not exchange.waits_for_page:
+            # An app that has all of the body gives it now. One that does not, shall not hold back
+            # what it has given.
+            asyncio.get_running_loop().call_soon(self._overdue)
+
+    def _overdue(self) -> None:
+        """The body did not come with the head: that goes out without it."""
+        exchange = self.exchange
+        if exchange.opened or exchange.state in (State.FAILED, State.ANSWERED) or exchange.broken:
+            return
+        relay = exchange.opening(None)
+        if relay is Relay.SHARE:
+            self._flushing = asyncio.create_task(self._settle())
+        else:
+            self._flushing = asyncio.create_task(self._head_to_client())
+
+    async def flushed(self) -> None:
+        """Wait until a head is sent that is being sent. Raises what that raised."""
+        flushing, self._flushing = self._flushing, None
+        if flushing is not None:
+            await flushing
+
+    async def _settle(self) -> None:
+        if self._cache.stack.peek_is_enough:
+            await self._cache.settle(self.exchange)
+        else:
+            self._cache.aside(self._cache.settle(self.exchange), "layergate settle")
+
+    async def _head_to_client(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            await self._to_client({**held, "headers": self.exchange.client_lines})
 
     async def _to_client(self, message: Message) -> None:
         client = self._client
@@ -818,7 +875,11 @@ class _Tap:
             if self._relay is Relay.TEE:
                 return  # worth finishing, for the store
             raise _Deserted("the client is gone")
-        await client.send(message)
+        if self._relay is Relay.TEE:
+            with self.exchange.at_client():
+                await client.send(message)
+        else:
+            await client.send(message)
 
 
 class _Guard:
@@ -894,7 +955,17 @@ def _leave(reader: Reader) -> bool:
 
 async def _send(send: Send, served: Served) -> None:
     await send({"type": _START, "status": served.status, "headers": served.lines})
-    await send({"type": _BODY, "body": served.body})
+    if len(served.body) > PIECE:
+        await _send_large(send, served.body)
+    else:
+        await send({"type": _BODY, "body": served.body})
+
+
+async def _send_large(send: Send, body: bytes) -> None:
+    """Send a large body in pieces: servers copy what a client does not take at once."""
+    for start in range(0, len(body), PIECE):
+        piece = body[start : start + PIECE]
+        await send({"type": _BODY, "body": piece, "more_body": start + PIECE < len(body)})
 
 
 def _as_documented(name: str) -> str:

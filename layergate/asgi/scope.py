@@ -10,11 +10,13 @@ from layergate.http.fields import Fields, Lines
 from layergate.http.identity import is_somebody, is_users_name
 from layergate.http.key import primary_key
 from layergate.http.request import Asked, Request
+from layergate.http.tokens import TOKEN_NAMES, is_token
 
 __all__ = [
     "Scope",
     "asked_request",
     "forward_scope",
+    "has_token",
     "header_lines",
     "is_personal",
     "read_request",
@@ -70,6 +72,22 @@ def _has_certificate(tls: Any) -> bool:
     """Has the client shown a certificate? ``tls``: ASGI's TLS extension."""
     return isinstance(tls, Mapping) and bool(
         tls.get("client_cert_chain") or tls.get("client_cert_name")
+    )
+
+
+def has_token(scope: Scope) -> bool:
+    """Is there a token for one client, that middleware has made for the app to put into its response:
+    asgi-csrf's ``scope["csrftoken"]``, a ``csp_nonce`` of `request.state`, and the like?"""
+    for name in scope:
+        if TOKEN_NAMES[name] and is_token(scope[name]):
+            return True
+    state = scope.get("state")
+    if not state or not isinstance(state, dict):
+        return False
+    # (Litestar keeps what is its own in an object of slots)
+    return any(
+        (TOKEN_NAMES[name] and is_token(value)) or is_token(getattr(value, "csrf_token", None))
+        for name, value in state.items()
     )
 
 

@@ -427,6 +427,18 @@ class Stack:
             raise PartialWriteError(failed, tuple(written))
         return True
 
+    def takes(self, key: Key, size: int, tags: tuple[str, ...] = ()) -> bool:
+        """Could any layer take an entry of ``size`` bytes now? One that does not say could."""
+        for layer in self.layers:
+            takes: Callable[[Key, int, tuple[str, ...]], bool] | None
+            takes = getattr(layer, "takes", None)
+            try:
+                if takes is None or takes(key, size, tags):
+                    return True
+            except Exception as error:
+                self.counters.on("layer_error", layer=layer.name, operation="takes", error=error)
+        return False
+
     async def _write(
         self, layer: Layer, key: Key, entry: Entry, ttl: Mapping[str, float] | None
     ) -> BaseException | None:

@@ -110,7 +110,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
         ("heuristic", _T.NUMBER, "freshness of responses that state none: this fraction of the time since Last-Modified; none: off"),
         ("forwarding_fields", _T.LIST, "request fields that tell an origin its scheme, host, port or prefix, and select variants"),
         ("targets", _T.LIST, "response fields that come before Cache-Control and Expires (RFC 9213)"),
-        ("max_body", _T.SIZE, "a larger body is not stored"),
+        ("max_body", _T.SIZE, "a larger body is not stored; by default 8MB, or the most that a layer takes"),
         ("max_inflight", _T.SIZE, "bodies being received to be stored, all together"),
         ("max_tags", _T.COUNT, "a response with more tags is not stored"),
         ("max_variants", _T.COUNT, "stored variants (Vary) per target"),

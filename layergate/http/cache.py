@@ -190,12 +190,14 @@ class Cache:
     def __init__(self, stack: Stack, options: Options) -> None:
         self.stack = stack
         self.options = options
+        self.max_body: int = options.max_body  # type: ignore[assignment]  # parsed
         self.rules = RuleSet(options.rules)
         self.flights: Flights[Exchange] = Flights(stack.runtime)
         self.identifier = cache_status.identifier(options.name)
         self._admission = Admission(stack)
         self._tally = stack.runtime.lock()  # of the three below: ``+=`` loses counts under threads
         self._inflight = 0
+        self._holding: set[Exchange] = set()  # whose bodies these bytes are
         self._waiters = 0
         self._refreshing = 0
         self._hit_lines: dict[int, Line] = {}
@@ -250,6 +252,7 @@ class Cache:
         changed = self.options.replaced(options)
         rules = RuleSet(changed.rules)
         self.options, self.rules = changed, rules
+        self.max_body = changed.max_body  # type: ignore[assignment]
         self._obeys, self._says_status = changed.request_directives, changed.cache_status
         self.kept_back, self._targets = kept_back(changed), frozenset(targets_of(changed))
         self._pass_lines = {}  # after the options: see `pass_lines`
@@ -620,8 +623,7 @@ class Cache:
 
     def rest_of(self, request: Request, entry: Entry | None) -> Rest | None:
         """See `partial.rest_of`."""
-        most: int = self.options.max_body  # type: ignore[assignment]
-        return rest_of(request, entry, max_body=most)
+        return rest_of(request, entry, max_body=self.max_body)
 
     @staticmethod
     def may_pass(request: Request, reason: Refused) -> bool:
@@ -1290,15 +1292,14 @@ class Cache:
         if not self.options.cache_status:
             return []
         conditional = exchange.conditional and exchange.origin_status == 304
+        reason = exchange.refused if follower else exchange.why_not_stored
         value = cache_status.forward_value(
             self.identifier,
             exchange.fwd,
             fwd_status=304 if conditional else 206 if exchange.completed == 200 else None,
-            stored=True
-            if exchange.plan is not None and exchange.refused is None and not follower
-            else None,
+            stored=True if exchange.stored and not follower else None,
             collapsed=True if follower else None,
-            detail=None if exchange.refused is None else exchange.refused.token,
+            detail=None if reason is None else reason.token,
         )
         return [(b"cache-status", value)]
 
@@ -1330,6 +1331,29 @@ class Cache:
 
     # -- storing -------------------------------------------------------------------------------
 
+    def takes(
+        self, exchange: Exchange, plan: Plan, length: int = 0, *, entry: Entry | None = None
+    ) -> Refused | None:
+        """Why no layer takes what the exchange brings, as things are now: a body of ``length`` bytes,
+        or, if that is known already, this ``entry``. None: one does."""
+        key = exchange.primary
+        if self.stack.purged_since(exchange.stamp, plan.tags, key):
+            return Refused.PURGED
+        if plan.names:
+            key = variant_key(key, exchange.secondary)
+        else:
+            present = self.stack.peek(key)
+            if present is not None and isinstance(present.value, VariantIndex):
+                key = variant_key(key, self.secondary((), exchange.request.fields))
+        if entry is None:
+            size = length + exchange.size_around(plan)
+            if exchange.rest is not None:
+                size += exchange.rest.entry.size
+            taken = self.stack.takes(key, size, plan.tags)
+        else:
+            taken = self.stack.takes(key, entry.size, entry.tags)
+        return None if taken else Refused.NO_ROOM
+
     async def commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
         """Store a response. False if it was purged while it was fetched, or another instance has
         taken over meanwhile."""
@@ -1356,7 +1380,7 @@ class Cache:
             entry = combined(
                 None if found is None else found.entry,
                 entry,
-                max_body=self.options.max_body,  # type: ignore[arg-type]
+                max_body=self.max_body,
                 max_tags=self.options.max_tags,
                 targets=targets_of(self.options),
             )
@@ -1708,17 +1732,30 @@ class Cache:
             pool.clear()
         return [pool.setdefault(line, line) if len(line[1]) <= 128 else line for line in lines]
 
-    def take_inflight(self, size: int) -> bool:
-        """Reserve bytes for a body under way; False if that would be too many."""
+    def take_inflight(self, size: int, exchange: Exchange | None = None) -> bool:
+        """Reserve bytes for a body under way; False if that would be too many, even without those
+        that only a client which takes nothing keeps from their end."""
+        if not self._take_inflight(size, exchange):
+            for other in list(self._holding):
+                if other is not exchange and other.held_up:
+                    other.surrender()
+            return self._take_inflight(size, exchange)
+        return True
+
+    def _take_inflight(self, size: int, exchange: Exchange | None) -> bool:
         with self._tally:
             if self._inflight + size > self.options.max_inflight:  # type: ignore[operator]
                 return False
             self._inflight += size
+            if exchange is not None:
+                self._holding.add(exchange)
         return True
 
-    def give_inflight(self, size: int) -> None:
+    def give_inflight(self, size: int, exchange: Exchange | None = None) -> None:
         with self._tally:
             self._inflight -= size
+            if exchange is not None:
+                self._holding.discard(exchange)
 
     # -- unsafe methods and HEAD ---------------------------------------------------------------
 
@@ -1981,6 +2018,7 @@ class Cache:
         runtime = self.stack.runtime
         self._tally = runtime.lock()
         self._inflight = self._waiters = self._refreshing = 0
+        self._holding = set()
         self.flights = Flights(runtime)
         self.stack.forked()
 

@@ -9,6 +9,10 @@ with it (`Relay`), keeps the body that is to be stored, and wakes the requests t
             ──abort─▶ FAILED      no head came: a follower leads next
     then `ended`: the body is complete, or `broken`: the origin stopped in the middle (G6)
 
+A head whose response may be stored is not always the last word: whether that is ``stored`` is known
+with the length, and whether a page under a rule carries a token of one client, with the page. ASGI and
+WSGI servers send no head before the first part of the body anyway, so `opening` decides it then.
+
 A shared exchange runs in a task of its own. The request that caused it is its first reader, no more:
 it may be slow, or go away, without anyone else noticing. A solo exchange runs inside its request
 and only copies what passes.
@@ -17,8 +21,8 @@ and only copies what passes.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
@@ -39,6 +43,7 @@ from layergate.http.selecting import varies_on_more, vary_names, with_vary
 from layergate.http.stored import PartialResponse, StoredResponse
 from layergate.http.storing import Refused
 from layergate.http.targeted import OWN
+from layergate.http.tokens import has_token, may_have_token
 from layergate.http.validation import (
     CONDITIONAL_FIELDS,
     freshens,
@@ -53,6 +58,11 @@ __all__ = ["ORIGIN_ERRORS", "Exchange", "Reader", "Relay", "State"]
 
 # What a reader may lag behind in a stream that is over the cap, bytes.
 WINDOW: Final = 256 * 1024
+# What a reader takes at once of a body in small parts, or of one that is whole: what its server holds
+# for a client that takes nothing is no more than that, and the rest is held once for all.
+PIECE: Final = 256 * 1024
+# For what is added to a response that is stored, bytes: its length, the trace context, fields of a part.
+_ROOM: Final = 160
 ORIGIN_ERRORS: Final = frozenset({500, 502, 503, 504})
 """The statuses that a stored response may stand in for (RFC 5861 section 4)."""
 _NO_BODY: Final = frozenset({204, 205, 304})
@@ -93,24 +103,30 @@ class Exchange:
 
     __slots__ = (
         "_alias",
+        "_body",
         "_buffered",
         "_cache",
         "_chunks",
+        "_cleaned",
+        "_client_lines",
         "_confirmation",
         "_content_length",
+        "_idle",
+        "_idle_since",
         "_length",
         "_lock",
         "_part",
         "_readers",
-        "_stored",
         "_storing",
+        "_to_scan",
         "_touched",
         "_trimmed",
+        "_unkept",
         "_validators",
+        "admitted",
         "began",
         "broken",
         "cause",
-        "client_lines",
         "conditional",
         "cookies",
         "ended",
@@ -124,6 +140,7 @@ class Exchange:
         "match",
         "mismatched",
         "nominees",
+        "opened",
         "origin_status",
         "plan",
         "primary",
@@ -144,6 +161,7 @@ class Exchange:
         "stamp",
         "state",
         "storage_key",
+        "tokens",
         "unchanged",
         "unreachable",
         "variance",
@@ -177,7 +195,11 @@ class Exchange:
         self.pulse = Pulse(cache.stack.runtime)
         self.plan: Plan | None = None
         self.response: Head | None = None
-        self.client_lines: Lines = []
+        self.opened = True  # nothing of the head waits for the first part of the body
+        self.admitted: bool | None = None  # could a layer take it? None: not known yet
+        self._unkept: Refused | None = None  # and why not
+        # Has middleware outside of us given the app a token that is for one client?
+        self.tokens: Callable[[], bool] | None = None
         self.cookies: Lines = []
         self.refused: Refused | None = None
         self.secondary = b""
@@ -188,14 +210,20 @@ class Exchange:
         self.unreachable = False  # the origin gave no answer, and a stored response is it
         self.error: BaseException | None = None
         self._lock = cache.stack.runtime.lock()  # of _chunks, _trimmed, _readers
+        self._cleaned: Lines = []
+        self._client_lines: Lines | None = None  # as they were when the head was `opened` at once
         self._chunks: list[bytes] = []
+        self._body: bytes | None = None  # all of it, once it has ended: then there are no chunks
         self._trimmed = 0  # chunks dropped from the front, once over the cap
         self._length = 0
         self._buffered = 0
         self._content_length: int | None = None
         self._storing = False
-        self._stored = False
+        # The head of a response whose content is to be looked through for tokens, and has not been.
+        self._to_scan: Fields | None = None
         self._readers: set[Reader] = set()
+        self._idle = 0.0  # how long the fetch has waited for its own client, seconds
+        self._idle_since: float | None = None
         self._alias: bytes | None = None
         self._confirmation: Fields | None = None  # of the 304 that updated what is stored
         self._part: Received | None = None  # what the response is, if it is a 206
@@ -352,7 +380,7 @@ class Exchange:
         self._part = part
         if part is not None:  # 3.3: "stored as if it were an incomplete 200 (OK) response"
             status, fields = 200, part.fields
-        return plan_storage(
+        planned = plan_storage(
             self.request,
             status,
             fields,
@@ -361,6 +389,7 @@ class Exchange:
             request_time=self.request_time,
             response_time=now,
         )
+        return self._lent(planned, fields)
 
     def judged(
         self, status: int, fields: Fields, now: float, *, trailers: bool = False
@@ -370,6 +399,16 @@ class Exchange:
         if isinstance(planned, Plan):
             planned = Refused.TRAILERS if trailers else self._check_length(status, fields, planned)
         return planned
+
+    def _lent(self, planned: Plan | Refused, fields: Fields) -> Plan | Refused:
+        """``planned``, if it may be: a lifetime that is not the response's own is not for what was made
+        for one client (see `tokens`)."""
+        if isinstance(planned, Refused) or not planned.lent:
+            return planned
+        if self.tokens is not None and self.tokens():
+            return Refused.TOKEN
+        # (of a part nobody can tell what the whole has)
+        return Refused.TOKEN if self._part is not None and may_have_token(fields) else planned
 
     def head(
         self,
@@ -404,20 +443,15 @@ class Exchange:
         ):
             return Relay.SWALLOW
 
-        cleaned = cache.for_clients(fields.lines)
+        cleaned = self._cleaned = cache.for_clients(fields.lines)
         if self.request.method != "GET":
-            self.client_lines = [*cleaned, *cache.forward_line(self)]
             self._become(State.RELEASED)
             return Relay.PASS
         planned = self.judged(status, fields, now, trailers=trailers)
         if isinstance(planned, Refused):
-            self.refused = planned
-            self.client_lines = [*cleaned, *cache.forward_line(self)]
-            cache.not_stored(self, planned)
-            self._become(State.RELEASED)
-            return Relay.PASS
+            return self._let_pass(planned)
 
-        cleaned = with_vary(cleaned, planned.vary)
+        cleaned = self._cleaned = with_vary(cleaned, planned.vary)
         planned = self.plan = self.located(planned)
         self.secondary = cache.secondary(planned.names, self.request.fields)
         if not cache.has_room(self, planned):
@@ -425,24 +459,144 @@ class Exchange:
             cache.not_stored(self, self.refused)
         own = [] if self._part is None else self._part.own
         self.response = Head(status, cleaned, planned.lines + own)
-        self.client_lines = [*cleaned, *cache.forward_line(self)]
         self._storing = True
-        if self.solo:
+        # What is to be stored for validation only (no-cache, max-age=0), nobody else may have now.
+        relay = Relay.SHARE if planned.shareable and not self.solo else Relay.TEE
+        if relay is Relay.TEE:
             self._become(State.RELEASED)
-            return Relay.TEE
-        if planned.shareable:
-            if planned.names:
-                # Now it is known which variant this is: requests for it that find the index of
-                # variants, and no longer the bare target, shall find this flight as well.
-                self._alias = variant_key(self.primary, self.secondary) + flight_suffix(
-                    self.request
-                )
-                cache.flights.lead(self._alias, self)
-            self._become(State.STREAMING)
-            return Relay.SHARE
-        # To be stored, but for validation only (no-cache, max-age=0): nobody else may have it now.
+        elif planned.names:
+            # Now it is known which variant this is: requests for it that find the index of
+            # variants, and no longer the bare target, shall find this flight as well.
+            self._alias = variant_key(self.primary, self.secondary) + flight_suffix(self.request)
+            cache.flights.lead(self._alias, self)
+        length = 0 if status in _NO_BODY else self._content_length
+        if planned.lent and length != 0 and may_have_token(fields):
+            self._to_scan = fields
+        if length is None or self._to_scan is not None:
+            self.opened = False
+        else:
+            self._open(length)
+            self._client_lines = [*cleaned, *cache.forward_line(self)]
+        return relay
+
+    def _let_pass(self, reason: Refused) -> Relay:
+        """It is for nobody but the client whose request was forwarded."""
+        self.refused = reason
+        self.plan = self.response = None
+        self._storing = False
+        self._cache.not_stored(self, reason)
         self._become(State.RELEASED)
-        return Relay.TEE
+        return Relay.PASS
+
+    @property
+    def waits_for_page(self) -> bool:
+        """Is the head, not `opened`, one that must not go out before the first part of the body?"""
+        return self._to_scan is not None
+
+    def opening(self, first: bytes | None, *, whole: bool = False) -> Relay:
+        """Unless the head was `opened` at once: the first part of the body is there, and so the head
+        can go out. ``whole``: it is the only one. Before `body` is given that part. None: it takes
+        its time, and the head shall not wait for it (not if it `waits_for_page`)."""
+        assert self.plan is not None
+        self.opened = True
+        if first is None:
+            self._open(None)
+            return Relay.SHARE if self.state is State.STREAMING else Relay.TEE
+        whole = whole or len(first) == self._content_length
+        if self._to_scan is not None:
+            if has_token(self._to_scan, first):
+                return self._let_pass(Refused.TOKEN)
+            if whole:
+                self._to_scan = None
+        self._open(len(first) if whole and self._content_length is None else self._content_length)
+        return Relay.SHARE if self.state is State.STREAMING else Relay.TEE
+
+    def _open(self, length: int | None) -> None:
+        """All that is said in the head is known. ``length``: of the body, in bytes; None: unknown."""
+        if self.state is State.PENDING:
+            self._become(State.STREAMING)
+        if length is None:
+            return
+        if length > self._cache.max_body:
+            self._refuse(Refused.TOO_LARGE)
+        elif not self._reserve(length):
+            self._refuse(Refused.BUDGET)
+        else:
+            assert self.plan is not None
+            self._admit(self._cache.takes(self, self.plan, length))
+
+    def _admit(self, refused: Refused | None) -> None:
+        self.admitted = refused is None
+        self._unkept = refused
+
+    def size_around(self, plan: Plan) -> int:
+        """What an entry of this response has beside its body, in bytes: at most so many."""
+        return sum(len(name) + len(value) for name, value in plan.lines) + _ROOM
+
+    def _reserve(self, length: int) -> bool:
+        """Have so many bytes of the budget for bodies under way, in all."""
+        more = length - self._buffered
+        if more <= 0:
+            return True
+        if not self._cache.take_inflight(more, self):
+            return False
+        self._buffered = length
+        return True
+
+    @contextmanager
+    def at_client(self) -> Iterator[None]:
+        """Around what is sent, inside of the fetch, to the client whose request was forwarded: while
+        that takes nothing, the fetch stands still."""
+        self.rests()
+        try:
+            yield
+        finally:
+            self.goes_on()
+
+    def rests(self) -> None:
+        """The fetch waits for its own client from now on."""
+        self._idle_since = self._cache.stack.runtime.monotonic()
+
+    def goes_on(self) -> None:
+        """It does not any more. Does nothing if it did not."""
+        since, self._idle_since = self._idle_since, None
+        if since is not None:
+            self._idle += self._cache.stack.runtime.monotonic() - since
+
+    @property
+    def idle(self) -> float:
+        """For how long the fetch has waited for its own client, in all, seconds."""
+        since = self._idle_since
+        now = 0.0 if since is None else self._cache.stack.runtime.monotonic() - since
+        return self._idle + now
+
+    @property
+    def held_up(self) -> bool:
+        """Has its own client held it up for longer than anybody else should wait for that?"""
+        limit: float = self._cache.options.slow_reader_timeout  # type: ignore[assignment]
+        return self.idle > limit
+
+    @property
+    def announced(self) -> int | None:
+        """How long the body is to be, bytes; None: it does not say."""
+        return self._content_length
+
+    @property
+    def client_lines(self) -> Lines:
+        """The head as it goes to the client whose request was forwarded."""
+        if self._client_lines is not None:
+            return self._client_lines
+        return [*self._cleaned, *self._cache.forward_line(self)]
+
+    @property
+    def stored(self) -> bool:
+        """May the head that is sent now say ``stored``?"""
+        return self._storing and bool(self.admitted) and self.refused is None
+
+    @property
+    def why_not_stored(self) -> Refused | None:
+        """What the head that is sent now gives for a reason, if it does not say ``stored``."""
+        return self.refused or self._unkept
 
     def completion(self, fields: Fields, now: float, *, trailers: bool = False) -> Plan | None:
         """How the part with these fields, that is to complete what is stored, is to be stored; None
@@ -493,14 +647,15 @@ class Exchange:
         lines = rest.head([*planned.lines, *own], targets_of(cache.options))
         lines = with_vary(lines, planned.vary)
         self.response = Head(rest.status, lines, lines)
-        self.client_lines = [*cache.for_clients(lines), *cache.forward_line(self)]
+        self._cleaned = cache.for_clients(lines)
         self._storing = True
         before, _ = rest.around
         if before:
             self._chunks.append(before)
         if not planned.shareable:  # to those who come now: who waits already is told by `fits`
             self._land()
-        self._become(State.STREAMING)
+        self._open(self._content_length)
+        self._client_lines = self.client_lines
         return Relay.SHARE
 
     @property
@@ -526,7 +681,7 @@ class Exchange:
     def _check_length(self, status: int, fields: Fields, plan: Plan) -> Plan | Refused:
         if self._part is not None:
             self._content_length = self._part.span[1] - self._part.span[0]
-            too_large = self._content_length > self._cache.options.max_body  # type: ignore[operator]
+            too_large = self._content_length > self._cache.max_body
             return Refused.TOO_LARGE if too_large else plan
         lengths = set(fields.all(b"content-length"))
         if not lengths or status in _NO_BODY:
@@ -535,7 +690,7 @@ class Exchange:
         if lengths or not value.isdigit() or len(value) > 18:
             return Refused.LENGTH_MISMATCH
         self._content_length = int(value)
-        if self._content_length > self._cache.options.max_body:  # type: ignore[operator]
+        if self._content_length > self._cache.max_body:
             return Refused.TOO_LARGE
         return plan
 
@@ -576,7 +731,7 @@ class Exchange:
 
     def update(self, entry: Entry, fields: Fields, now: float) -> tuple[Plan | Refused, Lines]:
         """See `plan_update`: for a 304 to this request with these ``fields``, received at ``now``."""
-        return plan_update(
+        planned, lines = plan_update(
             self.request,
             entry,
             fields,
@@ -585,6 +740,7 @@ class Exchange:
             request_time=self.request_time,
             response_time=now,
         )
+        return self._lent(planned, fields), lines
 
     def still_covered(self, stored: StoredResponse, planned: Plan | Refused, lines: Lines) -> bool:
         """Does ``stored``, with its fields as `update` says, answer the request that it was selected
@@ -616,7 +772,9 @@ class Exchange:
             self.secondary = cache.secondary(plan.names, self.request.fields)
             self.entry = self.entry_for(plan, stored.status, plan.lines, stored.body, stored)
             self._storing = cache.has_room(self, plan)
-            if not self._storing:
+            if self._storing:
+                self._admit(cache.takes(self, plan, entry=self.entry))
+            else:
                 self.refused = Refused.VARIANTS
                 cache.not_stored(self, self.refused)
             self._confirmation = fields if self.several else None
@@ -671,6 +829,10 @@ class Exchange:
         if not cache.stands_in(self.request, self.entry, unreachable=unreachable):
             return False
         self.unreachable = unreachable
+        # It may have sent a head that it did not come to fill.
+        self.plan = self.response = None
+        self._storing = False
+        self._give_back()
         cache.stack.counters.on(
             "stale", request=self.request, reason=cache.excuse(self, self.request), error=error
         )
@@ -689,29 +851,35 @@ class Exchange:
             self.abort(OriginAborted("the origin sent more than the range it announced"))
             return
         if self._storing:
-            if self._length > cache.options.max_body:  # type: ignore[operator]
+            if self._length > cache.max_body:
                 self._refuse(Refused.TOO_LARGE)
-            elif not cache.take_inflight(len(chunk)):
+            elif self._length > self._buffered and not self._reserve(self._length):
                 self._refuse(Refused.BUDGET)
-            else:
-                self._buffered += len(chunk)
-        if self._storing or self.state is State.STREAMING:
-            with self._lock:
+        with self._lock:
+            if self._storing or self.state is State.STREAMING:
                 self._chunks.append(chunk)
         if self.state is State.STREAMING:
             self._trim()
             self.pulse.beat()
 
+    def surrender(self) -> None:
+        """Give up what is reserved: others need it, and this fetch waits for its client. From any
+        thread."""
+        self._refuse(Refused.BUDGET)
+
     def _refuse(self, reason: Refused) -> None:
         """Give up storing, in the middle of the body. Those who stream along still get all of it."""
-        self._storing = False
-        self.refused = reason
+        with self._lock:
+            if not self._storing or self._body is not None or self.state is State.ANSWERED:
+                return
+            self._storing = False
+            self.refused = reason
+            if self.state is not State.STREAMING:
+                self._chunks = []
         self._give_back()
         self._cache.not_stored(self, reason)
         self._land()  # nobody may join: the beginning is about to be dropped
         self.let_go(free=True)
-        if self.state is not State.STREAMING:
-            self._chunks = []
 
     @property
     def oversized(self) -> bool:
@@ -721,29 +889,48 @@ class Exchange:
     async def room(self) -> None:
         """Backpressure of a stream that is over the cap: wait until its slowest reader is close.
 
-        A reader that does not move for ``slow_reader_timeout`` while others wait is cut off; alone
-        it may take the time it wants, like any client without a cache.
+        A reader is cut off that has held up others for ``slow_reader_timeout`` in all, whatever it
+        takes meanwhile: that is the time in which it was too far behind for more to come, and another
+        one had taken all there is. Alone it may take the time it wants, like any client without a
+        cache.
         """
+        runtime = self._cache.stack.runtime
+        limit: float = self._cache.options.slow_reader_timeout  # type: ignore[assignment]
         while True:
             seen = self.pulse.version
             with self._lock:
-                slowest = min(self._readers, key=lambda reader: reader.index, default=None)
-                if slowest is None or self._backlog(slowest) <= WINDOW:
-                    return
-                before, alone = slowest.index, len(self._readers) == 1
-            limit = None if alone else self._cache.options.slow_reader_timeout
-            moved = await self.pulse.wait(seen, limit)  # type: ignore[arg-type]
-            if not moved and slowest.index == before:
-                self._cache.stack.counters.on("stream_cut", request=slowest.request)
-                slowest.cut = True
-                with self._lock:
-                    self._readers.discard(slowest)
-                self.pulse.beat()
+                behind = [one for one in self._readers if self._backlog(one) > WINDOW]
+                end = self._trimmed + len(self._chunks)
+                starved = any(one.index >= end for one in self._readers)
+            if not behind:
+                return
+            if not starved:
+                await self.pulse.wait(seen)
+            else:
+                began = runtime.monotonic()
+                left = limit - max(one.held for one in behind)
+                await self.pulse.wait(seen, max(0.0, left))
+                held = runtime.monotonic() - began
+                for one in behind:
+                    one.held += held
+                    if one.held >= limit:
+                        self._cut(one)
             self._trim()
+
+    def _cut(self, reader: Reader) -> None:
+        """Go on without this reader."""
+        with self._lock:
+            if reader not in self._readers:
+                return
+            reader.cut = True
+            self._readers.discard(reader)
+        self._cache.stack.counters.on("stream_cut", request=reader.request)
+        self.pulse.beat()
 
     def _backlog(self, reader: Reader) -> int:
         """Bytes that this reader has not taken yet."""
-        return sum(len(chunk) for chunk in self._chunks[reader.index - self._trimmed :])
+        chunks = self._chunks[reader.index - self._trimmed :]
+        return sum(map(len, chunks)) - reader.within
 
     def _trim(self) -> None:
         """Over the cap, drop the chunks that every reader has had."""
@@ -765,6 +952,10 @@ class Exchange:
                 return
             with self._lock:
                 self._chunks += filter(None, self.rest.around[1:])
+        with self._lock:
+            if self._storing and self.state is not State.ANSWERED:
+                # One copy for the store and for all who have not read to the end yet.
+                self._body, self._chunks = b"".join(self._chunks), []
         self.ended = True
         self.traced()
         self.pulse.beat()
@@ -791,16 +982,10 @@ class Exchange:
             self._finished()
 
     def _finished(self) -> None:
-        self._stored = True
         self._land()
-        self._release()
+        self._give_back()  # who reads on reads what is stored
         if self.state is not State.RELEASED:  # (then what `settle` notes comes first)
             self.let_go()
-
-    def _release(self) -> None:
-        """Give back what was reserved for the body, once nobody holds on to it."""
-        if self._stored and not self._readers:
-            self._give_back()
 
     def _verify(self) -> None:
         if self._content_length is not None and self._content_length != self._length:
@@ -820,8 +1005,14 @@ class Exchange:
                 await self._cache.freshen_others(self, self._confirmation)
         else:
             assert self.response is not None
-            body = b"".join(self._chunks)
-            lines = plan.lines
+            assert self._body is not None
+            body, lines = self._body, plan.lines
+            if self._to_scan is not None and has_token(self._to_scan, body):
+                # It came in parts, so others may have read along. Those who come now shall not.
+                self.refused = Refused.TOKEN
+                self._cache.not_stored(self, Refused.TOKEN)
+                await self._cache.settle(self)
+                return
             if self._part is not None:
                 begin = len(self.around[0])
                 body = body[begin : begin + self._length]
@@ -830,6 +1021,7 @@ class Exchange:
                 lines = [*lines, (b"content-length", b"%d" % len(body))]
             entry = self.entry_for(plan, self.response.status, lines, body)
         if not await self._cache.commit(self, plan, entry):
+            self.admitted = False
             self.refused = self.refused or Refused.PURGED
 
     def entry_for(
@@ -903,7 +1095,7 @@ class Exchange:
         with self._lock:  # two readers may leave at once
             size, self._buffered = self._buffered, 0
         if size:
-            self._cache.give_inflight(size)
+            self._cache.give_inflight(size, self)
 
     def _become(self, state: State) -> None:
         self.state = state
@@ -926,7 +1118,9 @@ class Exchange:
         """
         if self.state in (State.RELEASED, State.FAILED) or self.broken:
             return False
-        if self.oversized or self._stalled() or self.refused is Refused.VALIDATOR:
+        if self.oversized or self._stalled() or self.held_up:
+            return False
+        if self.refused is Refused.VALIDATOR:
             return False
         tags = self._cache.reached_by(self.primary, self.request)
         if self.plan is not None:
@@ -1005,13 +1199,29 @@ class Reader:
     Use it as a context manager: leaving takes it off the exchange, whatever happened.
     """
 
-    __slots__ = ("_exchange", "cut", "gone", "index", "joined_at", "late", "request")
+    __slots__ = (
+        "_exchange",
+        "cut",
+        "gone",
+        "held",
+        "index",
+        "joined_at",
+        "late",
+        "offset",
+        "request",
+        "starved",
+        "within",
+    )
 
     def __init__(self, exchange: Exchange, request: Request, joined_at: int) -> None:
         self._exchange = exchange
         self.request = request
         self.joined_at = joined_at
-        self.index = 0
+        self.index = 0  # of the chunk to take next, and
+        self.within = 0  # what has been taken of that, bytes
+        self.offset = 0  # what has been taken in all, bytes
+        self.held = 0.0  # how long it has held up others, seconds
+        self.starved = 0.0  # and the client that leads this one
         self.cut = False
         self.late = False
         self.gone = False
@@ -1023,7 +1233,6 @@ class Reader:
         exchange = self._exchange
         with exchange._lock:
             exchange._readers.discard(self)
-        exchange._release()
         if not exchange._readers:
             exchange.error = None
         if exchange.oversized:
@@ -1072,19 +1281,56 @@ class Reader:
         )
 
     def take(self) -> bytes:
-        """What has come since the last call; b"" if nothing has."""
+        """A piece of what has come, at most `PIECE` bytes; b"" if nothing has."""
         exchange = self._exchange
         with exchange._lock:
             if self.cut:
                 return b""
-            chunks = exchange._chunks[self.index - exchange._trimmed :]
-            self.index += len(chunks)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            body = exchange._body
+            if body is not None:
+                piece = body[self.offset : self.offset + PIECE]  # (of all, that is itself)
+                self.offset += len(piece)
+                return piece
+            chunks, at = exchange._chunks, self.index - exchange._trimmed
+            if at >= len(chunks):
+                return b""
+            first = chunks[at]
+            piece = first[self.within : self.within + PIECE]
+            if self.within + len(piece) < len(first):
+                self.within += len(piece)
+            else:
+                size, stop = len(piece), at + 1
+                while stop < len(chunks) and size + len(chunks[stop]) <= PIECE:
+                    size += len(chunks[stop])
+                    stop += 1
+                if stop > at + 1:
+                    piece = b"".join([piece, *chunks[at + 1 : stop]])
+                self.index, self.within = exchange._trimmed + stop, 0
+            self.offset += len(piece)
+        return piece
+
+    def rest(self) -> bytes | None:
+        """All that has not been taken of a body that is whole, and is taken now; None: it is not, or it
+        is taken piece by piece."""
+        body = self._exchange._body
+        if body is None:
+            return None
+        start, self.offset = self.offset, len(body)
+        return body[start:]
+
+    def skip(self) -> None:
+        """Take all that has come, without looking at it."""
+        exchange = self._exchange
+        with exchange._lock:
+            self.index, self.within = exchange._trimmed + len(exchange._chunks), 0
+            self.offset = exchange._length
 
     def _waiting(self) -> bool:
         """Is there something to take?"""
         exchange = self._exchange
         with exchange._lock:
+            if exchange._body is not None:
+                return self.offset < len(exchange._body)
             return self.index < exchange._trimmed + len(exchange._chunks)
 
     @property
@@ -1104,12 +1350,24 @@ class Reader:
         while True:
             seen = exchange.pulse.version
             if self.cut:
-                raise OriginAborted("the client was too slow for a response that is not stored")
+                raise OriginAborted("a client was too slow for a response that others wait for")
             if self._waiting() or exchange.ended or self.gone:
                 return True
             if exchange.broken:
                 raise OriginAborted("the origin ended its response before its end") from (
                     exchange.error
                 )
-            if not await exchange.pulse.wait(seen, timeout):
+            limit: float = exchange._cache.options.slow_reader_timeout  # type: ignore[assignment]
+            before = exchange.idle
+            wait = timeout
+            if exchange._idle_since is not None:
+                wait = min(timeout, max(0.0, limit - self.starved))
+            moved = await exchange.pulse.wait(seen, wait)
+            held = exchange.idle - before
+            self.starved += held
+            if held and self.starved >= limit:
+                exchange._cut(self)
+            elif not moved and wait < timeout:
+                continue
+            elif not moved:
                 return False

@@ -36,6 +36,7 @@ from layergate.http.selecting import normalise
 from layergate.http.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
 from layergate.http.storing import Refused
 from layergate.http.targeted import parse_targeted, policy_of
+from layergate.http.tokens import may_have_token
 from layergate.http.validation import conditional_lines, freshens
 from layergate.http.variants import nominating_line
 
@@ -152,7 +153,7 @@ async def explain(
     ``validators``, ``refresh``, ``stale-if-error`` or ``stale-if-unreachable``; and of the response:
     ``response``, ``upstream``, ``invalidation``, ``validation``, ``method``, ``policy``,
     ``storable``, ``lifetime``, ``age``, ``stale-windows``, ``variants``, ``fields``, ``cookies``,
-    ``tags``, ``groups``, ``shared``, ``marker``.
+    ``tags``, ``groups``, ``tokens``, ``room``, ``shared``, ``marker``.
     """
     return await _Trace(cache, request, live).of(response)
 
@@ -228,7 +229,11 @@ _REMEDIES: Final = {
     Refused.EXPIRED: "give it a lifetime, a validator (ETag, Last-Modified) or a stale window",
     Refused.STREAM: "say max-age in the response if it has an end and is to be stored",
     Refused.TAGS: "send fewer or shorter tags, or raise max_tags",
-    Refused.TOO_LARGE: "raise max_body",
+    Refused.TOO_LARGE: "raise max_body, and memory with it",
+    Refused.TOKEN: "fetch the token by a request of its own, or send max-age from the app if the"
+    " response is for everybody all the same",
+    Refused.BUDGET: "raise max_inflight",
+    Refused.NO_ROOM: "raise memory; what is asked for again soon is worth the room of others",
     Refused.KEY_TOO_LONG: "raise max_key_length",
     Refused.HOST: "ask with the canonical host: lower case, without the default port",
     Refused.RULE: "change the Rule with bypass=True that covers the path",
@@ -1041,6 +1046,9 @@ class _Trace:
             text = "Its Set-Cookie is stored and goes to every client, since the rule says keep."
             self._add("cookies", "kept", "7.3", text, None)
         self._tagged(planned.tags)
+        unkept = self._room(exchange, planned, fields)
+        if unkept is not None:
+            return False, unkept.token, f"Not stored: {unkept.explain}"
         left = planned.fresh_until - self._now
         for_whom = "everybody"
         if planned.anonymous:
@@ -1055,6 +1063,27 @@ class _Trace:
             self._add("shared", "no", "4", text, False)
         expect = f"fresh for {_age(round(left, 1))}" if left > 0 else "to be validated on each use"
         return True, None, f"Stored, {expect}."
+
+    def _room(self, exchange: Exchange, plan: Plan, fields: Fields) -> Refused | None:
+        """Whether there is room for it, as far as its head tells; why not, or None."""
+        if plan.lent and may_have_token(fields):
+            text = "It is not stored if a CSRF token or a nonce is found in it, for a rule gives it time."
+            self._add("tokens", "not seen", "G1", text)
+        if exchange.origin_status == 304:
+            return None
+        length, refused = exchange.announced, None
+        if length is None:
+            text = "Cache-Status says 'stored' only if all of it is at hand with its head."
+            self._add("room", "unknown length", "G11", text)
+        else:
+            refused = self._cache.takes(exchange, plan, length)
+            if length > self._cache.options.max_inflight:  # type: ignore[operator]
+                refused = Refused.BUDGET
+            if refused is None:
+                self._add("room", "yes", "G11", "A layer takes a response of this size.", True)
+            else:
+                self._refusal("room", refused)
+        return refused
 
 
 def _summary(verdict: Verdict, told: str) -> str:

@@ -26,6 +26,7 @@ from layergate.http.storing import (
     storable_fields,
 )
 from layergate.http.targeted import OWN, policy_of
+from layergate.http.tokens import has_token, head_has_token
 from layergate.http.validation import has_validator, updated_fields
 
 __all__ = [
@@ -70,6 +71,11 @@ class Plan(NamedTuple):
     immutable: bool
     lifetime: Lifetime
     own: bytes | None = None  # LayerGate-Cache-Control, which is stored but not sent
+
+    @property
+    def lent(self) -> bool:
+        """Is its lifetime not the response's own, but a rule's or a guess?"""
+        return self.lifetime.source in ("rule", "heuristic")
 
     @property
     def shareable(self) -> bool:
@@ -184,11 +190,10 @@ def plan_storage(
         # the rule does cover.
         return refused if excuse is None else excuse
     guessed = lifetime.source == "heuristic"
-    if (guessed or by_rule) and _is_stream(fields):
-        return Refused.STREAM
-    if guessed and request.cookie:
-        return Refused.COOKIE
-
+    if guessed or by_rule:
+        refused = _not_to_lend_to(request, fields, guessed=guessed)
+        if refused is not None:
+            return refused
     names = vary_names(fields)
     if names is None:
         return Refused.VARY_STAR
@@ -296,6 +301,15 @@ def _unreachable(options: Options) -> float:
     return 0.0 if window is None else float(window)  # type: ignore[arg-type]
 
 
+def _not_to_lend_to(request: Request, fields: Fields, *, guessed: bool) -> Refused | None:
+    """Why a rule's lifetime, or one that is ``guessed``, is not for this response."""
+    if _is_stream(fields):
+        return Refused.STREAM
+    if head_has_token(fields):
+        return Refused.TOKEN
+    return Refused.COOKIE if guessed and request.cookie else None
+
+
 def _is_stream(fields: Fields) -> bool:
     media_type = (fields.first(b"content-type") or b"").partition(b";")[0]
     return media_type.strip().lower() in _STREAMS
@@ -336,6 +350,8 @@ def plan_update(
         request_time=request_time,
         response_time=response_time,
     )
+    if isinstance(planned, Plan) and planned.lent and has_token(stored.fields, stored.body):
+        planned = Refused.TOKEN  # which a rule that is new, or has changed, would not have let in
     if isinstance(planned, Plan):
         tags = planned.tags
         if TAG_FIELDS.isdisjoint(fields.names()):

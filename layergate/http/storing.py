@@ -152,6 +152,11 @@ class Refused(enum.Enum):
         "G1",
         "The path can be read in more than one way, and a rule's lifetime is not for such a target.",
     )
+    TOKEN = (
+        "token",
+        "G1",
+        "A rule's lifetime, or a guessed one, is not for a response with a CSRF token or a nonce.",
+    )
     KEY_TOO_LONG = "key-too-long", "G7", "The cache key is longer than the configured cap."
     HOST = "host", "G9", "The request's host is missing, malformed or not one of those allowed."
     TAGS = (
@@ -166,6 +171,7 @@ class Refused(enum.Enum):
     )
     PURGED = "purged", "G3", "The response was purged while it was being fetched."
     EXPIRED = "expired", "4.2", "Stale on arrival, with neither a validator nor a stale window."
+    NO_ROOM = "no-room", "G7", "No layer takes a response of this size now."
     BUDGET = "budget", "G5", "Too many bytes of other bodies were being received to be stored."
     STREAM = "stream", "G8", "The response is a stream of events, and only a rule would store it."
     UPGRADE = "upgrade", "G8", "The request asks for another protocol."

@@ -156,6 +156,9 @@ class _Ghost:
     def __len__(self) -> int:
         return len(self._order)
 
+    def __contains__(self, key: Key) -> bool:
+        return hash(key) & _HASH_MASK in self._members
+
     def add(self, key: Key, limit: int) -> None:
         """Remember ``key``, and of all keys only the latest ``limit``."""
         mark = hash(key) & _HASH_MASK
@@ -308,6 +311,23 @@ class MemoryLayer:
                 found[key] = entry
         return found
 
+    @property
+    def largest(self) -> int:
+        """The largest payload that is ever kept, bytes: ``max_entry``, if the budget has room for it."""
+        return min(self.max_entry, self.budget - OVERHEAD)
+
+    def takes(self, key: Key, size: int, tags: tuple[str, ...] = ()) -> bool:
+        """Would `set` keep an entry with a payload of ``size`` bytes, as things are now?"""
+        cost = _cost(key, size, tags)
+        if size > self.max_entry or cost > self.budget:
+            return False
+        return (
+            cost <= self._large
+            or key in self._nodes
+            or self.bytes_used + cost <= self.budget
+            or key in self._ghost
+        )
+
     def __contains__(self, key: object) -> bool:
         """True if `peek` would find an entry, expired or not. Does not count as a read."""
         return key in self._nodes
@@ -360,9 +380,7 @@ class MemoryLayer:
                 payload = self._sizeof(entry.value)
                 if payload < 0:
                     raise ValueError(f"sizeof returned a negative size: {payload!r}")
-            cost = OVERHEAD + sys.getsizeof(key) + payload
-            if entry.tags:
-                cost += sys.getsizeof(entry.tags) + sum(map(sys.getsizeof, entry.tags))
+            cost = _cost(key, payload, entry.tags)
         except BaseException:
             self.delete(key)
             raise
@@ -552,6 +570,12 @@ class MemoryLayer:
         if wanted:
             self._remember(node.key)
         self._expirations += 1
+
+
+def _cost(key: Key, payload: int, tags: tuple[str, ...]) -> int:
+    """What an entry is charged for, bytes."""
+    cost = OVERHEAD + sys.getsizeof(key) + payload
+    return cost + sys.getsizeof(tags) + sum(map(sys.getsizeof, tags)) if tags else cost
 
 
 def _is_duration(value: object) -> bool:

@@ -17,6 +17,7 @@ from layergate.http.fields import Fields, Lines
 from layergate.http.identity import is_somebody, is_users_name
 from layergate.http.key import primary_key, quoted
 from layergate.http.request import Asked, Request
+from layergate.http.tokens import TOKEN_NAMES, is_token
 from layergate.http.validation import CONDITIONAL_FIELDS
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "asked_request",
     "fields_of",
     "forward_environ",
+    "has_token",
     "header_lines",
     "is_personal",
     "key_of",
@@ -204,6 +206,18 @@ def _is_of_somebody(variable: str, value: Any) -> bool:
         except Exception:  # no mapping; whatever it is, it is there
             return value is not None and value is not False
     return is_somebody(value)
+
+
+def has_token(environ: Environ, *, after: bool = False) -> bool:
+    """Is there a token for one client, that middleware has made for the app to put into its response?
+
+    ``after``: the app has been called. Django keeps the secret of each request's cookie there, and
+    says if it has been used.
+    """
+    for name in environ:
+        if TOKEN_NAMES[name] and is_token(environ[name]) and not (after and name == "CSRF_COOKIE"):
+            return True
+    return after and bool(environ.get("CSRF_COOKIE_NEEDS_UPDATE"))
 
 
 def read_request(

@@ -51,6 +51,7 @@ from layergate.wsgi.environ import (
     carry,
     fields_of,
     forward_environ,
+    has_token,
     is_personal,
     key_of,
     note_back,
@@ -78,6 +79,7 @@ _READS: Final = frozenset({"GET", "HEAD"})
 _MAX_TRIES: Final = 3
 _MAX_TEXTS: Final = 8192
 _LOOK_UP: Final = 5.0  # seconds between two looks of a waiting reader at how things are
+_LINGER: Final = 1.0  # seconds that the thread of a client that left may fetch on for nobody else
 _STATUS: Final = {status.value: f"{status.value} {status.phrase}" for status in http.HTTPStatus}
 # PEP 3333 ("Other HTTP Features"): these are the server's to send, an application must not.
 _HOP_BY_HOP: Final = frozenset({
@@ -285,8 +287,9 @@ class LayerGate:
             head = cache.streamed(exchange, request)
             if head.status == 304 or request.method == "HEAD":
                 return send(start_response, head)
-            if exchange.ended:
-                return send(start_response, head._replace(body=reader.take()))
+            whole = reader.rest() if exchange.ended else None
+            if whole is not None:
+                return send(start_response, head._replace(body=whole))
             start_response(_status(head.status), _texts(head.lines))
             stack.pop_all()
             return _Along(reader)
@@ -458,8 +461,10 @@ class _Fetch:
         "_reader",
         "_received",
         "_relay",
+        "_slowest",
         "_start",
         "_tail",
+        "_tokens",
         "_write",
         "exchange",
         "look_closer",
@@ -493,11 +498,16 @@ class _Fetch:
         self._tail = b""  # for the client alone, after the app's body: see `Exchange.around`
         self._expected: int | None = None
         self._received = 0
+        self._slowest = 0.0  # the longest that the app took for a part, seconds
         self._muted = False  # the client has been told all it needs
         self._over = False
         self._app_closed = False
         self._error: Exception | None = None
         self._reader: Reader | None = None
+        # (no method of ours: what refers to the exchange must not be referred to by it)
+        self._tokens = functools.partial(_has_token, inner, before=has_token(inner))
+        if exchange is not None:
+            exchange.tokens = self._tokens
         if exchange is not None and not exchange.solo and start is not None:
             # The leader counts as a reader: it holds on to the body, and it is one of several when
             # somebody else is slow.
@@ -533,12 +543,14 @@ class _Fetch:
         if not data:
             return
         if self._relay is None:
-            self._commit()
+            self._commit(data)
         data = self._feed(data)
-        while self._ahead and self._write is not None and not self._muted:
-            self._write(self._ahead.popleft())
-        if self._write is not None and self._relay is not Relay.SWALLOW and not self._muted:
-            self._write(data)
+        waits = contextlib.nullcontext() if self.exchange is None else self.exchange.at_client()
+        with waits:
+            while self._ahead and self._write is not None and not self._muted:
+                self._write(self._ahead.popleft())
+            if self._write is not None and self._relay is not Relay.SWALLOW and not self._muted:
+                self._write(data)
         self._room()
 
     def _route(self) -> Match | None:
@@ -632,8 +644,12 @@ class _Fetch:
         code, lines = _head(status, headers)
         return lines is None or self.exchange.refuses(code, lines, route=self._route())
 
-    def _commit(self) -> None:
-        """The head is final: tell the exchange, and the client if it is to have this response."""
+    def _commit(self, first: bytes | None = None) -> None:
+        """The head is final: tell the exchange, and the client if it is to have this response.
+
+        ``first``: the first part of the body; b"": there is none. None: it has not come, and the head
+        is final if the response is certainly of no use to anybody else.
+        """
         if self._head is None:
             raise AssertionError("the app sent a body before it called start_response")
         cache = self._gate.cache
@@ -656,10 +672,18 @@ class _Fetch:
                 self._to_server(status, quick, raised)
                 return
             self.exchange = self.look_closer()
+            self.exchange.tokens = self._tokens
+            if first is None and not self.exchange.refuses(code, lines, route=self._route()):
+                self._head = status, headers, raised
+                return
         exchange = self.exchange
-        relay = self._relay = exchange.head(
-            code, lines, route=self._route(), personal=is_personal(self._inner)
-        )
+        relay = exchange.head(code, lines, route=self._route(), personal=is_personal(self._inner))
+        if not exchange.opened and relay is not Relay.SWALLOW:
+            whole = self._whole(first or b"")
+            relay = exchange.opening(
+                first or b"" if whole is None else whole, whole=whole is not None
+            )
+        self._relay = relay
         if cache.stack.peek_is_enough:
             run_blocking(cache.settle(exchange))
         else:
@@ -686,6 +710,16 @@ class _Fetch:
                 self._ahead.append(before)
         self._to_server(status, exchange.client_lines, raised)
 
+    def _whole(self, first: bytes) -> bytes | None:
+        """All of the body, if it is at hand; None: it is not."""
+        if not first:
+            return first
+        if type(self._iterable) not in (list, tuple):
+            return None
+        assert self._iterable is not None
+        parts = list(self._iterable)
+        return b"".join(parts) if all(isinstance(part, bytes) for part in parts) else None
+
     def _to_server(self, status: str, lines: Lines, raised: tuple[Any, ...]) -> None:
         if self._start is not None:
             self._write = self._start(status, _texts(lines), *raised)
@@ -703,7 +737,7 @@ class _Fetch:
                 raise self.exchange.error or OriginAborted("the response broke off")
             self._received += len(chunk)
             if self._reader is not None:
-                self._reader.take()
+                self._reader.skip()
         return chunk
 
     def _room(self) -> None:
@@ -725,12 +759,14 @@ class _Fetch:
         assert self._iterator is not None
         try:
             self._room()
+            began = time.monotonic()
             chunk = next((chunk for chunk in self._iterator if chunk), None)
+            self._slowest = max(self._slowest, time.monotonic() - began)
             if chunk is None:
                 self._finish()
                 return None
             if self._relay is None:
-                self._commit()
+                self._commit(chunk)
             chunk = self._feed(chunk)
             if self._expected is not None and self._received == self._expected:
                 self._look_ahead()
@@ -761,7 +797,7 @@ class _Fetch:
     def _finish(self) -> None:
         """The body is complete."""
         if self._relay is None:
-            self._commit()
+            self._commit(b"")
         self._over = True
         exchange = self.exchange
         if exchange is not None and self._relay in (Relay.SHARE, Relay.TEE):
@@ -820,20 +856,26 @@ class _Fetch:
         """The next part for the client; None at the end."""
         if self._muted:
             return None
-        if self._ahead:
-            return self._ahead.popleft()
-        chunk = self._advance()
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.goes_on()
+        chunk = self._ahead.popleft() if self._ahead else self._advance()
         if chunk is None and self._tail:
             chunk, self._tail = self._tail, b""
+        if chunk is not None and exchange is not None:
+            exchange.rests()  # until its server comes for more
         return chunk
 
     def close(self) -> None:
         """The server is done with the response, or gives up on it (PEP 3333).
 
         In the middle of a shared body, the rest is fetched here, on the app's own thread, for those
-        who follow and for the store: as long as somebody follows, and else ``abandoned_timeout``
-        seconds at most. Whatever else was not finished is not stored.
+        who follow and for the store: as long as somebody follows, and else for a second at most (or
+        ``abandoned_timeout``, if that is less), if the app has been quick so far. This thread has
+        other requests to answer. Whatever else was not finished is not stored.
         """
+        if self.exchange is not None:
+            self.exchange.goes_on()
         try:
             if not self._over and self._relay is Relay.SHARE:
                 self._leave()
@@ -847,10 +889,16 @@ class _Fetch:
     def _drain(self) -> None:
         exchange = self.exchange
         assert exchange is not None
-        limit = time.monotonic() + float(self._gate.cache.options.abandoned_timeout)  # type: ignore[arg-type]
+        patience = float(self._gate.cache.options.abandoned_timeout)  # type: ignore[arg-type]
+        limit = time.monotonic() + min(patience, _LINGER)
+        threads = bool(self._inner.get("wsgi.multithread", True))
         try:
-            while self._advance() is not None:
-                if exchange.abandoned and (exchange.oversized or time.monotonic() > limit):
+            while True:
+                if exchange.abandoned or not threads:
+                    left = limit - time.monotonic()
+                    if exchange.oversized or left <= self._slowest:
+                        return
+                if self._advance() is None:
                     return
         except Exception:
             # Its own client has what it wanted; those who follow hear of it from the exchange.
@@ -955,6 +1003,11 @@ class _Afterwards(list[bytes]):
                 fetch.refresh()
             finally:
                 self._over(None)
+
+
+def _has_token(environ: Environ, *, before: bool) -> bool:
+    """Has middleware, or the app, made a token for one client? ``before``: it had before the call."""
+    return before or has_token(environ, after=True)
 
 
 def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

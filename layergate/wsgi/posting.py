@@ -44,6 +44,9 @@ class Post:
         self._begun = begin(cache)
         self._started = False
         self._exchange: Exchange | None = None
+        # The head, its status and what was raised, until the first part of the body is there.
+        self._held: tuple[str, Any] | None = None
+        self._write: Callable[[bytes], object] | None = None
         self._expected: int | None = None
         self._received = 0
 
@@ -53,7 +56,7 @@ class Post:
         """What the app gets as ``start_response``. A head that takes the place of another (PEP 3333,
         "Error Handling") ends the copy."""
         self.abort(None if exc_info is None else exc_info[1])
-        self._started, self._exchange = True, None
+        self._started, self._exchange, self._held = True, None, None
         code, lines = head(status, headers)
         route = self._route()
         exchange: Exchange | None = None
@@ -73,22 +76,45 @@ class Post:
         else:
             # Layers that take time to write to shall not take our client's.
             self._cache.aside(self._cache.settle(exchange), "layergate settle")
+        self._exchange, self._held = exchange, (status, exc_info)
+        length = [value for name, value in lines if name == b"content-length"]
+        self._expected = int(length[0]) if length else None  # (checked by the exchange)
+        if exchange.opened:
+            self._send_head()
+        if relay is not Relay.TEE:
+            self._exchange = None
+        return self._copying
+
+    def _copying(self, data: bytes) -> object:
+        """The callable for apps that push their body instead of returning it."""
+        self.open(data)
+        self.feed(data)
+        assert self._write is not None
+        return self._write(data)
+
+    def open(self, first: bytes, *, whole: bool = False) -> None:
+        """Before a part of the body is passed on: send the head, if it has waited for that. ``whole``:
+        there is no other."""
+        if self._held is None:
+            return
+        exchange = self._exchange
+        assert exchange is not None
+        if exchange.opening(first, whole=whole) is not Relay.TEE:
+            self._exchange = None
+        self._send_head(exchange)
+
+    def _send_head(self, exchange: Exchange | None = None) -> None:
+        exchange = exchange or self._exchange
+        assert exchange is not None
+        assert self._held is not None
+        (status, exc_info), self._held = self._held, None
         try:
-            write = self._start(status, texts(exchange.client_lines), *raised(exc_info))
+            self._write = self._start(status, texts(exchange.client_lines), *raised(exc_info))
         except BaseException as error:
             exchange.abort(error)
             raise
-        if relay is not Relay.TEE:
-            return write
-        self._exchange = exchange
-        length = [value for name, value in lines if name == b"content-length"]
-        self._expected = int(length[0]) if length else None  # (checked by the exchange)
-
-        def copying(data: bytes) -> object:
-            self.feed(data)
-            return write(data)
-
-        return copying
+        finally:
+            exc_info = None
 
     def _route(self) -> Match | None:
         rule = self.policy.get("rule")
@@ -101,6 +127,8 @@ class Post:
         if self._started and self._exchange is None:
             return iterable
         if type(iterable) in (list, tuple):
+            parts: list[Any] = list(iterable)
+            self.open(b"".join(part for part in parts if isinstance(part, bytes)), whole=True)
             for chunk in iterable:
                 self.feed(chunk)
             self.finish()
@@ -179,11 +207,13 @@ class _Copied:
         try:
             chunk = next(self._iterator)
         except StopIteration:
+            self._post.open(b"", whole=True)
             self._post.finish()
             raise
         except BaseException as error:
             self._post.abort(error)
             raise
+        self._post.open(chunk)
         self._post.feed(chunk)
         return chunk
 

@@ -1273,7 +1273,7 @@ def post_not_reused(id_: str, rfc: str, reply: Reply, *headers: tuple[str, str],
 
 for what, reply in (
     ("max-age", posted()), ("s-maxage", posted("s-maxage=60")), ("public", posted("public, max-age=60")),
-    ("expires", posted(None, DAY, ("Expires", at(60)))), ("chunks", posted(chunks=3)),
+    ("expires", posted(None, DAY, ("Expires", at(60)))),
     ("cdn", posted("no-store", ("CDN-Cache-Control", "max-age=60"))),
 ):
     post_reused(f"post-{what}", P, reply)
@@ -1362,7 +1362,8 @@ row("post-own-group", P,  # it invalidates a group of its own, and is newer than
 row("post-purged", P, post(posted(), stored=True), purge(), fetch(TWO))
 row("post-marker", P, fetch(ok()), post(posted(), stored=True), hit(b"posted"))
 row("post-exception", P, Step(method="POST", origin=(RAISES,), status=None), fetch(TWO))
-row("post-too-large", P, post(posted(), stored=True), fetch(TWO), max_body=5)
+row("post-chunks", P, post(posted(chunks=3)), hit(b"posted"))
+row("post-too-large", P, post(posted()), fetch(TWO), max_body=5)
 row("post-too-large-announced", P, post(posted("max-age=60", ("Content-Length", "6"))), fetch(TWO), max_body=5)
 row("post-length-mismatch", "3.3", post(posted("max-age=60", ("Content-Length", "7")), stored=True), fetch(TWO))
 row("post-own-stamp", "G3", post(posted(), stored=True), fetch(DONE, target="/else", method="POST"), hit(b"posted"))
@@ -2396,6 +2397,7 @@ search("unreachable", at_("/p?utm=1", fetch(ok("max-age=10", UTM))), at_("/p?utm
 
 # Subjects with a file of their own, which add their rows to these.
 import tests.scenarios.forwarding  # noqa: E402 - they need what is above
+import tests.scenarios.heads  # noqa: E402
 import tests.scenarios.known_users  # noqa: E402
 import tests.scenarios.lifetimes  # noqa: E402
 import tests.scenarios.markers  # noqa: E402

@@ -13,7 +13,7 @@ from layergate.wsgi import LayerGate
 from tests.scenarios.checks import check_step
 from tests.scenarios.model import TOKEN, Scenario
 from tests.scenarios.table import SCENARIOS
-from tests.scenarios.wsgi import Clock, Origin, ask, valid
+from tests.scenarios.wsgi import Clock, Origin, ask, at_hand, valid
 
 # Rows that WSGI cannot express, each with the reason.
 NOT_IN_WSGI: dict[str, str] = {}
@@ -36,7 +36,7 @@ def test_scenario(scenario: Scenario, extra: list) -> None:
     )
     origin = Origin(clock)
     validate = valid(scenario)
-    app = LayerGate(validator(origin) if validate else origin, cache=cache)
+    app = LayerGate(at_hand(validator(origin)) if validate else origin, cache=cache)
     for number, step in enumerate(scenario.steps, 1):
         clock.time += step.advance
         origin.script = [*step.origin, *([] if step.refresh is None else [step.refresh])]

@@ -29,6 +29,7 @@ __all__ = ["RedisLayer"]
 
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
 _LEAST_LOG: Final = 1000
+_FRAME: Final = 1024  # bytes that encoding adds to an entry, or so
 
 
 class _Joined(NamedTuple):
@@ -134,9 +135,10 @@ class RedisLayer:
         self._lease_term = lease_term
         self._waiting = Exponential() if waiting is None else waiting
         self._log_length = log_length
+        self._max_size = parse_size(max_size, option="max_size")
         self._codec_options: dict[str, Any] = {
             "secret": secret,
-            "max_size": parse_size(max_size, option="max_size"),
+            "max_size": self._max_size,
             "compress_above": None
             if compress_above is None
             else parse_size(compress_above, option="compress_above"),
@@ -294,6 +296,21 @@ class RedisLayer:
         except Exception as error:
             self._failed(error)
             raise
+
+    @property
+    def largest(self) -> int:
+        """``max_size``, less what a frame adds to an entry."""
+        return max(0, self._max_size - _FRAME)
+
+    def takes(self, key: Key, size: int, tags: tuple[str, ...] = ()) -> bool:  # noqa: ARG002
+        """Would `set` keep an entry of ``size`` bytes, if the Redis answers? Not while it does not."""
+        joined = self._joined
+        return (
+            joined is not None
+            and size + sum(map(len, tags)) <= self.largest
+            and self._server.breaker.state == "closed"
+            and joined.log.place(joined.joining.marks.position) is not None
+        )
 
     def _encoded(self, joined: _Joined, key: Key, entry: Entry) -> bytes | None:
         """None if it is not to be stored."""
