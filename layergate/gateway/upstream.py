@@ -140,6 +140,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._error: UpstreamError | None = None
         self.lost = False
+        self._ended = False  # has the upstream ended its side in order?
         self.used = False  # has it carried a request before?
         self.deadline = 0.0  # of the loop's clock; 0: none
         self.reusable = False
@@ -198,6 +199,8 @@ class Connection(asyncio.Protocol):
                 self._fail(UpstreamMalformed(f"the upstream's response is malformed: {error}"))
 
     def eof_received(self) -> bool:
+        """The upstream has ended its side."""
+        self._ended = self.transport is not None and _in_order(self.transport)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -214,9 +217,10 @@ class Connection(asyncio.Protocol):
             return
         if self._complete or parser is None:
             return
-        if not self._in_head and not self._framed and exc is None and not self._head_only:
+        if not self._in_head and not self._framed and exc is None and self._ended:
             # RFC 9112 6.3: "the message body length is determined by the number of octets received
-            # prior to the server closing the connection."
+            # prior to the server closing the connection." Section 8: it is complete "unless an error
+            # was indicated by the underlying connection (e.g., an "incomplete close" in TLS".
             self._finish()
             return
         error = UpstreamClosed("the upstream closed the connection before the end of its response")
@@ -715,6 +719,22 @@ class Pool:
         self._closed = True
         for connection in [*self._idle]:
             connection.close()
+
+
+def _in_order(transport: asyncio.BaseTransport) -> bool:
+    """True if the connection, whose peer has just ended its side, was not cut: over TCP that is what
+    a FIN says, over TLS only a close_notify, which anybody on the way can leave out.
+
+    Some loops call ``eof_received`` for both, some do not call it where the close_notify is missing.
+    Whether it has come, the TLS object tells: a read then finds the end, or else wants more to read.
+    """
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return True
+    try:
+        return not tls.read(1)
+    except ssl.SSLError:
+        return False
 
 
 def _tls_context(options: UpstreamOptions) -> ssl.SSLContext:
