@@ -97,6 +97,7 @@ class Server:
         self.app = app
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
+        self.tunnels = 0  # of these
         self.draining = False
         self.now = self.loop.time()  # as of the last tick: good enough for limits of seconds
         self._timer: asyncio.TimerHandle | None = None
@@ -271,7 +272,7 @@ class ClientConnection(asyncio.Protocol):
         self.adopt()
         server.connections.add(self)
         # (While draining it is one that was accepted just before: its request is on its way.)
-        if len(server.connections) > server.options.max_connections:
+        if len(server.connections) - server.tunnels > server.options.max_connections:
             self._transport.write(refusal(503, "too many connections"))
             self._transport.close()
             return
@@ -398,6 +399,7 @@ class ClientConnection(asyncio.Protocol):
         self._server.left(self)
         self.resume_writing()
         if self._tunnel is not None:
+            self._server.tunnels -= 1
             self._tunnel.ended()
         for cycle in (self._cycle, *self._pending):
             if cycle is not None:
@@ -799,6 +801,8 @@ class ClientConnection(asyncio.Protocol):
         """From here on, pass everything on to the upstream, and back."""
         self.deadline = 0.0
         self._tunnel = upstream
+        if not self.lost:  # (else it has been left already)
+            self._server.tunnels += 1
         if early:
             upstream.forward(early)
         self._resume_reading()

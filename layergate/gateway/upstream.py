@@ -34,6 +34,7 @@ __all__ = [
     "Event",
     "Kind",
     "Pool",
+    "TooManyTunnels",
     "UpstreamBusy",
     "UpstreamClosed",
     "UpstreamError",
@@ -95,6 +96,12 @@ class UpstreamBusy(UpstreamError):
 
     status = 503
     detail = "upstream-busy"
+
+
+class TooManyTunnels(UpstreamBusy):
+    """There are as many tunnels to the upstream as there may be."""
+
+    detail = "too-many-tunnels"
 
 
 class Kind(enum.Enum):
@@ -168,6 +175,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.peer is not None:
             self.peer.forward(data)
+            self._stir()
             return
         if self._parser is None or self._complete:
             # Nobody has asked for this: whatever it answers, it is not the next request.
@@ -432,7 +440,9 @@ class Connection(asyncio.Protocol):
             self._paused = False
             if not self.lost:
                 self.transport.resume_reading()
-                if not self._complete and self.peer is None:
+                if self.peer is not None:
+                    self._stir()
+                elif not self._complete:
                     self.deadline = self._loop.time() + self._pool.read_timeout
 
     def close(self) -> None:
@@ -470,8 +480,8 @@ class Connection(asyncio.Protocol):
     async def splice(self, peer: Any, early: bytes) -> None:
         """Be a tunnel to ``peer`` until either end is closed. ``early``: what its client has sent
         already."""
-        self.deadline = 0.0
         self.peer = peer
+        self._stir()
         data = self.take_body()
         if data:
             peer.forward(data)
@@ -490,10 +500,18 @@ class Connection(asyncio.Protocol):
             self.peer.pause()
             self.deadline = self._loop.time() + self._pool.read_timeout
             writable.add_done_callback(self._flows)
+        else:
+            self._stir()
 
     def _flows(self, _: object) -> None:
-        self.deadline = 0.0
+        self._stir()
         self.peer.resume()
+
+    def _stir(self) -> None:
+        """Something has passed. While one end takes no more, it is for the other limits to end that."""
+        if self._writable is None:
+            idle = self._pool.tunnel_idle_timeout
+            self.deadline = 0.0 if self._paused or self.lost else self._loop.time() + idle
 
     def ended(self) -> None:
         """The other end is gone."""
@@ -524,15 +542,22 @@ class Connection(asyncio.Protocol):
 
 class Pool:
     """The connections to one upstream: at most ``max_connections``, idle ones kept for
-    ``idle_timeout`` seconds, the one used last taken first."""
+    ``idle_timeout`` seconds, the one used last taken first.
+
+    And beside them at most ``max_tunnels`` for requests that may become tunnels: these last for as long as
+    their clients like, and must not take the connections that all others wait for.
+    """
 
     def __init__(self, options: UpstreamOptions) -> None:
         self.options = options
         self.loop = asyncio.get_running_loop()
         self.first_byte_timeout = float(options.first_byte_timeout)
         self.read_timeout = float(options.read_timeout)
+        self.tunnel_idle_timeout = float(options.tunnel_idle_timeout)
         self._idle: deque[Connection] = deque()
         self._busy: set[Connection] = set()
+        self._tunnels: set[Connection] = set()
+        self._digging = 0  # connections being made for tunnels
         self._slots = options.max_connections
         self._queue: deque[tuple[asyncio.Future[Connection | None], bool]] = deque()
         self._tls = _tls_context(options) if options.tls else None
@@ -542,8 +567,30 @@ class Pool:
 
     @property
     def open(self) -> int:
-        """Connections, in use and idle."""
-        return len(self._busy) + len(self._idle)
+        """Connections, in use and idle, and tunnels."""
+        return len(self._busy) + len(self._idle) + self.tunnels
+
+    @property
+    def tunnels(self) -> int:
+        """Tunnels, and what may become one."""
+        return len(self._tunnels) + self._digging
+
+    async def take_tunnel(self) -> Connection:
+        """As `take`, for a request that may become a tunnel. Nobody waits for one of these to be free.
+
+        Raises UpstreamUnreachable, UpstreamTimeout, TooManyTunnels.
+        """
+        most = self.options.max_tunnels
+        if self.tunnels >= most:
+            raise TooManyTunnels(f"there are {most} tunnels to {self.options.name} already")
+        self._digging += 1
+        try:
+            connection = await self._connect()
+        finally:
+            self._digging -= 1
+        self._tunnels.add(connection)
+        self._watch()
+        return connection
 
     async def take(self, *, fresh: bool = False) -> Connection:
         """A connection for one request; give it back with `give`. ``fresh``: a new one.
@@ -563,8 +610,7 @@ class Pool:
             self._free_slot()
             raise
         self._busy.add(connection)
-        if self._timer is None:
-            self._timer = self.loop.call_later(TICK, self._tick)
+        self._watch()
         return connection
 
     def idle(self) -> Connection | None:
@@ -583,6 +629,10 @@ class Pool:
 
     def give(self, connection: Connection) -> None:
         """The request that took it is over."""
+        if connection in self._tunnels:
+            connection.close()
+            self.forget(connection)
+            return
         if connection not in self._busy:
             return  # it has been lost meanwhile, and is not counted any more
         if connection.reusable and not self._closed and connection.waiting:
@@ -596,6 +646,9 @@ class Pool:
 
     def forget(self, connection: Connection) -> None:
         """This connection is closed."""
+        if connection in self._tunnels:
+            self._tunnels.discard(connection)
+            return
         if connection in self._busy:
             self._busy.discard(connection)
         else:
@@ -707,11 +760,16 @@ class Pool:
 
     def _tick(self) -> None:
         now = self.loop.time()
-        for connection in [*self._busy, *self._idle]:
+        for connection in [*self._busy, *self._idle, *self._tunnels]:
             if 0.0 < connection.deadline <= now:
                 connection.expire()
         self._timer = None
-        if self._busy or self._idle:
+        if self._busy or self._idle or self._tunnels:
+            self._watch()
+
+    def _watch(self) -> None:
+        """See that time limits are looked at."""
+        if self._timer is None:
             self._timer = self.loop.call_later(TICK, self._tick)
 
     def close(self) -> None:

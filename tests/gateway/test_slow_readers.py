@@ -13,6 +13,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -25,7 +26,7 @@ MB = 1024 * 1024
 SIZE = 8_000_000
 READERS = 60
 BOUND = 110 * MB  # of what sixty readers of 8 MB may hold; in whole bodies it would be 480
-CACHE = {"max_body": "64MB", "memory": "256MB", "max_inflight": "256MB"}
+CACHE: dict[str, Any] = {"max_body": "64MB", "memory": "256MB", "max_inflight": "256MB"}
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -155,7 +156,7 @@ LARGE = 20 * MB
 
 
 @contextlib.asynccontextmanager
-async def _large(**options: object) -> AsyncIterator[tuple[Gateway, Origin]]:
+async def _large(**options: Any) -> AsyncIterator[tuple[Gateway, Origin]]:
     """A gateway that holds ``/large``, of twenty megabytes."""
     async with Origin() as origin, Gateway(origin, cache=CACHE, **options) as gateway:
 
