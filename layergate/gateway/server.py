@@ -63,6 +63,7 @@ TICK: Final = 0.5
 _KNOWN_SIZE: Final = 32 * 1024 * 1024  # bytes, per worker, of requests that are known by heart
 _KNOWN_OVERHEAD: Final = 1536  # bytes: the dicts, lists and lines of one
 _LONGEST_KNOWN: Final = 2048  # bytes
+_LONGEST_BLOCK: Final = 16 * 1024  # bytes of the response's head
 _LINGER: Final = 2.0  # seconds
 _LAST_REQUEST: Final = 0.25  # seconds from the signal to stop, for a request that is on its way
 _HALF_CLOSE: Final = 5.0  # seconds; see `ClientConnection.eof_received`
@@ -142,14 +143,27 @@ class Server:
         What is kept is bounded. Only hits are, so that nobody drives out others' by asking for what
         is not there.
         """
-        if len(data) > _LONGEST_KNOWN or known.head.close:
+        if len(data) > _LONGEST_KNOWN or len(known.block) > _LONGEST_BLOCK or known.head.close:
             return
-        self._known_size += _KNOWN_OVERHEAD + 2 * len(data)
+        before = hits.get(data)
+        if before is not None:
+            self._known_size -= before.size
+        known.request_size = 2 * len(data)
+        self._count(known)
+        hits[data] = known
+
+    def resized(self, known: _Known) -> None:
+        """The head of a response that is known by heart has changed."""
+        self._known_size -= known.size
+        self._count(known)
+
+    def _count(self, known: _Known) -> None:
+        known.size = _KNOWN_OVERHEAD + known.request_size + 3 * len(known.block)
+        self._known_size += known.size
         if self._known_size > _KNOWN_SIZE:
             for known_hits in self.known.values():
                 known_hits.clear()
-            self._known_size = _KNOWN_OVERHEAD + 2 * len(data)
-        hits[data] = known
+            self._known_size = known.size
 
     @property
     def identifier(self) -> bytes | None:
@@ -549,6 +563,8 @@ class ClientConnection(asyncio.Protocol):
         if stored.lines is not known.lines:
             try:
                 known.encode(stored)
+                if known.size:
+                    server.resized(known)
             except ValueError:
                 _logger.exception("what is stored for %r cannot be sent", head.url[:200])
                 return False
@@ -848,9 +864,11 @@ class _Known:
     """A request without content that has been a plain hit: ``block`` are the stored ``lines`` as they
     were sent then, from the status line on."""
 
-    __slots__ = ("block", "fields", "head", "key", "lines", "path")
+    __slots__ = ("block", "fields", "head", "key", "lines", "path", "request_size", "size")
 
     def __init__(self, key: bytes, path: str, fields: dict[bytes, bytes], head: _Head) -> None:
+        self.size = 0  # bytes, once it is remembered
+        self.request_size = 0
         self.key = key
         self.path = path
         self.fields = fields

@@ -45,6 +45,7 @@ __all__ = [
 
 HIGH_WATER: Final = 256 * 1024
 """Bytes of a response that wait for a client before the connection is not read any further."""
+_EVENT: Final = 200  # bytes that a part of a body takes beside itself
 TICK: Final = 0.5
 _MAX_HEAD: Final = 128 * 1024  # bytes of a response's head, or of its trailer section
 _MAX_FIELDS: Final = 512
@@ -193,6 +194,7 @@ class Connection(asyncio.Protocol):
             self._events.append(Event(Kind.SWITCHED, self._status, self._lines))
             rest = data[switched.args[0] :]
             if rest:
+                self._buffered += len(rest) + _EVENT
                 self._events.append(Event(Kind.BODY, data=rest))
             self.pause()
             self._wake()
@@ -320,7 +322,7 @@ class Connection(asyncio.Protocol):
         if self._complete:
             raise UpstreamMalformed("a response to HEAD has content")
         self._head_size = 0
-        self._buffered += len(data)
+        self._buffered += len(data) + _EVENT
         self._put(Event(Kind.BODY, data=data))
         if self._buffered > HIGH_WATER:
             self.pause()
@@ -395,7 +397,7 @@ class Connection(asyncio.Protocol):
         """The next event, which has arrived."""
         event = self._events.popleft()
         if event.kind is Kind.BODY:
-            self._buffered -= len(event.data)
+            self._buffered -= len(event.data) + _EVENT
             if self._paused and self._buffered <= HIGH_WATER // 2:
                 self.resume()
         return event
@@ -423,7 +425,7 @@ class Connection(asyncio.Protocol):
         while events and events[0].kind is Kind.BODY:
             parts.append(events.popleft().data)
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._buffered -= len(data)
+        self._buffered -= len(data) + _EVENT * len(parts)
         if self._paused and self._buffered <= HIGH_WATER // 2:
             self.resume()
         return data

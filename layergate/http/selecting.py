@@ -107,6 +107,8 @@ def normalise(name: bytes, values: Sequence[bytes], *, language_order: bool = Tr
         value = (b"; " if name == b"cookie" else b", ").join(values)
     if len(value) > _CACHED_LENGTH:
         return _hashed(_normalise(name, value, language_order))
+    if len(name) > _CACHED_LENGTH:
+        return _normalise(name, value, language_order)
     return _cached_normalise(name, value, language_order)
 
 

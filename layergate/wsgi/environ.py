@@ -40,7 +40,8 @@ Environ: TypeAlias = dict[str, Any]
 
 
 class _Names(dict[str, bytes]):
-    """The field that a variable stands for; b"" for none. Names are a client's choice: bounded."""
+    """The field that a variable stands for; b"" for none. Names are a client's choice, so these are
+    bounded, in number and in length."""
 
     def __missing__(self, variable: str) -> bytes:
         name = b""
@@ -48,7 +49,9 @@ class _Names(dict[str, bytes]):
             name = octets(variable[5:].replace("_", "-").lower())
         elif _tells_who(variable):
             name = WHO
-        if len(self) < _MAX_NAMES:
+        if len(variable) <= _LONGEST_NAME:
+            if len(self) >= _MAX_NAMES:
+                self.clear()
             self[variable] = name
         return name
 
@@ -65,6 +68,7 @@ _WHO: Final = re.compile(
     r"|paste\.auth_tkt\..*|authkit\..*"
 ).fullmatch
 _MAX_NAMES: Final = 4096
+_LONGEST_NAME: Final = 128  # characters
 _names: Final = _Names()
 
 

@@ -983,7 +983,7 @@ class _Text(dict[Line, tuple[str, str]]):
     def __missing__(self, line: Line) -> tuple[str, str]:
         name, value = line
         text = name.decode("latin-1"), value.decode("latin-1")
-        if len(value) <= 256:
+        if len(name) + len(value) <= 320:
             if len(self) >= _MAX_TEXTS:
                 self.clear()
             self[line] = text

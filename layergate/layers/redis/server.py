@@ -36,6 +36,7 @@ _REDIRECTIONS: Final = 3  # in a row, of one command in a Cluster
 _REMAP_PAUSE: Final = 0.25  # seconds between two looks at the map of a Cluster that has faults
 _SWEEP: Final = 500  # keys per round trip of `unlink_prefix`
 _DOWN: Final = ("BUSY ", "CLUSTERDOWN ", "MASTERDOWN ", "TRYAGAIN ")
+_MOST_NODES: Final = 1024  # addresses of a Cluster that have a breaker
 _QUIET: Final = 5.0  # seconds without a message after which a subscription asks for a sign of life
 
 
@@ -526,6 +527,8 @@ class Server:
     ) -> None:
         breaker = self._nodes.get(node)
         if breaker is None:
+            if len(self._nodes) >= _MOST_NODES:  # addresses come and go, and redirections name any
+                self._nodes.clear()
             breaker = self._nodes.setdefault(node, self._new_breaker(None, cap=5.0))
         ticket = breaker.enter(probe=probe)
         if ticket is None:
