@@ -142,6 +142,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self._parser: Any = None
         self._events: deque[Event] = deque()
+        self._parts: list[bytes] = []  # of the body, in what is being parsed
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._buffered = 0
@@ -207,6 +208,8 @@ class Connection(asyncio.Protocol):
                 self.close()
             else:
                 self._fail(UpstreamMalformed(f"the upstream's response is malformed: {error}"))
+        if self._parts:
+            self._put_body()
 
     def eof_received(self) -> bool:
         """The upstream has ended its side."""
@@ -322,17 +325,25 @@ class Connection(asyncio.Protocol):
         if self._complete:
             raise UpstreamMalformed("a response to HEAD has content")
         self._head_size = 0
-        self._buffered += len(data) + _EVENT
-        self._put(Event(Kind.BODY, data=data))
-        if self._buffered > HIGH_WATER:
-            self.pause()
+        self._parts.append(data)
 
     def on_message_complete(self) -> None:
         if self._in_head or self._complete:
             return  # of an interim response
         self._finish()
 
+    def _put_body(self) -> None:
+        """One event for all that a packet has of a body: chunks may be as small as an origin likes."""
+        parts, self._parts = self._parts, []
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._buffered += len(data) + _EVENT
+        self._put(Event(Kind.BODY, data=data))
+        if self._buffered > HIGH_WATER:
+            self.pause()
+
     def _finish(self) -> None:
+        if self._parts:
+            self._put_body()
         self._complete = True
         self.deadline = 0.0
         self.reusable = self._keep and self._framed and not self.lost
@@ -536,6 +547,8 @@ class Connection(asyncio.Protocol):
             waiter.set_result(None)
 
     def _fail(self, error: UpstreamError) -> None:
+        if self._parts:  # (what came before it is passed on)
+            self._put_body()
         self.deadline = 0.0
         self._error = self._error or error
         self._wake()
