@@ -42,6 +42,7 @@ from layergate.http.identity import Says, names_who
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import primary_key, quoted
 from layergate.http.posting import after_post, begin
+from layergate.http.ranges import PIECE, Slices
 from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.stored import HitForMiss, Served, StoredResponse
@@ -888,7 +889,17 @@ def _leave(reader: Reader) -> bool:
 
 async def _send(send: Send, served: Served) -> None:
     await send({"type": _START, "status": served.status, "headers": served.lines})
-    await send({"type": _BODY, "body": served.body})
+    if len(served.body) > PIECE:
+        await _send_large(send, served.body)
+    else:
+        await send({"type": _BODY, "body": served.body})
+
+
+async def _send_large(send: Send, body: bytes | Slices) -> None:
+    """Send a large body in pieces: servers copy what a client does not take at once."""
+    for start in range(0, len(body), PIECE):
+        piece = body[start : start + PIECE]
+        await send({"type": _BODY, "body": piece, "more_body": start + PIECE < len(body)})
 
 
 def _as_documented(name: str) -> str:

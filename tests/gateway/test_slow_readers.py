@@ -80,6 +80,8 @@ KINDS = {
     "a hit": b"",
     "a hit with a field twice": b"X-A: 1\r\nX-A: 2\r\n",
     "what several share": b"",
+    "a range": b"Range: bytes=1-\r\n",
+    "two ranges": b"Range: bytes=0-1, 3-\r\n",
 }
 
 
@@ -150,6 +152,11 @@ async def test_every_byte_comes_in_order_however_slowly_it_is_taken(size, secure
                     got += await client.exactly(min(30_000, size - len(got)))
                 assert got == body
         assert origin.calls["/x"] == 1
+        client = await gateway.client(tls=tls, window=4096)
+        await client.request("/x", "Range: bytes=7-")
+        head = await client.begun()
+        assert head.status == 206
+        assert await client.exactly(int(head.header("content-length") or 0)) == body[7:]
 
 
 LARGE = 20 * MB
@@ -213,7 +220,7 @@ async def test_a_request_that_comes_while_a_large_hit_is_sent_waits():
 
 
 async def test_a_malformed_request_behind_a_large_hit_is_refused_behind_it():
-    async with _large() as (gateway, _):
+    async with _large(linger=5.0) as (gateway, _):
         client = await _stuck(gateway, _get("/large"), "GET nonsense HTTP/1.1\r\n\r\n")
         client.resume()
         assert len((await client.response()).body) == LARGE
