@@ -36,12 +36,13 @@ from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import OriginAborted, OriginUnreachable
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
-from layergate.http.exchange import PIECE, Exchange, Reader, Relay, State
+from layergate.http.exchange import Exchange, Reader, Relay, State
 from layergate.http.fields import Fields, Lines
 from layergate.http.identity import Says, names_who
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.key import primary_key, quoted
 from layergate.http.posting import after_post, begin
+from layergate.http.ranges import PIECE, Slices
 from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.stored import HitForMiss, Served, StoredResponse
@@ -961,7 +962,7 @@ async def _send(send: Send, served: Served) -> None:
         await send({"type": _BODY, "body": served.body})
 
 
-async def _send_large(send: Send, body: bytes) -> None:
+async def _send_large(send: Send, body: bytes | Slices) -> None:
     """Send a large body in pieces: servers copy what a client does not take at once."""
     for start in range(0, len(body), PIECE):
         piece = body[start : start + PIECE]

@@ -94,6 +94,8 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
         ("upstream_first_byte_timeout", _T.SECONDS, "from the end of the request to the response's first byte"),
         ("upstream_read_timeout", _T.SECONDS, "between two parts of a response; for a WebSocket's upstream to take more"),
         ("upstream_idle_timeout", _T.SECONDS, "how long an unused connection is kept"),
+        ("upstream_max_tunnels", _T.COUNT, "WebSockets at a time to an upstream, per worker, beside its connections"),
+        ("upstream_tunnel_idle_timeout", _T.SECONDS, "how long a WebSocket is kept in which nothing passes"),
         ("upstream_retries", _T.COUNT, "further attempts to connect"),
         ("upstream_tls_verify", _T.SWITCH, "whether an https upstream's certificate must be valid for it"),
         ("upstream_tls_ca_file", _T.FILE, "PEM file of the authorities to believe; none: the system's"),
@@ -163,7 +165,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
         ("max_head", _T.SIZE, "of a request: its line and fields"),
         ("max_fields", _T.COUNT, "fields of a request"),
         ("max_content", _T.SIZE, "content of a request; none: no limit"),
-        ("max_connections", _T.COUNT, "connections of clients, per worker"),
+        ("max_connections", _T.COUNT, "connections of clients, per worker, WebSockets apart"),
         ("drain_timeout", _T.SECONDS, "after a signal to stop, for the requests there are"),
     )),
     ("what is seen of it", (

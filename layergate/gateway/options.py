@@ -89,6 +89,9 @@ class UpstreamOptions:
     ``read_timeout``        between two parts of the response; and for an upstream to take more of what
                             the client of a WebSocket sends. s.
     ``idle_timeout``        how long an unused connection is kept. s. 0: not at all.
+    ``max_tunnels``         WebSockets at a time to this upstream, per worker, beside ``max_connections``;
+                            one more gets a 503, and nothing else does.
+    ``tunnel_idle_timeout`` how long a WebSocket is kept in which nothing passes in either direction. s.
     ``retries``             further attempts to connect. (An idempotent request that met a pooled
                             connection which had been closed is always sent once more.)
     ``tls_verify``          whether an https upstream must have a certificate that is valid for it.
@@ -111,6 +114,8 @@ class UpstreamOptions:
     first_byte_timeout: float = 60.0
     read_timeout: float = 60.0
     idle_timeout: float = 30.0
+    max_tunnels: int = 1024
+    tunnel_idle_timeout: float = 300.0
     retries: int = 1
     tls_verify: bool = True
     tls_ca_file: str | None = None
@@ -139,10 +144,13 @@ class UpstreamOptions:
             raise ConfigError(f"path must have no dot segments, got {self.path!r}{where}")
         put(self, "host", _host_policy(self.host, where))
         count(self.max_connections, "max_connections", low=1, where=where)
+        count(self.max_tunnels, "max_tunnels", low=1, where=where)
         _at_most(self.retries, "retries", low=0, high=_MOST_RETRIES, where=where)
         for option in ("queue_timeout", "idle_timeout"):
             put(self, option, seconds(getattr(self, option), option, where, optional=False))
-        for option in ("connect_timeout", "first_byte_timeout", "read_timeout"):
+        for option in (
+            "connect_timeout", "first_byte_timeout", "read_timeout", "tunnel_idle_timeout",
+        ):  # fmt: skip
             put(self, option, _positive(getattr(self, option), option, where))
         flag(self.tls_verify, "tls_verify", where)
         _file(self.tls_ca_file, "tls_ca_file", where)
@@ -223,7 +231,8 @@ class GatewayOptions:
       ``max_head``            of a request: its line and fields. Bytes.
       ``max_fields``          of a request.
       ``max_content``         of a request. Bytes. None: no limit.
-      ``max_connections``     of clients, per worker.
+      ``max_connections``     of clients, per worker; WebSockets, which have a limit of their own for each
+                              upstream, are not counted.
       ``drain_timeout``       after a signal to stop, for the requests there are. s.
 
     Beside it

@@ -144,8 +144,10 @@ class _Forwarding:
         fresh = False
         while True:
             # (Here and below: what is there already is taken without a coroutine of its own.)
-            connection = None if fresh else self._pool.idle()
-            if connection is None:
+            connection = None if fresh or self._upgrades else self._pool.idle()
+            if self._upgrades:
+                connection = await self._pool.take_tunnel()
+            elif connection is None:
                 connection = await self._pool.take(fresh=fresh)
             try:
                 connection.begin(head_only=self._method == "HEAD", content=self._content)

@@ -4,7 +4,7 @@ llhttp parses; what it lets through is looked at once more (`head`), cleaned of 
 forwarded, and then
 
   * a plain fresh hit is answered in the very callback in which its head ended: no task, no scope,
-    one write;
+    one write (a large body follows in slices, as fast as the client takes them);
   * everything else becomes a `Cycle`: an ASGI call of the cache, in a task of its own.
 
 A connection answers in order. While a request is under way at most what has been read already is
@@ -63,10 +63,16 @@ TICK: Final = 0.5
 _KNOWN_SIZE: Final = 32 * 1024 * 1024  # bytes, per worker, of requests that are known by heart
 _KNOWN_OVERHEAD: Final = 1536  # bytes: the dicts, lists and lines of one
 _LONGEST_KNOWN: Final = 2048  # bytes
+_LONGEST_BLOCK: Final = 16 * 1024  # bytes of the response's head
 _LINGER: Final = 2.0  # seconds
 _LAST_REQUEST: Final = 0.25  # seconds from the signal to stop, for a request that is on its way
 _HALF_CLOSE: Final = 5.0  # seconds; see `ClientConnection.eof_received`
 _LOW: Final = 64 * 1024  # bytes of a request's content that wait to be taken
+_JOINED: Final = 16 * 1024
+"""Bytes of a body up to which it is cheaper to copy it behind the head than to write the two apart."""
+_SLICE: Final = 256 * 1024
+"""Bytes of a body that are written at once. Transports copy what a client does not take (TLS encrypts
+it), so that is what a client that takes nothing costs beside the body, which is there once for all."""
 _RESET: Final = struct.pack("ii", 1, 0)
 _READS: Final = frozenset({"GET", "HEAD"})
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
@@ -92,6 +98,7 @@ class Server:
         self.app = app
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
+        self.tunnels = 0  # of these
         self.draining = False
         self.now = self.loop.time()  # as of the last tick: good enough for limits of seconds
         self._timer: asyncio.TimerHandle | None = None
@@ -136,14 +143,27 @@ class Server:
         What is kept is bounded. Only hits are, so that nobody drives out others' by asking for what
         is not there.
         """
-        if len(data) > _LONGEST_KNOWN or known.head.close:
+        if len(data) > _LONGEST_KNOWN or len(known.block) > _LONGEST_BLOCK or known.head.close:
             return
-        self._known_size += _KNOWN_OVERHEAD + 2 * len(data)
+        before = hits.get(data)
+        if before is not None:
+            self._known_size -= before.size
+        known.request_size = 2 * len(data)
+        self._count(known)
+        hits[data] = known
+
+    def resized(self, known: _Known) -> None:
+        """The head of a response that is known by heart has changed."""
+        self._known_size -= known.size
+        self._count(known)
+
+    def _count(self, known: _Known) -> None:
+        known.size = _KNOWN_OVERHEAD + known.request_size + 3 * len(known.block)
+        self._known_size += known.size
         if self._known_size > _KNOWN_SIZE:
             for known_hits in self.known.values():
                 known_hits.clear()
-            self._known_size = _KNOWN_OVERHEAD + 2 * len(data)
-        hits[data] = known
+            self._known_size = known.size
 
     @property
     def identifier(self) -> bytes | None:
@@ -211,7 +231,7 @@ class ClientConnection(asyncio.Protocol):
         "_backlog", "_bad", "_begun", "_believed", "_close", "_cycle", "_ended_at", "_head_only", "_head_size", "_hits", "_in_head", "_known",
         "_lines", "_loop",
         "_newest", "_parser", "_paused", "_peer", "_pending", "_plain", "_reading_paused", "_rest", "_restart",
-        "_scheme", "_server", "_transport", "_tunnel", "_unwinding", "_url", "_writable", "deadline",
+        "_scheme", "_server", "_transport", "_tunnel", "_unsent", "_unwinding", "_url", "_writable", "deadline",
         "lost",
     )  # fmt: skip
 
@@ -238,6 +258,8 @@ class ClientConnection(asyncio.Protocol):
         self._close = False
         self._reading_paused = False
         self._writable: asyncio.Future[None] | None = None
+        # What is left of a large hit. While there is some, the client must take more: `_writable`.
+        self._unsent: memoryview | None = None
         self._tunnel: UpstreamConnection | None = None
         self._backlog = 0  # bytes that were to be sent when the client's time began
         self._head_only = False  # is the answer to what is refused without content?
@@ -259,10 +281,12 @@ class ClientConnection(asyncio.Protocol):
             self._peer = (name[0], name[1])
         if transport.get_extra_info("sslcontext") is not None:
             self._scheme = "https"
+            # (By default half a megabyte, of what is encrypted already.)
+            self._transport.set_write_buffer_limits(high=_LOW)
         self.adopt()
         server.connections.add(self)
         # (While draining it is one that was accepted just before: its request is on its way.)
-        if len(server.connections) > server.options.max_connections:
+        if len(server.connections) - server.tunnels > server.options.max_connections:
             self._transport.write(refusal(503, "too many connections"))
             self._transport.close()
             return
@@ -282,7 +306,7 @@ class ClientConnection(asyncio.Protocol):
             return  # whatever comes after the last request that is answered here
         begun = self._in_head
         lines, newest = self._lines, self._newest
-        if not begun and newest is None and self._cycle is None:
+        if not begun and newest is None and self._cycle is None and self._writable is None:
             # Between two requests. If these very bytes have been a plain hit before, then the parser
             # has said what they are, and would say it again.
             known = self._hits.get(data)
@@ -322,7 +346,7 @@ class ClientConnection(asyncio.Protocol):
                 self._head_size += len(data)
                 if self._head_size > self._server.max_head:
                     self._refuse(*self._too_long(len(self._url)))
-            elif self._cycle is None:
+            elif self._cycle is None and self._unsent is None:
                 self.deadline = self._server.now + self._server.head_timeout + TICK
         elif newest is not None and self._newest is newest:
             # What comes beside content: what chunks are framed by, and a trailer section.
@@ -340,6 +364,13 @@ class ClientConnection(asyncio.Protocol):
         ends TLS, which has no such half.
         """
         cycle = self._cycle
+        if self._unsent is not None and self._scheme != "https":
+            self._drop_unfinished()
+            if self._pending:
+                self._pending[-1].close = True
+            else:
+                self._close = True  # once all is sent
+            return True
         if (
             cycle is None
             or not cycle.complete
@@ -350,9 +381,7 @@ class ClientConnection(asyncio.Protocol):
             self._close = True
             self._watch_sending()
             return False
-        newest, self._newest = self._newest, None
-        if newest is not None and newest in self._pending:  # (the rest of which will not come)
-            self._pending.remove(newest)
+        self._drop_unfinished()
         if self._bad is None:
             (self._pending[-1] if self._pending else cycle).close = True
         if self._ended_at is None:
@@ -360,6 +389,12 @@ class ClientConnection(asyncio.Protocol):
             if self._writable is None:
                 self.deadline = self._server.now + _HALF_CLOSE + TICK
         return True
+
+    def _drop_unfinished(self) -> None:
+        """The rest of the request that is being read will not come."""
+        newest, self._newest = self._newest, None
+        if newest is not None and newest in self._pending:
+            self._pending.remove(newest)
 
     def _expect_a_sign(self) -> None:
         """The client has ended its side a while ago. If it was sent something since, and that was no error,
@@ -374,9 +409,11 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self.lost = True
         self.deadline = 0.0
+        self._unsent = None
         self._server.left(self)
         self.resume_writing()
         if self._tunnel is not None:
+            self._server.tunnels -= 1
             self._tunnel.ended()
         for cycle in (self._cycle, *self._pending):
             if cycle is not None:
@@ -393,7 +430,11 @@ class ClientConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         writable, self._writable = self._writable, None
         if writable is not None:
-            if not self._close:
+            if self._unsent is not None:
+                self._send_more()
+                if self._unsent is None:
+                    self._sent_hit()
+            elif not self._close:
                 idle = self._cycle is None and not self._in_head
                 limit = self._server.now + self._server.keep_alive_timeout + TICK
                 self.deadline = limit if idle else 0.0
@@ -522,6 +563,8 @@ class ClientConnection(asyncio.Protocol):
         if stored.lines is not known.lines:
             try:
                 known.encode(stored)
+                if known.size:
+                    server.resized(known)
             except ValueError:
                 _logger.exception("what is stored for %r cannot be sent", head.url[:200])
                 return False
@@ -530,18 +573,42 @@ class ClientConnection(asyncio.Protocol):
             added.append((b"connection", b"close" if close else b"keep-alive"))
         body = stored.body if head.method == "GET" else b""
         tail = b"".join([b"%b: %b\r\n" % line for line in added])
-        self._transport.write(b"%b%b\r\n%b" % (known.block, tail, body))
+        if len(body) <= _JOINED:
+            self._transport.write(b"%b%b\r\n%b" % (known.block, tail, body))
+        else:
+            rest = memoryview(body)
+            self._transport.writelines((b"%b%b\r\n" % (known.block, tail), rest[:_SLICE]))
+            self._unsent = rest[_SLICE:]
+            self._send_more()
         if server.options.access_log:
             self._log(head.method, head.url, stored.status, len(body), 0.0, server.told(lines))
-        if close:
+        if self._unsent is not None:
+            self._close = close  # once all is sent
+        elif close:
             self._hang_up()
         elif self._writable is None:
             self.deadline = server.now + server.keep_alive_timeout
         return True
 
+    def _send_more(self) -> None:
+        """Send of a large hit what the client takes."""
+        rest = self._unsent
+        assert rest is not None
+        while rest and self._writable is None and not self.lost:
+            self._transport.write(rest[:_SLICE])
+            rest = rest[_SLICE:]
+        self._unsent = rest if rest and not self.lost else None
+
+    def _sent_hit(self) -> None:
+        """A large hit has been sent while the client took it: the next request."""
+        if self._close or self._server.closing:
+            self._hang_up()
+        else:
+            self._go_on()
+
     def _begin(self, head: _Head) -> Cycle:
         cycle = self._newest = Cycle(self, self._server, head)
-        if self._cycle is None:
+        if self._cycle is None and self._unsent is None:
             self._start(cycle)
         else:
             self._pending.append(cycle)
@@ -563,6 +630,10 @@ class ClientConnection(asyncio.Protocol):
         if cycle.close or self._server.draining or not cycle.complete:
             self._hang_up(unread=not cycle.complete)
             return
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """What was asked for before has been sent: the next request."""
         if self._pending:
             self._start(self._pending.popleft())
         elif self._bad is not None:
@@ -615,7 +686,7 @@ class ClientConnection(asyncio.Protocol):
         if newest is not None and newest in self._pending:
             self._pending.remove(newest)
         self._pause_reading()
-        if self._cycle is None:
+        if self._cycle is None and self._unsent is None:
             self._send_refusal()
 
     def _send_refusal(self) -> None:
@@ -678,6 +749,14 @@ class ClientConnection(asyncio.Protocol):
         if not self.lost:
             self._transport.write(data)
 
+    def write_parts(self, parts: list[bytes | memoryview]) -> None:
+        """Write what belongs together, without a copy of what is large."""
+        if not self.lost:
+            if sum(map(len, parts)) <= _JOINED:
+                self._transport.write(b"".join(parts))
+            else:
+                self._transport.writelines(parts)
+
     async def drained(self) -> None:
         """Wait until what was written is not too much any more."""
         if self._writable is not None:
@@ -728,7 +807,8 @@ class ClientConnection(asyncio.Protocol):
 
     def close_idle(self) -> None:
         """Close it unless a request has begun."""
-        if self._cycle is None and not self._in_head and not self.lost:
+        idle = self._cycle is None and self._unsent is None and not self._in_head
+        if idle and not self.lost:
             self._transport.close()
 
     # -- tunnels -------------------------------------------------------------------------------
@@ -737,6 +817,8 @@ class ClientConnection(asyncio.Protocol):
         """From here on, pass everything on to the upstream, and back."""
         self.deadline = 0.0
         self._tunnel = upstream
+        if not self.lost:  # (else it has been left already)
+            self._server.tunnels += 1
         if early:
             upstream.forward(early)
         self._resume_reading()
@@ -782,9 +864,11 @@ class _Known:
     """A request without content that has been a plain hit: ``block`` are the stored ``lines`` as they
     were sent then, from the status line on."""
 
-    __slots__ = ("block", "fields", "head", "key", "lines", "path")
+    __slots__ = ("block", "fields", "head", "key", "lines", "path", "request_size", "size")
 
     def __init__(self, key: bytes, path: str, fields: dict[bytes, bytes], head: _Head) -> None:
+        self.size = 0  # bytes, once it is remembered
+        self.request_size = 0
         self.key = key
         self.path = path
         self.fields = fields
@@ -1108,7 +1192,18 @@ class Cycle:
         if self.gone:
             raise ConnectionResetError("the client is gone")
         if kind == _BODY:
-            self._send_body(message.get("body", b""), message.get("more_body", False))
+            data, more = message.get("body", b""), message.get("more_body", False)
+            if len(data) > _SLICE:
+                rest = memoryview(data)
+                while len(rest) > _SLICE and not self._ended:
+                    self._send_body(rest[:_SLICE], more=True)
+                    rest = rest[_SLICE:]
+                    if self._client.busy:
+                        await self._client.drained()
+                    if self.gone:
+                        raise ConnectionResetError("the client is gone")
+                data = rest
+            self._send_body(data, more=more)
             if self._client.busy:
                 await self._client.drained()
         elif kind == _START:
@@ -1166,7 +1261,7 @@ class Cycle:
         if head:
             self._client.write(head)
 
-    def _send_body(self, data: bytes, more: bool) -> None:
+    def _send_body(self, data: bytes | memoryview, *, more: bool) -> None:
         if not self._started:
             raise RuntimeError("a response begins with its head")
         if self._ended:
@@ -1179,13 +1274,13 @@ class Cycle:
         self._sent += len(data)
         if self._length is not None and self._sent > self._length:
             raise RuntimeError("the response is longer than its Content-Length")
-        if self._chunked:
-            if data:
-                data = b"%x\r\n%b\r\n" % (len(data), data)
-            if not more and not self._trailers:
-                data += b"0\r\n\r\n"
-        if head or data:
-            self._client.write(head + data if head else data)
+        parts: list[bytes | memoryview] = [head] if head else []
+        if data:
+            parts += (b"%x\r\n" % len(data), data, b"\r\n") if self._chunked else (data,)
+        if self._chunked and not more and not self._trailers:
+            parts.append(b"0\r\n\r\n")
+        if parts:
+            self._client.write_parts(parts)
         if not more and not (self._trailers and self._chunked):
             if self._length is not None and self._sent != self._length:
                 raise RuntimeError("the response is shorter than its Content-Length")

@@ -34,6 +34,7 @@ __all__ = [
     "Event",
     "Kind",
     "Pool",
+    "TooManyTunnels",
     "UpstreamBusy",
     "UpstreamClosed",
     "UpstreamError",
@@ -44,6 +45,7 @@ __all__ = [
 
 HIGH_WATER: Final = 256 * 1024
 """Bytes of a response that wait for a client before the connection is not read any further."""
+_EVENT: Final = 200  # bytes that a part of a body takes beside itself
 TICK: Final = 0.5
 _MAX_HEAD: Final = 128 * 1024  # bytes of a response's head, or of its trailer section
 _MAX_FIELDS: Final = 512
@@ -97,6 +99,12 @@ class UpstreamBusy(UpstreamError):
     detail = "upstream-busy"
 
 
+class TooManyTunnels(UpstreamBusy):
+    """There are as many tunnels to the upstream as there may be."""
+
+    detail = "too-many-tunnels"
+
+
 class Kind(enum.Enum):
     """What an `Event` is."""
 
@@ -134,12 +142,14 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self._parser: Any = None
         self._events: deque[Event] = deque()
+        self._parts: list[bytes] = []  # of the body, in what is being parsed
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._buffered = 0
         self._paused = False
         self._error: UpstreamError | None = None
         self.lost = False
+        self._ended = False  # has the upstream ended its side in order?
         self.used = False  # has it carried a request before?
         self.deadline = 0.0  # of the loop's clock; 0: none
         self.reusable = False
@@ -167,6 +177,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.peer is not None:
             self.peer.forward(data)
+            self._stir()
             return
         if self._parser is None or self._complete:
             # Nobody has asked for this: whatever it answers, it is not the next request.
@@ -184,6 +195,7 @@ class Connection(asyncio.Protocol):
             self._events.append(Event(Kind.SWITCHED, self._status, self._lines))
             rest = data[switched.args[0] :]
             if rest:
+                self._buffered += len(rest) + _EVENT
                 self._events.append(Event(Kind.BODY, data=rest))
             self.pause()
             self._wake()
@@ -196,8 +208,12 @@ class Connection(asyncio.Protocol):
                 self.close()
             else:
                 self._fail(UpstreamMalformed(f"the upstream's response is malformed: {error}"))
+        if self._parts:
+            self._put_body()
 
     def eof_received(self) -> bool:
+        """The upstream has ended its side."""
+        self._ended = self.transport is not None and _in_order(self.transport)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -214,9 +230,10 @@ class Connection(asyncio.Protocol):
             return
         if self._complete or parser is None:
             return
-        if not self._in_head and not self._framed and exc is None and not self._head_only:
+        if not self._in_head and not self._framed and exc is None and self._ended:
             # RFC 9112 6.3: "the message body length is determined by the number of octets received
-            # prior to the server closing the connection."
+            # prior to the server closing the connection." Section 8: it is complete "unless an error
+            # was indicated by the underlying connection (e.g., an "incomplete close" in TLS".
             self._finish()
             return
         error = UpstreamClosed("the upstream closed the connection before the end of its response")
@@ -308,17 +325,25 @@ class Connection(asyncio.Protocol):
         if self._complete:
             raise UpstreamMalformed("a response to HEAD has content")
         self._head_size = 0
-        self._buffered += len(data)
-        self._put(Event(Kind.BODY, data=data))
-        if self._buffered > HIGH_WATER:
-            self.pause()
+        self._parts.append(data)
 
     def on_message_complete(self) -> None:
         if self._in_head or self._complete:
             return  # of an interim response
         self._finish()
 
+    def _put_body(self) -> None:
+        """One event for all that a packet has of a body: chunks may be as small as an origin likes."""
+        parts, self._parts = self._parts, []
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._buffered += len(data) + _EVENT
+        self._put(Event(Kind.BODY, data=data))
+        if self._buffered > HIGH_WATER:
+            self.pause()
+
     def _finish(self) -> None:
+        if self._parts:
+            self._put_body()
         self._complete = True
         self.deadline = 0.0
         self.reusable = self._keep and self._framed and not self.lost
@@ -383,7 +408,7 @@ class Connection(asyncio.Protocol):
         """The next event, which has arrived."""
         event = self._events.popleft()
         if event.kind is Kind.BODY:
-            self._buffered -= len(event.data)
+            self._buffered -= len(event.data) + _EVENT
             if self._paused and self._buffered <= HIGH_WATER // 2:
                 self.resume()
         return event
@@ -411,7 +436,7 @@ class Connection(asyncio.Protocol):
         while events and events[0].kind is Kind.BODY:
             parts.append(events.popleft().data)
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._buffered -= len(data)
+        self._buffered -= len(data) + _EVENT * len(parts)
         if self._paused and self._buffered <= HIGH_WATER // 2:
             self.resume()
         return data
@@ -428,7 +453,9 @@ class Connection(asyncio.Protocol):
             self._paused = False
             if not self.lost:
                 self.transport.resume_reading()
-                if not self._complete and self.peer is None:
+                if self.peer is not None:
+                    self._stir()
+                elif not self._complete:
                     self.deadline = self._loop.time() + self._pool.read_timeout
 
     def close(self) -> None:
@@ -466,8 +493,8 @@ class Connection(asyncio.Protocol):
     async def splice(self, peer: Any, early: bytes) -> None:
         """Be a tunnel to ``peer`` until either end is closed. ``early``: what its client has sent
         already."""
-        self.deadline = 0.0
         self.peer = peer
+        self._stir()
         data = self.take_body()
         if data:
             peer.forward(data)
@@ -486,10 +513,18 @@ class Connection(asyncio.Protocol):
             self.peer.pause()
             self.deadline = self._loop.time() + self._pool.read_timeout
             writable.add_done_callback(self._flows)
+        else:
+            self._stir()
 
     def _flows(self, _: object) -> None:
-        self.deadline = 0.0
+        self._stir()
         self.peer.resume()
+
+    def _stir(self) -> None:
+        """Something has passed. While one end takes no more, it is for the other limits to end that."""
+        if self._writable is None:
+            idle = self._pool.tunnel_idle_timeout
+            self.deadline = 0.0 if self._paused or self.lost else self._loop.time() + idle
 
     def ended(self) -> None:
         """The other end is gone."""
@@ -512,6 +547,8 @@ class Connection(asyncio.Protocol):
             waiter.set_result(None)
 
     def _fail(self, error: UpstreamError) -> None:
+        if self._parts:  # (what came before it is passed on)
+            self._put_body()
         self.deadline = 0.0
         self._error = self._error or error
         self._wake()
@@ -520,15 +557,22 @@ class Connection(asyncio.Protocol):
 
 class Pool:
     """The connections to one upstream: at most ``max_connections``, idle ones kept for
-    ``idle_timeout`` seconds, the one used last taken first."""
+    ``idle_timeout`` seconds, the one used last taken first.
+
+    And beside them at most ``max_tunnels`` for requests that may become tunnels: these last for as long as
+    their clients like, and must not take the connections that all others wait for.
+    """
 
     def __init__(self, options: UpstreamOptions) -> None:
         self.options = options
         self.loop = asyncio.get_running_loop()
         self.first_byte_timeout = float(options.first_byte_timeout)
         self.read_timeout = float(options.read_timeout)
+        self.tunnel_idle_timeout = float(options.tunnel_idle_timeout)
         self._idle: deque[Connection] = deque()
         self._busy: set[Connection] = set()
+        self._tunnels: set[Connection] = set()
+        self._digging = 0  # connections being made for tunnels
         self._slots = options.max_connections
         self._queue: deque[tuple[asyncio.Future[Connection | None], bool]] = deque()
         self._tls = _tls_context(options) if options.tls else None
@@ -538,8 +582,30 @@ class Pool:
 
     @property
     def open(self) -> int:
-        """Connections, in use and idle."""
-        return len(self._busy) + len(self._idle)
+        """Connections, in use and idle, and tunnels."""
+        return len(self._busy) + len(self._idle) + self.tunnels
+
+    @property
+    def tunnels(self) -> int:
+        """Tunnels, and what may become one."""
+        return len(self._tunnels) + self._digging
+
+    async def take_tunnel(self) -> Connection:
+        """As `take`, for a request that may become a tunnel. Nobody waits for one of these to be free.
+
+        Raises UpstreamUnreachable, UpstreamTimeout, TooManyTunnels.
+        """
+        most = self.options.max_tunnels
+        if self.tunnels >= most:
+            raise TooManyTunnels(f"there are {most} tunnels to {self.options.name} already")
+        self._digging += 1
+        try:
+            connection = await self._connect()
+        finally:
+            self._digging -= 1
+        self._tunnels.add(connection)
+        self._watch()
+        return connection
 
     async def take(self, *, fresh: bool = False) -> Connection:
         """A connection for one request; give it back with `give`. ``fresh``: a new one.
@@ -559,8 +625,7 @@ class Pool:
             self._free_slot()
             raise
         self._busy.add(connection)
-        if self._timer is None:
-            self._timer = self.loop.call_later(TICK, self._tick)
+        self._watch()
         return connection
 
     def idle(self) -> Connection | None:
@@ -579,6 +644,10 @@ class Pool:
 
     def give(self, connection: Connection) -> None:
         """The request that took it is over."""
+        if connection in self._tunnels:
+            connection.close()
+            self.forget(connection)
+            return
         if connection not in self._busy:
             return  # it has been lost meanwhile, and is not counted any more
         if connection.reusable and not self._closed and connection.waiting:
@@ -592,6 +661,9 @@ class Pool:
 
     def forget(self, connection: Connection) -> None:
         """This connection is closed."""
+        if connection in self._tunnels:
+            self._tunnels.discard(connection)
+            return
         if connection in self._busy:
             self._busy.discard(connection)
         else:
@@ -703,11 +775,16 @@ class Pool:
 
     def _tick(self) -> None:
         now = self.loop.time()
-        for connection in [*self._busy, *self._idle]:
+        for connection in [*self._busy, *self._idle, *self._tunnels]:
             if 0.0 < connection.deadline <= now:
                 connection.expire()
         self._timer = None
-        if self._busy or self._idle:
+        if self._busy or self._idle or self._tunnels:
+            self._watch()
+
+    def _watch(self) -> None:
+        """See that time limits are looked at."""
+        if self._timer is None:
             self._timer = self.loop.call_later(TICK, self._tick)
 
     def close(self) -> None:
@@ -715,6 +792,22 @@ class Pool:
         self._closed = True
         for connection in [*self._idle]:
             connection.close()
+
+
+def _in_order(transport: asyncio.BaseTransport) -> bool:
+    """True if the connection, whose peer has just ended its side, was not cut: over TCP that is what
+    a FIN says, over TLS only a close_notify, which anybody on the way can leave out.
+
+    Some loops call ``eof_received`` for both, some do not call it where the close_notify is missing.
+    Whether it has come, the TLS object tells: a read then finds the end, or else wants more to read.
+    """
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return True
+    try:
+        return not tls.read(1)
+    except ssl.SSLError:
+        return False
 
 
 def _tls_context(options: UpstreamOptions) -> ssl.SSLContext:

@@ -8,7 +8,7 @@ import json
 import ssl
 from collections.abc import Awaitable, Iterable, Sequence
 from socket import AddressFamily, socket
-from typing import Final
+from typing import Any, Final
 
 from layergate.asgi import LayerGate
 from layergate.assembly import HttpCache
@@ -64,7 +64,7 @@ class Worker:
     async def serve(self, sockets: Sequence[socket]) -> None:
         """Serve until the channel says to stop; then answer what has begun."""
         loop, channel, cache, server = self.server.loop, self.channel, self.cache, self.server
-        await channel.open(reload=self.reload, stats=cache.stats)
+        await channel.open(reload=self.reload, stats=self.stats)
         cache.reporter = channel.report
         if cache.stack.fleet is not None:
             cache.aside(cache.stack.join(), "layergate join")
@@ -87,6 +87,24 @@ class Worker:
         self.proxy.close()
         await cache.aclose(0.0 if channel.cut.is_set() else max(0.0, end - loop.time()))
         await channel.close()
+
+    def stats(self) -> dict[str, Any]:
+        """Those of the cache, and how many connections there are: of clients, and to upstreams."""
+        server = self.server
+        return {
+            **self.cache.stats(),
+            "clients": {
+                "connections": len(server.connections) - server.tunnels,
+                "tunnels": server.tunnels,
+            },
+            "upstreams": {
+                pool.options.name: {
+                    "connections": pool.open - pool.tunnels,
+                    "tunnels": pool.tunnels,
+                }
+                for pool in self.proxy.pools
+            },
+        }
 
     def reload(self, new: GatewayOptions) -> Iterable[str]:
         """Go by these options from now on; the names of those that wait for a restart. Connections

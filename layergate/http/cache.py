@@ -362,7 +362,7 @@ class Cache:
             if said is not None and said.value.__class__ is SearchVariance:
                 if variance != said.value:
                     variance, place = said.value, class_key(key, said.value)
-                    if len(key) <= 512:
+                    if len(key) + sum(map(len, variance.names)) <= 1024:
                         if len(self._places) >= _MEMO:
                             self._places.clear()
                         self._places[key] = path, variance, place
@@ -376,8 +376,9 @@ class Cache:
         present = [(name, fields[name]) for name in names if name in fields]
         digest = variant_key(b"", self.secondary(names, Fields(present)))
         selected = digest, self.closer.plain_for(names)
-        # Long values are a client's choice; what they may fill is bounded by count and by length.
-        if sum(len(value) for _, value in present) <= 256:
+        # Long values are a client's choice, long names an origin's; what they may fill is bounded by count
+        # and by length.
+        if sum(len(value) for _, value in present) + sum(map(len, names)) <= 512:
             if len(self._secondaries) >= _MEMO:
                 self._secondaries.clear()
             self._secondaries[memo] = selected
@@ -1730,7 +1731,10 @@ class Cache:
         pool = self._line_pool
         if len(pool) >= _MEMO:
             pool.clear()
-        return [pool.setdefault(line, line) if len(line[1]) <= 128 else line for line in lines]
+        return [
+            pool.setdefault(line, line) if len(line[0]) + len(line[1]) <= 192 else line
+            for line in lines
+        ]
 
     def take_inflight(self, size: int, exchange: Exchange | None = None) -> bool:
         """Reserve bytes for a body under way; False if that would be too many, even without those

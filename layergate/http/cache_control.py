@@ -113,7 +113,7 @@ class CacheControl(NamedTuple):
 EMPTY: Final = CacheControl()
 """No directive at all: the field is absent."""
 
-_CACHED_LENGTH: Final = 8192
+_CACHED_LENGTH: Final = 1024  # bytes
 _BLANKS: Final = b" \t"
 _DIGITS: Final = 10  # 2**31 has ten; more make int() slow, and from 4301 on raise
 
@@ -160,7 +160,7 @@ _NOT_IN_TOKEN: Final = re.compile(rb"[^!#$%&'*+.^_`|~0-9a-z-]+")
 def parse_cache_control(value: bytes | None) -> CacheControl:
     """The directives of the combined field value; `EMPTY` if it is None. Never raises.
 
-    Results are shared by way of a bounded cache, except those of values over 8 KB.
+    Results are shared by way of a bounded cache, except those of values over 1 KB.
     """
     if not value:
         return EMPTY

@@ -34,6 +34,7 @@ __all__ = [
 
 # What a purge can name, and nothing in which another part of a URI, or a second Host, could hide.
 _HOST: Final = re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]*)?").fullmatch
+_CACHED_HOST: Final = 512  # bytes
 _STORABLE_METHODS: Final = ("GET", "HEAD")
 
 NO_ANSWER: Final = frozenset({502, 503, 504})
@@ -88,12 +89,15 @@ def passes(request: Request, *, max_key_length: int) -> Refused | None:
         return Refused.PRECONDITION
     if request.target_length > max_key_length:
         return Refused.KEY_TOO_LONG
-    if not _canonical_host(request.scheme, request.host):
+    scheme, host = request.scheme, request.host
+    # A name has at most 253 characters (RFC 1035); what is longer is not worth remembering.
+    known = len(host) <= _CACHED_HOST and len(scheme) <= _CACHED_HOST
+    canonical = _cached_host(scheme, host) if known else _canonical_host(scheme, host)
+    if not canonical:
         return Refused.HOST
     return None
 
 
-@lru_cache(maxsize=1024)
 def _canonical_host(scheme: str, host: bytes) -> bool:
     """A key holds the Host as it came. Spelled unusually (in capitals, with the default port), or
     missing, what is stored would be a second copy that no purge of the canonical URI finds."""
@@ -101,6 +105,9 @@ def _canonical_host(scheme: str, host: bytes) -> bool:
         return False
     root = f"{scheme}://{host.decode('latin-1')}/"
     return canonical_uri(root) == root
+
+
+_cached_host = lru_cache(maxsize=1024)(_canonical_host)
 
 
 def is_reload(decision: Decision, fwd: str) -> bool:

@@ -37,6 +37,7 @@ from layergate.http.key import variant_key
 from layergate.http.no_vary_search import SearchVariance, class_key
 from layergate.http.partial import Received, Rest, covers, flight_suffix, received_part
 from layergate.http.policy import Plan, plan_storage, plan_update, targets_of
+from layergate.http.ranges import PIECE
 from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.selecting import varies_on_more, vary_names, with_vary
@@ -58,9 +59,6 @@ __all__ = ["ORIGIN_ERRORS", "Exchange", "Reader", "Relay", "State"]
 
 # What a reader may lag behind in a stream that is over the cap, bytes.
 WINDOW: Final = 256 * 1024
-# What a reader takes at once of a body in small parts, or of one that is whole: what its server holds
-# for a client that takes nothing is no more than that, and the rest is held once for all.
-PIECE: Final = 256 * 1024
 # For what is added to a response that is stored, bytes: its length, the trace context, fields of a part.
 _ROOM: Final = 160
 ORIGIN_ERRORS: Final = frozenset({500, 502, 503, 504})

@@ -50,7 +50,7 @@ MAX_GROUP_LENGTH: Final = 256
 _PREFIX: Final = "\x00group "
 _DIGEST: Final = 16  # bytes
 _NAME_AT: Final = len(_PREFIX) + 2 * _DIGEST + 1
-_CACHED_LENGTH: Final = 8192
+_CACHED_LENGTH: Final = 1024  # bytes
 
 
 def group_tags(scheme: str, host: bytes, fields: Fields) -> tuple[str, ...] | None:

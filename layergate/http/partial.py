@@ -24,7 +24,9 @@ from layergate.core.entry import Entry
 from layergate.http.fields import Fields, Lines
 from layergate.http.groups import MAX_GROUPS, without_groups
 from layergate.http.ranges import (
+    PIECE,
     RangeSpec,
+    Slices,
     Span,
     if_range_holds,
     multipart,
@@ -136,17 +138,19 @@ def partial_content(request: Request, stored: StoredResponse, extra: Lines) -> S
         raise LookupError("an incomplete response was selected for what it does not have")
     lines = [line for line in stored.lines if line[0] not in _OF_THE_PART]
     if len(spans) == 1:
-        body = stored.piece(*spans[0])
+        pieces: list[bytes | memoryview] = [stored.view(*spans[0])]
         lines.append((b"content-range", _content_range(spans[0], whole)))
     else:
-        parts = [(_content_range(span, whole), stored.piece(*span)) for span in spans]
-        boundary = _boundary(parts)
-        body = multipart(parts, stored.fields.first(b"content-type"), boundary)
+        parts = [(_content_range(span, whole), stored.view(*span)) for span in spans]
+        boundary = _boundary(stored)
+        pieces = multipart(parts, stored.fields.first(b"content-type"), boundary)
         # 15.3.7.2: "a server MUST NOT generate a Content-Range header field in the HTTP header
         # section of a multiple part response".
         lines = [line for line in lines if line[0] != b"content-type"]
         lines.append((b"content-type", b"multipart/byteranges; boundary=" + boundary))
-    lines.append((b"content-length", b"%d" % len(body)))
+    octets = Slices(pieces)
+    lines.append((b"content-length", b"%d" % len(octets)))
+    body = octets if len(octets) > PIECE else octets[:]
     return Served(206, lines + extra, body)
 
 
@@ -155,11 +159,11 @@ def _content_range(span: Span, whole: int | None) -> bytes:
     return b"bytes %d-%d/%b" % (span[0], span[1] - 1, length)
 
 
-def _boundary(parts: Iterable[tuple[bytes, bytes]]) -> bytes:
+def _boundary(stored: StoredResponse) -> bytes:
     """One that nobody can have written into the content, and nobody has."""
     while True:
         boundary = secrets.token_hex(16).encode()
-        if not any(boundary in octets for _, octets in parts):
+        if not any(boundary in octets for _, octets in stored.held):
             return boundary
 
 

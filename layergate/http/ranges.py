@@ -13,7 +13,7 @@ long, makes an answer larger than the whole and the heads of so many parts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
 
@@ -23,8 +23,10 @@ from layergate.http.fields import Fields
 
 __all__ = [
     "MAX_RANGES",
+    "PIECE",
     "ContentRange",
     "RangeSpec",
+    "Slices",
     "Span",
     "if_range_holds",
     "multipart",
@@ -39,6 +41,10 @@ Span: TypeAlias = tuple[int, int]
 
 MAX_RANGES: Final = 32
 """Ranges in one request. Browsers and players ask for one, readers of PDF files for a dozen."""
+
+PIECE: Final = 256 * 1024
+"""Octets of a body that a client is sent at once. What its server holds for one that takes nothing is no
+more than that; the rest is held once for all."""
 
 _LONGEST: Final = 2048  # octets of a Range: more than so many ranges need
 _SPECS: Final = re.compile(rb"[ \t]*bytes[ \t]*=(.*)", re.IGNORECASE | re.DOTALL)
@@ -64,6 +70,36 @@ class ContentRange(NamedTuple):
 
     span: Span
     whole: int | None
+
+
+class Slices:
+    """Octets of bodies that are stored, one piece behind the other: copied only as they are cut, so that
+    a client that takes its time holds no copy of all it has asked for."""
+
+    __slots__ = ("_length", "_pieces")
+
+    def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
+        self._pieces = tuple(memoryview(piece) for piece in pieces)
+        self._length = sum(map(len, self._pieces))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, wanted: slice) -> bytes:
+        first, stop, _ = wanted.indices(self._length)
+        parts: list[memoryview] = []
+        start = 0
+        for piece in self._pieces:
+            part = piece[max(first - start, 0) : max(stop - start, 0)]
+            if part:
+                parts.append(part)
+            start += len(piece)
+        return b"".join(parts)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """In pieces of `PIECE` octets."""
+        for start in range(0, self._length, PIECE):
+            yield self[start : start + PIECE]
 
 
 def parse_range(value: bytes | None) -> tuple[RangeSpec, ...] | None:
@@ -178,12 +214,13 @@ def if_range_holds(request_fields: Fields, fields: Fields) -> bool:
 
 
 def multipart(
-    parts: Iterable[tuple[bytes, bytes]], content_type: bytes | None, boundary: bytes
-) -> bytes:
-    """A multipart/byteranges body (14.6). ``parts``: the Content-Range of each, and its octets."""
+    parts: Iterable[tuple[bytes, bytes | memoryview]], content_type: bytes | None, boundary: bytes
+) -> list[bytes | memoryview]:
+    """A multipart/byteranges body (14.6), in pieces. ``parts``: the Content-Range of each, and its
+    octets."""
     typed = b"" if content_type is None else b"Content-Type: %b\r\n" % content_type
-    pieces = [
-        b"--%b\r\n%bContent-Range: %b\r\n\r\n%b\r\n" % (boundary, typed, range_, octets)
-        for range_, octets in parts
-    ]
-    return b"".join([*pieces, b"--%b--\r\n" % boundary])
+    pieces: list[bytes | memoryview] = []
+    for range_, octets in parts:
+        head = b"--%b\r\n%bContent-Range: %b\r\n\r\n" % (boundary, typed, range_)
+        pieces += (head, octets, b"\r\n")
+    return [*pieces, b"--%b--\r\n" % boundary]

@@ -142,6 +142,8 @@ def normalise(name: bytes, values: Sequence[bytes], *, language_order: bool = Tr
         return _lines(values)
     if len(value) > _CACHED_LENGTH:
         return _hashed(_normalise(name, value, language_order))
+    if len(name) > _CACHED_LENGTH:
+        return _normalise(name, value, language_order)
     return _cached_normalise(name, value, language_order)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from layergate.http.closer import Audience
 from layergate.http.fields import Fields, Lines
+from layergate.http.ranges import Slices
 from layergate.http.storing import Refused
 from layergate.http.targeted import OWN
 
@@ -134,12 +135,16 @@ class StoredResponse:
             size += len(name) + len(value)
         return size if self.traceparent is None else size + _TRACEPARENT_SIZE
 
-    def piece(self, first: int, stop: int) -> bytes:
+    def view(self, first: int, stop: int) -> memoryview:
         """The octets from ``first`` to before ``stop``. Raises LookupError for what is not there."""
         for start, octets in self.held:
             if start <= first <= stop <= start + len(octets):
-                return octets[first - start : stop - start]
+                return memoryview(octets)[first - start : stop - start]
         raise LookupError("this piece of a stored response is not there")
+
+    def piece(self, first: int, stop: int) -> bytes:
+        """A copy of these octets. Raises as `view`."""
+        return bytes(self.view(first, stop))
 
     def said(self) -> dict[str, Any]:
         """All but its content and its lines, as the arguments that make another one."""
@@ -217,4 +222,4 @@ class Served(NamedTuple):
 
     status: int
     lines: Lines
-    body: bytes
+    body: bytes | Slices

@@ -60,7 +60,7 @@ __all__ = ["OWN", "Policy", "parse_targeted", "policy_of"]
 OWN: Final = b"layergate-cache-control"
 """The target that is for LayerGate alone."""
 
-_CACHED_LENGTH: Final = 8192
+_CACHED_LENGTH: Final = 1024  # bytes
 _RESTRICTING: Final = {
     "no-store": "no_store",
     "no-cache": "no_cache",
@@ -127,7 +127,7 @@ def parse_targeted(value: bytes) -> CacheControl | None:
     """The directives of a targeted field, all its lines combined (RFC 9213 section 2.1).
 
     None if it is to be ignored, being empty or no Dictionary. Never raises. Results are shared by
-    way of a bounded cache, except those of values over 8 KB.
+    way of a bounded cache, except those of values over 1 KB.
     """
     return _cached(value) if len(value) <= _CACHED_LENGTH else _parse(value)
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 from layergate.http.fields import Fields, Lines
 from layergate.http.identity import is_somebody, is_users_name
 from layergate.http.key import primary_key, quoted
+from layergate.http.memo import Memo
 from layergate.http.request import Asked, Request
 from layergate.http.tokens import TOKEN_NAMES, is_token
 from layergate.http.validation import CONDITIONAL_FIELDS
@@ -41,18 +42,11 @@ __all__ = [
 Environ: TypeAlias = dict[str, Any]
 
 
-class _Names(dict[str, bytes]):
-    """The field that a variable stands for; b"" for none. Names are a client's choice: bounded."""
-
-    def __missing__(self, variable: str) -> bytes:
-        name = b""
-        if variable[:5] == "HTTP_":
-            name = octets(variable[5:].replace("_", "-").lower())
-        elif _tells_who(variable):
-            name = WHO
-        if len(self) < _MAX_NAMES:
-            self[variable] = name
-        return name
+def _field_of(variable: str) -> bytes:
+    """The field that a variable stands for; b"" for none."""
+    if variable[:5] == "HTTP_":
+        return octets(variable[5:].replace("_", "-").lower())
+    return WHO if _tells_who(variable) else b""
 
 
 WHO: Final = b"\0"
@@ -66,8 +60,7 @@ _WHO: Final = re.compile(
     r"|(?:.*[._])?session|repoze\.who\.(?:identity|userid)|(?:oauth|authlib|jwt)\.(?:token|claims|payload)"
     r"|paste\.auth_tkt\..*|authkit\..*"
 ).fullmatch
-_MAX_NAMES: Final = 4096
-_names: Final = _Names()
+_names: Final = Memo(_field_of, count=4096, length=128)
 
 
 def octets(text: str) -> bytes:

@@ -38,6 +38,7 @@ from layergate.http.exchange import Exchange, Reader, Relay, State
 from layergate.http.fields import Fields, Line, Lines
 from layergate.http.identity import Says, names_who
 from layergate.http.invalidation import SAFE_METHODS
+from layergate.http.ranges import Slices
 from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.stored import Served
@@ -222,7 +223,7 @@ class LayerGate:
             late = outcome is _Next.LATE
             alone = late or outcome is _Next.ALONE or tries >= _MAX_TRIES
 
-    def _refresh(self, environ: Environ, exchange: Exchange, body: list[bytes]) -> Body:
+    def _refresh(self, environ: Environ, exchange: Exchange, body: Body) -> Body:
         """Refresh in the background, or else on this thread once ``body`` has been sent."""
         self.cache.refreshing(1)
 
@@ -991,7 +992,7 @@ class _Afterwards(list[bytes]):
 
     __slots__ = ("_fetch", "_over")
 
-    def __init__(self, body: list[bytes], fetch: _Fetch, over: Callable[[object], None]) -> None:
+    def __init__(self, body: Body, fetch: _Fetch, over: Callable[[object], None]) -> None:
         super().__init__(body)
         self._fetch: _Fetch | None = fetch
         self._over = over
@@ -1015,10 +1016,12 @@ def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def send(start_response: StartResponse, served: Served) -> list[bytes]:
+def send(start_response: StartResponse, served: Served) -> Body:
     """Answer with a response of our own."""
     lines = [line for line in served.lines if line[0] not in _HOP_BY_HOP]
     start_response(_status(served.status), _texts(lines))
+    if isinstance(served.body, Slices):
+        return served.body
     return [served.body] if served.body else []
 
 
@@ -1038,7 +1041,7 @@ class _Text(dict[Line, tuple[str, str]]):
     def __missing__(self, line: Line) -> tuple[str, str]:
         name, value = line
         text = name.decode("latin-1"), value.decode("latin-1")
-        if len(value) <= 256:
+        if len(name) + len(value) <= 320:
             if len(self) >= _MAX_TEXTS:
                 self.clear()
             self[line] = text

@@ -90,6 +90,7 @@ def test_the_url_of_a_socket_may_have_more_slashes():
         ("queue_timeout", -1), ("queue_timeout", None), ("queue_timeout", "1"),
         ("connect_timeout", 0), ("connect_timeout", float("nan")), ("first_byte_timeout", 0),
         ("first_byte_timeout", None), ("read_timeout", 0), ("read_timeout", -1), ("idle_timeout", -1),
+        ("max_tunnels", 0), ("max_tunnels", "1"), ("tunnel_idle_timeout", 0),
         ("retries", -1), ("retries", 11), ("retries", False), ("retries", 1.0),
         ("tls_verify", 1), ("tls_verify", None),
         ("tls_ca_file", ""), ("tls_ca_file", 1), ("tls_ca_file", "/nosuch/file"), ("tls_ca_file", "\0"),

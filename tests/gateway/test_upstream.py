@@ -669,7 +669,7 @@ async def test_a_tunnel_ends_when_the_upstream_takes_no_more():
         await client.request("/", "Connection: upgrade", "Upgrade: websocket")
         await client.exactly(12)
         sending = asyncio.create_task(client.send(b"x" * 50_000_000))
-        await until(lambda: any(one._writable for one in gateway.proxy.pools[0]._busy), "slow")
+        await until(lambda: any(one._writable for one in gateway.proxy.pools[0]._tunnels), "slow")
         await until(lambda: gateway.counts == (0, 0, gateway.counts.tasks), "slow")
         done.set()
         sending.cancel()

@@ -13,14 +13,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import math
 import socket
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
+import redis.asyncio.connection
 import redis.asyncio.retry
 import redis.backoff
+import redis.connection
 import redis.retry
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
@@ -28,7 +32,21 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from layergate.layers.redis.url import Address
 
-__all__ = ["Command", "Link", "LoopLink", "Recipe", "ThreadLink", "Word", "keepalive", "pack"]
+__all__ = [
+    "Command",
+    "Link",
+    "LoopLink",
+    "Recipe",
+    "ThreadLink",
+    "Word",
+    "check_hostname",
+    "keepalive",
+    "pack",
+]
+
+_logger = logging.getLogger("layergate")
+
+_MAJOR: Final = int(redis.__version__.partition(".")[0])
 
 Word: TypeAlias = bytes | str | int | float
 Command: TypeAlias = Sequence[Word]
@@ -62,6 +80,8 @@ class Recipe(NamedTuple):
         if "socket_keepalive" in kept and not kept["socket_keepalive"]:
             # A peer that vanished is noticed while the connection is idle, not by whoever needs it.
             kept |= {"socket_keepalive": True, "socket_keepalive_options": keepalive()}
+        if _speaks_tls(connection):
+            check_hostname(kept)
         retry = redis.retry.Retry if blocking else redis.asyncio.retry.Retry
         kept |= {
             # One way for a reply to look, whatever the client was set to.
@@ -77,6 +97,28 @@ class Recipe(NamedTuple):
     def at(self, address: Address) -> Recipe:
         """The same for another server of a Cluster."""
         return self._replace(options={**self.options, "host": address.host, "port": address.port})
+
+
+def _speaks_tls(connection: Any) -> bool:
+    return isinstance(connection, type) and issubclass(
+        connection, (redis.connection.SSLConnection, redis.asyncio.connection.SSLConnection)
+    )
+
+
+def check_hostname(options: dict[str, Any]) -> None:
+    """Have connections with these options check that a certificate is for the host that they connect
+    to, unless the options say otherwise.
+
+    Since its version 6 that is redis-py's default. Before, a client that was made without a URL says
+    False when nobody asked for that, which cannot be told from a decision: so it is logged.
+    """
+    verified = options.get("ssl_cert_reqs", "required") not in ("none", ssl.CERT_NONE, None)
+    if not options.setdefault("ssl_check_hostname", verified) and verified and _MAJOR < 6:
+        _logger.warning(
+            "the client of redis-py %s accepts a certificate for any host;"
+            " pass ssl_check_hostname=True where it is made",
+            redis.__version__,
+        )
 
 
 class Link(Protocol):

@@ -36,6 +36,7 @@ _REDIRECTIONS: Final = 3  # in a row, of one command in a Cluster
 _REMAP_PAUSE: Final = 0.25  # seconds between two looks at the map of a Cluster that has faults
 _SWEEP: Final = 500  # keys per round trip of `unlink_prefix`
 _DOWN: Final = ("BUSY ", "CLUSTERDOWN ", "MASTERDOWN ", "TRYAGAIN ")
+_MOST_NODES: Final = 1024  # addresses of a Cluster that have a breaker
 _QUIET: Final = 5.0  # seconds without a message after which a subscription asks for a sign of life
 
 
@@ -111,10 +112,13 @@ class Server:
     def bind(self, runtime: Runtime, counters: Counters) -> None:
         """Take on the runtime. Nothing starts.
 
-        Raises ConfigError for a client of the other world.
+        Raises ConfigError for a client of the other world, and for an option of the URL that the
+        installed redis-py does not have there.
         """
         if isinstance(self._source, _Client):
             self._source.check(blocking=runtime.blocking)
+        else:
+            _check_options(self._source, blocking=runtime.blocking)
         self._runtime = runtime
         self._counters = counters
         self._breaker = self._new_breaker(self._changed)
@@ -523,6 +527,8 @@ class Server:
     ) -> None:
         breaker = self._nodes.get(node)
         if breaker is None:
+            if len(self._nodes) >= _MOST_NODES:  # addresses come and go, and redirections name any
+                self._nodes.clear()
             breaker = self._nodes.setdefault(node, self._new_breaker(None, cap=5.0))
         ticket = breaker.enter(probe=probe)
         if ticket is None:
@@ -815,6 +821,26 @@ def _checked(replies: list[Any]) -> list[Any]:
 # -- where the connections come from --------------------------------------------------------------
 
 
+def _check_options(target: Target, *, blocking: bool) -> None:
+    """Raises ConfigError for options of TLS that are not known to redis-py's connections: some came to
+    ``redis.asyncio`` years after ``redis``."""
+    if not target.tls:
+        return
+    import inspect
+
+    import redis.asyncio.connection
+    import redis.connection
+
+    module: Any = redis.connection if blocking else redis.asyncio.connection
+    known = inspect.signature(module.SSLConnection.__init__).parameters
+    for name in target.options:
+        if name.startswith("ssl_") and name not in known:
+            raise ConfigError(
+                f"url has {name}, which redis-py {redis.__version__} does not take under"
+                f" {'threads' if blocking else 'asyncio'}; install a newer one, or leave it out"
+            )
+
+
 def _recipe(target: Target, *, blocking: bool, connect_timeout: float, client_name: str) -> Recipe:
     """How to connect to what a URL names."""
     import redis.asyncio.connection
@@ -875,8 +901,10 @@ def _by_sentinel(
     import redis.asyncio.sentinel
     import redis.sentinel
 
-    from layergate.layers.redis.link import Recipe
+    from layergate.layers.redis.link import Recipe, check_hostname
 
+    if asked.get("ssl"):
+        check_hostname(asked)
     module: Any = redis.sentinel if blocking else redis.asyncio.sentinel
     # They are asked one after the other, and all but the last may be away: each gets a share of the
     # time, so that the last one, and then the master, have theirs.

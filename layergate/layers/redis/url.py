@@ -9,6 +9,10 @@
 query: ``db``, ``client_name``, the ``ssl_*`` of `_TLS_OPTIONS`, and for Sentinels
 ``sentinel_username`` and ``sentinel_password``.
 
+A server's certificate must be valid for the host that is connected to: of a Cluster the address that
+its nodes announce, behind Sentinels the one that they name. ``ssl_check_hostname=false`` turns that
+off, ``ssl_cert_reqs=none`` turns off all verification.
+
 Nothing that is raised or shown from here contains a password, not even of a malformed URL.
 """
 
@@ -211,6 +215,15 @@ def _options(shown: str, given: dict[str, str], *, tls: bool, sentinel: bool) ->
             known += sorted(_SENTINEL_OPTIONS) if sentinel else []
             # A name may be a piece of a password with a raw "?" or "&" in it.
             raise _wrong(shown, f"has an option that is not one of {', '.join(known)}")
+    if tls:
+        # Said in any case: before its version 6, redis-py checks no host name unless it is told to.
+        verified = connection.get("ssl_cert_reqs") != "none"
+        if connection.setdefault("ssl_check_hostname", verified) and not verified:
+            raise _wrong(
+                shown,
+                "has ssl_check_hostname with ssl_cert_reqs=none, which verifies nothing; drop one of"
+                " them",
+            )
     fields["options"] = connection
     return fields
 
