@@ -8,6 +8,7 @@ exports as the environment says, and a span around each request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -65,14 +66,42 @@ def cache(**more: Any) -> HttpCache:
     )
 
 
-def question(method: str, path: str) -> bytes:
+def question(method: str, path: str, headers: dict[str, str] | None = None) -> bytes:
     asked = {
         "method": method,
         "path": path,
         "instance": os.environ["FLEET_INSTANCE"],
         "pid": os.getpid(),
+        "headers": headers or {},
     }
     return json.dumps(asked).encode() + b"\n"
+
+
+def said(line: bytes) -> dict[str, Any]:
+    """What the origin says next. Raises what its client's library would, if it fails."""
+    if not line.endswith(b"\n"):
+        raise ConnectionResetError("the origin hung up")
+    facts: dict[str, Any] = json.loads(line)
+    if "error" in facts:
+        raise RuntimeError(facts["error"])
+    return facts
+
+
+@contextlib.contextmanager
+def connecting() -> Iterator[None]:
+    """Whoever reads a log is to know whom an error comes from."""
+    try:
+        yield
+    except OSError as error:
+        raise ConnectionRefusedError("the origin is not there") from error
+
+
+@contextlib.contextmanager
+def hearing() -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionError, EOFError) as error:
+        raise ConnectionResetError("the origin hung up") from error
 
 
 async def handle(scope: Any, receive: Any, send: Any) -> None:
@@ -81,14 +110,21 @@ async def handle(scope: Any, receive: Any, send: Any) -> None:
             await receive()
             await send({"type": f"lifespan.{phase}.complete"})
         return
-    reader, writer = await asyncio.open_connection(*ORIGIN)
+    asked = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    with connecting():
+        reader, writer = await asyncio.open_connection(*ORIGIN)
     try:
-        writer.write(question(scope["method"], scope["path"]))
-        head = json.loads(await reader.readline())
+        writer.write(question(scope["method"], scope["path"], asked))
+        with hearing():
+            head = said(await reader.readline())
         headers = [(name.encode(), value.encode()) for name, value in head["headers"]]
         await send({"type": "http.response.start", "status": head["status"], "headers": headers})
-        while size := json.loads(await reader.readline())["size"]:
-            data = await reader.readexactly(size)
+        while True:
+            with hearing():
+                size = said(await reader.readline())["size"]
+                data = await reader.readexactly(size)
+            if not size:
+                break
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body"})
     finally:
@@ -179,12 +215,27 @@ def stack() -> Any:
 
 
 def answer(environ: Any, start_response: Any) -> Iterator[bytes]:
-    with socket.create_connection(ORIGIN, 60) as line, line.makefile("rb") as reader:
-        line.sendall(question(environ["REQUEST_METHOD"], environ["PATH_INFO"]))
-        head = json.loads(reader.readline())
+    asked = {
+        name.removeprefix("HTTP_").lower().replace("_", "-"): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    }
+    with connecting():
+        line = socket.create_connection(ORIGIN, 60)
+    with line, line.makefile("rb") as reader:
+        with hearing():
+            line.sendall(question(environ["REQUEST_METHOD"], environ["PATH_INFO"], asked))
+            head = said(reader.readline())
         start_response(f"{head['status']} Said", [tuple(pair) for pair in head["headers"]])
-        while size := json.loads(reader.readline())["size"]:
-            yield reader.read(size)
+        while True:
+            with hearing():
+                size = said(reader.readline())["size"]
+                data = reader.read(size)
+            if len(data) < size:
+                raise ConnectionResetError("the origin hung up")
+            if not size:
+                break
+            yield data
 
 
 def wsgi() -> Any:
