@@ -119,7 +119,10 @@ def test_the_checker_sees_a_violation():
 
 def test_the_checker_sees_what_a_soft_purge_left_fresh():
     purges = [Purge(10.0, {"a": 2}, soft=True), Purge(20.0, {"a": 3})]
-    while_stale, on_error = "x; hit; ttl=-1; detail=stale-while-revalidate", "x; detail=stale-if-error"
+    while_stale, on_error = (
+        "x; hit; ttl=-1; detail=stale-while-revalidate",
+        "x; detail=stale-if-error",
+    )
     good = [
         Read(9.0, "a", 1, told="x; hit; ttl=9"),  # before it
         Read(11.0, "a", 1, told=while_stale),

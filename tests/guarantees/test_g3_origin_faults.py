@@ -49,6 +49,7 @@ from tests.guarantees.test_g3_fleet_history import (
     group_of,
     violations,
 )
+from tests.processes.planted import PLANTED
 from tests.support.fleet import Answer, Connection, Fleet, Instance, OriginCall, Purged, eventually
 from tests.support.gateways import Gateway
 from tests.support.redis_servers import Proxy, Valkey
@@ -73,7 +74,9 @@ KINDS: Final = {
 }
 UNREACHABLE: Final = ("502", "503", "504", "closed", "reset")
 STATUSES: Final = ("500", "502", "503", "504")
-PATIENCE: Final = 2.5  # seconds that a gateway waits for its upstream; longer than it ever stands still
+PATIENCE: Final = (
+    2.5  # seconds that a gateway waits for its upstream; longer than it ever stands still
+)
 HANGS: Final = PATIENCE + 1.0
 ORIGIN_TIMEOUT: Final = 0.3  # seconds
 COALESCE_TIMEOUT: Final = 5.0  # seconds
@@ -224,10 +227,15 @@ class OfAll(OneRedis):
         self.stood_still: list[tuple[str, float, float]] = []  # instance, from, to
         self.behind = 0  # final purges while one was cut off that held what they were for
         self.made_up = 0
+        self.enough = False
         self._kinds: list[str] = []
         self._number = 0
         for origin, name in zip(mixed.origins, ("", "gateway"), strict=True):
             origin.on("/")(functools.partial(self.answers, name))
+
+    @property
+    def over(self) -> bool:
+        return self.enough or super().over
 
     # The origin.
 
@@ -510,6 +518,11 @@ class OfAll(OneRedis):
 
     # The end.
 
+    async def until_a_violation(self) -> None:
+        while not self.over:
+            await asyncio.sleep(0.25)
+            self.enough = bool(violations(self.reads, self.purges))
+
     async def settles(self) -> None:
         """All is well again. Then purges that were not final have been made up for: but for those of
         processes that died with it."""
@@ -598,7 +611,10 @@ class OfAll(OneRedis):
         """All that happened around it."""
         first, last = failure.began - 6, failure.ended + 1
         events = [
-            (fault.began, f"the origin fails {fault.instance}: {fault.kind} until {fault.ended:.3f}")
+            (
+                fault.began,
+                f"the origin fails {fault.instance}: {fault.kind} until {fault.ended:.3f}",
+            )
             for fault in self.failed
             if fault.key in ("*", failure.key)
         ]
@@ -662,6 +678,7 @@ async def telling(
     *,
     kinds: Collection[str] = ("uvicorn", "uvicorn", "gunicorn"),
     planted: str = "",
+    options: Mapping[str, Any] = OPTIONS,
     **story: Any,
 ) -> AsyncIterator[OfAll]:
     """A story that is about to be told. ``planted``: see `tests.processes.planted`."""
@@ -672,7 +689,7 @@ async def telling(
         proxies = [stack.enter_context(Proxy(valkey.port)) for _ in (*kinds, "gateway")]
         urls = [proxy.url for proxy in proxies]
         fleet = Fleet(
-            folder, urls[:-1], kinds=tuple(kinds), layer=LAYER, options=OPTIONS, environ=environ
+            folder, urls[:-1], kinds=tuple(kinds), layer=LAYER, options=options, environ=environ
         )
         gateway = Gateway(
             folder,
@@ -680,7 +697,7 @@ async def telling(
             upstream=upstream,
             layer=LAYER,
             environ=environ,
-            cache={"shared": urls[-1], **OPTIONS},
+            cache={"shared": urls[-1], **options},
         )
         await stack.enter_async_context(fleet)
         await stack.enter_async_context(gateway)
@@ -707,6 +724,28 @@ async def test_nothing_purged_stands_in_for_an_origin_that_fails(tmp_path):
         story.check()
         assert set(story.by_kind) >= set(KINDS) - {"refused"}
         assert set(story.troubles) >= set(ONE_OF_EACH[:4])
+
+
+async def test_what_an_option_allows_to_stand_in_is_found(tmp_path):
+    """The checker sees what `stale_if_untrusted` is warned of."""
+    options = {**OPTIONS, "stale_if_untrusted": 3600.0}
+    await is_found(tmp_path, options=options, only=("falls_behind",))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("rule", PLANTED)
+async def test_a_rule_that_is_taken_out_is_found_to_be(tmp_path, rule):
+    await is_found(tmp_path, planted=rule, only=("falls_behind", "falls_behind_soft"))
+
+
+async def is_found(folder: Path, **what: Any) -> None:
+    async with telling(folder, seconds=20, seed=1, **what) as story:
+        watching = asyncio.create_task(story.until_a_violation())
+        await story.run()
+        await watching
+        found = violations(story.reads, story.purges)
+        print(story.table(found, []))  # noqa: T201 - with -s
+        assert found
 
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))

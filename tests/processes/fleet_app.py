@@ -2,7 +2,7 @@
 
 See `tests/support/fleet.py`, which starts it and says in the environment what it is to be.
 ``/control/up`` is outside of LayerGate. With ``FLEET_TRACED`` it has an SDK of OpenTelemetry that
-exports as the environment says, and a span around each request.
+exports as the environment says, and a span around each request. With ``FLEET_PLANTED`` it has a bug.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from typing import Any
 from layergate import Admin, CacheStack, HttpCache, LayerGate, MemoryLayer, PurgeReceipt
 from layergate.wsgi import LayerGate as WsgiLayerGate
 from layergate.wsgi import ThreadRuntime
+from tests.processes import planted
+
+planted.plant()
 
 ORIGIN = ("127.0.0.1", int(os.environ["FLEET_ORIGIN"]))
 UP = "/control/up"
@@ -92,16 +95,16 @@ def connecting() -> Iterator[None]:
     """Whoever reads a log is to know whom an error comes from."""
     try:
         yield
-    except OSError as error:
-        raise ConnectionRefusedError("the origin is not there") from error
+    except OSError:
+        raise ConnectionRefusedError("the origin is not there") from None
 
 
 @contextlib.contextmanager
 def hearing() -> Iterator[None]:
     try:
         yield
-    except (ConnectionError, EOFError) as error:
-        raise ConnectionResetError("the origin hung up") from error
+    except (ConnectionError, EOFError):
+        raise ConnectionResetError("the origin hung up") from None
 
 
 async def handle(scope: Any, receive: Any, send: Any) -> None:

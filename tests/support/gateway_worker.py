@@ -28,6 +28,10 @@ from layergate.gateway.channel import Channel, Link, pack
 from layergate.gateway.options import GatewayOptions, UpstreamOptions
 from layergate.gateway.reloading import live
 from layergate.gateway.supervisor import WORKER, run
+from tests.processes import planted
+
+# (Each worker imports this, for the class of its options.)
+planted.plant()
 
 
 class Tuned(GatewayOptions):
