@@ -28,7 +28,14 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -43,7 +50,6 @@ from tests.guarantees.test_g3_fleet_history import (
     MAX_DISCONNECTED,
     SHORT,
     OneRedis,
-    Purge,
     Read,
     Violation,
     group_of,
@@ -228,6 +234,7 @@ class OfAll(OneRedis):
         self.behind = 0  # final purges while one was cut off that held what they were for
         self.made_up = 0
         self.enough = False
+        self._next_behind: list[int] = []
         self._kinds: list[str] = []
         self._number = 0
         for origin, name in zip(mixed.origins, ("", "gateway"), strict=True):
@@ -422,7 +429,9 @@ class OfAll(OneRedis):
 
     async def falls_behind(self, *, soft: bool = False) -> None:
         """One holds pages and is cut off; they are purged without it; and the origin fails it."""
-        number = self.random.randrange(len(self.proxies))
+        if not self._next_behind:
+            self._next_behind = self.random.sample(range(len(self.proxies)), len(self.proxies))
+        number = self._next_behind.pop()
         behind, proxy = self.fleet[number], self.proxies[number]
         self.note(f"... {behind}")
         keys = [key for key in KEYS if group_of(key) in STANDING_IN]
@@ -518,10 +527,16 @@ class OfAll(OneRedis):
 
     # The end.
 
-    async def until_a_violation(self) -> None:
+    async def until_violations(self) -> None:
+        """Until there is one in each of the worlds."""
+        wanted = {instance.name.partition("-")[0] for instance in self.fleet.instances}
         while not self.over:
             await asyncio.sleep(0.25)
-            self.enough = bool(violations(self.reads, self.purges))
+            self.enough = self.violated_in() == wanted
+
+    def violated_in(self) -> set[str]:
+        found = violations(self.reads, self.purges)
+        return {one.read.instance.partition("-")[0] for one in found}
 
     async def settles(self) -> None:
         """All is well again. Then purges that were not final have been made up for: but for those of
@@ -739,13 +754,13 @@ async def test_a_rule_that_is_taken_out_is_found_to_be(tmp_path, rule):
 
 
 async def is_found(folder: Path, **what: Any) -> None:
-    async with telling(folder, seconds=20, seed=1, **what) as story:
-        watching = asyncio.create_task(story.until_a_violation())
+    kinds = ["uvicorn", "gunicorn"]
+    async with telling(folder, seconds=40, seed=1, kinds=kinds, **what) as story:
+        watching = asyncio.create_task(story.until_violations())
         await story.run()
         await watching
-        found = violations(story.reads, story.purges)
-        print(story.table(found, []))  # noqa: T201 - with -s
-        assert found
+        print(story.table(violations(story.reads, story.purges), []))  # noqa: T201 - with -s
+        assert story.violated_in() == {"uvicorn", "gunicorn", "gateway"}
 
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))
