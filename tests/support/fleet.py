@@ -22,7 +22,7 @@ from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, NamedTuple, Self
 
-from tests.support.ports import HOST, free_port
+from tests.support.ports import HOST, free_port, stop_listening
 from tests.support.redis_servers import BOUND, Process
 
 __all__ = [
@@ -164,7 +164,7 @@ class Origin:
 
     async def refuse(self) -> None:
         """Break off every call, and listen no more (until `listen`)."""
-        self._server.close()
+        await stop_listening(self._server)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
