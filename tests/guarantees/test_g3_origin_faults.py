@@ -49,7 +49,6 @@ from tests.guarantees.test_g3_fleet_history import (
     LAYER,
     LONG,
     MAX_DISCONNECTED,
-    SHORT,
     OneRedis,
     Read,
     Violation,
@@ -526,7 +525,7 @@ class OfAll(OneRedis):
     def name_of(fault: Any) -> str:
         if not isinstance(fault, functools.partial):
             return str(fault.__name__)
-        more = [*map(str, fault.args), *map(str, fault.keywords)]
+        more = [*(f"{seconds:.1f}" for seconds in fault.args), *fault.keywords]
         return "_".join([fault.func.__name__, *more])
 
     async def weather(self) -> None:
@@ -750,7 +749,7 @@ async def telling(
 ONE_OF_EACH = (
     "is_unreachable",
     "falls_behind",
-    f"stops_an_instance_{LONG}",
+    f"stops_an_instance_{LONG:.1f}",
     "falls_behind_soft",
     "kills_an_instance",
     "empties_redis",
