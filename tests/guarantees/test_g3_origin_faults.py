@@ -759,7 +759,7 @@ ONE_OF_EACH = (
 async def test_nothing_purged_stands_in_for_an_origin_that_fails(tmp_path):
     told = telling(tmp_path, seconds=60, seed=1, only=ONE_OF_EACH, once=True, share=0.1)
     async with told as story:
-        await story.run()
+        await story.run(writers=1)
         await story.settles()
         story.check()
         assert set(story.by_kind) >= set(KINDS) - {"refused"}
@@ -782,7 +782,7 @@ async def is_found(folder: Path, **what: Any) -> None:
     kinds = ["uvicorn", "gunicorn"]
     async with telling(folder, seconds=40, seed=1, kinds=kinds, **what) as story:
         watching = asyncio.create_task(story.until_violations())
-        await story.run()
+        await story.run(writers=1)
         await watching
         print(story.table(violations(story.reads, story.purges), []))  # noqa: T201 - with -s
         assert story.violated_in() == {"uvicorn", "gunicorn", "gateway"}
@@ -802,6 +802,15 @@ async def test_for_minutes(tmp_path, seed):
         assert set(story.by_kind) == set(KINDS)
         if SECONDS >= 90:  # a round, and a half
             assert set(story.troubles) == {story.name_of(fault) for fault in story.faults}
+
+
+@pytest.mark.soak
+async def test_for_minutes_under_other_servers(tmp_path):
+    kinds = ["gunicorn-gevent", "gunicorn-preload", "uvicorn"]
+    async with telling(tmp_path, seconds=SECONDS, seed=SEEDS[0], kinds=kinds) as story:
+        await story.run(readers=6)
+        await story.settles()
+        story.check()
 
 
 @pytest.mark.soak
