@@ -109,6 +109,30 @@ ASKED: Final = (
 )
 
 
+def world_of(instance: str) -> str:
+    """uvicorn, gunicorn or gateway."""
+    return instance.partition("-")[0]
+
+
+def effects(kind: str, world: str) -> set[str]:
+    """What a client may get of such a fault: a status, or "broken off"."""
+    if kind in STATUSES:
+        return {kind}
+    if kind in ("truncated", "unfinished", "stalled"):
+        return {"broken off"}
+    if kind == "held":  # for longer than a gateway waits
+        return {"504"} if world == "gateway" else set()
+    if kind == "slow":
+        return set()
+    if world == "gateway":
+        seen = {"504" if kind == "timeout" else "502"}
+    elif world == "gunicorn" and kind in ("closed", "reset", "refused"):
+        seen = {"broken off"}  # it takes an app's OSError for one of its client's connection
+    else:
+        seen = {"500"}
+    return seen | ({"broken off"} if kind == "refused" else set())  # that may be in a body
+
+
 @dataclass
 class Fault:
     """A call of the origin that failed. "*": every key, every instance."""
@@ -125,8 +149,7 @@ class Fault:
             and self.instance in ("*", failure.instance)
             and self.began <= failure.ended
             and failure.began <= self.ended + GRACE
-            and failure.what
-            in ((self.kind,) if self.kind in STATUSES else ("500", "502", "504", "broken off"))
+            and failure.what in effects(self.kind, world_of(failure.instance))
         )
 
 
@@ -548,14 +571,14 @@ class OfAll(OneRedis):
 
     async def until_violations(self) -> None:
         """Until there is one in each of the worlds."""
-        wanted = {instance.name.partition("-")[0] for instance in self.fleet.instances}
+        wanted = {world_of(instance.name) for instance in self.fleet.instances}
         while not self.over:
             await asyncio.sleep(0.25)
             self.enough = self.violated_in() == wanted
 
     def violated_in(self) -> set[str]:
         found = violations(self.reads, self.purges)
-        return {one.read.instance.partition("-")[0] for one in found}
+        return {world_of(one.read.instance) for one in found}
 
     async def settles(self) -> None:
         """All is well again. Then purges that were not final have been made up for: but for those of
@@ -588,18 +611,22 @@ class OfAll(OneRedis):
     def by_kind(self) -> Counter[str]:
         return Counter(fault.kind for fault in self.failed if fault.kind != "held")
 
-    def unexplained(self) -> list[Failure]:
+    def explained(self) -> dict[Failure, set[str]]:
+        """By failure: the kinds of faults that explain it."""
         by_key: dict[str, list[Fault]] = {}
         for fault in self.failed:
             by_key.setdefault(fault.key, []).append(fault)
-        return [
-            failure
-            for failure in self.failures
-            if not any(
-                fault.explains(failure)
+        return {
+            failure: {
+                fault.kind
                 for fault in (*by_key.get(failure.key, ()), *by_key.get("*", ()))
-            )
-        ]
+                if fault.explains(failure)
+            }
+            for failure in self.failures
+        }
+
+    def unexplained(self) -> list[Failure]:
+        return [failure for failure, kinds in self.explained().items() if not kinds]
 
     def disturbed(self, read: Read) -> bool:
         return any(
@@ -616,7 +643,7 @@ class OfAll(OneRedis):
         finals = [purge for purge in self.purges if purge.final]
         soft = sum(purge.soft for purge in finals)
         how = Counter(_how(read.told) for read in self.reads)
-        where = Counter(read.instance.partition("-")[0] for read in self.reads)
+        where = Counter(world_of(read.instance) for read in self.reads)
         what = Counter(failure.what for failure in self.failures)
         overlaps = Counter[str]()
         for (_, trouble), count in self.overlaps.items():
