@@ -460,10 +460,11 @@ class OfAll(OneRedis):
     async def is_unreachable(self) -> None:
         """The origin, and nothing else: what is stale stands in for it."""
         keys = [key for key in KEYS if group_of(key) in STANDING_IN]
-        for storm in ((0.0, ()), (1.0, UNREACHABLE)):
-            self.storm = storm
-            await asyncio.gather(*(self.all_read(one, keys) for one in self.fleet.instances))
-            await asyncio.sleep(1.1)  # they have a lifetime of a second
+        self.storm = 0.0, ()
+        await asyncio.gather(*(self.all_read(one, keys) for one in self.fleet.instances))
+        await asyncio.sleep(1.1)  # they have a lifetime of a second
+        self.storm = 1.0, UNREACHABLE
+        await asyncio.gather(*(self.all_read(one, keys) for one in self.fleet.instances))
         self.storm = None
 
     async def falls_behind(self, *, soft: bool = False) -> None:
@@ -639,6 +640,11 @@ class OfAll(OneRedis):
         calm = (read for read in self.reads if not self.disturbed(read))
         return sorted(calm, key=lambda read: read.began - read.ended)[:5]
 
+    def waited(self, read: Read) -> str:
+        lately = [what for at, what in self.log if read.began - 2 < at < read.ended]
+        told = f"{read.ended - read.began:.2f} s: {read.key} at {read.instance}: {read.told}"
+        return f"{told} ({', '.join(lately)})"
+
     def table(self, found: list[Violation], errors: list[Failure]) -> str:
         finals = [purge for purge in self.purges if purge.final]
         soft = sum(purge.soft for purge in finals)
@@ -660,10 +666,7 @@ class OfAll(OneRedis):
             ("violations", str(len(found))),
             ("client errors", f"{len(self.failures)}: {_counted(what)}"),
             ("of ours", str(len(errors) + len(self.bad))),
-            *(
-                ("longest wait", f"{read.ended - read.began:.2f} s: {read.key} at {read.instance}: {read.told}")
-                for read in self.longest()[:2]
-            ),
+            *(("longest wait", self.waited(read)) for read in self.longest()[:2]),
         ]  # fmt: skip
         lines = [f"  {name:14} {text}" for name, text in rows]
         return "\n".join([f"\n{self.seconds:.0f} s, seed {self.seed}:", *lines])
