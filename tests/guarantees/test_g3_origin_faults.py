@@ -641,7 +641,9 @@ class OfAll(OneRedis):
         return sorted(calm, key=lambda read: read.began - read.ended)[:5]
 
     def waited(self, read: Read) -> str:
-        lately = [what for at, what in self.log if read.began - 2 < at < read.ended]
+        lately = [
+            what for at, what in self.log if what != "is over" and read.began - 2 < at < read.ended
+        ]
         told = f"{read.ended - read.began:.2f} s: {read.key} at {read.instance}: {read.told}"
         return f"{told} ({', '.join(lately)})"
 
