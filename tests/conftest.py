@@ -22,6 +22,7 @@ LONGEST = (
     "gateway/test_supervisor.py",
     "processes/test_wsgi_servers.py",
     "gateway/test_siblings.py",
+    "guarantees/test_g3_origin_faults.py",
     "guarantees/test_g3_fleet_history.py",
     "faults/test_fault_table.py",
     "telemetry/test_fleet.py",

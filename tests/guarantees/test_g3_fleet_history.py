@@ -37,6 +37,12 @@ class Read(NamedTuple):
     version: int
     ended: float = 0.0
     told: str = ""  # Cache-Status
+    instance: str = ""
+
+    @property
+    def stale(self) -> bool:
+        """Does the response say that it is stale, and why?"""
+        return "detail=stale-" in self.told
 
 
 class Purge(NamedTuple):
@@ -45,6 +51,7 @@ class Purge(NamedTuple):
     final: bool = True
     began: float = 0.0
     instance: str = ""
+    soft: bool = False
 
 
 class Violation(NamedTuple):
@@ -53,21 +60,31 @@ class Violation(NamedTuple):
 
 
 def violations(reads: Iterable[Read], purges: Iterable[Purge]) -> list[Violation]:
-    """The reads that saw what a purge had done away with before they began."""
+    """The reads that saw what a purge had done away with before they began; after a soft one: that
+    saw it as if it were fresh."""
+    finals = sorted((p for p in purges if p.final), key=lambda p: p.returned)
+    hard = _by_key(purge for purge in finals if not purge.soft)
+    soft = _by_key(purge for purge in finals if purge.soft)
+    found = []
+    for read in reads:
+        for by_key in (hard,) if read.stale else (hard, soft):
+            known = by_key.get(read.key, [])
+            before = bisect.bisect_left(known, read.began, key=lambda purge: purge.returned)
+            if before and known[before - 1].versions[read.key] > read.version:
+                found.append(Violation(read, known[before - 1]))
+                break
+    return found
+
+
+def _by_key(purges: Iterable[Purge]) -> dict[str, list[Purge]]:
     by_key: dict[str, list[Purge]] = {}
-    for purge in sorted((p for p in purges if p.final), key=lambda p: p.returned):
+    for purge in purges:
         for key in purge.versions:
             newest = by_key.setdefault(key, [])
             # Only a purge for something newer says more than the one before.
             if not newest or purge.versions[key] > newest[-1].versions[key]:
                 newest.append(purge)
-    found = []
-    for read in reads:
-        known = by_key.get(read.key, [])
-        before = bisect.bisect_left(known, read.began, key=lambda purge: purge.returned)
-        if before and known[before - 1].versions[read.key] > read.version:
-            found.append(Violation(read, known[before - 1]))
-    return found
+    return by_key
 
 
 def test_the_checker_sees_a_violation():
@@ -98,6 +115,27 @@ def test_the_checker_sees_a_violation():
     assert violations(good, purges) == []
     assert [one.read for one in violations([*good, *bad], purges)] == bad
     assert [one.purge.returned for one in violations(bad, purges)] == [10.0, 20.0, 30.0, 10.0]
+
+
+def test_the_checker_sees_what_a_soft_purge_left_fresh():
+    purges = [Purge(10.0, {"a": 2}, soft=True), Purge(20.0, {"a": 3})]
+    while_stale, on_error = (
+        "x; hit; ttl=-1; detail=stale-while-revalidate",
+        "x; detail=stale-if-error",
+    )
+    good = [
+        Read(9.0, "a", 1, told="x; hit; ttl=9"),  # before it
+        Read(11.0, "a", 1, told=while_stale),
+        Read(11.0, "a", 1, told=on_error),
+        Read(21.0, "a", 3, told="x; hit; ttl=9"),
+    ]
+    bad = [
+        Read(11.0, "a", 1, told="x; hit; ttl=9"),
+        Read(11.0, "a", 1, told="x; fwd=stale; collapsed"),
+        Read(21.0, "a", 2, told=on_error),  # that one was hard
+    ]
+    assert violations(good, purges) == []
+    assert [one.read for one in violations([*good, *bad], purges)] == bad
 
 
 GROUPS = 8
@@ -171,7 +209,8 @@ class Story:
         if answer.status != 200:
             self.bad.append(f"{instance} at {began:.3f}: {answer}")
             return
-        self.reads.append(Read(began, key, int(answer.body), time.monotonic(), answer.told))
+        ended = time.monotonic()
+        self.reads.append(Read(began, key, int(answer.body), ended, answer.told, instance.name))
 
     async def reader(self, instance: Instance) -> None:
         while not self.over:
@@ -193,7 +232,8 @@ class Story:
         async with self.connected(instance) as connection:
             purged = await instance.purge(connection=connection, **what)
         ended = time.monotonic()
-        self.purges.append(Purge(ended, versions, purged.final, began, instance.name))
+        soft = what.get("soft", False)
+        self.purges.append(Purge(ended, versions, purged.final, began, instance.name, soft))
         return purged.final
 
     async def writer(self) -> None:
@@ -294,11 +334,13 @@ class Story:
         ]
         for one in self.purges:
             if key in one.versions:
-                what = f"a purge for {one.versions[key]} by {one.instance}"
+                kind = "soft purge" if one.soft else "purge"
+                what = f"a {kind} for {one.versions[key]} by {one.instance}"
                 events += (one.began, what), (one.returned, f"{what}: final {one.final}")
         for each in self.reads:
             if each.key == key:
-                seen = f"a read that began at {each.began:.3f} sees {each.version}: {each.told}"
+                seen = f"a read that began at {each.began:.3f} sees {each.version}"
+                seen += f" at {each.instance}: {each.told}"
                 events.append((each.ended, "VIOLATION " * (each is read) + seen))
         events += self.log
         lines = [f"{at:.3f} {what}" for at, what in sorted(events) if first < at < last]

@@ -2,12 +2,13 @@
 
 See `tests/support/fleet.py`, which starts it and says in the environment what it is to be.
 ``/control/up`` is outside of LayerGate. With ``FLEET_TRACED`` it has an SDK of OpenTelemetry that
-exports as the environment says, and a span around each request.
+exports as the environment says, and a span around each request. With ``FLEET_PLANTED`` it has a bug.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -19,6 +20,9 @@ from typing import Any
 from layergate import Admin, CacheStack, HttpCache, LayerGate, MemoryLayer, PurgeReceipt
 from layergate.wsgi import LayerGate as WsgiLayerGate
 from layergate.wsgi import ThreadRuntime
+from tests.processes import planted
+
+planted.plant()
 
 ORIGIN = ("127.0.0.1", int(os.environ["FLEET_ORIGIN"]))
 UP = "/control/up"
@@ -65,14 +69,42 @@ def cache(**more: Any) -> HttpCache:
     )
 
 
-def question(method: str, path: str) -> bytes:
+def question(method: str, path: str, headers: dict[str, str] | None = None) -> bytes:
     asked = {
         "method": method,
         "path": path,
         "instance": os.environ["FLEET_INSTANCE"],
         "pid": os.getpid(),
+        "headers": headers or {},
     }
     return json.dumps(asked).encode() + b"\n"
+
+
+def said(line: bytes) -> dict[str, Any]:
+    """What the origin says next. Raises what its client's library would, if it fails."""
+    if not line.endswith(b"\n"):
+        raise ConnectionResetError("the origin hung up")
+    facts: dict[str, Any] = json.loads(line)
+    if "error" in facts:
+        raise RuntimeError(facts["error"])
+    return facts
+
+
+@contextlib.contextmanager
+def connecting() -> Iterator[None]:
+    """Whoever reads a log is to know whom an error comes from."""
+    try:
+        yield
+    except OSError:
+        raise ConnectionRefusedError("the origin is not there") from None
+
+
+@contextlib.contextmanager
+def hearing() -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionError, EOFError):
+        raise ConnectionResetError("the origin hung up") from None
 
 
 async def handle(scope: Any, receive: Any, send: Any) -> None:
@@ -81,14 +113,21 @@ async def handle(scope: Any, receive: Any, send: Any) -> None:
             await receive()
             await send({"type": f"lifespan.{phase}.complete"})
         return
-    reader, writer = await asyncio.open_connection(*ORIGIN)
+    asked = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    with connecting():
+        reader, writer = await asyncio.open_connection(*ORIGIN)
     try:
-        writer.write(question(scope["method"], scope["path"]))
-        head = json.loads(await reader.readline())
+        writer.write(question(scope["method"], scope["path"], asked))
+        with hearing():
+            head = said(await reader.readline())
         headers = [(name.encode(), value.encode()) for name, value in head["headers"]]
         await send({"type": "http.response.start", "status": head["status"], "headers": headers})
-        while size := json.loads(await reader.readline())["size"]:
-            data = await reader.readexactly(size)
+        while True:
+            with hearing():
+                size = said(await reader.readline())["size"]
+                data = await reader.readexactly(size)
+            if not size:
+                break
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body"})
     finally:
@@ -179,12 +218,27 @@ def stack() -> Any:
 
 
 def answer(environ: Any, start_response: Any) -> Iterator[bytes]:
-    with socket.create_connection(ORIGIN, 60) as line, line.makefile("rb") as reader:
-        line.sendall(question(environ["REQUEST_METHOD"], environ["PATH_INFO"]))
-        head = json.loads(reader.readline())
+    asked = {
+        name.removeprefix("HTTP_").lower().replace("_", "-"): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    }
+    with connecting():
+        line = socket.create_connection(ORIGIN, 60)
+    with line, line.makefile("rb") as reader:
+        with hearing():
+            line.sendall(question(environ["REQUEST_METHOD"], environ["PATH_INFO"], asked))
+            head = said(reader.readline())
         start_response(f"{head['status']} Said", [tuple(pair) for pair in head["headers"]])
-        while size := json.loads(reader.readline())["size"]:
-            yield reader.read(size)
+        while True:
+            with hearing():
+                size = said(reader.readline())["size"]
+                data = reader.read(size)
+            if len(data) < size:
+                raise ConnectionResetError("the origin hung up")
+            if not size:
+                break
+            yield data
 
 
 def wsgi() -> Any:

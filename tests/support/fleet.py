@@ -22,7 +22,7 @@ from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, NamedTuple, Self
 
-from tests.support.ports import HOST, free_port
+from tests.support.ports import HOST, free_port, stop_listening
 from tests.support.redis_servers import BOUND, Process
 
 __all__ = [
@@ -87,6 +87,8 @@ class OriginCall:
         self.method: str = asked["method"]
         self.instance: str = asked["instance"]
         self.pid: int = asked["pid"]
+        # Of the request, by their names in lower case.
+        self.headers: Mapping[str, str] = asked["headers"]
         self.number = number  # 1 for the first call of this path
         self._writer = writer
 
@@ -106,6 +108,19 @@ class OriginCall:
     ) -> None:
         await self.start(status, {**headers, "content-length": str(len(body))})
         await self.end(body)
+
+    # What goes wrong.
+
+    async def fail(self) -> None:
+        """Give no response but an error: the app raises one that is none of a connection."""
+        await self._say({"error": "the origin failed"})
+
+    def hang_up(self, *, reset: bool = False) -> None:
+        """Close the connection; with ``reset`` as a process that crashed does."""
+        if reset:
+            self._writer.transport.abort()
+        else:
+            self._writer.close()
 
     async def _say(self, facts: Mapping[str, Any], data: bytes = b"") -> None:
         # An app that was killed does not listen any more: its handler's affair, not the origin's.
@@ -127,15 +142,29 @@ class Origin:
         self.most_running: Counter[str] = Counter()
         self.handlers: dict[str, Handler] = {}
         self.errors: list[Exception] = []  # of handlers
+        self.port = free_port()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, HOST, 0, backlog=4096)
-        self.port: int = self._server.sockets[0].getsockname()[1]
-        return self
+        for attempt in itertools.count():
+            try:
+                await self.listen()
+                return self
+            except OSError:
+                if attempt == 5:
+                    raise
+                self.port = free_port()
+        raise AssertionError
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
+        await self.refuse()
+
+    async def listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, HOST, self.port, backlog=4096)
+
+    async def refuse(self) -> None:
+        """Break off every call, and listen no more (until `listen`)."""
+        await stop_listening(self._server)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

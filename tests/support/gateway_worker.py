@@ -10,6 +10,7 @@ Run as a program it is the gateway itself: ``python -m tests.support.gateway_wor
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -27,10 +28,32 @@ from layergate.gateway.channel import Channel, Link, pack
 from layergate.gateway.options import GatewayOptions, UpstreamOptions
 from layergate.gateway.reloading import live
 from layergate.gateway.supervisor import WORKER, run
+from tests.processes import planted
+
+# (Each worker imports this, for the class of its options.)
+planted.plant()
+
+
+class Tuned(GatewayOptions):
+    """With options of the layer that no gateway is told: those in the environment."""
+
+    __slots__ = ()
+
+    def cache_arguments(self) -> dict[str, Any]:
+        arguments = super().cache_arguments()
+        layer = json.loads(os.environ.get("GATEWAY_LAYER", "{}"))
+        if layer and isinstance(self.cache.shared, str):
+            from layergate.layers.redis import RedisLayer
+
+            arguments["shared"] = RedisLayer(
+                self.cache.shared, namespace=self.shared_namespace, **layer
+            )
+        return arguments
 
 
 def options_of(path: str) -> GatewayOptions:
-    """The settings: a JSON file. ``rules`` are arguments of `Rule`, ``memory`` and others the cache's.
+    """The settings: a JSON file. ``rules`` are arguments of `Rule`, ``upstreams`` URLs or arguments
+    of `UpstreamOptions`, ``memory`` and others the cache's.
 
     Raises ConfigError.
     """
@@ -40,8 +63,11 @@ def options_of(path: str) -> GatewayOptions:
         raise ConfigError(f"{path} is no JSON: {error}") from None
     rules = [Rule(**rule) for rule in settings.pop("rules", ())]
     cache = Options.of({**settings.pop("cache", {}), "rules": rules})
-    upstreams = [UpstreamOptions(url) for url in settings.pop("upstreams", ["http://127.0.0.1:1"])]
-    return GatewayOptions(upstreams=upstreams, cache=cache, **settings)
+    upstreams = [
+        UpstreamOptions(**one) if isinstance(one, dict) else UpstreamOptions(one)
+        for one in settings.pop("upstreams", ["http://127.0.0.1:1"])
+    ]
+    return Tuned(upstreams=upstreams, cache=cache, **settings)
 
 
 def main(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -> None:
@@ -141,6 +167,10 @@ async def control(what: str, channel: Channel, send: Any) -> None:
 
 
 if __name__ == "__main__":
+    # Under its name, by which the workers find the class of the options.
+    from tests.support import gateway_worker
+
     file = sys.argv[1]
     kind = WORKER if os.environ["GATEWAY_WHOLE"] else "tests.support.gateway_worker:main"
-    sys.exit(run(options_of(file), lambda: options_of(file), worker=kind))
+    load = functools.partial(gateway_worker.options_of, file)
+    sys.exit(run(load(), load, worker=kind))

@@ -32,9 +32,7 @@ AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
 
 
 class HttpCall(OriginCall):
-    """A call over HTTP/1.1. ``headers``: of the request, by their names in lower case."""
-
-    headers: Mapping[str, str] = {}
+    """A call over HTTP/1.1."""
 
     async def start(self, status: int = 200, headers: Mapping[str, str] = FRESH) -> None:
         self._framed = "content-length" in headers
@@ -50,6 +48,11 @@ class HttpCall(OriginCall):
         await self.chunk(data)
         if not self._framed:
             await self._put(b"0\r\n\r\n")
+
+    async def fail(self) -> None:
+        """What comes is no HTTP."""
+        await self._put(b"the origin failed\r\n\r\n")
+        self.hang_up()
 
     async def _put(self, data: bytes) -> None:
         with contextlib.suppress(OSError):  # a gateway that was killed does not listen any more
@@ -79,10 +82,10 @@ class HttpOrigin(Origin):
     async def _one(self, head: bytes, writer: asyncio.StreamWriter) -> None:
         method, path, _ = head.decode("latin-1").split(" ", 2)
         self.calls[path] += 1
-        asked = {"path": path, "method": method, "instance": "", "pid": 0}
-        call = HttpCall(asked, self.calls[path], writer)
         pairs = [line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:]]
-        call.headers = {name.lower(): value.strip() for name, _, value in pairs}
+        headers = {name.lower(): value.strip() for name, _, value in pairs}
+        asked = {"path": path, "method": method, "instance": "", "pid": 0, "headers": headers}
+        call = HttpCall(asked, self.calls[path], writer)
         self.log.append(call)
         prefix = max((one for one in self.handlers if path.startswith(one)), key=len)
         await self.handlers[prefix](call)
@@ -93,6 +96,7 @@ class Gateway:
 
     ``settings``: of `GatewayOptions` (``rules`` and ``cache`` apart, see `gateway_worker`).
     ``whole``: with the gateway's own worker and its server, in place of that of the tests.
+    ``upstream``: of `UpstreamOptions`. ``layer``: of `RedisLayer`, for what no gateway is told.
     """
 
     def __init__(
@@ -100,10 +104,14 @@ class Gateway:
         folder: Path,
         *,
         whole: bool = False,
+        upstream: Mapping[str, Any] | None = None,
+        layer: Mapping[str, Any] | None = None,
         environ: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
         self.folder = folder
+        self._upstream = dict(upstream or {})
+        self._layer = dict(layer or {})
         self.whole = whole
         self.origin = HttpOrigin() if whole else Origin()
         self.port = free_port()
@@ -122,7 +130,7 @@ class Gateway:
     async def __aenter__(self) -> Self:
         await self.origin.__aenter__()
         try:
-            self.write(upstreams=[f"http://{HOST}:{self.origin.port}"])
+            self.write(upstreams=[{"url": f"http://{HOST}:{self.origin.port}", **self._upstream}])
             await self.start()
         except BaseException as error:
             await self.__aexit__(type(error))
@@ -155,6 +163,7 @@ class Gateway:
             "FLEET_INSTANCE": "gateway",
             "FLEET_ORIGIN": str(self.origin.port),
             "GATEWAY_FAULTS": str(self.faults),
+            "GATEWAY_LAYER": json.dumps(self._layer),
             "GATEWAY_WHOLE": "1" if self.whole else "",
             **self._environ,
         }

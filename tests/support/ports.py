@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -9,7 +10,7 @@ import random
 import re
 import socket
 
-__all__ = ["HOST", "free_port"]
+__all__ = ["HOST", "free_port", "stop_listening"]
 
 HOST = "127.0.0.1"
 # Below the range from which outgoing connections take theirs.
@@ -39,3 +40,17 @@ def free_port() -> int:
             probe.bind((HOST, port))
             return port
     raise AssertionError("no free port")
+
+
+async def stop_listening(server: asyncio.Server) -> None:
+    """Close ``server``, whose connections stay.
+
+    asyncio makes the transport of a connection a moment after it has accepted it, and leaves the
+    socket open if the server was closed in between. So nothing is accepted in that moment.
+    """
+    loop = server.get_loop()
+    for sock in server.sockets:
+        loop.remove_reader(sock.fileno())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    server.close()

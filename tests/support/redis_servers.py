@@ -36,7 +36,7 @@ from typing import Any, NamedTuple, Self
 
 import pytest
 
-from tests.support.ports import HOST, free_port
+from tests.support.ports import HOST, free_port, stop_listening
 
 __all__ = [
     "BOUND",
@@ -780,7 +780,7 @@ class Proxy:
 
     async def _close(self) -> None:
         if self._server is not None:
-            self._server.close()
+            await stop_listening(self._server)
             self._server = None
 
     async def _cut(self) -> None:
