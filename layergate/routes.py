@@ -27,9 +27,22 @@ from layergate.errors import ConfigError, GateRecursion
 from layergate.frameworks import Called, Routed
 from layergate.http.rules import Match
 
-__all__ = ["RouteCall", "cached", "checked_policy", "policy_place", "route_policy"]
+__all__ = [
+    "RouteCall",
+    "cached",
+    "checked_policy",
+    "policy_place",
+    "refuse_circle",
+    "route_policy",
+]
 
 _logger = logging.getLogger("layergate")
+_CIRCLE: Final = (
+    "LayerGate got the request that it has just handed to its own application, so it is inside itself, or"
+    " inside another LayerGate with the same cache; wrap what is inside:"
+    " app.wsgi_app = LayerGate(app.wsgi_app), not LayerGate(app)"
+)
+_OWN_FRAMES: Final = 6  # of a middleware that answers one request
 _MAX_TOLD: Final = 256
 _MAX_WARNINGS: Final = 256
 _warned: Final[set[str]] = set()
@@ -137,11 +150,7 @@ class RouteCall:
         call: RouteCall | None = self
         while call is not None:
             if call.running and call.cache is cache and call.target == target:
-                raise GateRecursion(
-                    "LayerGate got the request that it has just handed to its own application, so it is"
-                    " inside itself, or inside another LayerGate with the same cache; wrap what is inside:"
-                    " app.wsgi_app = LayerGate(app.wsgi_app), not LayerGate(app)"
-                )
+                raise GateRecursion(_CIRCLE)
             call = call.outer
 
     def returned(self) -> None:
@@ -158,6 +167,16 @@ class RouteCall:
 policy_place: Final[ContextVar[RouteCall | None]] = ContextVar(
     "layergate_policy_place", default=None
 )
+
+
+def refuse_circle(gate: object, error: RecursionError) -> None:
+    """Raises GateRecursion if a middleware was called inside of itself when the stack was full."""
+    place, times = error.__traceback__, 0
+    while place is not None:
+        times += place.tb_frame.f_locals.get("self") is gate
+        place = place.tb_next
+    if times > _OWN_FRAMES:
+        raise GateRecursion(_CIRCLE) from None
 
 
 def _warn(function: Any) -> None:

@@ -47,7 +47,7 @@ from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.stored import HitForMiss, Served, StoredResponse
 from layergate.http.storing import Refused
-from layergate.routes import RouteCall, policy_place
+from layergate.routes import RouteCall, policy_place, refuse_circle
 from layergate.runtime.loop import LoopRuntime
 
 __all__ = ["MARKED", "LayerGate"]
@@ -221,12 +221,21 @@ class LayerGate:
         return RouteCall(self.cache, target, outer)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the app for a request that is none of our business."""
-        route = scope[KEY] = self._begin(scope, _target(scope))
+        """Call the app for a request that is none of our business. Nothing is put into its scope, so a
+        recursion shows only by its depth."""
         try:
-            await self._ask(scope, receive, send)
-        finally:
-            route.returned()
+            await self.app(scope, receive, send)
+        except (RecursionError, TypeError) as error:
+            self._check(error)
+            raise
+
+    def _check(self, error: RecursionError | TypeError) -> None:
+        """Raises GateRecursion or ConfigError if the app has called us, or is none for ASGI."""
+        if isinstance(error, RecursionError):
+            refuse_circle(self, error)
+        elif error.__traceback__ is not None and error.__traceback__.tb_next is None:
+            # It was raised by the call, or by the await, of the app and nothing inside.
+            raise ConfigError(wrong_world(self.app, "WSGI")) from None
 
     def _ask(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The app's own awaitable. Raises ConfigError if it gives none, as a WSGI application does."""

@@ -21,11 +21,11 @@ import contextlib
 import enum
 import functools
 import http
-import inspect
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from types import CoroutineType
 from typing import Any, Final, Self, TypeAlias, overload
 
 from layergate.assembly import HttpCache, wrong_world
@@ -43,7 +43,7 @@ from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.stored import Served
 from layergate.http.storing import Refused
-from layergate.routes import RouteCall, policy_place
+from layergate.routes import RouteCall, policy_place, refuse_circle
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.wsgi.environ import (
     WHO,
@@ -398,17 +398,22 @@ class LayerGate:
         return RouteCall(self.cache, target, outer)
 
     def _call(self, environ: Environ, start_response: StartResponse) -> Body:
-        """Call the app for a request that is none of our business."""
-        route = environ[KEY] = self._begin(environ)
+        """Call the app for a request that is none of our business. Nothing is put into its environ, so a
+        recursion shows only by its depth."""
         try:
-            return self._ask(environ, start_response)
-        finally:
-            route.returned()
+            body: Any = self.app(environ, start_response)
+        except RecursionError as error:
+            refuse_circle(self, error)
+            raise
+        return self._checked(body) if body.__class__ is CoroutineType else body
 
     def _ask(self, environ: Environ, start_response: StartResponse) -> Body:
-        """The app's own iterable. Raises ConfigError if it gives none, as an ASGI application does."""
-        body: Any = self.app(environ, start_response)
-        if inspect.iscoroutine(body):
+        """The app's own iterable."""
+        return self._checked(self.app(environ, start_response))
+
+    def _checked(self, body: Any) -> Body:
+        """Raises ConfigError for what an ASGI application gives in place of an iterable."""
+        if body.__class__ is CoroutineType:
             body.close()
             raise ConfigError(wrong_world(self.app, "ASGI"))
         return body  # type: ignore[no-any-return]
