@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from layergate.core.fleet import Joining, Log, SharedLayer
 from layergate.core.layer import Layer
 from layergate.core.loader import Loader, LoadRuntime
 from layergate.core.stack import Stack, WritePolicy
-from layergate.errors import ConfigError
+from layergate.errors import ConfigError, GateRecursion
 from layergate.http.cache import Cache
 from layergate.http.no_vary_search import purge_label
 from layergate.http.wire import VALUES
@@ -20,7 +21,7 @@ from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.telemetry import logs, telemetry_of
 
-__all__ = ["CacheStack", "HttpCache"]
+__all__ = ["CacheStack", "HttpCache", "world_of", "wrong_world"]
 
 
 class CacheStack(Loader):
@@ -150,6 +151,9 @@ class HttpCache(Cache):
         kind, world = ("ASGI", "asyncio") if runtime is LoopRuntime else ("WSGI", "threads")
         if not callable(app):
             raise ConfigError(f"app must be a callable {kind} application, got {app!r}")
+        found = world_of(app)
+        if found is not None and found != kind:
+            raise ConfigError(wrong_world(app, found))
         if cache is None:
             return cls(**{"runtime": runtime(), **options})
         if options:
@@ -159,6 +163,11 @@ class HttpCache(Cache):
             )
         if not isinstance(cache, HttpCache):
             raise ConfigError(f"cache must be an HttpCache, got {cache!r}")
+        if _holds(app, cache):
+            raise GateRecursion(
+                "app is, or has in it, a LayerGate with the same cache; give one of the two"
+                " HttpCache(...) of its own, or drop it"
+            )
         if not isinstance(cache.runtime, runtime):
             raise ConfigError(
                 f"cache must be one for {world}, got one with"
@@ -180,6 +189,55 @@ class HttpCache(Cache):
     def _farewell(self) -> None:
         """Neither purges nor fetches need wait for a process that has ended."""
         run_blocking(self.stack.leave(ended=True))
+
+
+def world_of(app: object) -> str | None:
+    """The name of an application's interface, "ASGI" or "WSGI", if it can be told from what a callable takes; else None."""
+    own = getattr(app, "world", None)  # of a LayerGate
+    if own in ("ASGI", "WSGI") and type(app).__module__.startswith("layergate."):
+        return str(own)
+    call = app if inspect.isroutine(app) or isinstance(app, type) else type(app).__call__
+    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(call):
+        return "ASGI"
+    try:
+        signature = inspect.signature(app)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    takes = [_takes(signature, count) for count in (2, 3)]
+    return {(True, False): "WSGI", (False, True): "ASGI"}.get((takes[0], takes[1]))
+
+
+def wrong_world(app: object, found: str) -> str:
+    """What to say of an application of the world ``found`` that is given to the other world's middleware."""
+    module = "layergate" if found == "ASGI" else "layergate.wsgi"
+    return (
+        f"app is a {found} application, got {app!r}; its middleware is another one:"
+        f" from {module} import LayerGate"
+    )
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*(None,) * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _holds(app: object, cache: HttpCache) -> bool:
+    """Is there a middleware of this cache in an application, as far as middlewares and frameworks name
+    what they wrap?"""
+    waiting, seen = [app], set[int]()
+    while waiting and len(seen) < 64:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        inside = getattr(each, "__dict__", {})
+        if inside.get("cache") is cache and type(each).__name__ == "LayerGate":
+            return True
+        waiting += [inside[name] for name in ("app", "wsgi_app", "asgi_app") if name in inside]
+    return False
 
 
 def _shared_layer(options: Options) -> Layer:

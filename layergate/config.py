@@ -224,9 +224,14 @@ class Rule:
     ``bypass``: never look up, never store.
     ``hosts``: only for these hosts (``example.com``, any port); None: all.
 
-    ``allow_authorization``, ``allow_cookie``: let the ttl apply to requests that carry such a field;
-    ``X-API-Key`` and others that commonly hold credentials count as cookies. Say so only for paths
-    whose response is the same for every user.
+    ``allow_authorization``: with True, *clients with a wrong Authorization, or with none, are answered
+    from what the app gave to one with the right one*: a hit asks the app nothing. Say so only for paths
+    whose response everybody may have. ``"each"``: the response is shared among the requests with the very
+    same Authorization, and no others get it; one that is withdrawn is good until the response is stale.
+    False: the ttl does not apply to a request with Authorization.
+    ``allow_cookie``: let the ttl apply to requests with a Cookie; ``X-API-Key`` and others that commonly
+    hold credentials count as cookies. *Clients with a wrong one, or with none, are answered too.*
+    Neither has an effect on a route that declares a security scheme (see the README).
     ``allow_set_cookie``: store responses that set cookies. True: without their Set-Cookie lines,
     which go to the client whose request was forwarded. ``"keep"``: with them, so that *every client
     gets the same cookie*: never for one that names a session, a user or a CSRF token.
@@ -243,7 +248,7 @@ class Rule:
     override: bool = False
     bypass: bool = False
     hosts: Collection[str] | None = None
-    allow_authorization: bool = False
+    allow_authorization: bool | Literal["each"] = False
     allow_cookie: bool = False
     allow_set_cookie: bool | Literal["keep"] = False
     statuses: InitVar[Any] = None  # an option of the past, refused with what to write instead
@@ -288,10 +293,13 @@ class Rule:
             if name == "*" or not _TOKEN.fullmatch(name):
                 raise ConfigError(f"vary must name header fields, got {name!r}{where}")
         put(self, "hosts", _hosts(self.hosts, where))
-        for option in (
-            "override", "bypass", "allow_authorization", "allow_cookie",
-        ):  # fmt: skip
+        for option in ("override", "bypass", "allow_cookie"):
             flag(getattr(self, option), option, where)
+        if not isinstance(self.allow_authorization, bool) and self.allow_authorization != "each":
+            raise ConfigError(
+                "allow_authorization must be True, False or 'each' (shared among the requests with the"
+                f" same Authorization), got {self.allow_authorization!r}{where}"
+            )
         if not isinstance(self.allow_set_cookie, bool) and self.allow_set_cookie != "keep":
             raise ConfigError(
                 f"allow_set_cookie must be True, False or 'keep', got {self.allow_set_cookie!r}"

@@ -15,6 +15,7 @@ LayerGateError
 ├── FetchTimeout(TimeoutError)   a caller's `timeout` passed before the fetch it waits for ended
 ├── FetchAborted                 the fetch was cancelled before it gave a value
 └── FetchRecursion(RuntimeError) a fetch waits, directly or in a circle, for itself
+    └── GateRecursion            a middleware that its own application calls
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "FetchAborted",
     "FetchRecursion",
     "FetchTimeout",
+    "GateRecursion",
     "KeyRefused",
     "LayerError",
     "LayerGateError",
@@ -132,3 +134,10 @@ class FetchAborted(LayerGateError):
 
 class FetchRecursion(LayerGateError, RuntimeError):
     """A fetch asks the cache for what only this very fetch can give, directly or in a circle."""
+
+
+class GateRecursion(FetchRecursion):
+    """A `LayerGate` gets the request that it has just handed to its own application: it is inside itself.
+
+    Most often ``app.wsgi_app = LayerGate(app)``, where ``LayerGate(app.wsgi_app)`` is meant.
+    """

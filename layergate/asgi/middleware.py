@@ -16,24 +16,26 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, overload
 
 from layergate.asgi.scope import (
+    Arrived,
     Scope,
     asked_request,
     forward_scope,
     has_token,
+    header_lines,
     is_personal,
     read_request,
     refresh_scope,
     route_path,
     scope_key,
 )
-from layergate.assembly import HttpCache
-from layergate.config import Rule
+from layergate.assembly import HttpCache, wrong_world
 from layergate.core.entry import Entry
 from layergate.core.invalidation import PurgeReceipt
-from layergate.errors import OriginAborted, OriginUnreachable
+from layergate.errors import ConfigError, OriginAborted, OriginUnreachable
+from layergate.frameworks import KEY
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
@@ -47,7 +49,7 @@ from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.stored import HitForMiss, Served, StoredResponse
 from layergate.http.storing import Refused
-from layergate.routes import policy_place
+from layergate.routes import RouteCall, policy_place, refuse_circle
 from layergate.runtime.loop import LoopRuntime
 
 __all__ = ["MARKED", "LayerGate"]
@@ -56,15 +58,15 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+_Target: TypeAlias = tuple[str, str, str, bytes]
 
 _logger = logging.getLogger("layergate")
 
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
-_POLICY: Final = "layergate"  # scope key of the place where a route leaves its policy
 MARKED: Final = "layergate.marked"
 """Scope key: what `LayerGate.plain_hit` has just found, so that it need not be looked for again."""
-_OURS: Final = frozenset({"headers", "extensions", _POLICY, MARKED})
+_OURS: Final = frozenset({"headers", "extensions", KEY, MARKED})
 _READS: Final = frozenset({"GET", "HEAD"})
 _FRAMED_BY_FIELDS: Final = frozenset({"1.1", "1.0", "0.9", "1"})  # where fields announce content
 _MAX_TRIES: Final = 3
@@ -90,7 +92,16 @@ class LayerGate:
     Raises ConfigError, when it is added, for an option that cannot work.
     """
 
-    def __init__(self, app: App, /, cache: HttpCache | None = None, **options: Any) -> None:
+    world: Final = "ASGI"
+
+    # (Starlette gives the app by position, Litestar by its name.)
+    @overload
+    def __init__(self, app: App, /, cache: HttpCache | None = None, **options: Any) -> None: ...
+    @overload
+    def __init__(self, *, app: App, cache: HttpCache | None = None, **options: Any) -> None: ...
+    def __init__(  # type: ignore[misc]  # (no option is named app)
+        self, app: App, cache: HttpCache | None = None, **options: Any
+    ) -> None:
         self.app = app
         self.cache = HttpCache.given(app, cache, options, LoopRuntime)
         assert isinstance(self.cache.runtime, LoopRuntime)
@@ -134,11 +145,11 @@ class LayerGate:
             if method in SAFE_METHODS:
                 if self._adds:
                     send = _adding(send, self._method_lines, self._hidden)
-                await self.app(scope, receive, send)
+                await self._pass(scope, receive, send)
             elif method == "POST":
                 await self._post(scope, receive, send)
             else:
-                await self.app(scope, receive, self._after_unsafe(scope, send))
+                await self._pass(scope, receive, self._after_unsafe(scope, send))
             return
         bypasses = self._bypasses
         if bypasses is not None and (
@@ -148,7 +159,7 @@ class LayerGate:
             self._counters.bypassed += 1
             if self._adds:
                 send = _adding(send, self._rule_lines, self._hidden)
-            await self.app(scope, receive, send)
+            await self._pass(scope, receive, send)
             return
         if scope.get("http_version", "1.1") not in _FRAMED_BY_FIELDS:
             # HTTP/2 and 3 can carry content that no field announces.
@@ -209,6 +220,37 @@ class LayerGate:
             return
         await self._answer(scope, receive, send)
 
+    def _begin(self, scope: Scope, target: _Target) -> RouteCall:
+        """A call of the app. Raises GateRecursion if it is part of the same call."""
+        outer = scope.get(KEY)
+        if outer is not None:
+            outer.refuse(self.cache, target)
+        return RouteCall(self.cache, target, outer)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the app for a request that is none of our business. Nothing is put into its scope, so a
+        recursion shows only by its depth."""
+        try:
+            await self.app(scope, receive, send)
+        except (RecursionError, TypeError) as error:
+            self._check(error)
+            raise
+
+    def _check(self, error: RecursionError | TypeError) -> None:
+        """Raises GateRecursion or ConfigError if the app has called us, or is none for ASGI."""
+        if isinstance(error, RecursionError):
+            refuse_circle(self, error)
+        elif error.__traceback__ is not None and error.__traceback__.tb_next is None:
+            # It was raised by the call, or by the await, of the app and nothing inside.
+            raise ConfigError(wrong_world(self.app, "WSGI")) from None
+
+    def _ask(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The app's own awaitable. Raises ConfigError if it gives none, as a WSGI application does."""
+        answer: Any = self.app(scope, receive, send)
+        if not hasattr(answer, "__await__"):
+            raise ConfigError(wrong_world(self.app, "WSGI"))
+        return answer  # type: ignore[no-any-return]
+
     def _unshareable(
         self, key: bytes, fields: dict[bytes, bytes], path: str, *, personal: bool
     ) -> object:
@@ -243,6 +285,7 @@ class LayerGate:
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, *, content: bool = False
     ) -> None:
+        self._begin(scope, _target(scope))  # before it waits for itself
         request = read_request(scope, obey_directives=self.obey_directives)
         request.has_body |= content
         request.mark_personal(is_personal(scope))
@@ -256,6 +299,7 @@ class LayerGate:
     async def _decide(self, scope: Scope, receive: _Incoming, send: Send, request: Request) -> None:
         alone = fresh = late = False
         tries = 0
+        arrived = Arrived(scope)
         while True:
             answer = await self.cache.open(request, alone=alone, fresh=fresh, late=late)
             if isinstance(answer, Serve):
@@ -266,7 +310,7 @@ class LayerGate:
             if isinstance(answer, Pass):
                 if self._adds:
                     send = _adding(send, answer.lines, self._hidden)
-                await self.app(scope, receive, send)
+                await self._pass(scope, receive, send)
                 return
             if isinstance(answer, Follow):
                 then = await self._follow(answer.exchange, request, receive, send)
@@ -277,9 +321,12 @@ class LayerGate:
             if then is _Next.DONE:
                 return
             tries += 1
-            # An app that reads its (empty) request does so again if it has to be called again.
+            # An app that reads its (empty) request does so again if it has to be called again; and is
+            # told again what the server told it.
             receive.rewind()
             fresh = then is _Next.FRESH
+            if fresh:
+                arrived.restore()
             # Each turn waited for somebody else's fetch; enough of that.
             late = then is _Next.LATE
             alone = late or then is _Next.ALONE or tries >= _MAX_TRIES
@@ -446,16 +493,14 @@ class LayerGate:
         self, scope: Scope, receive: _Incoming, send: Send, exchange: Exchange
     ) -> _Next:
         """Fetch for this request only, inside of it; keep a copy if that may be stored."""
-        inner = scope
-        lines = exchange.carried(exchange.request_lines())
-        if lines is not exchange.request.fields.lines:
-            inner = {**scope, "headers": lines}
+        # (a list of its own: apps change theirs, and the request's is looked at again)
+        inner = {**scope, "headers": [*exchange.carried(exchange.request_lines())]}
         tap = _Tap(self, exchange, inner, _Client(receive, send), outer=scope)
-        inner[_POLICY] = tap.policy
-        place = policy_place.set(tap.policy)
+        inner[KEY] = tap.route
+        place = policy_place.set(tap.route)
         try:
             with exchange.calling():
-                await self.app(inner, receive, tap.send)
+                await self._ask(inner, receive, tap.send)
             await tap.flushed()
         except Exception as error:
             if not exchange.answer_error(error):
@@ -467,6 +512,7 @@ class LayerGate:
             raise
         finally:
             policy_place.reset(place)
+            tap.route.returned()
         if exchange.state is State.ANSWERED:
             if not exchange.ended:
                 await exchange.finish()
@@ -494,8 +540,8 @@ class LayerGate:
         cache = self.cache
         stamp = cache.stack.marks.position
         began = cache.stack.runtime.now()
-        policy: dict[str, Any] = {}
-        scope[_POLICY] = policy
+        asked = dict(scope)  # as it is now: apps change theirs as they route
+        route = scope[KEY] = self._begin(scope, _target(scope))
         tap: _Tap | None = None
 
         def watching(message: Message) -> Awaitable[None]:
@@ -504,7 +550,7 @@ class LayerGate:
             if message["type"] == _START:
                 headers = list(message.get("headers", ()))
                 message = {**message, "headers": headers}
-                if policy or hasattr(scope.get("endpoint"), "__layergate__"):
+                if route.policy(scope, "GET", message["status"]) is not None:
                     return look_closer(message)
                 lines = cache.unshared(
                     match,
@@ -520,34 +566,36 @@ class LayerGate:
 
         async def look_closer(message: Message) -> None:
             nonlocal tap
-            request = read_request(scope, obey_directives=self.obey_directives)
+            asked["headers"] = fields.items()
+            request = read_request(asked, obey_directives=self.obey_directives)
             exchange = await cache.late(request, match, stamp=stamp, request_time=began)
             # (the app has the server's own receive)
-            tap = _Tap(self, exchange, scope, _Client(_Incoming(receive), send))
-            tap.policy = policy
+            tap = _Tap(self, exchange, scope, _Client(_Incoming(receive), send), route=route)
             await tap.send(message)
 
-        await self._call(scope, receive, watching, policy, lambda: tap)
+        await self._call(scope, receive, watching, route, lambda: tap)
 
     async def _call(
         self,
         scope: Scope,
         receive: Receive,
         send: Send,
-        policy: dict[str, Any],
+        route: RouteCall,
         tapped: Callable[[], _Tap | None],
     ) -> None:
-        """Call the app, inside of its request. ``policy``: where its route leaves one; ``tapped``: the
-        tap that ``send`` has made of itself by the end, if any, whose exchange is over then too."""
-        place = policy_place.set(policy)
+        """Call the app, inside of its request. ``tapped``: the tap that ``send`` has made of itself by the
+        end, if any, whose exchange is over then too."""
+        place = policy_place.set(route)
         try:
-            await self.app(scope, receive, send)
+            await self._ask(scope, receive, send)
         except BaseException as error:
             if (tap := tapped()) is not None:
                 tap.exchange.abort(error)
             raise
         finally:
             policy_place.reset(place)
+            route.returned()
+            route.close()
         if (tap := tapped()) is not None:
             await tap.flushed()
             tap.exchange.abort()
@@ -557,12 +605,15 @@ class LayerGate:
     def _after_unsafe(self, scope: Scope, send: Send) -> Send:
         """Watch the response to an unsafe method (RFC 9111 4.4)."""
         cache, lines = self.cache, self._method_lines
+        # (now, since the app may change its scope)
+        method: str = scope["method"]
+        uri = _uri(scope)
 
         async def after(message: Message) -> None:
             if message["type"] == _START:
                 headers = list(message.get("headers", ()))
                 # Before the client hears of its success: what it reads next is the new state.
-                await cache.after_unsafe(_uri(scope), scope["method"], message["status"], headers)
+                await cache.after_unsafe(uri, method, message["status"], headers)
                 message = {**message, "headers": [*cache.for_clients(headers), *lines]}
             await send(message)
 
@@ -572,14 +623,18 @@ class LayerGate:
         """A POST: as other unsafe methods, but what answers it may answer a GET too."""
         cache = self.cache
         begun = begin(cache)
-        asked = dict(scope)  # as it is now: apps change theirs as they route
-        policy: dict[str, Any] = {}
-        scope[_POLICY] = policy
+        # As it is now: apps change theirs as they route.
+        asked = {**scope, "headers": [*header_lines(scope)]}
+        personal = is_personal(scope)
+        path = route_path(scope)
+        target = _uri(asked)
+        route = scope[KEY] = self._begin(scope, _target(scope))
         tap: _Tap | None = None
 
         def read() -> Request:
             request = read_request(asked, obey_directives=self.obey_directives)
-            request.mark_personal(is_personal(asked) or is_personal(scope))
+            request.mark_personal(personal or is_personal(scope))
+            request.secured = route.secured(scope, "POST", path)
             return request
 
         async def after(message: Message) -> None:
@@ -593,23 +648,24 @@ class LayerGate:
                 exchange = await after_post(
                     cache,
                     read,
-                    _uri(asked),
+                    target,
                     message["status"],
                     headers,
                     begun,
-                    route=_route(scope, policy),
+                    route=route.policy(scope, "POST", message["status"]),
                     trailers=bool(message.get("trailers")),
                 )
                 if exchange is not None:
                     # (the app has the server's own receive)
-                    tap = _Tap(self, exchange, scope, _Client(_Incoming(receive), send))
-                    tap.policy = policy
+                    tap = _Tap(
+                        self, exchange, scope, _Client(_Incoming(receive), send), route=route
+                    )
                     await tap.send({**message, "headers": headers})
                     return
                 message = {**message, "headers": [*cache.for_clients(headers), *self._method_lines]}
             await send(message)
 
-        await self._call(scope, receive, after, policy, lambda: tap)
+        await self._call(scope, receive, after, route, lambda: tap)
 
     def _closing(self, receive: Receive) -> Receive:
         """Join the fleet when the server starts, rather than with the first request. End background
@@ -670,7 +726,7 @@ class _Tap:
         "_scope",
         "error",
         "exchange",
-        "policy",
+        "route",
     )
 
     def __init__(
@@ -680,6 +736,7 @@ class _Tap:
         scope: Scope,
         client: _Client | None,
         outer: Scope | None = None,
+        route: RouteCall | None = None,
     ) -> None:
         self._gate = gate
         self._cache = gate.cache
@@ -691,7 +748,7 @@ class _Tap:
         self._held: Message | None = None  # the head, until the first part of the body is there
         self._flushing: asyncio.Task[None] | None = None  # sends it, where that took its time
         self._asked = False
-        self.policy: dict[str, Any] = {}
+        self.route = gate._begin(scope, _target(scope)) if route is None else route
         self.error: Exception | None = None
 
     @property
@@ -704,12 +761,13 @@ class _Tap:
         if exchange.refreshes and not await self._cache.may_refresh(exchange):
             exchange.abort()
             return
-        self._scope["headers"] = exchange.carried(self._scope["headers"])  # (the scope is a copy)
-        self._scope[_POLICY] = self.policy
-        policy_place.set(self.policy)  # (this task has a context of its own)
+        # (the scope is a copy; the list is too, since apps change theirs)
+        self._scope["headers"] = [*exchange.carried(self._scope["headers"])]
+        self._scope[KEY] = self.route
+        policy_place.set(self.route)  # (this task has a context of its own)
         try:
             with exchange.calling():
-                await self._gate.app(self._scope, self.receive, self.send)
+                await self._gate._ask(self._scope, self.receive, self.send)
             if self._flushing is not None:
                 await self.flushed()
         except Exception as error:
@@ -722,6 +780,9 @@ class _Tap:
                 await exchange.finish()
             else:
                 exchange.abort()
+        finally:
+            self.route.returned()
+            self.route.close()
 
     async def _failed(self, error: Exception) -> None:
         exchange = self.exchange
@@ -812,13 +873,17 @@ class _Tap:
         exchange = self.exchange
         headers = list(message.get("headers", ()))
         exchange.tokens = functools.partial(has_token, self._scope)
+        # (by the path that was asked for: the app may have changed it)
+        asked = exchange.request
+        asked.secured |= self.route.secured(self._scope, asked.method, asked.path)
         relay = exchange.head(
             message["status"],
             headers,
-            route=_route(self._scope, self.policy),
+            route=self.route.policy(self._scope, asked.method, message["status"]),
             trailers=bool(message.get("trailers")),
             personal=is_personal(self._scope),
         )
+        self.route.close()
         self._relay = relay
         if self._outer is not None:
             # What the app noted in the scope (route, endpoint) is for middleware outside of us too.
@@ -1085,17 +1150,14 @@ async def _content(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def _route(scope: Scope, policy: dict[str, Any]) -> Match | None:
-    """The policy set next to the route: by the dependency, or by the decorator."""
-    rule = policy.get("rule")
-    if rule is None:
-        rule = getattr(scope.get("endpoint"), "__layergate__", None)
-    if not isinstance(rule, Rule):
-        return None
-    params = policy.get("params") or scope.get("path_params")
-    if params is None:  # a framework that keeps them to itself: Django
-        params = policy.get("arguments")
-    return Match(rule, params or {})
+def _target(scope: Scope) -> _Target:
+    """What tells a request from those that an app makes of itself while it answers it."""
+    return (
+        scope["method"],
+        scope["path"],
+        scope.get("root_path", ""),
+        scope.get("query_string", b""),
+    )
 
 
 def _uri(scope: Scope) -> str:

@@ -13,6 +13,7 @@ from layergate.http.request import Asked, Request
 from layergate.http.tokens import TOKEN_NAMES, is_token
 
 __all__ = [
+    "Arrived",
     "Scope",
     "asked_request",
     "forward_scope",
@@ -26,6 +27,29 @@ __all__ = [
 ]
 
 Scope: TypeAlias = MutableMapping[str, Any]
+
+
+class Arrived:
+    """A scope as the server made it, for calling the app once more in the same request.
+
+    Apps change the scope as they route (``path``, ``root_path``, ``path_params``), and may leave notes in
+    the dicts in it (``state``).
+    """
+
+    __slots__ = ("_dicts", "_scope", "_values")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._values = {**scope, "headers": [*header_lines(scope)]}
+        self._dicts = [(value, value.copy()) for value in scope.values() if type(value) is dict]
+
+    def restore(self) -> None:
+        """Make the scope what it was, in place: whoever else holds it sees what the app notes next."""
+        self._scope.clear()
+        self._scope.update(self._values)
+        for noted, before in self._dicts:
+            noted.clear()
+            noted.update(before)
 
 
 def route_path(scope: Scope) -> str:

@@ -225,6 +225,7 @@ _REMEDIES: Final = {
     " everybody, Rule(..., allow_authorization=True)",
     Refused.PATH: "send max-age from the app for this path, if it is one that exists",
     Refused.USER: "say public or s-maxage in the response, or keep the session off this route",
+    Refused.SECURITY: "say public or s-maxage in the response, if it is the same for everybody",
     Refused.VARY_STAR: "name the request fields that the response depends on in Vary",
     Refused.EXPIRED: "give it a lifetime, a validator (ETag, Last-Modified) or a stale window",
     Refused.STREAM: "say max-age in the response if it has an end and is to be stored",

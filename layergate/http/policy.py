@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from layergate.config import MAX_TAG_LENGTH, Options
+from layergate.config import MAX_TAG_LENGTH, Options, Rule
 from layergate.core.entry import Entry
 from layergate.http.cache_control import EMPTY
 from layergate.http.fields import Fields, Lines, split_list
@@ -199,10 +199,11 @@ def plan_storage(
         return Refused.VARY_STAR
     allowed = authorization_allows(directives)
     for_all = says_for_all(directives)
-    if request.personal and not (for_all or by_rule):
-        return Refused.USER
-    if rule is not None and rule.vary:
-        names = tuple(sorted({*names, *(name.encode("ascii") for name in rule.vary)}))
+    refused = _kept_to_one(request, for_all=for_all, by_rule=by_rule)
+    if refused is not None:
+        return refused
+    if rule is not None:
+        names = _selected_by(names, rule, by_rule=by_rule)
     tags = _all_tags(request, fields, match, options)
     if tags is None:
         return Refused.TAGS
@@ -248,7 +249,7 @@ def plan_storage(
         revalidate=directives.no_cache,
         no_stale=no_stale,
         anonymous=guessed or (by_rule and rule is not None and not rule.allow_cookie),
-        authorized=allowed or (by_rule and rule is not None and rule.allow_authorization),
+        authorized=allowed or (by_rule and rule is not None and bool(rule.allow_authorization)),
         for_known=for_all or (by_rule and rule is not None and rule.allow_cookie),
         immutable=directives.immutable,
         lifetime=lifetime,
@@ -259,11 +260,30 @@ def plan_storage(
 def _excuse(request: Request, match: Match | None) -> Refused | None:
     """Why the lifetime of a rule is not for the response to this request; None if it is."""
     assert match is not None
+    if request.secured:  # whatever the rule allows: it does not say for whom
+        return Refused.SECURITY
     if request.cookie and not match.rule.allow_cookie:
         return Refused.COOKIE
     if request.authorization and not match.rule.allow_authorization:
         return Refused.AUTHORIZATION
     return None if match.is_certain(request) else Refused.PATH
+
+
+def _kept_to_one(request: Request, *, for_all: bool, by_rule: bool) -> Refused | None:
+    """Why a response is for one client, whatever its lifetime is; None: it is not. ``for_all``: it says
+    so itself; ``by_rule``: its lifetime is a rule's."""
+    if request.secured and not for_all:
+        # A route that asks who is calling knows its user, or sends the others away.
+        return Refused.SECURITY
+    return Refused.USER if request.personal and not (for_all or by_rule) else None
+
+
+def _selected_by(names: tuple[bytes, ...], rule: Rule, *, by_rule: bool) -> tuple[bytes, ...]:
+    """The request fields that select the response: ``names``, by its Vary, and those of the rule."""
+    more = {name.encode("ascii") for name in rule.vary}
+    if by_rule and rule.allow_authorization == "each":
+        more.add(b"authorization")
+    return tuple(sorted({*names, *more})) if more else names
 
 
 def keeps_cookies(match: Match | None) -> bool:

@@ -34,6 +34,7 @@ class Request:
     ``cookie``: it has a Cookie or another field that says who asks (see `identity`), or is personal.
     ``personal``: its user is known: by a credential in a field other than Authorization, or by what
     the app or its server found out (a session, a login, a client certificate).
+    ``secured``: the route that answers it declares that it asks who is calling, as far as is known.
     ``outcome``: what became of it, as far as it is known: one of `OUTCOMES`; ``layer``: the name of
     the layer that answers it, or ""; ``reason``: why it was forwarded, or its response not stored.
     ``directives``: the request's Cache-Control; ``Pragma: no-cache`` counts as ``no-cache`` when
@@ -47,7 +48,7 @@ class Request:
     __slots__ = (
         "arrived", "authorization", "cookie", "directives", "exact", "exactly", "fields", "has_body",
         "host", "key", "layer", "method", "outcome", "path", "personal", "ranges", "reason", "scheme",
-        "target_length", "waited",
+        "secured", "target_length", "waited",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +87,7 @@ class Request:
         self.ranges: tuple[RangeSpec, ...] | None = None
         if method == "GET" and b"range" in fields:
             self.ranges = parse_range(fields.get(b"range"))
+        self.secured = False
         self.arrived = 0.0
         self.waited = False
         self.outcome = "miss"
@@ -119,7 +121,7 @@ class Request:
         copy.cookie = self.cookie
         copy.directives = EMPTY
         copy.ranges = self.ranges if part else None
-        copy.personal = self.personal
+        copy.personal, copy.secured = self.personal, self.secured
         copy.arrived = self.arrived
         copy.waited = False
         copy.outcome = "miss"

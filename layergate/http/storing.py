@@ -157,6 +157,11 @@ class Refused(enum.Enum):
         "G1",
         "A rule's lifetime, or a guessed one, is not for a response with a CSRF token or a nonce.",
     )
+    SECURITY = (
+        "security",
+        "G1",
+        "The route asks who is calling, and no public or s-maxage allows sharing.",
+    )
     KEY_TOO_LONG = "key-too-long", "G7", "The cache key is longer than the configured cap."
     HOST = "host", "G9", "The request's host is missing, malformed or not one of those allowed."
     TAGS = (

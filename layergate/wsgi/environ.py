@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
+from layergate.frameworks import KEY
 from layergate.http.fields import Fields, Lines
 from layergate.http.identity import is_somebody, is_users_name
 from layergate.http.key import primary_key, quoted
@@ -23,6 +24,7 @@ from layergate.http.validation import CONDITIONAL_FIELDS
 
 __all__ = [
     "WHO",
+    "Arrived",
     "Environ",
     "asked_request",
     "fields_of",
@@ -40,6 +42,28 @@ __all__ = [
 ]
 
 Environ: TypeAlias = dict[str, Any]
+
+
+class Arrived:
+    """An environ as the server made it, for calling the app once more in the same request.
+
+    Apps change it as they route (``SCRIPT_NAME``, ``PATH_INFO``), and may leave notes in the dicts in it.
+    """
+
+    __slots__ = ("_dicts", "_environ", "_values")
+
+    def __init__(self, environ: Environ) -> None:
+        self._environ = environ
+        self._values = dict(environ)
+        self._dicts = [(value, value.copy()) for value in environ.values() if type(value) is dict]
+
+    def restore(self) -> None:
+        """Make the environ what it was, in place: whoever else holds it sees what the app notes next."""
+        self._environ.clear()
+        self._environ.update(self._values)
+        for noted, before in self._dicts:
+            noted.clear()
+            noted.update(before)
 
 
 def _field_of(variable: str) -> bytes:
@@ -260,7 +284,7 @@ _OF_ONE_ANSWER: Final = CONDITIONAL_FIELDS | {b"cache-control", b"pragma", b"ran
 _VARIABLES: Final = tuple(
     (name, "HTTP_" + name.decode().upper().replace("-", "_")) for name in sorted(_OF_ONE_ANSWER)
 )
-_OURS: Final = frozenset({"wsgi.file_wrapper", *(variable for _, variable in _VARIABLES)})
+_OURS: Final = frozenset({KEY, "wsgi.file_wrapper", *(variable for _, variable in _VARIABLES)})
 
 
 def forward_environ(environ: Environ, lines: Lines, file_wrapper: object) -> Environ:

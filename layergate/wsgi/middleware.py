@@ -25,13 +25,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, Final, Self, TypeAlias
+from types import CoroutineType
+from typing import Any, Final, Self, TypeAlias, overload
 
-from layergate.assembly import HttpCache
-from layergate.config import Rule
+from layergate.assembly import HttpCache, wrong_world
 from layergate.core.entry import Entry
 from layergate.core.invalidation import PurgeReceipt
-from layergate.errors import OriginAborted, OriginUnreachable
+from layergate.errors import ConfigError, OriginAborted, OriginUnreachable
+from layergate.frameworks import KEY
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.cache import Follow, Pass, Serve
 from layergate.http.exchange import Exchange, Reader, Relay, State
@@ -43,10 +44,11 @@ from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.stored import Served
 from layergate.http.storing import Refused
-from layergate.routes import policy_place
+from layergate.routes import RouteCall, policy_place, refuse_circle
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.wsgi.environ import (
     WHO,
+    Arrived,
     Environ,
     asked_request,
     carry,
@@ -112,7 +114,16 @@ class LayerGate:
     Raises ConfigError, when it is made, for an option that cannot work.
     """
 
-    def __init__(self, app: App, /, cache: HttpCache | None = None, **options: Any) -> None:
+    world: Final = "WSGI"
+
+    # (Starlette gives the app by position, Litestar by its name.)
+    @overload
+    def __init__(self, app: App, /, cache: HttpCache | None = None, **options: Any) -> None: ...
+    @overload
+    def __init__(self, *, app: App, cache: HttpCache | None = None, **options: Any) -> None: ...
+    def __init__(  # type: ignore[misc]  # (no option is named app)
+        self, app: App, cache: HttpCache | None = None, **options: Any
+    ) -> None:
         self.app = app
         self.cache = cache = HttpCache.given(app, cache, options, ThreadRuntime)
         assert isinstance(cache.runtime, ThreadRuntime)
@@ -132,7 +143,14 @@ class LayerGate:
         self._has_rules = len(cache.rules) > 0
         self._bypasses = cache.rules.bypasses or None
 
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Body:
+    def __call__(
+        self, environ: Environ, start_response: StartResponse, _send: object = None
+    ) -> Body:
+        if _send is not None:
+            raise ConfigError(
+                "layergate.wsgi.LayerGate is a WSGI application, and an ASGI server calls it; serve it with a"
+                " WSGI server, or an ASGI application with: from layergate import LayerGate"
+            )
         method = environ["REQUEST_METHOD"]
         admin = self._admin  # read once: it may be replaced
         if admin is not None and (
@@ -144,7 +162,7 @@ class LayerGate:
                 return self._passing(environ, start_response, self._method_lines)
             if method == "POST":
                 return self._post(environ, start_response)
-            return self.app(environ, self._after_unsafe(environ, start_response))
+            return self._call(environ, self._after_unsafe(environ, start_response))
         bypasses = self._bypasses
         if bypasses is not None and bypasses.cover(route_path(environ), self._longest):
             self.cache.stack.counters.bypassed += 1
@@ -192,6 +210,7 @@ class LayerGate:
         fields: dict[bytes, bytes],
         key: bytes,
     ) -> Body:
+        self._begin(environ)  # before it waits for itself
         request = read_request(environ, fields, key, obey_directives=self._obey)
         try:
             return self._decide(environ, start_response, request)
@@ -201,6 +220,7 @@ class LayerGate:
     def _decide(self, environ: Environ, start_response: StartResponse, request: Request) -> Body:
         alone = fresh = late = False
         tries = 0
+        arrived = Arrived(environ)
         while True:
             answer = run_blocking(self.cache.open(request, alone=alone, fresh=fresh, late=late))
             if isinstance(answer, Serve):
@@ -219,6 +239,8 @@ class LayerGate:
                 return outcome
             tries += 1
             fresh = outcome is _Next.FRESH
+            if fresh:  # the app is called once more, and told again what the server told it
+                arrived.restore()
             # Each turn waited for somebody else's fetch; enough of that.
             late = outcome is _Next.LATE
             alone = late or outcome is _Next.ALONE or tries >= _MAX_TRIES
@@ -332,8 +354,10 @@ class LayerGate:
             match = cache.rules.match(route_path(environ), fields.get(b"host", b""))
         stamp, began = cache.stack.marks.position, cache.stack.runtime.now()
 
+        asked = dict(environ)  # as it is now: what the app notes in its own is noted in ours
+
         def look_closer() -> Exchange:
-            request = read_request(environ, fields, key, obey_directives=self._obey)
+            request = read_request(asked, fields, key, obey_directives=self._obey)
             return run_blocking(cache.late(request, match, stamp=stamp, request_time=began))
 
         def quick(lines: Lines) -> Lines | None:
@@ -357,34 +381,81 @@ class LayerGate:
         """Forward untouched, but for adding ``lines`` to the head and hiding tags."""
         hidden = self._hidden
         if not lines and not hidden:
-            return self.app(environ, start_response)
+            return self._call(environ, start_response)
 
         def adding(status: str, headers: Texts, exc_info: Any = None) -> Write:
             shown = [line for line in headers if line[0].lower() not in hidden]
             return start_response(status, shown + lines, *_raised(exc_info))
 
-        return self.app(environ, adding)
+        return self._call(environ, adding)
+
+    def _begin(self, environ: Environ) -> RouteCall:
+        """A call of the app. Raises GateRecursion if it is part of the same call."""
+        target = (
+            environ["REQUEST_METHOD"],
+            environ.get("PATH_INFO"),
+            environ.get("SCRIPT_NAME"),
+            environ.get("QUERY_STRING"),
+        )
+        outer = environ.get(KEY)
+        if outer is not None:
+            outer.refuse(self.cache, target)
+        return RouteCall(self.cache, target, outer)
+
+    def _call(self, environ: Environ, start_response: StartResponse) -> Body:
+        """Call the app for a request that is none of our business. Nothing is put into its environ, so a
+        recursion shows only by its depth."""
+        try:
+            body: Any = self.app(environ, start_response)
+        except RecursionError as error:
+            refuse_circle(self, error)
+            raise
+        return self._checked(body) if body.__class__ is CoroutineType else body
+
+    def _ask(self, environ: Environ, start_response: StartResponse) -> Body:
+        """The app's own iterable."""
+        return self._checked(self.app(environ, start_response))
+
+    def _checked(self, body: Any) -> Body:
+        """Raises ConfigError for what an ASGI application gives in place of an iterable."""
+        if body.__class__ is CoroutineType:
+            body.close()
+            raise ConfigError(wrong_world(self.app, "ASGI"))
+        return body  # type: ignore[no-any-return]
 
     def _post(self, environ: Environ, start_response: StartResponse) -> Body:
         """A POST: as other unsafe methods, but what answers it may answer a GET too."""
         asked = dict(environ)  # as it is now: the app may change its own
         fields = fields_of(asked)
 
+        route = environ[KEY] = self._begin(environ)
+
         def read() -> Request:
             request = read_request(asked, fields, key_of(asked, fields), obey_directives=self._obey)
             request.mark_personal(is_personal(environ))
+            request.secured = route.secured(environ, "POST", request.path)
             return request
 
         target = target_uri(asked, fields)
-        post = Post(self.cache, start_response, target, read, self._method_lines, self._hidden)
-        place = policy_place.set(post.policy)
+        post = Post(
+            self.cache,
+            start_response,
+            target,
+            read,
+            self._method_lines,
+            self._hidden,
+            environ,
+            route,
+        )
+        place = policy_place.set(route)
         try:
-            return post.body(self.app(environ, post.start_response))
+            return post.body(self._ask(environ, post.start_response))
         except BaseException as error:
             post.abort(error)
             raise
         finally:
             policy_place.reset(place)
+            route.returned()
 
     def _after_unsafe(self, environ: Environ, start_response: StartResponse) -> StartResponse:
         """Watch the response to an unsafe method (RFC 9111 4.4)."""
@@ -469,8 +540,8 @@ class _Fetch:
         "_write",
         "exchange",
         "look_closer",
-        "policy",
         "quick",
+        "route",
     )
 
     def __init__(
@@ -488,7 +559,7 @@ class _Fetch:
         self.exchange = exchange
         self.quick: Callable[[Lines], Lines | None] | None = None
         self.look_closer: Callable[[], Exchange] | None = None
-        self.policy: dict[str, Any] = {}
+        self.route = inner[KEY] = gate._begin(inner)
         self._carried: Collection[str] = ()
         self._head: tuple[str, Texts, tuple[Any, ...]] | None = None
         self._relay: Relay | None = None  # known once the head is final
@@ -523,6 +594,7 @@ class _Fetch:
             if self._head is not None and exc_info is None:
                 raise AssertionError("start_response was called twice without exc_info")
             self._head = (status, list(headers), raised)
+            self.route.look()  # while a framework still knows its request
             return self.write
         # The head has been used: what was taken for the response is not what it ends with.
         if exc_info is None:
@@ -553,12 +625,6 @@ class _Fetch:
             if self._write is not None and self._relay is not Relay.SWALLOW and not self._muted:
                 self._write(data)
         self._room()
-
-    def _route(self) -> Match | None:
-        rule = self.policy.get("rule")
-        if not isinstance(rule, Rule):
-            return None
-        return Match(rule, self.policy.get("params") or self.policy.get("arguments") or {})
 
     # -- running -------------------------------------------------------------------------------
 
@@ -617,9 +683,9 @@ class _Fetch:
 
     def _call(self) -> None:
         gate = self._gate
-        place = policy_place.set(self.policy)
+        place = policy_place.set(self.route)
         try:
-            iterable = self._iterable = gate.app(self._inner, self.start_response)
+            iterable = self._iterable = gate._ask(self._inner, self.start_response)
             if self._outer is not None:
                 note_back(self._inner, self._outer, self._carried)
             if self._relay is None and self._head is not None and self._hopeless():
@@ -635,6 +701,7 @@ class _Fetch:
                     break
         finally:
             policy_place.reset(place)
+            self.route.returned()
 
     def _hopeless(self) -> bool:
         """Is the response certainly of no use to anybody else, as far as its head tells?"""
@@ -643,7 +710,16 @@ class _Fetch:
         assert self._head is not None
         status, headers, _ = self._head
         code, lines = _head(status, headers)
-        return lines is None or self.exchange.refuses(code, lines, route=self._route())
+        return lines is None or self.exchange.refuses(code, lines, route=self._policy(code))
+
+    def _policy(self, status: int) -> Match | None:
+        """What the route that has answered with ``status`` says; and note if it asks who is calling."""
+        request = self.exchange.request if self.exchange is not None else None
+        if request is None:
+            return self.route.policy(self._inner, "GET", status)
+        # (by the path that was asked for: the app may have changed it)
+        request.secured |= self.route.secured(self._inner, request.method, request.path)
+        return self.route.policy(self._inner, request.method, status)
 
     def _commit(self, first: bytes | None = None) -> None:
         """The head is final: tell the exchange, and the client if it is to have this response.
@@ -666,7 +742,7 @@ class _Fetch:
         if self.exchange is None:
             assert self.quick is not None
             assert self.look_closer is not None
-            quick = None if self.policy else self.quick(lines)
+            quick = self.quick(lines) if self._policy(code) is None else None
             if quick is not None:
                 cache.stack.counters.forwarded += 1
                 self._relay = Relay.PASS
@@ -674,17 +750,20 @@ class _Fetch:
                 return
             self.exchange = self.look_closer()
             self.exchange.tokens = self._tokens
-            if first is None and not self.exchange.refuses(code, lines, route=self._route()):
+            if first is None and not self.exchange.refuses(code, lines, route=self._policy(code)):
                 self._head = status, headers, raised
                 return
         exchange = self.exchange
-        relay = exchange.head(code, lines, route=self._route(), personal=is_personal(self._inner))
+        relay = exchange.head(
+            code, lines, route=self._policy(code), personal=is_personal(self._inner)
+        )
         if not exchange.opened and relay is not Relay.SWALLOW:
             whole = self._whole(first or b"")
             relay = exchange.opening(
                 first or b"" if whole is None else whole, whole=whole is not None
             )
         self._relay = relay
+        self.route.close()
         if cache.stack.peek_is_enough:
             run_blocking(cache.settle(exchange))
         else:

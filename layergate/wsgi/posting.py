@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
-from layergate.config import Rule
 from layergate.http.cache import Cache
 from layergate.http.exchange import Exchange, Relay
 from layergate.http.posting import after_post, begin
 from layergate.http.request import Request
-from layergate.http.rules import Match
+from layergate.routes import RouteCall
 from layergate.runtime.threads import run_blocking
 from layergate.wsgi.heads import Texts, head, raised, texts
 
@@ -23,7 +22,8 @@ __all__ = ["Post"]
 class Post:
     """One POST. ``start``: the server's ``start_response``; ``target``: the target URI; ``read``:
     makes the `Request`; ``lines``: what is added to a head that is not stored, ``hidden``: the names,
-    lower-case, of what is left out of it. ``policy``: where the endpoint leaves its own."""
+    lower-case, of what is left out of it. ``environ``: what the app is called with; ``route``: what it
+    says of its own policy."""
 
     def __init__(
         self,
@@ -33,8 +33,11 @@ class Post:
         read: Callable[[], Request],
         lines: Texts,
         hidden: frozenset[str],
+        environ: dict[str, Any],
+        route: RouteCall,
     ) -> None:
-        self.policy: dict[str, Any] = {}
+        self._environ = environ
+        self._route = route
         self._cache = cache
         self._start = start
         self._target = target
@@ -58,7 +61,8 @@ class Post:
         self.abort(None if exc_info is None else exc_info[1])
         self._started, self._exchange, self._held = True, None, None
         code, lines = head(status, headers)
-        route = self._route()
+        self._route.look()  # while a framework still knows its request
+        route = self._route.policy(self._environ, "POST", code)
         exchange: Exchange | None = None
         if lines is not None:
             # Before the client hears of its success: what it reads next is the new state.
@@ -115,12 +119,6 @@ class Post:
             raise
         finally:
             exc_info = None
-
-    def _route(self) -> Match | None:
-        rule = self.policy.get("rule")
-        if not isinstance(rule, Rule):
-            return None
-        return Match(rule, self.policy.get("params") or self.policy.get("arguments") or {})
 
     def body(self, iterable: Iterable[bytes]) -> Iterable[bytes]:
         """What the server gets for the app's ``iterable``."""

@@ -233,6 +233,7 @@ BAD_RULES: list[tuple[str, dict[str, Any]]] = [
         )
         for value in (1, "yes", None)
     ),
+    ("allow_authorization", {"ttl": 1, "allow_authorization": "all"}),
     ("override", {"override": True}),
     ("bypass", {"bypass": True, "ttl": 60}),
     ("bypass", {"bypass": True, "tags": ["a"]}),

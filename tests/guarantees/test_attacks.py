@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from layergate import ConfigError, Rule
-from layergate.config import Rule as RuleOption
 from layergate.core.invalidation import Mark, Marks
 from layergate.errors import OriginAborted
 from layergate.http.cache_control import parse_cache_control
 from layergate.http.rules import RuleSet
 from tests.support.asgi import Gate, OriginCall, World, scope_of, turns, until
+from tests.support.routes import answer_as_routed
 
 FRESH = {"cache-control": "max-age=60"}
 
@@ -61,11 +61,10 @@ async def test_a_known_client_does_not_take_the_anonymous_page_away(
 async def test_stale_if_error_keeps_an_anonymous_page_from_a_follower_with_a_cookie():
     world = World()
     gate = Gate()
-    rule = RuleOption("*", ttl=10, stale_if_error=600)
 
     @world.origin.on("/")
     async def handler(call: OriginCall) -> None:
-        call.scope["layergate"]["rule"] = rule  # as a route's policy does
+        answer_as_routed(call.scope, ttl=10, stale_if_error=600)
         if call.header("cookie"):
             await call.reply(b"alice")
         elif call.number == 1:

@@ -6,6 +6,7 @@ import pytest
 
 from layergate import Rule
 from tests.support.asgi import Gate, OriginCall, World, until
+from tests.support.routes import answer_as_routed
 
 PRIVATE = [
     pytest.param({"cache-control": "private, max-age=60"}, id="private"),
@@ -202,7 +203,7 @@ async def test_a_leader_with_a_cookie_gives_nothing_to_anonymous_followers_by_a_
 
     @world.origin.on("/")
     async def handler(call: OriginCall) -> None:
-        call.scope["layergate"]["rule"] = Rule("*", ttl=60)
+        answer_as_routed(call.scope, ttl=60)
         if call.number == 1:
             await gate.wait()
         await call.reply((call.header("cookie") or "nobody").encode())

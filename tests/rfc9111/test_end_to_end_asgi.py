@@ -191,6 +191,7 @@ def routed(origin: Origin, endpoint):
     async def app(scope, receive, send):
         scope["endpoint"] = endpoint
         scope["path_params"] = {"id": "7"}
+        endpoint()
         await origin(scope, receive, send)
 
     return app

@@ -2396,7 +2396,8 @@ search("unreachable", at_("/p?utm=1", fetch(ok("max-age=10", UTM))), at_("/p?utm
     rfc=D, stale_if_unreachable=60)
 
 # Subjects with a file of their own, which add their rows to these.
-import tests.scenarios.forwarding  # noqa: E402 - they need what is above
+import tests.scenarios.credentials  # noqa: E402 - they need what is above
+import tests.scenarios.forwarding  # noqa: E402
 import tests.scenarios.heads  # noqa: E402
 import tests.scenarios.known_users  # noqa: E402
 import tests.scenarios.lifetimes  # noqa: E402

@@ -52,6 +52,7 @@ NOT_IN_A_FLEET: dict[str, str] = {
     "search-said-last": _OWN_SAYING,
     "search-said-later-for-a-stale-one": _OWN_COPY,
     "search-vary-then-said": _OWN_INDEX,
+    "told-no-cache": _OWN_COPY,
     "vary-cap": _OWN_COPY,
     "vary-default-later": _OWN_INDEX,
     "vary-each-its-validator": _AT_HAND,

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 from wsgiref.handlers import SimpleHandler
 
+import flask
 import pytest
 
 from layergate import Admin, ConfigError, HttpCache, Rule, cached
@@ -426,39 +427,35 @@ def test_a_user_the_server_knows_is_a_person() -> None:
     assert ask(cache, REMOTE_USER="bob").body == b"bob"
 
 
-def test_a_policy_next_to_the_view() -> None:
+def test_a_policy_whose_view_no_framework_knows_is_not_used_and_said_so(caplog) -> None:
     @cached(ttl=60, tags=["item:{id}"])
     def view(*, id):  # noqa: A002
         return b"item"
 
-    calls = []
-
     def app(environ, start_response):
-        calls.append(1)
         body = view(id=7)
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [body]
 
     cache = LayerGate(app)
-    ask(cache)
-    assert "hit" in ask(cache).told
-    cache.purge(tags=["item:7"])
-    ask(cache)
-    assert len(calls) == 2
+    for _ in range(2):
+        with caplog.at_level("WARNING", logger="layergate"):
+            assert "no-freshness" in ask(cache).told
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "view is not used" in warning and "Rule('/path', ttl=60)" in warning
 
 
 def test_a_policy_of_a_lazy_app_that_was_not_shareable_before() -> None:
-    policy: list = [lambda: None]
+    app = flask.Flask(__name__)
 
-    def app(environ, start_response):
-        policy[0]()
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        yield b"x"
+    @app.get("/")
+    def rows():
+        yield "x"
 
-    cache = LayerGate(app)
+    cache = LayerGate(app.wsgi_app)
     assert "no-freshness" in ask(cache).told
     assert "no-freshness" in ask(cache).told  # by its marker
-    policy[0] = cached(ttl=60)(lambda: None)
+    app.view_functions["rows"] = cached(ttl=60)(rows)
     ask(cache)
     assert "hit" in ask(cache).told
 
@@ -550,13 +547,13 @@ def test_hop_by_hop_fields_are_not_stored() -> None:
 
 def test_options_are_checked() -> None:
     with pytest.raises(ConfigError, match="WSGI application"):
-        LayerGate(None)  # type: ignore[arg-type]
+        LayerGate(None)  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match="beside it"):
         LayerGate(echo, HttpCache(runtime=ThreadRuntime()), memory="1MB")
     with pytest.raises(ConfigError, match="ThreadRuntime"):
         LayerGate(echo, HttpCache())
     with pytest.raises(ConfigError, match="HttpCache"):
-        LayerGate(echo, {})  # type: ignore[arg-type]
+        LayerGate(echo, {})  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match="memmory"):
         LayerGate(echo, memmory="1MB")
 

@@ -6,6 +6,7 @@ import sys
 import threading
 from typing import Any
 
+import flask
 import pytest
 
 from layergate import cached
@@ -250,12 +251,14 @@ def test_g3_a_purge_on_another_thread() -> None:
 
 
 def test_g1_a_user_and_a_policy_next_to_the_route() -> None:
-    @cached(tags=["t"])
-    def endpoint(start_response: Any) -> Any:
-        start_response("200 OK", OWN)
-        return [b"posted"]
+    app = flask.Flask(__name__)
 
-    cache = LayerGate(lambda environ, start_response: endpoint(start_response=start_response))
+    @app.route("/", methods=["GET", "POST"])
+    @cached(tags=["t"])
+    def endpoint() -> Any:
+        return b"posted", 200, OWN
+
+    cache = LayerGate(app.wsgi_app)
     assert "stored" not in ask(cache, method="POST", REMOTE_USER="joe").told
     assert "stored" in ask(cache, method="POST").told
     assert "hit" in ask(cache).told
