@@ -47,6 +47,7 @@ class CacheStack(Loader):
         max_marks: int = 100_000,
         max_patterns: int = 512,
         layer_timeout: float = 1.0,
+        stale_if_untrusted: float | None = None,
         telemetry: Any = None,
         trace_keys: bool = False,
         name: str = "CacheStack",
@@ -63,6 +64,7 @@ class CacheStack(Loader):
             max_marks=max_marks,
             max_patterns=max_patterns,
             layer_timeout=layer_timeout,
+            stale_if_untrusted=stale_if_untrusted,
         )
         check_telemetry(telemetry)
         logs.turn_on()

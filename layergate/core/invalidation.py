@@ -370,8 +370,8 @@ class Marks:
         if self._hard.since(since, entry.tags, label) is not None:
             return False
         time = self._soft.since(since, entry.tags, label)
-        if time is not None and time < entry.fresh_until:
-            entry.fresh_until = time
+        if time is not None:
+            entry.outdate(time)
         # Not backwards: an instance that is ahead of this one may have stamped it.
         if position > since:
             entry.checked = position
@@ -383,7 +383,7 @@ class Marks:
         if entry.stamp < self.floor:
             return (Caught("log", "", False, None),)
         hard = self._hard.catching(entry.checked, entry.tags, label)
-        ended = entry.fresh_until
+        ended = entry.stale_from
         met = self._soft.since(entry.checked, entry.tags, label)
         if met is not None and met < ended:
             ended = met

@@ -281,7 +281,7 @@ class Stack:
                 got = layer.get(key) if not quiet else _look(layer, key)
                 entry: Entry | None = await self._answer(layer, got)
                 if quiet and entry is not None:
-                    entry = entry.clipped(entry.fresh_until)
+                    entry = entry.clipped(entry.stale_from)
                 if entry is None or not self._usable(key, entry):
                     continue
                 if after is not None and entry.created <= after.created:
@@ -307,13 +307,14 @@ class Stack:
         return Found(entry, self.layers[depth].name)
 
     async def _lookup_distrusted(self, key: Key, *, quiet: bool = False) -> Found | None:
-        """What the top layer holds, as stale: good for validation, and when the origin fails."""
+        """What the top layer holds, as stale: good for validation, and for nothing else, unless
+        `vouches` is told otherwise."""
         top = self.layers[0]
         try:
             got = top.get(key) if not quiet else _look(top, key)
             entry: Entry | None = await self._answer(top, got)
             if quiet and entry is not None:
-                entry = entry.clipped(entry.fresh_until)
+                entry = entry.clipped(entry.stale_from)
             if entry is None or not self._usable(key, entry):
                 return None
         except Exception as error:
@@ -512,6 +513,20 @@ class Stack:
         """Is an entry that was found under ``key`` earlier on still not purged?"""
         return entry.checked == self.marks.position or self.marks.admit(entry, self._label(key))
 
+    def vouches(self, key: Key, entry: Entry, grace: float | None) -> bool:
+        """May a stale entry, found under ``key`` earlier on, be used in place of a fetch that fails or
+        takes too long? Not once it has been purged, nor while purges may pass unheard (G3): the
+        shared log is asked for now, not when the entry was found.
+
+        ``grace``: seconds for which it may after the log was last heard; None: not at all.
+        """
+        fleet = self.fleet
+        if fleet is not None:  # (trust first, marks then: see `peek`)
+            unheard = self.runtime.monotonic() - fleet.trusted_until
+            if unheard >= 0 and (grace is None or unheard >= grace):
+                return False
+        return self.admits(key, entry)
+
     def forked(self) -> None:
         """In the child of a fork: a lock that another thread of the parent held is never released
         here. The marks themselves are whole, for their position is written last."""
@@ -558,7 +573,7 @@ class Stack:
                 if entry is None or entry.expires <= self.runtime.now():
                     survey.append(Held(layer.name))
                     continue
-                entry = entry.clipped(entry.fresh_until)
+                entry = entry.clipped(entry.stale_from)
                 caught = self.marks.catching(entry, self._label(key))
                 self.marks.admit(entry, self._label(key))
                 survey.append(Held(layer.name, entry, caught))

@@ -529,6 +529,8 @@ class Cache:
     def rest_of(self, request: Request, entry: Entry | None) -> Rest | None:
         """See `partial.rest_of`."""
         most: int = self.options.max_body  # type: ignore[assignment]
+        if entry is not None and entry.doubtful:
+            return None  # what may have been purged is no part of an answer
         return rest_of(request, entry, max_body=most)
 
     @staticmethod
@@ -555,7 +557,7 @@ class Cache:
         now: float,
         decision: Decision,
     ) -> Serve:
-        ttl = _floor(entry.fresh_until - now)
+        ttl = _floor(-entry.staleness(now))
         if decision is Decision.HIT:
             self._count_hit(request, selected.layer, now - entry.value.generated)
             return Serve(self.respond(request, entry, self._status(ttl)))
@@ -1100,7 +1102,7 @@ class Cache:
                 self.identifier,
                 exchange.fwd,
                 fwd_status=exchange.origin_status,
-                ttl=_floor(entry.fresh_until - self.stack.runtime.now()),
+                ttl=_floor(-entry.staleness(self.stack.runtime.now())),
                 collapsed=True if follower else None,
                 detail=self.excuse(exchange, request),
             )
@@ -1137,9 +1139,10 @@ class Cache:
 
     def stale_if_error(self, request: Request, entry: Entry) -> bool:
         """May ``entry``, selected for ``request``, stand in for an error? Not if it has been purged
-        since it was selected: whoever purges it wants it gone, error or no error."""
-        return stale_if_error(request, entry, self.stack.runtime.now()) and self.stack.admits(
-            request.key, entry
+        since it was selected: whoever purges it wants it gone, error or no error. Nor if nobody can
+        tell, since this instance is cut off from the log of purges (see `Stack.vouches`)."""
+        return stale_if_error(request, entry, self.stack.runtime.now()) and self._vouches(
+            request, entry
         )
 
     def stands_in(self, request: Request, entry: Entry, *, unreachable: bool) -> bool:
@@ -1149,9 +1152,13 @@ class Cache:
             return True
         window = self.options.stale_if_unreachable if unreachable else None
         now = self.stack.runtime.now()
-        return stale_if_unreachable(request, entry, now, window) and self.stack.admits(  # type: ignore[arg-type]
-            request.key, entry
+        return stale_if_unreachable(request, entry, now, window) and self._vouches(  # type: ignore[arg-type]
+            request, entry
         )
+
+    def _vouches(self, request: Request, entry: Entry) -> bool:
+        grace: float | None = self.options.stale_if_untrusted  # type: ignore[assignment]
+        return self.stack.vouches(request.key, entry, grace)
 
     def excuse(self, exchange: Exchange, request: Request) -> str:
         """By what the stored response stands in, for Cache-Status and whoever counts."""
@@ -1230,7 +1237,7 @@ class Cache:
         if isinstance(entry.value, PartialResponse) and exchange.state is not State.ANSWERED:
             found = await self._find(key, _complete)
             entry = combined(
-                None if found is None else found.entry,
+                None if found is None or found.entry.doubtful else found.entry,
                 entry,
                 max_body=self.options.max_body,  # type: ignore[arg-type]
                 max_tags=self.options.max_tags,
@@ -1507,7 +1514,7 @@ class Cache:
                 gone = varies_on_more(entry.value.fields, fields)
                 if gone:
                     await self.stack.discard(key)
-                entry.fresh_until = min(entry.fresh_until, now)
+                entry.outdate(now)
                 if self._fleet is not None:  # so too where else it is held
                     mark = Mark("key", label_of(key), soft=not gone)
                     await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
@@ -1859,7 +1866,7 @@ def _reusable(entry: Entry) -> bool:
     """Would this response, once validated, have any lifetime for those who wait?"""
     stored: StoredResponse = entry.value
     return not stored.revalidate and (
-        entry.fresh_until + entry.stale_while_revalidate > stored.received
+        entry.stale_from + entry.stale_while_revalidate > stored.received
     )
 
 

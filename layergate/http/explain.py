@@ -341,7 +341,7 @@ class _Trace:
             return self._passed(Refused.RANGE, response)
         told = await self._decision(verdict, selected)
         entry = selected.entry
-        ttl = None if entry is None else _floor(entry.fresh_until - self._now)
+        ttl = None if entry is None else _floor(-entry.staleness(self._now))
         stored, refused = None, None
         if response is not None and verdict.decision is not Decision.GATEWAY_TIMEOUT:
             stored, refused, told = self._response(response, verdict, selected)
@@ -579,7 +579,7 @@ class _Trace:
             return
         value = entry.value
         data |= {
-            "ttl": round(entry.fresh_until - now, 3),
+            "ttl": round(-entry.staleness(now), 3),
             "kept": round(entry.expires - now, 3),
             "stamp": entry.stamp,
             "position": self._stack.marks.position,
@@ -594,7 +594,7 @@ class _Trace:
             if isinstance(value, PartialResponse):
                 holds = "parts of a response"
                 data |= {"parts": _parts(value), "of_bytes": value.length}
-            left = _age(abs(round(entry.fresh_until - now, 1)))
+            left = _age(abs(round(-entry.staleness(now), 1)))
             text = f"{where} holds {holds}, {kind} for {left}."
             if kind == "fresh":
                 text = f"{where} holds {holds}, fresh for {left} more."
@@ -637,7 +637,7 @@ class _Trace:
                 {
                     "digest": _digest(key),
                     "selected": key == selected.storage_key,
-                    "ttl": None if entry is None else round(entry.fresh_until - self._now, 3),
+                    "ttl": None if entry is None else round(-entry.staleness(self._now), 3),
                     "status": entry.value.status if entry is not None and response else None,
                 }
             )
@@ -665,7 +665,7 @@ class _Trace:
     def _stored(self, entry: Entry, key: bytes) -> None:
         stored: StoredResponse = entry.value
         now = self._now
-        ttl = entry.fresh_until - now
+        ttl = -entry.staleness(now)
         octets = sum(len(held) for _, held in stored.held)
         of, parts = "", {}
         if isinstance(stored, PartialResponse):
@@ -689,7 +689,7 @@ class _Trace:
         lifetime = self._lifetime_of(entry, stored)
         by_rule = lifetime.source == "rule"
         begins = stored.received if by_rule else stored.generated
-        self._lifetime(Lifetime(max(0.0, entry.fresh_until - begins), lifetime.source), ttl)
+        self._lifetime(Lifetime(max(0.0, entry.stale_from - begins), lifetime.source), ttl)
         self._aged(now - stored.generated)
         self._windows(
             entry.stale_while_revalidate, entry.stale_if_error, stored.no_stale, stored.revalidate
@@ -724,7 +724,7 @@ class _Trace:
             request_time=stored.received,
             response_time=stored.received,
         )
-        if isinstance(planned, Plan) and abs(planned.fresh_until - entry.fresh_until) <= 1.0:
+        if isinstance(planned, Plan) and abs(planned.fresh_until - entry.stale_from) <= 1.0:
             return planned.lifetime
         return Lifetime(0.0, "other")
 

@@ -297,10 +297,10 @@ async def test_a_soft_purge_makes_stale_in_every_layer(stack, top, low, runtime)
     await runtime.advance(5)
     await stack.invalidate((Mark("tag", "t", soft=True),))
     await runtime.advance(5)
-    assert stack.peek("k").fresh_until == runtime.time - 5
+    assert stack.peek("k").stale_from == runtime.time - 5
     top.data.clear()
     found = await stack.lookup("k")
-    assert found.layer == "low" and found.entry.fresh_until == runtime.time - 5
+    assert found.layer == "low" and found.entry.stale_from == runtime.time - 5
 
 
 async def test_delete_and_clear_empty_the_layers(stack, top, low) -> None:
