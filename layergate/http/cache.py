@@ -29,7 +29,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from layergate.config import MAX_TAG_LENGTH, ONE_REQUEST_STATUSES, Options
 from layergate.core.entry import Entry
@@ -80,7 +80,7 @@ from layergate.http.stored import (
     VariantIndex,
 )
 from layergate.http.storing import Refused
-from layergate.http.uri import canonical_uri, normalised
+from layergate.http.uri import canonical_uri, label_pattern, label_prefix, twin, uri_label
 from layergate.http.validation import (
     conditional_lines,
     head_matches,
@@ -1493,7 +1493,7 @@ class Cache:
         uris = invalidated_uris(request_uri, fields)
         # Nothing is stored under a longer one.
         longest = self.options.max_key_length
-        marks = [Mark("key", uri.removesuffix("?")) for uri in uris if len(uri) <= longest]
+        marks = _url_marks((uri for uri in uris if len(uri) <= longest), soft=False, either=True)
         return self._reaching((*marks, *groups))
 
     def _reaching(self, marks: tuple[Mark, ...]) -> tuple[Mark, ...]:
@@ -1628,12 +1628,13 @@ class Cache:
         patterns: Collection[str] = (),
         everything: bool = False,
         soft: bool = False,
+        schemes: Literal["either", "exact"] = "either",
     ) -> PurgeReceipt:
         """Purge. When it returns, no response whose fetch began before the call is served (G3), on
         any instance, if the receipt is ``final``; see `PurgeReceipt`.
 
         ``tags``      surrogate keys.
-        ``urls``      absolute URLs, with all their variants.
+        ``urls``      absolute URLs, with all their variants, however they are spelled (see `uri`).
         ``prefixes``  ``host/path…`` without a scheme, as Cloudflare has them; or with one.
         ``hosts``     host names, any scheme and port; or ``host:port``.
         ``patterns``  URLs in which ``*`` stands for anything; one that begins with ``/`` is matched
@@ -1644,6 +1645,9 @@ class Cache:
         ``everything`` all of it.
         ``soft``      make stale instead of gone: still good for stale-while-revalidate,
                       stale-if-error and revalidation.
+        ``schemes``   "either": a URL reaches what is stored for it under http and under https, since
+                      behind a TLS terminator the app may be told of another one than browsers show;
+                      "exact": under its own alone. (Prefixes and patterns name a scheme or none.)
 
         Raises PurgeRefused when nothing is named, or something that cannot be purged.
         """
@@ -1655,6 +1659,7 @@ class Cache:
             patterns=patterns,
             everything=everything,
             soft=soft,
+            schemes=schemes,
         )
         return await self.stack.invalidate(self._reaching(marks))
 
@@ -1746,29 +1751,31 @@ def purge_marks(
     patterns: Iterable[str] = (),
     everything: bool = False,
     soft: bool = False,
+    schemes: str = "either",
 ) -> tuple[Mark, ...]:
     """The marks of a purge. Raises PurgeRefused."""
+    if schemes not in ("either", "exact"):
+        raise PurgeRefused(f"schemes must be 'either' or 'exact', got {schemes!r}")
     marks: list[Mark] = []
     for tag in _texts(tags, "tags"):
         marks.append(Mark("tag", _checked_tag(tag), soft))
     for url in _texts(urls, "urls"):
-        canonical = canonical_uri(_escaped(url, "urls"))
-        if canonical is None:
+        escaped = _escaped(url, "urls")
+        if canonical_uri(escaped) is None:
             raise PurgeRefused(f"urls must be absolute http(s) URLs, got {url!r}")
-        # "/x?" and "/x" are one to the app: the servers' interfaces do not tell them apart.
-        marks.append(Mark("key", canonical.removesuffix("?"), soft))
+        marks += _url_marks((escaped,), soft=soft, either=schemes == "either")
     for prefix in _texts(prefixes, "prefixes"):
-        schemes = [""] if "://" in prefix else ["http://", "https://"]
-        for scheme in schemes:
-            text = _lowered(_escaped(scheme + prefix, "prefixes"))
+        named, colon, rest = _escaped(prefix, "prefixes").rpartition("://")
+        for scheme in (named,) if colon else ("http", "https"):
+            text = label_prefix(scheme, rest)
             if text is None:
                 raise PurgeRefused(f"prefixes must look like 'host/path', got {prefix!r}")
-            marks.append(Mark("prefix", normalised(text), soft))
+            marks.append(Mark("prefix", text, soft))
     for host in _texts(hosts, "hosts"):
         if "/" in host:
             raise PurgeRefused(f"hosts must be host names, got {host!r}; use prefixes for paths")
         for scheme in ("http", "https"):
-            text = _lowered(f"{scheme}://{_escaped(host, 'hosts')}/")
+            text = label_prefix(scheme, _escaped(host, "hosts"))
             if text is None:
                 raise PurgeRefused(f"hosts must be host names, got {host!r}")
             marks.append(Mark("prefix", text, soft))
@@ -1776,19 +1783,21 @@ def purge_marks(
                 marks.append(Mark("prefix", text[:-1] + ":", soft))
     for pattern in _texts(patterns, "patterns"):
         escaped = _escaped(pattern, "patterns")
-        if "://" in escaped:
-            escaped = _lowered(escaped) or escaped
-        elif not escaped.startswith(("/", "*")):
+        if "://" not in escaped and not escaped.startswith(("/", "*")):
             raise PurgeRefused(
                 f"patterns must be URLs, or begin with '/' or '*', got {pattern!r}; use prefixes for"
                 " 'host/path'"
             )
-        escaped = normalised(escaped)
+        text = label_pattern(escaped)
+        if text is None:
+            raise PurgeRefused(
+                f"patterns must not have '..' behind a '*', got {pattern!r}; write what it leads to"
+            )
         try:
-            glob(escaped)
+            glob(text)
         except KeyRefused as error:
             raise PurgeRefused(f"patterns: {error}") from None
-        marks.append(Mark("path" if escaped.startswith("/") else "glob", escaped, soft))
+        marks.append(Mark("path" if text.startswith("/") else "glob", text, soft))
     if not isinstance(everything, bool) or not isinstance(soft, bool):
         raise PurgeRefused("everything and soft must be True or False")
     if everything:
@@ -1808,18 +1817,16 @@ def _checked_tag(tag: str) -> str:
     return tag
 
 
-def _lowered(text: str) -> str | None:
-    """A URL, or the beginning or pattern of one, with scheme and authority as labels have them: in
-    lower case, without the scheme's default port. None if it has no authority."""
-    scheme, _, rest = text.partition("://")
-    authority, _, path = rest.partition("/")
-    if not authority:
-        return None
-    scheme, authority = scheme.lower(), authority.lower()
-    default = {"http": ":80", "https": ":443"}.get(scheme)
-    if default is not None:
-        authority = authority.removesuffix(default)
-    return f"{scheme}://{authority}/{path}"
+def _url_marks(uris: Iterable[str], *, soft: bool, either: bool) -> list[Mark]:
+    """The marks of purges of absolute URIs; ``either``: under http and https."""
+    labels: dict[str, None] = {}
+    for uri in uris:
+        own = uri_label(uri)
+        labels[own] = None
+        other = twin(own) if either else None
+        if other is not None:
+            labels[other] = None
+    return [Mark("key", one, soft) for one in labels]
 
 
 def _texts(values: Iterable[str], name: str) -> list[str]:

@@ -26,7 +26,7 @@ from layergate.http.freshness import Lifetime
 from layergate.http.groups import group_name
 from layergate.http.identity import Says, identity_in, says
 from layergate.http.invalidation import SAFE_METHODS
-from layergate.http.key import label_of
+from layergate.http.key import target_of
 from layergate.http.partial import Rest
 from layergate.http.policy import Plan, plan_storage, targets_of
 from layergate.http.posting import encloses_target, judged
@@ -34,6 +34,7 @@ from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.selecting import normalise
 from layergate.http.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
+from layergate.http.uri import twin
 from layergate.http.storing import Refused
 from layergate.http.targeted import parse_targeted, policy_of
 from layergate.http.validation import conditional_lines, freshens
@@ -313,7 +314,7 @@ class _Trace:
     def _concluded(self, *conclusion: Any) -> Explanation:
         request = self._request
         return Explanation(
-            request.method, label_of(request.key), tuple(self._steps), Conclusion(*conclusion)
+            request.method, target_of(request.key), tuple(self._steps), Conclusion(*conclusion)
         )
 
     async def of(self, response: Response | None) -> Explanation:
@@ -334,7 +335,7 @@ class _Trace:
             await self._held(selected)
         if request.key != request.exact:
             text = "What the path's responses say in No-Vary-Search makes these targets one."
-            self._add("search", label_of(request.key), "4", text, digest=_digest(request.key))
+            self._add("search", target_of(request.key), "4", text, digest=_digest(request.key))
         verdict = cache.verdict(request, selected.entry, self._now, vary_miss=selected.vary_miss)
         if request.foreign_range and verdict.decision in (Decision.MISS, Decision.REVALIDATE):
             self._refusal("request", Refused.RANGE)
@@ -355,7 +356,7 @@ class _Trace:
         request = self._request
         self._add(
             "key",
-            label_of(request.key),
+            target_of(request.key),
             "2",
             "The key is made of scheme, host, path and query, byte for byte.",
             digest=_digest(request.key),
@@ -474,7 +475,7 @@ class _Trace:
     def _posted(self, response: Response) -> tuple[bool, str]:
         """Whether a response to POST is stored, for later GETs, and a sentence."""
         fields = Fields(response.lines)
-        if not encloses_target(label_of(self._request.key), response.status, fields):
+        if not encloses_target(target_of(self._request.key), response.status, fields):
             text = (
                 "A POST's response is stored if it is a 200 whose Content-Location is its target."
             )
@@ -507,8 +508,10 @@ class _Trace:
     def _unsafe(self, response: Response | None) -> str:
         request = self._request
         status, lines = (200, []) if response is None else (response.status, response.lines)
-        marks = self._cache.unsafe_marks(label_of(request.key), request.method, status, lines)
-        purged = [mark.value for mark in marks if mark.kind == "key"]
+        marks = self._cache.unsafe_marks(target_of(request.key), request.method, status, lines)
+        # (Each under http and under https, of which one is told of.)
+        named = [mark.value for mark in marks if mark.kind == "key"]
+        purged = [one for at, one in enumerate(named) if twin(one) not in named[:at]]
         groups = [name for mark in marks if (name := group_name(mark.value)) is not None]
         origins = [mark.value for mark in marks if mark.kind == "prefix"]
         if purged:
