@@ -37,7 +37,9 @@ __all__ = [
     "MarkKind",
     "Marks",
     "PurgeReceipt",
+    "Scope",
     "glob",
+    "matcher",
 ]
 
 MarkKind: TypeAlias = Literal["tag", "key", "prefix", "glob", "path", "all"]
@@ -292,7 +294,7 @@ class _Severity:
 _Named: TypeAlias = tuple[str, str, float]
 
 
-def _matcher(mark: Mark) -> Glob | None:
+def matcher(mark: Mark) -> Glob | None:
     """What a pattern mark matches; None for the other kinds. Raises KeyRefused."""
     match mark.kind:
         case "tag" | "key" | "all":
@@ -331,7 +333,7 @@ class Marks:
         Raises KeyRefused, with nothing taken in, for a pattern that `glob` refuses.
         """
         at = _At(position, time)
-        for mark, matches in [(mark, _matcher(mark)) for mark in marks]:
+        for mark, matches in [(mark, matcher(mark)) for mark in marks]:
             (self._soft if mark.soft else self._hard).add(mark, matches, at)
         self.changes += 1
         # Last: a reader that sees the new position finds its marks, and that it has changed.
@@ -405,18 +407,39 @@ class Marks:
         }
 
 
+Scope: TypeAlias = Literal["process", "host", "fleet"]
+
+
 class PurgeReceipt(NamedTuple):
-    """How far a purge got when the call returned.
+    """How far a purge got when the call returned, and what it met here.
 
     ``applied`` of the ``instances`` that are alive have applied it. ``final``: it is (G3): all have,
     and the ones cut off treat what they hold as stale by now. False when the shared system is away
     (the purge is applied here, and is made up for everywhere as soon as it is back), or when the
     call was not to wait so long.
+
+    ``scope``: whom these three speak of, and the purge reaches. "process": this process alone, for
+    there is no layer that others share; if there are other processes, what they hold is untouched.
+    "host": the workers of one gateway. "fleet": all instances that share a layer.
+    With ``stale_if_untrusted``, ``final`` does not speak of what an instance that is cut off lets stand
+    in for an origin that fails.
+
+    The others tell of the memory of *this process* only, as it was right before the purge, whatever the
+    scope is. ``matched``: entries that were named; None if no layer can be looked through.
+    ``matched_at_least``: not all could be looked at (`matching.MOST`), so there may be more. ``seen``:
+    whether each thing that was named was met; False if something was not, and all there is was
+    looked at: perhaps it is held elsewhere, perhaps nowhere, perhaps it is mistyped. None if not
+    known. ``unknown``: names of the layers that cannot be looked through, which may hold more.
     """
 
     applied: int
     instances: int
     final: bool = True
+    scope: Scope = "process"
+    matched: int | None = None
+    matched_at_least: bool = False
+    seen: bool | None = None
+    unknown: tuple[str, ...] = ()
 
 
 class LocalLog:

@@ -31,7 +31,7 @@ class Layer(Protocol):
     operations, and the stack's ``layer_timeout`` is not for it.
 
     Optional method: ``look``, as `get`, for an observer: it leaves no trace in ``stats``, nor in what is
-    evicted next.
+    evicted next. ``scan``, as in `MemoryLayer`: without it nobody can tell what a purge meets here.
     """
 
     @property

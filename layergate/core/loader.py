@@ -364,7 +364,7 @@ class Loader(Fetching):
             )
         # One by one: the cap on the number is for entries, a purge may name more.
         names = dict.fromkeys(name for tag in tags for name in checked_tags((tag,)))
-        return await self.invalidate(tuple(Mark("tag", name, soft) for name in names))
+        return await self.purge([(Mark("tag", name, soft),) for name in names])
 
     async def invalidate_by_pattern(self, pattern: str, soft: bool = False) -> PurgeReceipt:
         """Purge every entry whose key matches ``pattern``, where ``*`` is any run of characters;
@@ -372,7 +372,7 @@ class Loader(Fetching):
 
         Raises KeyRefused for an empty or oversized pattern, or one with too many ``*``.
         """
-        return await self.invalidate((Mark("glob", pattern, soft),))
+        return await self.purge([(Mark("glob", pattern, soft),)])
 
     # -- the rest ------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from layergate.core.events import NO_SPAN, Counters, Hook, Span
 from layergate.core.fleet import Joining, Lease, Leases, Log, SharedLayer, Waited
 from layergate.core.invalidation import Caught, LocalLog, Mark, Marks, PurgeReceipt
 from layergate.core.layer import Key, Layer, MaybeAwaitable, PeekableLayer
+from layergate.core.matching import PART, Matched, Matching
 from layergate.core.ports import Runtime
 from layergate.errors import ConfigError, LayerUnavailable, PartialWriteError
 
@@ -482,17 +483,63 @@ class Stack:
         if failed and self.write_policy == "strict":
             raise PartialWriteError(failed, ())
 
+    async def purge(
+        self,
+        named: Sequence[Sequence[Mark]],
+        *,
+        counts: Callable[[Entry], bool] | None = None,
+    ) -> PurgeReceipt:
+        """As `invalidate`, of the marks of each thing that is named; the receipt tells also what of
+        this process's memory they meet. ``counts``: of which entries; None: of all."""
+        matching = Matching(named)
+        matched = await self._count(matching, counts)
+        marks = tuple(dict.fromkeys(mark for marks in named for mark in marks))
+        return await self.invalidate(marks, matched=matched)
+
+    async def _count(self, matching: Matching, counts: Callable[[Entry], bool] | None) -> Matched:
+        layer = next((one for one in self.layers if hasattr(one, "scan")), None)
+        unknown = tuple(one.name for one in self.layers if one is not layer)
+        if layer is None:
+            return Matched(unknown=unknown)
+        scan: Callable[[int], tuple[list[tuple[Key, Entry]], bool]] = layer.scan
+        number = 0
+        try:
+            entries, whole = scan(matching.most)
+            now = self.runtime.now()
+            for at, (key, entry) in enumerate(entries, 1):
+                if (
+                    entry.expires > now
+                    and (counts is None or counts(entry))
+                    and matching.meets(entry, key, self._label)
+                    and not self.purged_since(entry.checked, entry.tags, key)
+                ):
+                    number += 1
+                if not at % PART:  # others may go on meanwhile
+                    await self.runtime.event().wait(0.0)
+        except Exception as error:
+            self.counters.on("layer_error", layer=layer.name, operation="scan", error=error)
+            return Matched(unknown=(layer.name, *unknown))
+        seen = True if matching.all_seen else False if whole else None
+        return Matched(number, not whole, seen, unknown)
+
     async def invalidate(
-        self, marks: tuple[Mark, ...], *, wait: float | None = None
+        self,
+        marks: tuple[Mark, ...],
+        *,
+        wait: float | None = None,
+        matched: Matched | None = None,
     ) -> PurgeReceipt:
         """Append to the invalidation log. When this returns, the purge is final (G3), if the
         receipt says so: not while the shared layer is away, nor if ``wait`` seconds (None: as many
         as it takes, which the log bounds) were too few for every live instance to apply it.
+        ``matched``: for the receipt; see `purge`.
 
         Raises KeyRefused, with nothing purged, for a pattern that `glob` refuses.
         """
         with self.counters.span("purge", marks=marks) as span:
             receipt = await self._log.append(marks, self.runtime.now(), wait=wait)
+            if matched is not None:
+                receipt = receipt._replace(**matched._asdict())
             if wait != 0.0:  # else nobody asked how far it got
                 span.note(receipt=receipt)
         self.counters.on("purge", marks=marks)

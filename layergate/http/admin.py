@@ -195,7 +195,16 @@ def _response(wanted: Any) -> Response | None:
 
 def _purged(receipt: PurgeReceipt) -> Served:
     """200 when the purge is final, 202 while it still has to reach an instance."""
-    result = {"applied": receipt.applied, "instances": receipt.instances}
+    result = {
+        "applied": receipt.applied,
+        "instances": receipt.instances,
+        "scope": receipt.scope,
+        # Of this process's memory.
+        "matched": receipt.matched,
+        "matched_at_least": receipt.matched_at_least,
+        "seen": receipt.seen,
+        "unknown": list(receipt.unknown),
+    }
     if receipt.final:
         return _answer(200, result=result)
     return _answer(202, result=result, messages=["applied here; not yet confirmed everywhere"])

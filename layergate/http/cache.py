@@ -1631,7 +1631,8 @@ class Cache:
         schemes: Literal["either", "exact"] = "either",
     ) -> PurgeReceipt:
         """Purge. When it returns, no response whose fetch began before the call is served (G3), on
-        any instance, if the receipt is ``final``; see `PurgeReceipt`.
+        any instance, if the receipt is ``final``; see `PurgeReceipt`. It tells also how many stored
+        responses (each variant is one) this process held that were named.
 
         ``tags``      surrogate keys.
         ``urls``      absolute URLs, with all their variants, however they are spelled (see `uri`).
@@ -1651,7 +1652,7 @@ class Cache:
 
         Raises PurgeRefused when nothing is named, or something that cannot be purged.
         """
-        marks = purge_marks(
+        named = named_marks(
             tags=tags,
             urls=urls,
             prefixes=prefixes,
@@ -1661,7 +1662,9 @@ class Cache:
             soft=soft,
             schemes=schemes,
         )
-        return await self.stack.invalidate(self._reaching(marks))
+        return await self.stack.purge(
+            [self._reaching(tuple(marks)) for marks in named], counts=_is_response
+        )
 
     def stats(self) -> dict[str, Any]:
         """Counters and sizes, as ``GET {admin}/stats`` shows them."""
@@ -1742,7 +1745,12 @@ class Cache:
         self.stack.forked()
 
 
-def purge_marks(
+def purge_marks(**what: Any) -> tuple[Mark, ...]:
+    """The marks of a purge; arguments as `named_marks`. Raises PurgeRefused."""
+    return tuple(mark for marks in named_marks(**what) for mark in marks)
+
+
+def named_marks(
     *,
     tags: Iterable[str] = (),
     urls: Iterable[str] = (),
@@ -1752,28 +1760,31 @@ def purge_marks(
     everything: bool = False,
     soft: bool = False,
     schemes: str = "either",
-) -> tuple[Mark, ...]:
-    """The marks of a purge. Raises PurgeRefused."""
+) -> list[list[Mark]]:
+    """The marks of each thing that a purge names. Raises PurgeRefused."""
     if schemes not in ("either", "exact"):
         raise PurgeRefused(f"schemes must be 'either' or 'exact', got {schemes!r}")
-    marks: list[Mark] = []
+    named: list[list[Mark]] = []
     for tag in _texts(tags, "tags"):
-        marks.append(Mark("tag", _checked_tag(tag), soft))
+        named.append([Mark("tag", _checked_tag(tag), soft)])
     for url in _texts(urls, "urls"):
         escaped = _escaped(url, "urls")
         if canonical_uri(escaped) is None:
             raise PurgeRefused(f"urls must be absolute http(s) URLs, got {url!r}")
-        marks += _url_marks((escaped,), soft=soft, either=schemes == "either")
+        named.append(_url_marks((escaped,), soft=soft, either=schemes == "either"))
     for prefix in _texts(prefixes, "prefixes"):
-        named, colon, rest = _escaped(prefix, "prefixes").rpartition("://")
-        for scheme in (named,) if colon else ("http", "https"):
+        before, colon, rest = _escaped(prefix, "prefixes").rpartition("://")
+        marks: list[Mark] = []
+        for scheme in (before,) if colon else ("http", "https"):
             text = label_prefix(scheme, rest)
             if text is None:
                 raise PurgeRefused(f"prefixes must look like 'host/path', got {prefix!r}")
             marks.append(Mark("prefix", text, soft))
+        named.append(marks)
     for host in _texts(hosts, "hosts"):
         if "/" in host:
             raise PurgeRefused(f"hosts must be host names, got {host!r}; use prefixes for paths")
+        marks = []
         for scheme in ("http", "https"):
             text = label_prefix(scheme, _escaped(host, "hosts"))
             if text is None:
@@ -1781,6 +1792,7 @@ def purge_marks(
             marks.append(Mark("prefix", text, soft))
             if ":" not in host.rpartition("]")[2]:
                 marks.append(Mark("prefix", text[:-1] + ":", soft))
+        named.append(marks)
     for pattern in _texts(patterns, "patterns"):
         escaped = _escaped(pattern, "patterns")
         if "://" not in escaped and not escaped.startswith(("/", "*")):
@@ -1797,16 +1809,16 @@ def purge_marks(
             glob(text)
         except KeyRefused as error:
             raise PurgeRefused(f"patterns: {error}") from None
-        marks.append(Mark("path" if text.startswith("/") else "glob", text, soft))
+        named.append([Mark("path" if text.startswith("/") else "glob", text, soft)])
     if not isinstance(everything, bool) or not isinstance(soft, bool):
         raise PurgeRefused("everything and soft must be True or False")
     if everything:
-        marks.append(Mark("all", "", soft))
-    if not marks:
+        named.append([Mark("all", "", soft)])
+    if not named:
         raise PurgeRefused(
             "a purge must name something: tags, urls, prefixes, hosts, patterns or everything"
         )
-    return tuple(marks)
+    return named
 
 
 def _checked_tag(tag: str) -> str:
@@ -1863,6 +1875,10 @@ def _apart(match: Match | None) -> bool:
     """Is there a rule's lifetime, and not for requests with cookies? These would only wait to hear
     no, and what they get says nothing about what the others share."""
     return match is not None and match.rule.ttl is not None and not match.rule.allow_cookie
+
+
+def _is_response(entry: Entry) -> bool:
+    return isinstance(entry.value, StoredResponse)
 
 
 def _complete(entry: Entry) -> bool:

@@ -34,9 +34,9 @@ from layergate.http.request import Request
 from layergate.http.rules import Match
 from layergate.http.selecting import normalise
 from layergate.http.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
-from layergate.http.uri import twin
 from layergate.http.storing import Refused
 from layergate.http.targeted import parse_targeted, policy_of
+from layergate.http.uri import twin
 from layergate.http.validation import conditional_lines, freshens
 from layergate.http.variants import nominating_line
 

@@ -259,7 +259,9 @@ def _label_path(path: str, *, partial: bool = False) -> tuple[str, bool]:
     and whether it ended at a "#". ``partial``: it is the beginning of some path."""
     if path and _PLAIN_PATH(path):
         return path, False
-    if path[:1] != "/":  # the absolute form of a target (RFC 9112 3.2.2), from a server that left it
+    if (
+        path[:1] != "/"
+    ):  # the absolute form of a target (RFC 9112 3.2.2), from a server that left it
         absolute = _ABSOLUTE.match(path)
         path = path[absolute.end() :] if absolute is not None else path
     octets = unquote_to_bytes(path.encode("latin-1", "surrogateescape"))

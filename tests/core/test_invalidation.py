@@ -173,7 +173,7 @@ async def test_a_refused_pattern_changes_nothing() -> None:
     assert not marks.purged_since(0, ("t",), "k")
     with pytest.raises(KeyRefused, match="kind"):
         await log.append((Mark("tags", "t"),), 0.0)  # type: ignore[arg-type]
-    assert await log.append((Mark("tag", "t"),), 0.0) == (1, 1, True)
+    assert (await log.append((Mark("tag", "t"),), 0.0))[:4] == (1, 1, True, "process")
     assert marks.position == 1
 
 

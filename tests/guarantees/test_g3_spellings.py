@@ -130,9 +130,7 @@ async def test_hosts(sent: str, shown: str) -> None:
     stored = got.hit
     assert (await world.cache.purge(urls=[f"https://{shown}/x"])).final
     assert not (await world.get("/x", host=sent)).hit
-    assert stored is (
-        sent in ("example.com:443", "xn--bcher-kva.example", "xn--strae-oqa.example")
-    )
+    assert stored is (sent in ("example.com:443", "xn--bcher-kva.example", "xn--strae-oqa.example"))
     for named in ({"hosts": [shown]}, {"prefixes": [shown + "/x"]}):
         await world.get("/x", host=sent)
         await world.cache.purge(**named)

@@ -73,7 +73,9 @@ async def test_who_was_cut_off_serves_nothing_purged(
             for method in ("GET", "HEAD"):
                 answer = await fleet[1].get("/page", method)
                 assert answer.status == 503
-            assert (await fleet[1].get("/page", headers={"cache-control": "max-stale"})).status == 503
+            assert (
+                await fleet[1].get("/page", headers={"cache-control": "max-stale"})
+            ).status == 503
             asked = {"range": "bytes=0-0"}
             assert (await fleet[1].get("/page", headers=asked)).status == 503
             proxy.resume()

@@ -63,7 +63,9 @@ PATH = st.lists(st.sampled_from(["a", "b c", "\u00e9", "%", "x?y", "x#y", "", "A
     st.sampled_from([b"", b"q", b"a=b&c=%20", b"/?", b"?"]),
 )
 @settings(max_examples=500, deadline=None, derandomize=True)
-def test_the_label_is_that_of_the_target_uri_with_or_without_a_raw_path(scheme, host, path, told, query):
+def test_the_label_is_that_of_the_target_uri_with_or_without_a_raw_path(
+    scheme, host, path, told, query
+):
     encoded = quote(path, safe="/;:@!$&'()*+,=~")
     raw = encoded.encode() if told else None
     key = variant_key(primary_key(scheme, host, path, raw, query), b"x")

@@ -200,6 +200,8 @@ async def test_a_purge(world: World, sdk: Sdk) -> None:
         "layergate.purge.instances": 1,
         "layergate.purge.kinds": ("key", "tag"),
         "layergate.purge.marks": 3,
+        "layergate.purge.matched": 0,
+        "layergate.purge.scope": "process",
     }
 
 

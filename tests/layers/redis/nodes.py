@@ -163,8 +163,11 @@ class Node:
 
     async def purge(
         self, tag: str, *, wait: float | None = None, soft: bool = False
-    ) -> PurgeReceipt:
-        return await self.log.append((Mark("tag", tag, soft),), self.runtime.now(), wait=wait)
+    ) -> tuple[int, int, bool]:
+        marks = (Mark("tag", tag, soft),)
+        receipt = await self.log.append(marks, self.runtime.now(), wait=wait)
+        assert receipt.scope == "fleet"
+        return receipt[:3]
 
     async def join(self) -> None:
         limit = time.monotonic() + BOUND
