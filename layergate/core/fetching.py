@@ -26,6 +26,7 @@ from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN, Hook, Span
 from layergate.core.fleet import Lease, Waited
 from layergate.core.flight import Flights, Pulse
+from layergate.core.invalidation import MAX_MARKS, MAX_PATTERNS
 from layergate.core.layer import Key, Layer
 from layergate.core.policy import Policy
 from layergate.core.ports import Runtime, Task
@@ -205,8 +206,8 @@ class Fetching(Stack):
         max_waiters: int = 65_536,
         max_refreshes: int = 256,
         fetch_term: float = 60.0,
-        max_marks: int = 100_000,
-        max_patterns: int = 512,
+        max_marks: int = MAX_MARKS,
+        max_patterns: int = MAX_PATTERNS,
         layer_timeout: float = 1.0,
         stale_if_untrusted: float | None = None,
         hooks: Iterable[Hook] = (),

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from layergate.core.entry import Entry
 from layergate.core.events import Hook
 from layergate.core.fetching import Fetching, LoadRuntime
-from layergate.core.invalidation import Mark, PurgeReceipt
+from layergate.core.invalidation import MAX_MARKS, MAX_PATTERNS, Mark, PurgeReceipt
 from layergate.core.layer import Key, Layer, MaybeAwaitable
 from layergate.core.policy import (
     Options,
@@ -64,8 +64,8 @@ class Loader(Fetching):
         max_waiters: int = 65_536,
         max_refreshes: int = 256,
         fetch_term: float = 60.0,
-        max_marks: int = 100_000,
-        max_patterns: int = 512,
+        max_marks: int = MAX_MARKS,
+        max_patterns: int = MAX_PATTERNS,
         layer_timeout: float = 1.0,
         stale_if_untrusted: float | None = None,
         hooks: Iterable[Hook] = (),

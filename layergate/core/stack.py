@@ -15,7 +15,15 @@ from layergate.core.codec import ValueType
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN, Counters, Hook, Span
 from layergate.core.fleet import Joining, Lease, Leases, Log, SharedLayer, Waited
-from layergate.core.invalidation import Caught, LocalLog, Mark, Marks, PurgeReceipt
+from layergate.core.invalidation import (
+    MAX_MARKS,
+    MAX_PATTERNS,
+    Caught,
+    LocalLog,
+    Mark,
+    Marks,
+    PurgeReceipt,
+)
 from layergate.core.layer import Key, Layer, MaybeAwaitable, PeekableLayer
 from layergate.core.matching import PART, Matched, Matching
 from layergate.core.ports import Runtime
@@ -107,8 +115,8 @@ class Stack:
         runtime: Runtime,
         write_policy: WritePolicy = "best-effort",
         label: Callable[[Any], str] = _text,
-        max_marks: int = 100_000,
-        max_patterns: int = 512,
+        max_marks: int = MAX_MARKS,
+        max_patterns: int = MAX_PATTERNS,
         layer_timeout: float = 1.0,
         hooks: Iterable[Hook] = (),
         values: Sequence[ValueType] = (),

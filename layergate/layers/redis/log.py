@@ -75,7 +75,7 @@ from typing import Any, Final, NamedTuple
 from layergate.core.codec import MAX_MARKS, Codec
 from layergate.core.fleet import Joining
 from layergate.core.flight import Pulse
-from layergate.core.invalidation import Mark, Marks, PurgeReceipt
+from layergate.core.invalidation import Mark, PurgeReceipt, matcher
 from layergate.errors import LayerError, LayerUnavailable, WireError
 from layergate.layers.redis.companion import Companion
 from layergate.layers.redis.keys import log_key
@@ -370,7 +370,8 @@ class RedisLog:
         self, marks: tuple[Mark, ...], time: float, *, wait: float | None = None
     ) -> PurgeReceipt:
         """See `Log.append`."""
-        Marks(max_marks=1, max_patterns=1).apply(1, marks, time)  # raises KeyRefused
+        for mark in marks:
+            matcher(mark)  # raises KeyRefused
         self._look_at_process()
         try:
             home, position, nonce = await self._append(marks, time)
