@@ -58,7 +58,9 @@ def main() -> None:
     print(f"exact: {MAX_MARKS:,} of a kind and severity, {MAX_PATTERNS:,} patterns")
     floors = _Floors(1 << 20, timed=False)
     print(f"a table of floors: {sys.getsizeof(floors._low) / 1e6:.1f} MB, made when it is needed")
-    print("before: 100,000 exact, then 4,096 slots, one for each mark; 512 patterns, then everything")
+    print(
+        "before: 100,000 exact, then 4,096 slots, one for each mark; 512 patterns, then everything"
+    )
     for sunk in (10_000, 68_000, 100_000, 200_000, 500_000, 1_000_000):
         before = 1 - (1 - 1 / 4096) ** sunk
         print(f"  {sunk:>9,} sunk marks void {chance(sunk, 1 << 20):7.2%}; before {before:7.2%}")

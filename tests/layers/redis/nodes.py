@@ -14,7 +14,7 @@ import pytest
 from layergate.core.codec import Codec
 from layergate.core.events import Counters
 from layergate.core.fleet import Joining
-from layergate.core.invalidation import Mark, Marks, PurgeReceipt
+from layergate.core.invalidation import Mark, Marks
 from layergate.core.lease import Exponential, Waiting
 from layergate.layers.redis.keys import log_key
 from layergate.layers.redis.leases import RedisLeases
