@@ -9,6 +9,7 @@ from typing import Any
 from layergate.config import Options, check_telemetry
 from layergate.core.events import Hook
 from layergate.core.fleet import Joining, Log, SharedLayer
+from layergate.core.invalidation import MAX_MARKS, MAX_PATTERNS
 from layergate.core.layer import Layer
 from layergate.core.loader import Loader, LoadRuntime
 from layergate.core.stack import Stack, WritePolicy
@@ -45,9 +46,10 @@ class CacheStack(Loader):
         max_waiters: int = 65_536,
         max_refreshes: int = 256,
         fetch_term: float = 60.0,
-        max_marks: int = 100_000,
-        max_patterns: int = 512,
+        max_marks: int = MAX_MARKS,
+        max_patterns: int = MAX_PATTERNS,
         layer_timeout: float = 1.0,
+        stale_if_untrusted: float | None = None,
         telemetry: Any = None,
         trace_keys: bool = False,
         name: str = "CacheStack",
@@ -64,6 +66,7 @@ class CacheStack(Loader):
             max_marks=max_marks,
             max_patterns=max_patterns,
             layer_timeout=layer_timeout,
+            stale_if_untrusted=stale_if_untrusted,
         )
         check_telemetry(telemetry)
         logs.turn_on()

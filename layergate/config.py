@@ -506,6 +506,12 @@ class Options:
                             `OriginUnreachable`) or answers 502, 503 or 504. Not if the response
                             forbids it (must-revalidate, proxy-revalidate, s-maxage, no-cache).
                             s. None: not unless ``stale-if-error`` permits it.
+      ``stale_if_untrusted``  for how long after this instance lost touch with the shared layer (past
+                            its ``max_disconnected``) a stored response may still stand in for an
+                            origin that fails, within the windows that permit it. A purge that passes
+                            meanwhile goes unheard here: a receipt that says ``final`` then does not
+                            cover these responses. s. None: what may have been purged never stands
+                            in.
 
     What is heard and said
       ``request_directives``  obey the Cache-Control of requests (RFC 9111 5.2.1).
@@ -558,6 +564,7 @@ class Options:
     layer_timeout: Seconds = 0.25
     origin_timeout: Seconds | None = None
     stale_if_unreachable: Seconds | None = None
+    stale_if_untrusted: Seconds | None = None
     request_directives: bool = True
     reload_pause: Seconds | None = 1.0
     cache_status: bool = True
@@ -629,7 +636,9 @@ class Options:
         put(self, "layer_timeout", seconds(self.layer_timeout, "layer_timeout", "", optional=False))
         if not self.layer_timeout:
             raise ConfigError("layer_timeout must be > 0 seconds, got 0; 0.25 is the default")
-        for option in ("origin_timeout", "stale_if_unreachable", "reload_pause"):
+        for option in (
+            "origin_timeout", "stale_if_unreachable", "stale_if_untrusted", "reload_pause",
+        ):  # fmt: skip
             put(self, option, seconds(getattr(self, option), option, ""))
         for option in (
             "collapse", "request_directives", "cache_status", "strip_tags", "trace_keys",

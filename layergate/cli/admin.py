@@ -39,6 +39,9 @@ def add(commands: Any) -> None:
         )
     purge.add_argument("--everything", action="store_true", help="all of it")
     purge.add_argument("--soft", action="store_true", help="make stale instead of gone")
+    purge.add_argument(
+        "--exact-scheme", action="store_true", help="URLs under the scheme that they name alone"
+    )
     purge.add_argument("--json", action="store_true", help="the endpoint's answer, for tools")
     add_admin(purge)
     purge.set_defaults(run=run_purge)
@@ -70,6 +73,8 @@ def run_purge(arguments: argparse.Namespace) -> int:
         options = ", ".join(option for option, _, _ in _LISTS)
         raise UsageError(f"a purge must name something: {options} or --everything")
     document["soft"] = arguments.soft
+    if arguments.exact_scheme:
+        document["schemes"] = "exact"
     status, answer = AdminClient(arguments).post("purge", document)
     if arguments.json:
         print(json.dumps(answer, indent=2))
@@ -78,10 +83,42 @@ def run_purge(arguments: argparse.Namespace) -> int:
         result = result if isinstance(result, dict) else {}
         applied, instances = result.get("applied"), result.get("instances")
         print(printable(f"purged: {applied} of {instances} instances have applied it"))
+        for line in _met(result):
+            print(printable(line))
     if status == 202:
         print("layergate: not yet confirmed by every instance; it is made up for", file=sys.stderr)
         return 3
     return 0
+
+
+_SCOPES: Final = {
+    "process": "this process alone: other processes keep what they hold",
+    "host": "the workers of this gateway",
+    "fleet": "all instances that share a layer",
+}
+
+
+def _met(result: dict[str, Any]) -> list[str]:
+    """What a receipt tells beside how far it got; nothing, if it is from a version that does not."""
+    scope, matched = result.get("scope"), result.get("matched")
+    if scope is None:
+        return []
+    number = "unknown" if matched is None else str(matched)
+    if matched is not None and result.get("matched_at_least"):
+        number = f">= {number}"
+    unknown = result.get("unknown")
+    others = (
+        f" ({', '.join(map(str, unknown))}: unknown)"
+        if isinstance(unknown, list) and unknown
+        else ""
+    )
+    lines = [
+        f"scope: {scope} ({_SCOPES.get(str(scope), 'unknown')})",
+        f"matched: {number} in the memory of the process that was asked{others}",
+    ]
+    if result.get("seen") is False:
+        lines.append("seen: no; something that was named is not in that memory")
+    return lines
 
 
 def run_stats(arguments: argparse.Namespace) -> int:

@@ -242,7 +242,8 @@ class Codec:
         try:
             times = (
                 entry.created,
-                entry.fresh_until,
+                # (What a soft purge made stale is made so anew by its mark, wherever it is read.)
+                entry.stale_from,
                 entry.stale_while_revalidate,
                 entry.stale_if_error,
                 entry.expires,

@@ -18,16 +18,19 @@ class Entry:
     ``checked``      the log position up to which this very object is known not to be purged
                      (in-process only, never on the wire; always >= ``stamp``).
     ``created``      when the value was fetched or last validated.
-    ``fresh_until``  end of the freshness lifetime. A soft purge lowers it.
+    ``fresh_until``  end of the freshness lifetime. Where something else than time has ended it (see
+                     `outdate`) it is 0, so that no clock that is set back makes the value fresh
+                     again.
+    ``outdated``     when that was; None if nothing has.
     ``stale_while_revalidate``, ``stale_if_error``
-                     how long after ``fresh_until`` the value may still be used (RFC 5861).
+                     how long after ``stale_from`` the value may still be used (RFC 5861).
     ``expires``      when a layer may reclaim it; never before the end of both windows.
-    ``doubtful``     it may have been purged unheard: to be used only once validated, or when the
-                     origin fails (in-process only).
+    ``doubtful``     it may have been purged unheard: to be used only once validated (in-process
+                     only).
     ``size``         payload in bytes as the producer knows it, or 0 for "let the layer estimate".
 
-    Treat it as immutable, but for ``checked`` and for the one-way lowering of ``fresh_until``
-    (both are single stores of a number, safe without a lock).
+    Treat it as immutable, but for ``checked`` and for `outdate` (single stores of a number in an
+    order that is safe without a lock).
     """
 
     __slots__ = (
@@ -36,6 +39,7 @@ class Entry:
         "doubtful",
         "expires",
         "fresh_until",
+        "outdated",
         "size",
         "stale_if_error",
         "stale_while_revalidate",
@@ -69,42 +73,66 @@ class Entry:
         self.stamp = stamp
         self.checked = stamp
         self.doubtful = False
+        self.outdated: float | None = None
         self.size = size
+
+    @property
+    def stale_from(self) -> float:
+        """The moment the stale windows run from: the end of the freshness lifetime, by time or by
+        `outdate`."""
+        return self.fresh_until if self.outdated is None else self.outdated
+
+    def staleness(self, now: float) -> float:
+        """For how many seconds it has been stale at ``now``; negative while it is fresh."""
+        if self.outdated is None:
+            return now - self.fresh_until
+        return max(0.0, now - self.outdated)
+
+    def outdate(self, time: float) -> None:
+        """Make it stale, as of ``time`` (seconds since the epoch) or as of the end of its lifetime,
+        whichever comes first. Whatever the wall clock says from now on, it is not fresh again."""
+        # The time first: whoever reads the 0 finds it.
+        self.outdated = min(time, self.stale_from)
+        self.fresh_until = 0.0
 
     def clipped(self, fresh_until: float) -> Entry:
         """A copy that is fresh no longer than ``fresh_until`` (a layer's own, shorter TTL)."""
-        cut = min(self.fresh_until, fresh_until)
+        ends = self.stale_from
+        cut = min(ends, fresh_until)
         copy = Entry(
             self.value,
             created=self.created,
             fresh_until=cut,
             stale_while_revalidate=self.stale_while_revalidate,
             stale_if_error=self.stale_if_error,
-            expires=max(cut, self.expires - (self.fresh_until - cut)),
+            expires=max(cut, self.expires - (ends - cut)),
             tags=self.tags,
             stamp=self.stamp,
             size=self.size,
         )
         copy.checked = self.checked
+        if self.outdated is not None:
+            copy.outdate(cut)
         return copy
 
     def windowed(self, stale_while_revalidate: float | None, stale_if_error: float | None) -> Entry:
         """A copy whose stale windows are no longer than these (a layer's own), seconds; None: as
         they are."""
-        copy = self.clipped(self.fresh_until)
+        copy = self.clipped(self.stale_from)
         if stale_while_revalidate is not None:
             copy.stale_while_revalidate = min(self.stale_while_revalidate, stale_while_revalidate)
         if stale_if_error is not None:
             copy.stale_if_error = min(self.stale_if_error, stale_if_error)
         # Where nothing but its windows kept it; otherwise it is kept for validation.
-        if self.expires <= self.fresh_until + max(self.stale_while_revalidate, self.stale_if_error):
+        if self.expires <= self.stale_from + max(self.stale_while_revalidate, self.stale_if_error):
             windows = max(copy.stale_while_revalidate, copy.stale_if_error)
-            copy.expires = self.fresh_until + windows
+            copy.expires = self.stale_from + windows
         return copy
 
     def distrusted(self, now: float) -> Entry:
-        """A copy that is stale, and may be used only if validated or if the origin fails."""
+        """A copy that is stale, and may be used only if validated."""
         copy = self.clipped(now)
+        copy.outdate(now)
         copy.expires = self.expires
         copy.stale_while_revalidate = 0.0
         copy.doubtful = True

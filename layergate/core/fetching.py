@@ -21,10 +21,12 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from types import TracebackType
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVar
 
+from layergate.config import seconds
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN, Hook, Span
 from layergate.core.fleet import Lease, Waited
 from layergate.core.flight import Flights, Pulse
+from layergate.core.invalidation import MAX_MARKS, MAX_PATTERNS
 from layergate.core.layer import Key, Layer
 from layergate.core.policy import Policy
 from layergate.core.ports import Runtime, Task
@@ -204,9 +206,10 @@ class Fetching(Stack):
         max_waiters: int = 65_536,
         max_refreshes: int = 256,
         fetch_term: float = 60.0,
-        max_marks: int = 100_000,
-        max_patterns: int = 512,
+        max_marks: int = MAX_MARKS,
+        max_patterns: int = MAX_PATTERNS,
         layer_timeout: float = 1.0,
+        stale_if_untrusted: float | None = None,
         hooks: Iterable[Hook] = (),
     ) -> None:
         super().__init__(
@@ -233,6 +236,7 @@ class Fetching(Stack):
             raise ConfigError(f"fetch_term must be above 0 seconds, got {fetch_term!r}; e.g. 60")
         if ttl is not None:
             ttl = Policy(self.layers, None, ttl=ttl).ttl
+        self._stale_if_untrusted = seconds(stale_if_untrusted, "stale_if_untrusted", "")
         self._now = runtime.now
         self.default_ttl = ttl
         self._max_waiters = max_waiters
@@ -578,7 +582,7 @@ class Fetching(Stack):
             entry = found[key].entry if key in found else None
             if entry is not None:
                 flight.held = entry
-            if entry is None or now >= entry.fresh_until + entry.stale_while_revalidate:
+            if entry is None or entry.staleness(now) >= entry.stale_while_revalidate:
                 if flight not in self._refreshing:
                     self.counters.on("miss", key=key)
                 continue
@@ -753,12 +757,9 @@ class Fetching(Stack):
         if not self.trusted:  # (asked first: see `Stack.peek`)
             windows = tuple(window for window in windows if window == "stale_if_error")
         entry = flight.held
-        if entry is None or (
-            entry.checked != self.marks.position
-            and not self.marks.admit(entry, self._label(flight.key))
-        ):
+        if entry is None or not self.vouches(flight.key, entry, self._stale_if_untrusted):
             return None
-        past = self._now() - entry.fresh_until  # after `admit`, which may lower it
+        past = entry.staleness(self._now())  # after `admit`, which may make it stale
         return entry if any(past < getattr(entry, window) for window in windows) else None
 
     async def _wait(self, flight: _Flight, seen: int, seconds: float | None) -> bool:

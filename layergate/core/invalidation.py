@@ -12,13 +12,16 @@ Nothing here compares clocks; positions alone decide. The wall time of a mark is
 purpose: a *soft* purge makes an entry stale from that moment on, and the stale windows run from
 there (from the first one that concerns the entry, however many follow).
 
-Bounded: tags and keys are kept exactly, up to a cap; the oldest beyond it sink into a table of
-floors by hash, where a collision can only invalidate too much, never too little. Patterns (like
-Varnish's bans) are tested once per entry; the oldest beyond their cap becomes a floor for everything.
+Bounded: tags, keys and prefixes are kept exactly, up to a cap; the oldest beyond it sink into a table of
+floors by hash (`_Floors`), where a collision can only invalidate too much, never too little. Patterns (like
+Varnish's bans) are found by what they begin with, and tested once per entry; the oldest beyond their cap
+becomes the prefix that it begins with, or, if it begins with a star, a floor for everything. What floods
+of them void, and what a mark costs, is printed by ``benchmarks/marks.py``.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -29,6 +32,8 @@ from layergate.core.entry import Entry
 from layergate.errors import KeyRefused
 
 __all__ = [
+    "MAX_MARKS",
+    "MAX_PATTERNS",
     "MAX_PATTERN_LENGTH",
     "Caught",
     "Glob",
@@ -37,7 +42,9 @@ __all__ = [
     "MarkKind",
     "Marks",
     "PurgeReceipt",
+    "Scope",
     "glob",
+    "matcher",
 ]
 
 MarkKind: TypeAlias = Literal["tag", "key", "prefix", "glob", "path", "all"]
@@ -45,8 +52,18 @@ MarkKind: TypeAlias = Literal["tag", "key", "prefix", "glob", "path", "all"]
 MAX_PATTERN_LENGTH: Final = 2048
 MAX_PATTERN_STARS: Final = 16
 _SHORT: Final = 64  # characters
-_FLOORS: Final = 4096  # power of two
 _SOFT_DEPTH: Final = 4
+_SLOTS_PER_MARK: Final = 32  # of a table of floors, for each mark that is kept exactly
+_LEAST_SLOTS: Final = 1 << 15
+_MOST_SLOTS: Final = 1 << 20  # as a mark takes three of them by 20 bits of a hash each
+_WORD: Final = (1 << 64) - 1
+_LENGTHS: Final = 256  # by which prefixes, and beginnings of patterns, are looked up
+_BUCKET: Final = 2048  # patterns with one beginning: what an entry is tested against at most
+
+MAX_MARKS: Final = 32_768
+"""Tags, keys and prefixes of each severity that are kept exactly, by default."""
+MAX_PATTERNS: Final = 8_192
+"""Patterns of each severity, by default."""
 
 Glob: TypeAlias = Callable[[str], bool]
 
@@ -71,7 +88,7 @@ class Caught(NamedTuple):
 
     ``kind``, ``value``, ``soft``: as in `Mark`; or the kind ``log``: nobody knows any more what was
     purged since this entry was stamped. ``time``: when it was purged, seconds since the epoch; None
-    for the kind ``log``.
+    for the kind ``log``, and where so much was purged since that nobody knows.
     """
 
     kind: str
@@ -115,13 +132,18 @@ def glob(pattern: str) -> Glob:
     return matches
 
 
+def _path_of(label: str) -> str:
+    """What follows the authority in a URI label."""
+    authority = label.find("://")
+    path = label.find("/", authority + 3) if authority >= 0 else 0
+    return label[path:] if path >= 0 else "/"
+
+
 def _path_glob(pattern: str) -> Glob:
     matches = glob(pattern)
 
     def matches_path(subject: str) -> bool:
-        authority = subject.find("://")
-        path = subject.find("/", authority + 3) if authority >= 0 else 0
-        return matches(subject[path:] if path >= 0 else "/")
+        return matches(_path_of(subject))
 
     return matches_path
 
@@ -169,48 +191,173 @@ def _short(value: str) -> str:
     return blake2b(value.encode("utf-8", "surrogatepass"), digest_size=_SHORT // 4).hexdigest()
 
 
+def _merged(history: _History, more: _History, depth: int) -> _History:
+    """Two histories in one, at most ``depth`` long."""
+    merged: _History = ()
+    for at in sorted((*history, *more)):
+        merged = _extended(merged, at, depth)
+    return merged
+
+
+class _Floors:
+    """Where marks go that are too many: three slots of a table for each, by its value's hash, which hold
+    the newest position of all whose slot it is.
+
+    What was marked has three slots at least as high as its mark. What was not is taken for marked only
+    if all three of its own are high by chance: of n marks in a table of m slots, (1 - e^(-3n/m))^3 of
+    everything else.
+
+    Eight bytes a slot, and as many again for times (``timed``), and where positions need more bits.
+    """
+
+    __slots__ = ("_high", "_low", "_mask", "_slots", "_times")
+
+    def __init__(self, slots: int, *, timed: bool) -> None:
+        self._slots = slots
+        self._mask = slots - 1
+        self._low = array("Q", bytes(8 * slots))
+        self._high: array[int] | None = None  # bits from the 65th on
+        self._times = array("d", [_UNKNOWN]) * slots if timed else None
+
+    def _of(self, value: str) -> tuple[int, int, int]:
+        digest, mask = hash(value), self._mask
+        return digest & mask, digest >> 20 & mask, digest >> 40 & mask
+
+    def _position(self, slot: int) -> int:
+        high = self._high
+        return self._low[slot] if high is None else high[slot] << 64 | self._low[slot]
+
+    def add(self, value: str, at: _At) -> None:
+        high = at.position >> 64
+        if high and self._high is None:
+            self._high = array("Q", bytes(8 * self._slots))
+        for slot in self._of(value):
+            if self._times is not None:
+                time = self._times[slot]
+                self._times[slot] = at.time if time == _UNKNOWN else min(time, at.time)
+            if at.position > self._position(slot):
+                if self._high is not None:
+                    # First: who reads in between, without a lock, finds it too high, if anything.
+                    self._high[slot] = high
+                self._low[slot] = at.position & _WORD
+
+    def since(self, value: str, since: int) -> float | None:
+        """As `_Exact.since`; the time is `_UNKNOWN` where none is kept."""
+        slots = self._of(value)
+        for slot in slots:
+            if self._position(slot) <= since:
+                return None
+        if self._times is None:
+            return _UNKNOWN
+        # Each is that of the first of several marks, so none is later than this value's own.
+        return max(self._times[slot] for slot in slots)
+
+
+_UNKNOWN: Final = float("-inf")
+
+
 class _Exact:
-    """value -> marks. Past ``cap`` values the oldest sinks into a floor shared by its hash.
+    """value -> marks. Past ``cap`` values the oldest sinks into the floors.
+
+    ``newest``: the highest position of all.
 
     Written by one thread at a time, read by any without a lock: so a mark is never out of sight,
     not even while it is moved.
     """
 
-    __slots__ = ("_cap", "_depth", "_exact", "_floors")
+    __slots__ = ("_cap", "_depth", "_exact", "_floors", "newest")
 
     def __init__(self, cap: int, depth: int) -> None:
         self._cap = cap
         self._depth = depth
         self._exact: OrderedDict[str, _History] = OrderedDict()
-        self._floors: list[_At | None] | None = None
+        self._floors: _Floors | None = None
+        self.newest = -1
 
-    def add(self, value: str, at: _At) -> None:
+    def add(self, value: str, history: _History) -> None:
         value = _short(value)
         exact = self._exact
-        exact[value] = _extended(exact.get(value, ()), at, self._depth)
-        exact.move_to_end(value)  # the order is the order of age
+        exact[value] = _merged(exact.get(value, ()), history, self._depth)
+        exact.move_to_end(value)  # the order is, but for patterns that sank, the order of age
+        self.newest = max(self.newest, history[-1].position)
         if len(exact) > self._cap:
             oldest = next(iter(exact))
             floors = self._floors
             if floors is None:
-                floors = self._floors = [None] * _FLOORS
-            slot = hash(oldest) & (_FLOORS - 1)
-            floor = floors[slot]
+                slots = 1 << (self._cap * _SLOTS_PER_MARK - 1).bit_length()
+                slots = max(_LEAST_SLOTS, min(_MOST_SLOTS, slots))
+                # A hard mark's time is nobody's business.
+                floors = self._floors = _Floors(slots, timed=self._depth > 1)
             for sunk in exact[oldest]:
-                floor = sunk if floor is None else _At(sunk.position, min(floor.time, sunk.time))
-                # (what sinks later was marked later: its position is the higher one)
-            floors[slot] = floor
-            del exact[oldest]  # only now that the floor holds it
+                floors.add(oldest, sunk)
+            del exact[oldest]  # only now that the floors hold it
 
     def since(self, value: str, since: int) -> float | None:
         """The earliest time of the marks of ``value`` after position ``since``, or None."""
+        if self.newest <= since:
+            return None
         value = _short(value)
         time = _after(self._exact.get(value, ()), since)
         if self._floors is not None:
-            floor = self._floors[hash(value) & (_FLOORS - 1)]
-            if floor is not None and floor.position > since and (time is None or floor.time < time):
-                return floor.time
+            floor = self._floors.since(value, since)
+            if floor is not None and (time is None or floor < time):
+                return floor
         return time
+
+    def __len__(self) -> int:
+        return len(self._exact)
+
+
+class _Lengths:
+    """The lengths of the beginnings that are looked up in a text: not too many."""
+
+    __slots__ = ("all",)
+
+    def __init__(self) -> None:
+        self.all: tuple[int, ...] = ()
+
+    def cut(self, text: str) -> str:
+        """``text``, or as much of its beginning as has one of the lengths, if there are too many. It is
+        looked up from now on."""
+        length = len(text)
+        if length not in self.all:
+            if len(self.all) >= _LENGTHS:
+                length = max((one for one in self.all if one < length), default=0)
+            if length not in self.all:
+                self.all = (*self.all, length)
+        return text[:length]
+
+
+class _Prefixes:
+    """Beginnings of texts -> marks. ``newest``: as in `_Exact`."""
+
+    __slots__ = ("_exact", "_lengths")
+
+    def __init__(self, cap: int, depth: int) -> None:
+        self._exact = _Exact(cap, depth)
+        self._lengths = _Lengths()
+
+    def add(self, value: str, history: _History) -> bool:
+        """False, and nothing is added, for one that would have to be that of everything."""
+        value = self._lengths.cut(value)
+        if value:
+            self._exact.add(value, history)
+        return bool(value)
+
+    @property
+    def newest(self) -> int:
+        return self._exact.newest
+
+    def times(self, text: str, since: int) -> list[tuple[str, float]]:
+        """The prefixes of ``text`` that were marked after ``since``, each with the earliest time."""
+        if self._exact.newest <= since:
+            return []
+        found = [
+            (text[:length], self._exact.since(text[:length], since))
+            for length in self._lengths.all
+            if length <= len(text)
+        ]
+        return [(value, time) for value, time in found if time is not None]
 
     def __len__(self) -> int:
         return len(self._exact)
@@ -221,6 +368,74 @@ class _Pattern(NamedTuple):
     matches: Glob
 
 
+class _Patterns:
+    """Patterns, by what they begin with. ``newest``: as in `_Exact`."""
+
+    __slots__ = ("_cap", "_depth", "_lengths", "_order", "_starts", "newest")
+
+    def __init__(self, cap: int, depth: int) -> None:
+        self._cap = cap
+        self._depth = depth
+        self._order: OrderedDict[str, str] = OrderedDict()  # pattern -> beginning, oldest first
+        self._starts: dict[str, dict[str, _Pattern]] = {}
+        self._lengths = _Lengths()
+        self.newest = -1
+
+    def add(
+        self, value: str, matches: Glob, at: _At, sink: Callable[[str, _History], None]
+    ) -> None:
+        """``sink``: takes the beginning and the history of one that is dropped."""
+        start = self._order.get(value)
+        if start is None:
+            start = self._lengths.cut(value.partition("*")[0])
+        # Copied, not changed in place: `times` may be walking the old one in another thread.
+        patterns = dict(self._starts.get(start, ()))
+        before = patterns.pop(value, None)
+        history = _extended(() if before is None else before.history, at, self._depth)
+        patterns[value] = _Pattern(history, matches)
+        self._starts[start] = patterns
+        self._order[value] = start
+        self._order.move_to_end(value)
+        self.newest = at.position
+        if len(patterns) > min(_BUCKET, self._cap):
+            self._drop(next(iter(patterns)), sink)
+        if len(self._order) > self._cap:
+            self._drop(next(iter(self._order)), sink)
+
+    def _drop(self, value: str, sink: Callable[[str, _History], None]) -> None:
+        start = self._order.pop(value)
+        patterns = dict(self._starts[start])
+        # First: a pattern that sinks is seen here or there.
+        sink(value.partition("*")[0], patterns.pop(value).history)
+        if patterns:
+            self._starts[start] = patterns
+        else:
+            del self._starts[start]
+
+    def times(self, text: str, label: str, since: int) -> list[tuple[str, float]]:
+        """The patterns that were marked after ``since`` and match ``label``, each with the earliest
+        time. ``text``: what they begin like."""
+        if self.newest <= since:
+            return []
+        found = []
+        for length in self._lengths.all:
+            patterns = self._starts.get(text[:length]) if length <= len(text) else None
+            if patterns is None:
+                continue
+            # The newest is the last: walk backwards and stop at what was already seen.
+            for value, pattern in reversed(patterns.items()):
+                if pattern.history[-1].position <= since:
+                    break
+                if pattern.matches(label):
+                    time = _after(pattern.history, since)
+                    assert time is not None
+                    found.append((value, time))
+        return found
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+
 class _Severity:
     """All marks of one severity (hard, or soft).
 
@@ -228,71 +443,83 @@ class _Severity:
     the newest says it all. A soft one must, for the windows run from the *first* that an entry met.
     """
 
-    __slots__ = ("_depth", "_max_patterns", "all", "keys", "patterns", "tags")
+    __slots__ = (
+        "_depth", "all", "globs", "keys", "path_globs", "path_prefixes", "prefixes", "tags",
+    )  # fmt: skip
 
     def __init__(self, max_marks: int, max_patterns: int, depth: int) -> None:
         self.tags = _Exact(max_marks, depth)
         self.keys = _Exact(max_marks, depth)
-        self.patterns: dict[tuple[MarkKind, str], _Pattern] = {}
+        self.prefixes = _Prefixes(max_marks, depth)
+        self.path_prefixes = _Prefixes(max_marks, depth)
+        self.globs = _Patterns(max_patterns, depth)
+        self.path_globs = _Patterns(max_patterns, depth)
         self.all: _History = ()
-        self._max_patterns = max_patterns
         self._depth = depth
 
     def add(self, mark: Mark, matches: Glob | None, at: _At) -> None:
         kind, value = mark.kind, mark.value
         if kind == "tag":
-            self.tags.add(value, at)
+            self.tags.add(value, (at,))
         elif kind == "key":
-            self.keys.add(value, at)
+            self.keys.add(value, (at,))
+        elif kind == "prefix":
+            self._sink(value, (at,))
         elif matches is None:
-            self.all = _extended(self.all, at, self._depth)
+            self._everything((at,))
+        elif kind == "path":
+            self.path_globs.add(value, matches, at, self._sink_path)
         else:
-            # Copied, not changed in place: `since` may be walking the old one in another thread.
-            patterns = dict(self.patterns)
-            before = patterns.pop((kind, value), None)
-            history = _extended(() if before is None else before.history, at, self._depth)
-            patterns[kind, value] = _Pattern(history, matches)
-            if len(patterns) > self._max_patterns:
-                sunk = patterns.pop(next(iter(patterns))).history
-                # Behind the marks for everything that came later, so in the order of positions.
-                merged = sorted((*self.all, *sunk))
-                everything: _History = ()
-                for one in merged:
-                    everything = _extended(everything, one, self._depth)
-                self.all = everything
-            self.patterns = patterns
+            self.globs.add(value, matches, at, self._sink)
+
+    def _sink(self, start: str, history: _History) -> None:
+        if not self.prefixes.add(start, history):
+            self._everything(history)
+
+    def _sink_path(self, start: str, history: _History) -> None:
+        if not self.path_prefixes.add(start, history):
+            self._everything(history)
+
+    def _everything(self, history: _History) -> None:
+        self.all = _merged(self.all, history, self._depth)
 
     def since(self, since: int, tags: Iterable[str], label: str) -> float | None:
         """The earliest time of the marks after ``since`` that match; None if none does."""
-        # Read before `all`: a pattern that sinks meanwhile is then seen here or there.
-        patterns = self.patterns
-        times = [_after(self.all, since), self.keys.since(label, since)]
-        times += [self.tags.since(tag, since) for tag in tags]
-        # The newest pattern is the last: walk backwards and stop at what was already seen.
-        for pattern in reversed(patterns.values()):
-            if pattern.history[-1].position <= since:
-                break
-            if pattern.matches(label):
-                times.append(_after(pattern.history, since))
-        return min((time for time in times if time is not None), default=None)
+        return min((time for _, _, time in self.catching(since, tags, label)), default=None)
 
     def catching(self, since: int, tags: Iterable[str], label: str) -> list[_Named]:
         """What `since` finds, by name."""
-        found: list[tuple[str, str, float | None]] = [
-            ("all", "", _after(self.all, since)),
+        found: list[_Named] = []
+        # Patterns first, then what they sink into: one that sinks meanwhile is seen here or there.
+        for value, time in self.globs.times(label, label, since):
+            found.append(("glob", value, time))
+        path = ""
+        if max(self.path_globs.newest, self.path_prefixes.newest) > since:
+            path = _path_of(label)
+        for value, time in self.path_globs.times(path, label, since):
+            found.append(("path", value, time))
+        for value, time in self.path_prefixes.times(path, since):
+            found.append(("path", value + "*", time))
+        for value, time in self.prefixes.times(label, since):
+            found.append(("prefix", value, time))
+        if self.tags.newest > since:
+            for tag in tags:
+                marked = self.tags.since(tag, since)
+                if marked is not None:
+                    found.append(("tag", tag, marked))
+        for kind, value, at in (
             ("key", label, self.keys.since(label, since)),
-        ]
-        found += [("tag", tag, self.tags.since(tag, since)) for tag in tags]
-        for (kind, value), pattern in self.patterns.items():
-            if pattern.matches(label):
-                found.append((kind, value, _after(pattern.history, since)))
-        return [(kind, value, time) for kind, value, time in found if time is not None]
+            ("all", "", _after(self.all, since)),
+        ):
+            if at is not None:
+                found.append((kind, value, at))
+        return found
 
 
 _Named: TypeAlias = tuple[str, str, float]
 
 
-def _matcher(mark: Mark) -> Glob | None:
+def matcher(mark: Mark) -> Glob | None:
     """What a pattern mark matches; None for the other kinds. Raises KeyRefused."""
     match mark.kind:
         case "tag" | "key" | "all":
@@ -318,7 +545,7 @@ class Marks:
 
     __slots__ = ("_hard", "_soft", "changes", "floor", "position")
 
-    def __init__(self, *, max_marks: int = 100_000, max_patterns: int = 512) -> None:
+    def __init__(self, *, max_marks: int = MAX_MARKS, max_patterns: int = MAX_PATTERNS) -> None:
         self.position = 0
         self.floor = 0
         self.changes = 0
@@ -331,7 +558,7 @@ class Marks:
         Raises KeyRefused, with nothing taken in, for a pattern that `glob` refuses.
         """
         at = _At(position, time)
-        for mark, matches in [(mark, _matcher(mark)) for mark in marks]:
+        for mark, matches in [(mark, matcher(mark)) for mark in marks]:
             (self._soft if mark.soft else self._hard).add(mark, matches, at)
         self.changes += 1
         # Last: a reader that sees the new position finds its marks, and that it has changed.
@@ -370,8 +597,8 @@ class Marks:
         if self._hard.since(since, entry.tags, label) is not None:
             return False
         time = self._soft.since(since, entry.tags, label)
-        if time is not None and time < entry.fresh_until:
-            entry.fresh_until = time
+        if time is not None:
+            entry.outdate(time)
         # Not backwards: an instance that is ahead of this one may have stamped it.
         if position > since:
             entry.checked = position
@@ -383,7 +610,7 @@ class Marks:
         if entry.stamp < self.floor:
             return (Caught("log", "", False, None),)
         hard = self._hard.catching(entry.checked, entry.tags, label)
-        ended = entry.fresh_until
+        ended = entry.stale_from
         met = self._soft.since(entry.checked, entry.tags, label)
         if met is not None and met < ended:
             ended = met
@@ -391,7 +618,10 @@ class Marks:
         # look as if it were one.)
         soft = self._soft.catching(entry.stamp, entry.tags, label)
         return (
-            *(Caught(kind, value, False, time) for kind, value, time in hard),
+            *(
+                Caught(kind, value, False, None if time == _UNKNOWN else time)
+                for kind, value, time in hard
+            ),
             *(Caught(kind, value, True, time) for kind, value, time in soft if time == ended),
         )
 
@@ -401,22 +631,44 @@ class Marks:
         return {
             "tags": len(hard.tags) + len(soft.tags),
             "keys": len(hard.keys) + len(soft.keys),
-            "patterns": len(hard.patterns) + len(soft.patterns),
+            "prefixes": sum(len(one.prefixes) + len(one.path_prefixes) for one in (hard, soft)),
+            "patterns": sum(len(one.globs) + len(one.path_globs) for one in (hard, soft)),
         }
 
 
+Scope: TypeAlias = Literal["process", "host", "fleet"]
+
+
 class PurgeReceipt(NamedTuple):
-    """How far a purge got when the call returned.
+    """How far a purge got when the call returned, and what it met here.
 
     ``applied`` of the ``instances`` that are alive have applied it. ``final``: it is (G3): all have,
     and the ones cut off treat what they hold as stale by now. False when the shared system is away
     (the purge is applied here, and is made up for everywhere as soon as it is back), or when the
     call was not to wait so long.
+
+    ``scope``: whom these three speak of, and the purge reaches. "process": this process alone, for
+    there is no layer that others share; if there are other processes, what they hold is untouched.
+    "host": the workers of one gateway. "fleet": all instances that share a layer.
+    With ``stale_if_untrusted``, ``final`` does not speak of what an instance that is cut off lets stand
+    in for an origin that fails.
+
+    The others tell of the memory of *this process* only, as it was right before the purge, whatever the
+    scope is. ``matched``: entries that were named; None if no layer can be looked through.
+    ``matched_at_least``: not all could be looked at (`matching.MOST`), so there may be more. ``seen``:
+    whether each thing that was named was met; False if something was not, and all there is was
+    looked at: perhaps it is held elsewhere, perhaps nowhere, perhaps it is mistyped. None if not
+    known. ``unknown``: names of the layers that cannot be looked through, which may hold more.
     """
 
     applied: int
     instances: int
     final: bool = True
+    scope: Scope = "process"
+    matched: int | None = None
+    matched_at_least: bool = False
+    seen: bool | None = None
+    unknown: tuple[str, ...] = ()
 
 
 class LocalLog:

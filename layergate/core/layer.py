@@ -24,19 +24,19 @@ MaybeAwaitable: TypeAlias = T | Awaitable[T]
 class Layer(Protocol):
     """What the stack needs from a layer. Any method may raise; the stack turns that into a miss.
 
-        ``name`` is unique within a stack; it is the key of per-layer TTLs and of metrics.
+    ``name`` is unique within a stack; it is the key of per-layer TTLs and of metrics.
 
-        Optional attributes, all in seconds, None for none: ``ttl``, ``stale_while_revalidate``,
-        ``stale_if_error`` cap what the stack writes here; with a ``timeout`` the layer ends its own
-        operations, and the stack's ``layer_timeout`` is not for it.
+    Optional attributes, all in seconds, None for none: ``ttl``, ``stale_while_revalidate``,
+    ``stale_if_error`` cap what the stack writes here; with a ``timeout`` the layer ends its own
+    operations, and the stack's ``layer_timeout`` is not for it. ``largest``: the most bytes of an entry
+    that it ever keeps.
 
-        Optional methods: ``look``, as `get`, for an observer: it leaves no trace in ``stats``, nor in what is
+    Optional methods: ``look``, as `get`, for an observer: it leaves no trace in ``stats``, nor in what is
     evicted next. ``takes(key, size, tags)``: would an entry of ``size`` bytes be kept, as things are
     now? It answers at once, without I/O; a layer that has no such method is taken to keep everything.
     ``reads`` and ``fade``, of a top layer: how often something has been read of late, for what bounds
-    the number of entries of one kind; see `MemoryLayer.reads`.
-
-    Optional attribute: ``largest``, the most bytes of an entry that it ever keeps.
+    the number of entries of one kind; see `MemoryLayer.reads`. ``scan``, as in `MemoryLayer`: without it
+    nobody can tell what a purge meets here.
     """
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from layergate.core.entry import Entry
 from layergate.core.events import Hook
 from layergate.core.fetching import Fetching, LoadRuntime
-from layergate.core.invalidation import Mark, PurgeReceipt
+from layergate.core.invalidation import MAX_MARKS, MAX_PATTERNS, Mark, PurgeReceipt
 from layergate.core.layer import Key, Layer, MaybeAwaitable
 from layergate.core.policy import (
     Options,
@@ -43,6 +43,11 @@ class Loader(Fetching):
                          one brings is not stored. It is not stopped; give fetches timeouts of
                          their own.
     ``layer_timeout``    seconds that one operation of a layer may take; beyond, it has failed.
+    ``stale_if_untrusted``
+                         seconds after losing touch with a shared layer's log for which a stale value
+                         may still stand in for a fetch that fails, within its ``stale_if_error``. A
+                         purge that passes meanwhile goes unheard, so a receipt's ``final`` does not
+                         cover these values. None: what may have been purged never stands in.
 
     Values are handed out as they are, not copied: do not change what `get` returns.
 
@@ -59,9 +64,10 @@ class Loader(Fetching):
         max_waiters: int = 65_536,
         max_refreshes: int = 256,
         fetch_term: float = 60.0,
-        max_marks: int = 100_000,
-        max_patterns: int = 512,
+        max_marks: int = MAX_MARKS,
+        max_patterns: int = MAX_PATTERNS,
         layer_timeout: float = 1.0,
+        stale_if_untrusted: float | None = None,
         hooks: Iterable[Hook] = (),
     ) -> None:
         super().__init__(
@@ -75,6 +81,7 @@ class Loader(Fetching):
             max_marks=max_marks,
             max_patterns=max_patterns,
             layer_timeout=layer_timeout,
+            stale_if_untrusted=stale_if_untrusted,
             hooks=hooks,
         )
         self._wrapped: dict[str, Any] = {}
@@ -290,7 +297,7 @@ class Loader(Fetching):
                 values[key] = entry.value
                 if self._is_late(entry, policy):
                     late[key] = entry
-            elif entry is not None and now < entry.fresh_until + entry.stale_while_revalidate:
+            elif entry is not None and entry.staleness(now) < entry.stale_while_revalidate:
                 stale[key] = entry
             else:
                 missing.append(key)
@@ -357,7 +364,7 @@ class Loader(Fetching):
             )
         # One by one: the cap on the number is for entries, a purge may name more.
         names = dict.fromkeys(name for tag in tags for name in checked_tags((tag,)))
-        return await self.invalidate(tuple(Mark("tag", name, soft) for name in names))
+        return await self.purge([(Mark("tag", name, soft),) for name in names])
 
     async def invalidate_by_pattern(self, pattern: str, soft: bool = False) -> PurgeReceipt:
         """Purge every entry whose key matches ``pattern``, where ``*`` is any run of characters;
@@ -365,7 +372,7 @@ class Loader(Fetching):
 
         Raises KeyRefused for an empty or oversized pattern, or one with too many ``*``.
         """
-        return await self.invalidate((Mark("glob", pattern, soft),))
+        return await self.purge([(Mark("glob", pattern, soft),)])
 
     # -- the rest ------------------------------------------------------------------------------
 
@@ -395,7 +402,7 @@ class Loader(Fetching):
         if now < entry.fresh_until:
             self.counters.hits += 1
             return True
-        if now < entry.fresh_until + entry.stale_while_revalidate:
+        if entry.staleness(now) < entry.stale_while_revalidate:
             self.counters.on("stale", key=key, reason="no-fetch")
             return True
         self.counters.on("miss", key=key)
@@ -422,7 +429,7 @@ class Loader(Fetching):
                 if self._is_late(entry, policy):
                     self._refresh({key: entry}, self._load_one(fetch), policy, "ahead")
                 return entry.value
-            if now < entry.fresh_until + entry.stale_while_revalidate:
+            if entry.staleness(now) < entry.stale_while_revalidate:
                 self.counters.on("stale", key=key, reason="stale-while-revalidate")
                 self._refresh({key: entry}, self._load_one(fetch), policy, "stale")
                 return entry.value

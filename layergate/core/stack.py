@@ -15,8 +15,17 @@ from layergate.core.codec import ValueType
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN, Counters, Hook, Span
 from layergate.core.fleet import Joining, Lease, Leases, Log, SharedLayer, Waited
-from layergate.core.invalidation import Caught, LocalLog, Mark, Marks, PurgeReceipt
+from layergate.core.invalidation import (
+    MAX_MARKS,
+    MAX_PATTERNS,
+    Caught,
+    LocalLog,
+    Mark,
+    Marks,
+    PurgeReceipt,
+)
 from layergate.core.layer import Key, Layer, MaybeAwaitable, PeekableLayer
+from layergate.core.matching import PART, Matched, Matching
 from layergate.core.ports import Runtime
 from layergate.errors import ConfigError, LayerUnavailable, PartialWriteError
 
@@ -106,8 +115,8 @@ class Stack:
         runtime: Runtime,
         write_policy: WritePolicy = "best-effort",
         label: Callable[[Any], str] = _text,
-        max_marks: int = 100_000,
-        max_patterns: int = 512,
+        max_marks: int = MAX_MARKS,
+        max_patterns: int = MAX_PATTERNS,
         layer_timeout: float = 1.0,
         hooks: Iterable[Hook] = (),
         values: Sequence[ValueType] = (),
@@ -302,7 +311,7 @@ class Stack:
                 got = layer.get(key) if not quiet else _look(layer, key)
                 entry: Entry | None = await self._answer(layer, got)
                 if quiet and entry is not None:
-                    entry = entry.clipped(entry.fresh_until)
+                    entry = entry.clipped(entry.stale_from)
                 if entry is None or not self._usable(key, entry):
                     continue
                 if after is not None and entry.created <= after.created:
@@ -328,13 +337,14 @@ class Stack:
         return Found(entry, self.layers[depth].name)
 
     async def _lookup_distrusted(self, key: Key, *, quiet: bool = False) -> Found | None:
-        """What the top layer holds, as stale: good for validation, and when the origin fails."""
+        """What the top layer holds, as stale: good for validation, and for nothing else, unless
+        `vouches` is told otherwise."""
         top = self.layers[0]
         try:
             got = top.get(key) if not quiet else _look(top, key)
             entry: Entry | None = await self._answer(top, got)
             if quiet and entry is not None:
-                entry = entry.clipped(entry.fresh_until)
+                entry = entry.clipped(entry.stale_from)
             if entry is None or not self._usable(key, entry):
                 return None
         except Exception as error:
@@ -514,17 +524,63 @@ class Stack:
         if failed and self.write_policy == "strict":
             raise PartialWriteError(failed, ())
 
+    async def purge(
+        self,
+        named: Sequence[Sequence[Mark]],
+        *,
+        counts: Callable[[Entry], bool] | None = None,
+    ) -> PurgeReceipt:
+        """As `invalidate`, of the marks of each thing that is named; the receipt tells also what of
+        this process's memory they meet. ``counts``: of which entries; None: of all."""
+        matching = Matching(named)
+        matched = await self._count(matching, counts)
+        marks = tuple(dict.fromkeys(mark for marks in named for mark in marks))
+        return await self.invalidate(marks, matched=matched)
+
+    async def _count(self, matching: Matching, counts: Callable[[Entry], bool] | None) -> Matched:
+        layer = next((one for one in self.layers if hasattr(one, "scan")), None)
+        unknown = tuple(one.name for one in self.layers if one is not layer)
+        if layer is None:
+            return Matched(unknown=unknown)
+        scan: Callable[[int], tuple[list[tuple[Key, Entry]], bool]] = layer.scan
+        number = 0
+        try:
+            entries, whole = scan(matching.most)
+            now = self.runtime.now()
+            for at, (key, entry) in enumerate(entries, 1):
+                if (
+                    entry.expires > now
+                    and (counts is None or counts(entry))
+                    and matching.meets(entry, key, self._label)
+                    and not self.purged_since(entry.checked, entry.tags, key)
+                ):
+                    number += 1
+                if not at % PART:  # others may go on meanwhile
+                    await self.runtime.event().wait(0.0)
+        except Exception as error:
+            self.counters.on("layer_error", layer=layer.name, operation="scan", error=error)
+            return Matched(unknown=(layer.name, *unknown))
+        seen = True if matching.all_seen else False if whole else None
+        return Matched(number, not whole, seen, unknown)
+
     async def invalidate(
-        self, marks: tuple[Mark, ...], *, wait: float | None = None
+        self,
+        marks: tuple[Mark, ...],
+        *,
+        wait: float | None = None,
+        matched: Matched | None = None,
     ) -> PurgeReceipt:
         """Append to the invalidation log. When this returns, the purge is final (G3), if the
         receipt says so: not while the shared layer is away, nor if ``wait`` seconds (None: as many
         as it takes, which the log bounds) were too few for every live instance to apply it.
+        ``matched``: for the receipt; see `purge`.
 
         Raises KeyRefused, with nothing purged, for a pattern that `glob` refuses.
         """
         with self.counters.span("purge", marks=marks) as span:
             receipt = await self._log.append(marks, self.runtime.now(), wait=wait)
+            if matched is not None:
+                receipt = receipt._replace(**matched._asdict())
             if wait != 0.0:  # else nobody asked how far it got
                 span.note(receipt=receipt)
         self.counters.on("purge", marks=marks)
@@ -544,6 +600,20 @@ class Stack:
     def admits(self, key: Key, entry: Entry) -> bool:
         """Is an entry that was found under ``key`` earlier on still not purged?"""
         return entry.checked == self.marks.position or self.marks.admit(entry, self._label(key))
+
+    def vouches(self, key: Key, entry: Entry, grace: float | None) -> bool:
+        """May a stale entry, found under ``key`` earlier on, be used in place of a fetch that fails or
+        takes too long? Not once it has been purged, nor while purges may pass unheard (G3): the
+        shared log is asked for now, not when the entry was found.
+
+        ``grace``: seconds for which it may after the log was last heard; None: not at all.
+        """
+        fleet = self.fleet
+        if fleet is not None:  # (trust first, marks then: see `peek`)
+            unheard = self.runtime.monotonic() - fleet.trusted_until
+            if unheard >= 0 and (grace is None or unheard >= grace):
+                return False
+        return self.admits(key, entry)
 
     def forked(self) -> None:
         """In the child of a fork: a lock that another thread of the parent held is never released
@@ -591,7 +661,7 @@ class Stack:
                 if entry is None or entry.expires <= self.runtime.now():
                     survey.append(Held(layer.name))
                     continue
-                entry = entry.clipped(entry.fresh_until)
+                entry = entry.clipped(entry.stale_from)
                 caught = self.marks.catching(entry, self._label(key))
                 self.marks.admit(entry, self._label(key))
                 survey.append(Held(layer.name, entry, caught))

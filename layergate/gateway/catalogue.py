@@ -137,6 +137,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
     ("trouble", (
         ("layer_timeout", _T.SECONDS, "a layer's operation that takes longer is a miss"),
         ("origin_timeout", _T.SECONDS, "when a stale response may be sent instead; none: no limit"),
+        ("stale_if_untrusted", _T.SECONDS, "for so long after losing touch with `shared` (or with the other workers) a stale response still stands in, though purges may pass unheard; none: never"),
         ("stale_if_unreachable", _T.SECONDS, "a stale response stands in so long for an upstream that gives none (or 502, 503, 504)"),
     )),
     ("who may do what", (

@@ -88,7 +88,7 @@ class SiblingLog:
         assert self._joining is not None
         own = self._joining.marks
         own.apply(own.position + 1, marks, time)
-        unknown = PurgeReceipt(1, self._workers, final=False)
+        unknown = PurgeReceipt(1, self._workers, final=False, scope="host")
         if self._gone:
             return unknown
         number = next(self._numbers)
@@ -157,7 +157,9 @@ class SiblingLog:
             case "final":
                 future = self._purges.get(message["id"])
                 if future is not None and not future.done():
-                    future.set_result(PurgeReceipt(message["applied"], message["instances"]))
+                    future.set_result(
+                        PurgeReceipt(message["applied"], message["instances"], scope="host")
+                    )
             case op:
                 raise ValueError(f"the supervisor says {op!r}")
 
@@ -168,7 +170,7 @@ class SiblingLog:
         self._answered()
         for future in self._purges.values():
             if not future.done():
-                future.set_result(PurgeReceipt(1, self._workers, final=False))
+                future.set_result(PurgeReceipt(1, self._workers, final=False, scope="host"))
 
     def _apply(self, marks: list[Mark], time: float) -> None:
         if self._joining is None:

@@ -30,6 +30,7 @@ ReadAsked: TypeAlias = Callable[[Asked], Request]
 MAX_BODY: Final = 1024 * 1024  # bytes; Cloudflare's own limit on names is far below
 _LISTS: Final = ("tags", "files", "prefixes", "hosts", "patterns")
 _FLAGS: Final = ("purge_everything", "soft")
+_SCHEMES: Final = "schemes"
 MAX_EXPLAIN: Final = 64 * 1024  # bytes; a request's head and a response's are far smaller
 _EXPLAINED: Final = ("url", "method", "headers", "known_user", "response")
 
@@ -108,7 +109,7 @@ class AdminEndpoint:
         return _answer(200, result=explanation.as_json())
 
     async def _purge(self, body: bytes) -> Served:
-        wanted = _wanted(body, (*_LISTS, *_FLAGS), '{"tags": ["a"]}')
+        wanted = _wanted(body, (*_LISTS, *_FLAGS, _SCHEMES), '{"tags": ["a"]}')
         if isinstance(wanted, Served):
             return wanted
         for name in _FLAGS:
@@ -135,6 +136,7 @@ class AdminEndpoint:
                 patterns=wanted.get("patterns", []),
                 everything=wanted.get("purge_everything", False),
                 soft=wanted.get("soft", False),
+                schemes=wanted.get(_SCHEMES, "either"),
             )
         except PurgeRefused as error:
             return _answer(400, errors=[str(error).replace("urls must", "files must")])
@@ -193,7 +195,16 @@ def _response(wanted: Any) -> Response | None:
 
 def _purged(receipt: PurgeReceipt) -> Served:
     """200 when the purge is final, 202 while it still has to reach an instance."""
-    result = {"applied": receipt.applied, "instances": receipt.instances}
+    result = {
+        "applied": receipt.applied,
+        "instances": receipt.instances,
+        "scope": receipt.scope,
+        # Of this process's memory.
+        "matched": receipt.matched,
+        "matched_at_least": receipt.matched_at_least,
+        "seen": receipt.seen,
+        "unknown": list(receipt.unknown),
+    }
     if receipt.final:
         return _answer(200, result=result)
     return _answer(202, result=result, messages=["applied here; not yet confirmed everywhere"])

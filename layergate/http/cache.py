@@ -29,7 +29,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from layergate.config import MAX_TAG_LENGTH, ONE_REQUEST_STATUSES, Options
 from layergate.core.codec import FAR
@@ -85,7 +85,7 @@ from layergate.http.stored import (
     VariantIndex,
 )
 from layergate.http.storing import Refused
-from layergate.http.uri import canonical_uri, normalised
+from layergate.http.uri import canonical_uri, label_pattern, label_prefix, twin, uri_label
 from layergate.http.validation import (
     conditional_lines,
     head_matches,
@@ -624,6 +624,8 @@ class Cache:
 
     def rest_of(self, request: Request, entry: Entry | None) -> Rest | None:
         """See `partial.rest_of`."""
+        if entry is not None and entry.doubtful:
+            return None  # what may have been purged is no part of an answer
         return rest_of(request, entry, max_body=self.max_body)
 
     @staticmethod
@@ -651,7 +653,7 @@ class Cache:
         decision: Decision,
         detail: str | None = None,
     ) -> Serve:
-        ttl = _floor(entry.fresh_until - now)
+        ttl = _floor(-entry.staleness(now))
         if decision is Decision.HIT:
             self._count_hit(request, selected.layer, now - entry.value.generated)
             return Serve(self.respond(request, entry, self._status(ttl, detail)))
@@ -1221,7 +1223,7 @@ class Cache:
                 self.identifier,
                 exchange.fwd,
                 fwd_status=exchange.origin_status,
-                ttl=_floor(entry.fresh_until - self.stack.runtime.now()),
+                ttl=_floor(-entry.staleness(self.stack.runtime.now())),
                 collapsed=True if follower else None,
                 detail=self.excuse(exchange, request),
             )
@@ -1258,9 +1260,10 @@ class Cache:
 
     def stale_if_error(self, request: Request, entry: Entry) -> bool:
         """May ``entry``, selected for ``request``, stand in for an error? Not if it has been purged
-        since it was selected: whoever purges it wants it gone, error or no error."""
-        return stale_if_error(request, entry, self.stack.runtime.now()) and self.stack.admits(
-            request.key, entry
+        since it was selected: whoever purges it wants it gone, error or no error. Nor if nobody can
+        tell, since this instance is cut off from the log of purges (see `Stack.vouches`)."""
+        return stale_if_error(request, entry, self.stack.runtime.now()) and self._vouches(
+            request, entry
         )
 
     def stands_in(self, request: Request, entry: Entry, *, unreachable: bool) -> bool:
@@ -1270,9 +1273,13 @@ class Cache:
             return True
         window = self.options.stale_if_unreachable if unreachable else None
         now = self.stack.runtime.now()
-        return stale_if_unreachable(request, entry, now, window) and self.stack.admits(  # type: ignore[arg-type]
-            request.key, entry
+        return stale_if_unreachable(request, entry, now, window) and self._vouches(  # type: ignore[arg-type]
+            request, entry
         )
+
+    def _vouches(self, request: Request, entry: Entry) -> bool:
+        grace: float | None = self.options.stale_if_untrusted  # type: ignore[assignment]
+        return self.stack.vouches(request.key, entry, grace)
 
     def excuse(self, exchange: Exchange, request: Request) -> str:
         """By what the stored response stands in, for Cache-Status and whoever counts."""
@@ -1379,7 +1386,7 @@ class Cache:
         if isinstance(entry.value, PartialResponse) and exchange.state is not State.ANSWERED:
             found = await self._find(key, _complete)
             entry = combined(
-                None if found is None else found.entry,
+                None if found is None or found.entry.doubtful else found.entry,
                 entry,
                 max_body=self.max_body,
                 max_tags=self.options.max_tags,
@@ -1782,7 +1789,7 @@ class Cache:
         uris = invalidated_uris(request_uri, fields)
         # Nothing is stored under a longer one.
         longest = self.options.max_key_length
-        marks = [Mark("key", uri.removesuffix("?")) for uri in uris if len(uri) <= longest]
+        marks = _url_marks((uri for uri in uris if len(uri) <= longest), soft=False, either=True)
         return self._reaching((*marks, *groups))
 
     def _reaching(self, marks: tuple[Mark, ...]) -> tuple[Mark, ...]:
@@ -1803,7 +1810,7 @@ class Cache:
                 gone = varies_on_more(entry.value.fields, fields)
                 if gone:
                     await self.stack.discard(key)
-                entry.fresh_until = min(entry.fresh_until, now)
+                entry.outdate(now)
                 if self._fleet is not None:  # so too where else it is held
                     mark = Mark("key", label_of(key), soft=not gone)
                     await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
@@ -1917,12 +1924,14 @@ class Cache:
         patterns: Collection[str] = (),
         everything: bool = False,
         soft: bool = False,
+        schemes: Literal["either", "exact"] = "either",
     ) -> PurgeReceipt:
         """Purge. When it returns, no response whose fetch began before the call is served (G3), on
-        any instance, if the receipt is ``final``; see `PurgeReceipt`.
+        any instance, if the receipt is ``final``; see `PurgeReceipt`. It tells also how many stored
+        responses (each variant is one) this process held that were named.
 
         ``tags``      surrogate keys.
-        ``urls``      absolute URLs, with all their variants.
+        ``urls``      absolute URLs, with all their variants, however they are spelled (see `uri`).
         ``prefixes``  ``host/path…`` without a scheme, as Cloudflare has them; or with one.
         ``hosts``     host names, any scheme and port; or ``host:port``.
         ``patterns``  URLs in which ``*`` stands for anything; one that begins with ``/`` is matched
@@ -1933,10 +1942,13 @@ class Cache:
         ``everything`` all of it.
         ``soft``      make stale instead of gone: still good for stale-while-revalidate,
                       stale-if-error and revalidation.
+        ``schemes``   "either": a URL reaches what is stored for it under http and under https, since
+                      behind a TLS terminator the app may be told of another one than browsers show;
+                      "exact": under its own alone. (Prefixes and patterns name a scheme or none.)
 
         Raises PurgeRefused when nothing is named, or something that cannot be purged.
         """
-        marks = purge_marks(
+        named = named_marks(
             tags=tags,
             urls=urls,
             prefixes=prefixes,
@@ -1944,8 +1956,11 @@ class Cache:
             patterns=patterns,
             everything=everything,
             soft=soft,
+            schemes=schemes,
         )
-        return await self.stack.invalidate(self._reaching(marks))
+        return await self.stack.purge(
+            [self._reaching(tuple(marks)) for marks in named], counts=_is_response
+        )
 
     def stats(self) -> dict[str, Any]:
         """Counters and sizes, as ``GET {admin}/stats`` shows them."""
@@ -2027,7 +2042,12 @@ class Cache:
         self.stack.forked()
 
 
-def purge_marks(
+def purge_marks(**what: Any) -> tuple[Mark, ...]:
+    """The marks of a purge; arguments as `named_marks`. Raises PurgeRefused."""
+    return tuple(mark for marks in named_marks(**what) for mark in marks)
+
+
+def named_marks(
     *,
     tags: Iterable[str] = (),
     urls: Iterable[str] = (),
@@ -2036,58 +2056,66 @@ def purge_marks(
     patterns: Iterable[str] = (),
     everything: bool = False,
     soft: bool = False,
-) -> tuple[Mark, ...]:
-    """The marks of a purge. Raises PurgeRefused."""
-    marks: list[Mark] = []
+    schemes: str = "either",
+) -> list[list[Mark]]:
+    """The marks of each thing that a purge names. Raises PurgeRefused."""
+    if schemes not in ("either", "exact"):
+        raise PurgeRefused(f"schemes must be 'either' or 'exact', got {schemes!r}")
+    named: list[list[Mark]] = []
     for tag in _texts(tags, "tags"):
-        marks.append(Mark("tag", _checked_tag(tag), soft))
+        named.append([Mark("tag", _checked_tag(tag), soft)])
     for url in _texts(urls, "urls"):
-        canonical = canonical_uri(_escaped(url, "urls"))
-        if canonical is None:
+        escaped = _escaped(url, "urls")
+        if canonical_uri(escaped) is None:
             raise PurgeRefused(f"urls must be absolute http(s) URLs, got {url!r}")
-        # "/x?" and "/x" are one to the app: the servers' interfaces do not tell them apart.
-        marks.append(Mark("key", canonical.removesuffix("?"), soft))
+        named.append(_url_marks((escaped,), soft=soft, either=schemes == "either"))
     for prefix in _texts(prefixes, "prefixes"):
-        schemes = [""] if "://" in prefix else ["http://", "https://"]
-        for scheme in schemes:
-            text = _lowered(_escaped(scheme + prefix, "prefixes"))
+        before, colon, rest = _escaped(prefix, "prefixes").rpartition("://")
+        marks: list[Mark] = []
+        for scheme in (before,) if colon else ("http", "https"):
+            text = label_prefix(scheme, rest)
             if text is None:
                 raise PurgeRefused(f"prefixes must look like 'host/path', got {prefix!r}")
-            marks.append(Mark("prefix", normalised(text), soft))
+            marks.append(Mark("prefix", text, soft))
+        named.append(marks)
     for host in _texts(hosts, "hosts"):
         if "/" in host:
             raise PurgeRefused(f"hosts must be host names, got {host!r}; use prefixes for paths")
+        marks = []
         for scheme in ("http", "https"):
-            text = _lowered(f"{scheme}://{_escaped(host, 'hosts')}/")
+            text = label_prefix(scheme, _escaped(host, "hosts"))
             if text is None:
                 raise PurgeRefused(f"hosts must be host names, got {host!r}")
             marks.append(Mark("prefix", text, soft))
             if ":" not in host.rpartition("]")[2]:
                 marks.append(Mark("prefix", text[:-1] + ":", soft))
+        named.append(marks)
     for pattern in _texts(patterns, "patterns"):
         escaped = _escaped(pattern, "patterns")
-        if "://" in escaped:
-            escaped = _lowered(escaped) or escaped
-        elif not escaped.startswith(("/", "*")):
+        if "://" not in escaped and not escaped.startswith(("/", "*")):
             raise PurgeRefused(
                 f"patterns must be URLs, or begin with '/' or '*', got {pattern!r}; use prefixes for"
                 " 'host/path'"
             )
-        escaped = normalised(escaped)
+        text = label_pattern(escaped)
+        if text is None:
+            raise PurgeRefused(
+                f"patterns must not have '..' behind a '*', got {pattern!r}; write what it leads to"
+            )
         try:
-            glob(escaped)
+            glob(text)
         except KeyRefused as error:
             raise PurgeRefused(f"patterns: {error}") from None
-        marks.append(Mark("path" if escaped.startswith("/") else "glob", escaped, soft))
+        named.append([Mark("path" if text.startswith("/") else "glob", text, soft)])
     if not isinstance(everything, bool) or not isinstance(soft, bool):
         raise PurgeRefused("everything and soft must be True or False")
     if everything:
-        marks.append(Mark("all", "", soft))
-    if not marks:
+        named.append([Mark("all", "", soft)])
+    if not named:
         raise PurgeRefused(
             "a purge must name something: tags, urls, prefixes, hosts, patterns or everything"
         )
-    return tuple(marks)
+    return named
 
 
 def _checked_tag(tag: str) -> str:
@@ -2098,18 +2126,16 @@ def _checked_tag(tag: str) -> str:
     return tag
 
 
-def _lowered(text: str) -> str | None:
-    """A URL, or the beginning or pattern of one, with scheme and authority as labels have them: in
-    lower case, without the scheme's default port. None if it has no authority."""
-    scheme, _, rest = text.partition("://")
-    authority, _, path = rest.partition("/")
-    if not authority:
-        return None
-    scheme, authority = scheme.lower(), authority.lower()
-    default = {"http": ":80", "https": ":443"}.get(scheme)
-    if default is not None:
-        authority = authority.removesuffix(default)
-    return f"{scheme}://{authority}/{path}"
+def _url_marks(uris: Iterable[str], *, soft: bool, either: bool) -> list[Mark]:
+    """The marks of purges of absolute URIs; ``either``: under http and https."""
+    labels: dict[str, None] = {}
+    for uri in uris:
+        own = uri_label(uri)
+        labels[own] = None
+        other = twin(own) if either else None
+        if other is not None:
+            labels[other] = None
+    return [Mark("key", one, soft) for one in labels]
 
 
 def _texts(values: Iterable[str], name: str) -> list[str]:
@@ -2158,6 +2184,10 @@ def _ends(variants: list[bytes], ends: Mapping[bytes, int]) -> tuple[int, ...]:
     return tuple(ends[one] for one in variants) if all(one in ends for one in variants) else ()
 
 
+def _is_response(entry: Entry) -> bool:
+    return isinstance(entry.value, StoredResponse)
+
+
 def _complete(entry: Entry) -> bool:
     return not isinstance(entry.value, PartialResponse)
 
@@ -2166,7 +2196,7 @@ def _reusable(entry: Entry) -> bool:
     """Would this response, once validated, have any lifetime for those who wait?"""
     stored: StoredResponse = entry.value
     return not stored.revalidate and (
-        entry.fresh_until + entry.stale_while_revalidate > stored.received
+        entry.stale_from + entry.stale_while_revalidate > stored.received
     )
 
 

@@ -142,7 +142,7 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
         return Verdict(Decision.REVALIDATE, "stale", "G3")
     if directives.no_cache:
         return Verdict(Decision.REVALIDATE, "request", "5.2.1.4")
-    staleness = now - entry.fresh_until  # 4.2: fresh while freshness_lifetime > current_age
+    staleness = entry.staleness(now)  # 4.2: fresh while freshness_lifetime > current_age
     refused = "stale" if staleness >= 0 else "request"
     if directives.min_fresh is not None and -staleness < directives.min_fresh:
         return Verdict(Decision.REVALIDATE, refused, "5.2.1.3")
@@ -199,7 +199,7 @@ def stale_if_error(request: Request, entry: Entry, now: float) -> bool:
         return False
     if not answers(request, stored) or not covers(request, stored):
         return False
-    staleness = now - entry.fresh_until
+    staleness = entry.staleness(now)
     if entry.stale_if_error and staleness < entry.stale_if_error:
         return True
     asked = request.directives.stale_if_error
@@ -223,5 +223,5 @@ def stale_if_unreachable(request: Request, entry: Entry, now: float, window: flo
         and not stored.no_stale
         and answers(request, stored)
         and covers(request, stored)
-        and now - entry.fresh_until < window
+        and entry.staleness(now) < window
     )

@@ -26,7 +26,7 @@ from layergate.http.freshness import Lifetime
 from layergate.http.groups import group_name
 from layergate.http.identity import Says, identity_in, says
 from layergate.http.invalidation import SAFE_METHODS
-from layergate.http.key import label_of
+from layergate.http.key import target_of
 from layergate.http.partial import Rest
 from layergate.http.policy import Plan, plan_storage, targets_of
 from layergate.http.posting import encloses_target, judged
@@ -37,6 +37,7 @@ from layergate.http.stored import HitForMiss, PartialResponse, StoredResponse, V
 from layergate.http.storing import Refused
 from layergate.http.targeted import parse_targeted, policy_of
 from layergate.http.tokens import may_have_token
+from layergate.http.uri import twin
 from layergate.http.validation import conditional_lines, freshens
 from layergate.http.variants import nominating_line
 
@@ -321,7 +322,7 @@ class _Trace:
     def _concluded(self, *conclusion: Any) -> Explanation:
         request = self._request
         return Explanation(
-            request.method, label_of(request.key), tuple(self._steps), Conclusion(*conclusion)
+            request.method, target_of(request.key), tuple(self._steps), Conclusion(*conclusion)
         )
 
     async def of(self, response: Response | None) -> Explanation:
@@ -342,7 +343,7 @@ class _Trace:
             await self._held(selected)
         if request.key != request.exact:
             text = "What the path's responses say in No-Vary-Search makes these targets one."
-            self._add("search", label_of(request.key), "4", text, digest=_digest(request.key))
+            self._add("search", target_of(request.key), "4", text, digest=_digest(request.key))
         verdict = cache.verdict(request, selected.entry, self._now, vary_miss=selected.vary_miss)
         if is_reload(verdict.decision, verdict.fwd):
             verdict = cache.paused(request, selected, self._match, verdict, self._now)
@@ -351,7 +352,7 @@ class _Trace:
             return self._passed(Refused.RANGE, response)
         told = await self._decision(verdict, selected)
         entry = selected.entry
-        ttl = None if entry is None else _floor(entry.fresh_until - self._now)
+        ttl = None if entry is None else _floor(-entry.staleness(self._now))
         stored, refused = None, None
         if response is not None and verdict.decision is not Decision.GATEWAY_TIMEOUT:
             stored, refused, told = self._response(response, verdict, selected)
@@ -365,7 +366,7 @@ class _Trace:
         request = self._request
         self._add(
             "key",
-            label_of(request.key),
+            target_of(request.key),
             "2",
             "The key is made of scheme, host, path and query, byte for byte.",
             digest=_digest(request.key),
@@ -484,7 +485,7 @@ class _Trace:
     def _posted(self, response: Response) -> tuple[bool, str]:
         """Whether a response to POST is stored, for later GETs, and a sentence."""
         fields = Fields(response.lines)
-        if not encloses_target(label_of(self._request.key), response.status, fields):
+        if not encloses_target(target_of(self._request.key), response.status, fields):
             text = (
                 "A POST's response is stored if it is a 200 whose Content-Location is its target."
             )
@@ -517,8 +518,10 @@ class _Trace:
     def _unsafe(self, response: Response | None) -> str:
         request = self._request
         status, lines = (200, []) if response is None else (response.status, response.lines)
-        marks = self._cache.unsafe_marks(label_of(request.key), request.method, status, lines)
-        purged = [mark.value for mark in marks if mark.kind == "key"]
+        marks = self._cache.unsafe_marks(target_of(request.key), request.method, status, lines)
+        # (Each under http and under https, of which one is told of.)
+        named = [mark.value for mark in marks if mark.kind == "key"]
+        purged = [one for at, one in enumerate(named) if twin(one) not in named[:at]]
         groups = [name for mark in marks if (name := group_name(mark.value)) is not None]
         origins = [mark.value for mark in marks if mark.kind == "prefix"]
         if purged:
@@ -589,7 +592,7 @@ class _Trace:
             return
         value = entry.value
         data |= {
-            "ttl": round(entry.fresh_until - now, 3),
+            "ttl": round(-entry.staleness(now), 3),
             "kept": round(entry.expires - now, 3),
             "stamp": entry.stamp,
             "position": self._stack.marks.position,
@@ -604,7 +607,7 @@ class _Trace:
             if isinstance(value, PartialResponse):
                 holds = "parts of a response"
                 data |= {"parts": _parts(value), "of_bytes": value.length}
-            left = _age(abs(round(entry.fresh_until - now, 1)))
+            left = _age(abs(round(-entry.staleness(now), 1)))
             text = f"{where} holds {holds}, {kind} for {left}."
             if kind == "fresh":
                 text = f"{where} holds {holds}, fresh for {left} more."
@@ -647,7 +650,7 @@ class _Trace:
                 {
                     "digest": _digest(key),
                     "selected": key == selected.storage_key,
-                    "ttl": None if entry is None else round(entry.fresh_until - self._now, 3),
+                    "ttl": None if entry is None else round(-entry.staleness(self._now), 3),
                     "status": entry.value.status if entry is not None and response else None,
                 }
             )
@@ -675,7 +678,7 @@ class _Trace:
     def _stored(self, entry: Entry, key: bytes) -> None:
         stored: StoredResponse = entry.value
         now = self._now
-        ttl = entry.fresh_until - now
+        ttl = -entry.staleness(now)
         octets = sum(len(held) for _, held in stored.held)
         of, parts = "", {}
         if isinstance(stored, PartialResponse):
@@ -699,7 +702,7 @@ class _Trace:
         lifetime = self._lifetime_of(entry, stored)
         by_rule = lifetime.source == "rule"
         begins = stored.received if by_rule else stored.generated
-        self._lifetime(Lifetime(max(0.0, entry.fresh_until - begins), lifetime.source), ttl)
+        self._lifetime(Lifetime(max(0.0, entry.stale_from - begins), lifetime.source), ttl)
         self._aged(now - stored.generated)
         self._windows(
             entry.stale_while_revalidate, entry.stale_if_error, stored.no_stale, stored.revalidate
@@ -734,7 +737,7 @@ class _Trace:
             request_time=stored.received,
             response_time=stored.received,
         )
-        if isinstance(planned, Plan) and abs(planned.fresh_until - entry.fresh_until) <= 1.0:
+        if isinstance(planned, Plan) and abs(planned.fresh_until - entry.stale_from) <= 1.0:
             return planned.lifetime
         return Lifetime(0.0, "other")
 

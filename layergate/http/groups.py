@@ -31,7 +31,7 @@ from layergate.core.invalidation import Mark
 from layergate.http.fields import Fields
 from layergate.http.invalidation import SAFE_METHODS
 from layergate.http.structured import parse_list
-from layergate.http.uri import canonical_uri, origin_of
+from layergate.http.uri import canonical_uri, label_prefix, origin_of
 
 __all__ = [
     "MAX_GROUPS",
@@ -133,4 +133,4 @@ def _origin(uri: str) -> str | None:
     if canonical is None or origin_of(canonical) is None:
         return None
     scheme, _, rest = canonical.partition("://")
-    return f"{scheme}://{rest.partition('/')[0]}/"
+    return label_prefix(scheme, rest.partition("/")[0])

@@ -21,9 +21,18 @@ from hashlib import blake2b
 from typing import Final
 from urllib.parse import quote_from_bytes
 
-from layergate.http.uri import normalised
+from layergate.http.uri import label, normalised
 
-__all__ = ["label_of", "others_of", "path_of", "primary_key", "query_of", "quoted", "variant_key"]
+__all__ = [
+    "label_of",
+    "others_of",
+    "path_of",
+    "primary_key",
+    "query_of",
+    "quoted",
+    "target_of",
+    "variant_key",
+]
 
 VARIANT_DIGEST: Final = 16  # bytes
 _SCHEMES: Final = {"http": b"h;", "https": b"s;"}
@@ -98,9 +107,25 @@ def others_of(primary: bytes, variant: bytes) -> bytes:
 
 
 def label_of(key: bytes) -> str:
-    """The target URI of a key, a variant's or a primary one: what purges are matched against. Keys
-    are told apart byte by byte, labels by what they mean (RFC 3986 6.2.2): a purge of one spelling
-    reaches the others."""
+    """What purges are matched against, for a variant's key or a primary one: see `uri`. Keys are told
+    apart byte by byte, labels by what they mean."""
+    scheme, host, path, query = _target(key)
+    return label(
+        scheme.decode("latin-1"),
+        host.decode("latin-1"),
+        path.decode("latin-1"),
+        query.decode("latin-1"),
+    )
+
+
+def target_of(key: bytes) -> str:
+    """The target URI of a key, a variant's or a primary one, to be shown or resolved against."""
+    scheme, host, path, query = _target(key)
+    uri = b"%b://%b%b" % (scheme, host, path or b"/")
+    return normalised((uri + b"?" + query if query else uri).decode("latin-1"))
+
+
+def _target(key: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     kind, at = key[:2], 2
     if kind == b"x;":
         scheme, at = _part(key, at)
@@ -109,8 +134,7 @@ def label_of(key: bytes) -> str:
     host, at = _part(key, at)
     path, at = _part(key, at)
     query, at = _part(key, at)
-    uri = b"%b://%b%b" % (scheme, host, path or b"/")
-    return normalised((uri + b"?" + query if query else uri).decode("latin-1"))
+    return scheme, host, path, query
 
 
 def path_of(key: bytes) -> tuple[bytes, str]:

@@ -176,6 +176,8 @@ def purge_label(key: bytes) -> str:
     """What purges are matched against: `label_of`, but of the key of a class its path and `_ANY`, for
     which URLs are among it depends on more than what is left of a query."""
     label = label_of(key)
+    if _CLASS not in key:
+        return label
     _, _, rest = query_of(key)
     if key[:2] == b"x;":
         for _ in range(2):  # the rewritten path, the mount point

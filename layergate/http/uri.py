@@ -1,14 +1,35 @@
 """http and https URIs as cache keys and purges need them (RFC 9110 section 4.2, RFC 3986).
 
 URIs are ``str``. Whoever has bytes decodes them as latin-1, which keeps every byte.
+
+A *label* is what purges by URL, prefix and pattern are matched against. Keys tell apart whatever the app
+could tell apart (G9); labels do the opposite: all spellings that an app, a server or a browser may take
+for one URL have one label, so that a purge of any of them reaches what is stored under the others. That
+may purge too much; it must not purge too little. `label` makes it of a whole URI, `label_prefix` and
+`label_pattern` make what is compared with it. Nothing else decides what a label is.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from functools import lru_cache
+from ipaddress import IPv6Address
 from typing import Final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-__all__ = ["canonical_uri", "normalised", "origin_of", "resolve_uri"]
+__all__ = [
+    "canonical_uri",
+    "label",
+    "label_authority",
+    "label_pattern",
+    "label_prefix",
+    "normalised",
+    "origin_of",
+    "resolve_uri",
+    "twin",
+    "uri_label",
+]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -18,6 +39,7 @@ _PARTS: Final = re.compile(
 )
 # RFC 3986 3.2.2, ASCII only: a name in other letters is not a URI until it is put in Punycode.
 _HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::([0-9]*))?")
+_NUMBER: Final = re.compile(r"0x[0-9a-f]*|[0-9]+").fullmatch
 _ENCODED: Final = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
 # No request target can have these (RFC 9112 3.2), so no stored response either.
@@ -48,7 +70,73 @@ def _origin(scheme: str | None, authority: str | None) -> tuple[str, str, int] |
     if len(digits) > 5:
         return None
     port = int(digits) if digits else (0 if match[2] else default)
-    return None if port > 65535 else (scheme, match[1].lower(), port)
+    return None if port > 65535 else (scheme, _host(match[1]), port)
+
+
+@lru_cache(maxsize=1024)
+def _host(text: str) -> str:
+    """A host in the one spelling that browsers show and send (WHATWG URL, "host parsing"): in lower
+    case, without a final dot, an IP address as itself, a name in other letters in Punycode."""
+    host = text.lower()
+    if host.startswith("["):
+        try:
+            return f"[{_compressed(IPv6Address(host[1:-1]))}]"
+        except ValueError:
+            return host
+    if "%" in host or not host.isascii():
+        host = _ascii(host)
+    if host.endswith(".") and len(host) > 1:
+        host = host[:-1]
+    return _ipv4(host) or host
+
+
+def _ascii(host: str) -> str:
+    """A host with percent-encoded or other letters as it is asked for in the DNS."""
+    try:
+        name = unquote_to_bytes(host).decode() if host.isascii() else host
+    except UnicodeDecodeError:
+        return host
+    name = unicodedata.normalize("NFKC", name).lower()
+    labels = re.split("[.\u3002\uff0e\uff61]", name)
+    return ".".join(
+        one if one.isascii() else "xn--" + one.encode("punycode").decode() for one in labels
+    )
+
+
+def _ipv4(host: str) -> str | None:
+    """The dotted decimal form of what is one, however it is written ("0x7f.1"); None for a name."""
+    parts = host.split(".")
+    if len(parts) > 4 or not all(map(_NUMBER, parts)):
+        return None
+    numbers = [
+        int(part[2:] or "0", 16)
+        if part[:2] == "0x"
+        else int(part, 8 if part[0] == "0" and not set(part) & {"8", "9"} else 10)
+        for part in parts
+    ]
+    *most, last = numbers
+    if any(number > 255 for number in most) or last >= 256 ** (5 - len(numbers)):
+        return None
+    value = last + sum(number << (24 - 8 * at) for at, number in enumerate(most))
+    return ".".join(str(value >> shift & 255) for shift in (24, 16, 8, 0))
+
+
+def _compressed(address: IPv6Address) -> str:
+    """As browsers show it. (Python's own form of what is mapped from IPv4 differs by version.)"""
+    words = [int.from_bytes(address.packed[at : at + 2]) for at in range(0, 16, 2)]
+    best = at = 0
+    start = -1
+    while at < 8:
+        stop = at
+        while stop < 8 and not words[stop]:
+            stop += 1
+        if stop - at > max(best, 1):
+            best, start = stop - at, at
+        at = stop + 1
+    texts = [f"{word:x}" for word in words]
+    if start < 0:
+        return ":".join(texts)
+    return ":".join(texts[:start]) + "::" + ":".join(texts[start + best :])
 
 
 def canonical_uri(uri: str) -> str | None:
@@ -117,3 +205,129 @@ def _without_dots(path: str) -> str:
     if segments[-1] in {".", ".."}:
         kept.append("")
     return "/" + "/".join(kept)
+
+
+# -- labels ----------------------------------------------------------------------------------------
+
+# A path and a query in which nothing is to be done.
+_PLAIN_PATH: Final = re.compile(
+    r"(?:/[A-Za-z0-9!$&'()*+,;=:@_~-][A-Za-z0-9!$&'()*+,;=:@._~-]*)*/?"
+).fullmatch
+_PLAIN_QUERY: Final = re.compile(r"[A-Za-z0-9!$'()*,;:@/?&=._~-]*").fullmatch
+_PATH_SAFE: Final = "/!$&'()*+,;=:@-._~"
+_QUERY_SAFE: Final = "!$'()*,;:@/?&=-._~"
+_ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/*[^/?#]*")
+_CUT_SHORT: Final = re.compile(r"%[0-9A-Fa-f]?(?=\*)|%[0-9A-Fa-f]?\Z")
+_DEFAULTS: Final = frozenset({":80", ":443", ":"})
+
+
+def label(scheme: str, authority: str, path: str, query: str = "") -> str:
+    """The label of a request target, or of a URI, by its parts. ``query``: without its "?"."""
+    path, cut = _label_path(path)
+    uri = f"{scheme.lower()}://{label_authority(authority)}{path}"
+    query = "" if cut else _label_query(query)
+    return f"{uri}?{query}" if query else uri
+
+
+def uri_label(uri: str) -> str:
+    """The label of an absolute URI."""
+    parts = _PARTS.fullmatch(uri)
+    assert parts is not None  # it splits anything
+    return label(parts[1] or "", parts[2] or "", parts[3], parts[4] or "")
+
+
+def twin(label: str) -> str | None:
+    """The label of the same under the other scheme, http or https; None for one of neither."""
+    scheme, colon, rest = label.partition(":")
+    other = {"http": "https", "https": "http"}.get(scheme)
+    return None if other is None else other + colon + rest
+
+
+@lru_cache(maxsize=1024)
+def label_authority(text: str) -> str:
+    """Host and port as labels have them: without the port that is the default of *either* scheme,
+    since behind a TLS terminator an app may be told of one and of the other's port."""
+    match = _HOST_PORT.fullmatch(text)
+    if match is None:
+        return text.lower()
+    port = "" if match[2] is None else ":" + match[2].lstrip("0")
+    return _host(match[1]) + ("" if port in _DEFAULTS else port)
+
+
+def _label_path(path: str, *, partial: bool = False) -> tuple[str, bool]:
+    """A path with every octet that may stand for itself as itself, without empty and dot segments;
+    and whether it ended at a "#". ``partial``: it is the beginning of some path."""
+    if path and _PLAIN_PATH(path):
+        return path, False
+    if (
+        path[:1] != "/"
+    ):  # the absolute form of a target (RFC 9112 3.2.2), from a server that left it
+        absolute = _ABSOLUTE.match(path)
+        path = path[absolute.end() :] if absolute is not None else path
+    octets = unquote_to_bytes(path.encode("latin-1", "surrogateescape"))
+    octets, hash_, _ = octets.partition(b"#")
+    if hash_:
+        partial = False
+    # (browsers take the backslash for a slash)
+    *before, last = octets.replace(b"\\", b"/").removeprefix(b"/").split(b"/")
+    kept: list[bytes] = []
+    for segment in before:
+        if segment == b"..":
+            del kept[-1:]
+        elif segment not in (b"", b"."):
+            kept.append(segment)
+    if not partial and last in (b".", b".."):
+        if last == b"..":
+            del kept[-1:]
+        last = b""
+    kept.append(last)
+    return "/" + quote_from_bytes(b"/".join(kept), safe=_PATH_SAFE), bool(hash_)
+
+
+def _label_query(query: str) -> str:
+    """A query with every octet that may stand for itself as itself. In forms "+" is a space, and "%2B"
+    the plus, elsewhere the two are one: so here all three are."""
+    if _PLAIN_QUERY(query):
+        return query
+    octets = unquote_to_bytes(query.encode("latin-1", "surrogateescape"))
+    return quote_from_bytes(octets.partition(b"#")[0].replace(b"+", b" "), safe=_QUERY_SAFE)
+
+
+def label_prefix(scheme: str, rest: str) -> str | None:
+    """What all labels begin with whose URIs begin with ``scheme://rest``; None if ``rest`` has no
+    authority. Where the cut goes through an escape or a segment, more do."""
+    match = re.match(r"[^/?#]+", rest)
+    if match is None:
+        return None
+    path, question, query = rest[match.end() :].partition("?")
+    uri = f"{scheme.lower()}://{label_authority(match[0])}"
+    if question:
+        path, cut = _label_path(path)
+        return uri + path if cut else f"{uri}{path}?{_label_query(_CUT_SHORT.sub('', query))}"
+    return uri + _label_path(_CUT_SHORT.sub("", path), partial=True)[0]
+
+
+def label_pattern(pattern: str) -> str | None:
+    """The pattern, in which ``*`` is any run of characters, that matches the labels of all URIs that
+    ``pattern`` matches: as they stand, or from the path on if it begins with "/". None if nobody can
+    tell what it matches, for it goes up from a segment that holds a star."""
+    before, scheme, rest = pattern.partition("://")
+    start = ""
+    if scheme and "/" not in before:
+        match = re.match(r"[^/?#]*", rest)
+        assert match is not None
+        authority = match[0] if "*" in match[0] else label_authority(match[0])
+        if authority.endswith((":80", ":443")):  # behind a star
+            authority = authority.rpartition(":")[0]
+        start, rest = f"{before.lower()}://{authority.lower()}", rest[match.end() :]
+        if not rest:
+            return start if start.endswith("*") else start + "/"
+    else:
+        rest = pattern
+    path, question, query = _CUT_SHORT.sub("", rest).partition("?")
+    if "*" in path and re.search(r"\*.*/(?:\.|%2[Ee]){2}(?:/|\Z)", path):
+        return None
+    star = path[:1] == "*"
+    label, cut = _label_path("/" + path if star else path)
+    start += label[1:] if star else label
+    return start if cut or not question else f"{start}?{_label_query(query)}"

@@ -346,6 +346,13 @@ class MemoryLayer:
         with self._lock:
             return list(self._nodes)
 
+    def scan(self, most: int) -> tuple[list[tuple[Key, Entry]], bool]:
+        """At most so many of the keys held, with their entries, and whether these are all. Takes the
+        lock and O(most) time, and does not count as a read."""
+        with self._lock:
+            found = [(key, node.entry) for key, node in islice(self._nodes.items(), most)]
+            return found, len(found) == len(self._nodes)
+
     def stats(self) -> Mapping[str, int | float]:
         """``entries``, ``bytes`` and ``budget`` as they are now (bytes), and since construction:
 

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from layergate.http.key import label_of
+from layergate.http.key import target_of
 
 __all__ = ["DECISIONS", "EVERY", "Warnings", "first_look", "turn_on"]
 
@@ -118,7 +118,7 @@ def first_look(peek: Any, layer: str) -> Any:
         if found.__class__ is tuple:
             DECISIONS.debug(
                 "hit %r layer=%s",
-                label_of(key).partition("?")[0],
+                target_of(key).partition("?")[0],
                 layer,
                 extra={"layergate.outcome": "hit", "layergate.layer": layer},
             )

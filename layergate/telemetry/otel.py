@@ -401,6 +401,9 @@ class _Tracer:
                 found[names.INSTANCES] = value.instances
                 found[names.APPLIED] = value.applied
                 found[names.FINAL] = value.final
+                found[names.PURGE_SCOPE] = value.scope
+                if value.matched is not None:
+                    found[names.MATCHED] = value.matched
         return found
 
     def here(self) -> str | None:

@@ -346,12 +346,27 @@ def test_purge_and_stats(clean: Server, here: Callable[..., Ran]) -> None:
     admin = ("--admin", clean.admin)
     here("explain", f"{clean.url}/fresh")
     ran = run("purge", "--tag", "product:7", *admin)
-    assert (ran.code, ran.out) == (0, "purged: 1 of 1 instances have applied it\n")
+    assert ran.code == 0
+    assert ran.out.splitlines() == [
+        "purged: 1 of 1 instances have applied it",
+        "scope: process (this process alone: other processes keep what they hold)",
+        "matched: 1 in the memory of the process that was asked",
+    ]
+    ran = run("purge", "--tag", "product:77", *admin)
+    assert ran.out.endswith("\nseen: no; something that was named is not in that memory\n")
     told = here("explain", f"{clean.url}/fresh", *admin, "--json").json()
     assert told["conclusion"]["answer"] == "miss"
     here("explain", f"{clean.url}/fresh")
     answer = run("purge", "--url", f"{clean.url}/fresh", "--soft", "--json", *admin).json()
-    assert answer["result"] == {"applied": 1, "instances": 1}
+    assert answer["result"] == {
+        "applied": 1,
+        "instances": 1,
+        "scope": "process",
+        "matched": 1,
+        "matched_at_least": False,
+        "seen": True,
+        "unknown": [],
+    }
     told = here("explain", f"{clean.url}/fresh", *admin, "--json").json()
     assert told["conclusion"]["answer"] == "stale"
     for option in (("--pattern", "/f*"), ("--host", "127.0.0.1"), ("--prefix", "127.0.0.1/f")):

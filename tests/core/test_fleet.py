@@ -124,12 +124,12 @@ async def test_g3_cut_off_nothing_is_fresh(stack: Stack, low: SharedDict) -> Non
     assert found is not None
     assert found.layer == "top"
     entry = found.entry
-    assert entry.fresh_until == now
+    assert entry.stale_from == now and entry.fresh_until == 0.0
     assert (entry.stale_while_revalidate, entry.stale_if_error) == (0.0, 40.0)
     assert low.calls["get"] == 0  # nor is the layer asked that does not answer
     assert low.log.tries == 1
     many = await stack.lookup_many(["k", "other"])
-    assert many["k"].entry.fresh_until == now
+    assert many["k"].entry.stale_from == now
     assert "other" not in many
 
 

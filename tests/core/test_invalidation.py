@@ -109,25 +109,25 @@ def test_marks_never_invalidate_too_little(log, stamp, tags, label, caps, looked
     hard = any(not mark.soft for _, mark in hits)
     soft = [float(position) for position, mark in hits if mark.soft]
     caught = marks.catching(subject, label)
-    lifetime = subject.fresh_until
+    lifetime = subject.stale_from
     gone = not marks.admit(subject, label)
     assert any(not one.soft for one in caught) is gone  # the same, by name
     if not gone:
-        assert all(one.time == subject.fresh_until for one in caught)
-        assert caught or subject.fresh_until == lifetime
+        assert all(one.time == subject.stale_from for one in caught)
+        assert caught or subject.stale_from == lifetime
     admitted = admitted and not gone
     if hard:
         assert not admitted
     if admitted and soft:
-        assert subject.fresh_until <= soft[0]  # stale from the first, not from the last
+        assert subject.stale_from <= soft[0]  # stale from the first, not from the last
     if exact:
         assert admitted is not hard
         assert marks.purged_since(stamp, tags, label) is hard
         assert marks.purged_since(stamp, tags, label, soft=True) is bool(hits)
         if admitted and not soft:
-            assert subject.fresh_until == 1e6
+            assert subject.stale_from == 1e6
         if admitted and 0 < len(soft) <= 4:
-            assert subject.fresh_until == soft[0]
+            assert subject.stale_from == soft[0]
 
 
 def test_what_sinks_into_a_floor_stays_purged_and_later_entries_live() -> None:
@@ -173,7 +173,7 @@ async def test_a_refused_pattern_changes_nothing() -> None:
     assert not marks.purged_since(0, ("t",), "k")
     with pytest.raises(KeyRefused, match="kind"):
         await log.append((Mark("tags", "t"),), 0.0)  # type: ignore[arg-type]
-    assert await log.append((Mark("tag", "t"),), 0.0) == (1, 1, True)
+    assert (await log.append((Mark("tag", "t"),), 0.0))[:4] == (1, 1, True, "process")
     assert marks.position == 1
 
 
@@ -191,10 +191,10 @@ def test_a_soft_purge_makes_stale_and_never_fresh_again() -> None:
     marks.apply(1, [Mark("tag", "t", soft=True)], 40.0)
     marks.apply(2, [Mark("tag", "t", soft=True)], 60.0)
     assert marks.admit(subject, "k")
-    assert subject.fresh_until == 40.0
+    assert subject.stale_from == 40.0
     marks.apply(3, [Mark("all", soft=True)], 80.0)
     assert marks.admit(subject, "k")
-    assert subject.fresh_until == 40.0
+    assert subject.stale_from == 40.0
 
 
 def test_every_change_is_counted_and_nothing_else() -> None:

@@ -254,7 +254,7 @@ async def test_a_hook_that_raises_breaks_nothing(top, runtime, caplog) -> None:
 async def test_g3_a_purge_reaches_every_layer_without_touching_it(stack, top, low, mark) -> None:
     await stack.store("k", made(stack, tags=("t",)))
     writes = top.calls["set"], low.calls["set"], top.calls["delete"]
-    assert await stack.invalidate((mark,)) == (1, 1, True)
+    assert (await stack.invalidate((mark,)))[:4] == (1, 1, True, "process")
     assert stack.peek("k") is None
     assert await stack.lookup("k") is None
     assert await stack.lookup_many(["k"]) == {}
@@ -297,10 +297,10 @@ async def test_a_soft_purge_makes_stale_in_every_layer(stack, top, low, runtime)
     await runtime.advance(5)
     await stack.invalidate((Mark("tag", "t", soft=True),))
     await runtime.advance(5)
-    assert stack.peek("k").fresh_until == runtime.time - 5
+    assert stack.peek("k").stale_from == runtime.time - 5
     top.data.clear()
     found = await stack.lookup("k")
-    assert found.layer == "low" and found.entry.fresh_until == runtime.time - 5
+    assert found.layer == "low" and found.entry.stale_from == runtime.time - 5
 
 
 async def test_delete_and_clear_empty_the_layers(stack, top, low) -> None:

@@ -247,12 +247,12 @@ async def test_a_purge_that_nobody_answers_is_not_final():
     sent: list[dict[str, Any]] = []
     log = log_with(sent, Clock())
     mark = (Mark("tag", "\udc80"),)
-    assert await log.append(mark, 0.0, wait=0.01) == PurgeReceipt(1, 3, final=False)
+    assert await log.append(mark, 0.0, wait=0.01) == PurgeReceipt(1, 3, final=False, scope="host")
     assert sent[0]["marks"] == [["tag", "\udc80", False]]
     log.take({"op": "final", "id": sent[0]["id"], "applied": 3, "instances": 3})  # too late
     assert not await log.catch_up()
     log.lost()
-    assert await log.append(mark, 0.0) == PurgeReceipt(1, 3, final=False)
+    assert await log.append(mark, 0.0) == PurgeReceipt(1, 3, final=False, scope="host")
     assert not await log.catch_up()
     assert [message["op"] for message in sent] == ["purge", "sync"]
     assert log.stats() == {"log_trusted": 0}

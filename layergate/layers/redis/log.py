@@ -75,7 +75,7 @@ from typing import Any, Final, NamedTuple
 from layergate.core.codec import MAX_MARKS, Codec
 from layergate.core.fleet import Joining
 from layergate.core.flight import Pulse
-from layergate.core.invalidation import Mark, Marks, PurgeReceipt
+from layergate.core.invalidation import Mark, PurgeReceipt, matcher
 from layergate.errors import LayerError, LayerUnavailable, WireError
 from layergate.layers.redis.companion import Companion
 from layergate.layers.redis.keys import log_key
@@ -370,7 +370,8 @@ class RedisLog:
         self, marks: tuple[Mark, ...], time: float, *, wait: float | None = None
     ) -> PurgeReceipt:
         """See `Log.append`."""
-        Marks(max_marks=1, max_patterns=1).apply(1, marks, time)  # raises KeyRefused
+        for mark in marks:
+            matcher(mark)  # raises KeyRefused
         self._look_at_process()
         try:
             home, position, nonce = await self._append(marks, time)
@@ -381,7 +382,7 @@ class RedisLog:
                 raise
             self._counters.on("layer_error", layer="shared", operation="append", error=error)
             self._companion.ensure()
-            return PurgeReceipt(1, 1, final=False)
+            return PurgeReceipt(1, 1, final=False, scope="fleet")
         return await self._wait(marks, time, home, position, nonce, wait)
 
     async def leave(self) -> None:
@@ -798,7 +799,7 @@ class RedisLog:
                     # Lost, and its place with it (or trimmed so soon).
                     losses += 1
                     if losses > _RETRIES:
-                        return PurgeReceipt(applied, members, final=False)
+                        return PurgeReceipt(applied, members, final=False, scope="fleet")
                     if log != place.log:
                         await self._ask(SYNC)
                     again = _again(home, position, nonce)
@@ -810,15 +811,17 @@ class RedisLog:
                 if not known:  # this one is no member, but it has applied it
                     members, applied = members + 1, applied + 1
                 if applied >= members and not int(settling):
-                    return PurgeReceipt(applied, members, final=True)
+                    return PurgeReceipt(applied, members, final=True, scope="fleet")
             except Exception as error:
                 failures += 1
                 if failures >= 3:
                     self._counters.on("layer_error", layer="shared", operation="wait", error=error)
-                    return PurgeReceipt(max(1, applied), max(1, members), final=False)
+                    return PurgeReceipt(
+                        max(1, applied), max(1, members), final=False, scope="fleet"
+                    )
             left = deadline - monotonic()
             if left <= 0:
-                return PurgeReceipt(applied, members, final=False)
+                return PurgeReceipt(applied, members, final=False, scope="fleet")
             pause = _POLL[min(looks, len(_POLL) - 1)]
             looks += 1
             if pause:

@@ -14,7 +14,7 @@ import pytest
 from layergate.core.codec import Codec
 from layergate.core.events import Counters
 from layergate.core.fleet import Joining
-from layergate.core.invalidation import Mark, Marks, PurgeReceipt
+from layergate.core.invalidation import Mark, Marks
 from layergate.core.lease import Exponential, Waiting
 from layergate.layers.redis.keys import log_key
 from layergate.layers.redis.leases import RedisLeases
@@ -163,8 +163,11 @@ class Node:
 
     async def purge(
         self, tag: str, *, wait: float | None = None, soft: bool = False
-    ) -> PurgeReceipt:
-        return await self.log.append((Mark("tag", tag, soft),), self.runtime.now(), wait=wait)
+    ) -> tuple[int, int, bool]:
+        marks = (Mark("tag", tag, soft),)
+        receipt = await self.log.append(marks, self.runtime.now(), wait=wait)
+        assert receipt.scope == "fleet"
+        return receipt[:3]
 
     async def join(self) -> None:
         limit = time.monotonic() + BOUND
