@@ -59,6 +59,21 @@ def _always() -> bool:
     return True
 
 
+def _import_all() -> None:
+    """Import what calls will use, before there are any.
+
+    The first requests of a process come at the same time. Threads that import a package at once,
+    one from its middle, find it half made (ImportError, or a deadlock of its modules' locks), and a
+    loop that imports one keeps nobody's time meanwhile.
+    """
+    import redis.asyncio.sentinel
+    import redis.sentinel
+
+    import layergate.layers.redis.batch
+    import layergate.layers.redis.cluster
+    import layergate.layers.redis.link  # noqa: F401
+
+
 class Server:
     """How this process speaks with a Redis.
 
@@ -113,6 +128,7 @@ class Server:
 
         Raises ConfigError for a client of the other world.
         """
+        _import_all()
         if isinstance(self._source, _Client):
             self._source.check(blocking=runtime.blocking)
         self._runtime = runtime
