@@ -602,14 +602,15 @@ class LayerGate:
         await self._call(scope, receive, after, policy, lambda: tap)
 
     def _closing(self, receive: Receive) -> Receive:
-        """Join the fleet when the server starts, rather than with the first request. End background
+        """Join the fleet before the server takes requests, rather than with the first ones: they come
+        all at once. (A fleet that is away delays the start no longer than a request.) End background
         work before the application hears of the shutdown: refreshes may still need what it is about
         to close."""
 
         async def closing() -> Message:
             message = await receive()
             if message["type"] == "lifespan.startup" and self.cache.stack.fleet is not None:
-                self.cache.aside(self.cache.stack.join(), "layergate join")
+                await self.cache.stack.join()
             if message["type"] == "lifespan.shutdown":
                 await self.cache.aclose()
             return message

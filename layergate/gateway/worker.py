@@ -67,7 +67,7 @@ class Worker:
         await channel.open(reload=self.reload, stats=cache.stats)
         cache.reporter = channel.report
         if cache.stack.fleet is not None:
-            cache.aside(cache.stack.join(), "layergate join")
+            await cache.stack.join()  # before there are requests: the first ones come all at once
         listeners = [
             await loop.create_server(
                 server.connection,

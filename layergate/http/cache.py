@@ -679,14 +679,16 @@ class Cache:
                 self.flights.land(key, exchange)
                 exchange.abort()  # another thread may have joined it already
                 return _Landed()
-            if present is not None:
+            if present is not None and not present.unleased:
                 # It takes the place of one that this request cannot share, and its lease.
                 exchange.inherit(present)
-            elif self.stack.leases is not None and await self._caught_up(exchange):
-                instead = await self._license(exchange, selected, until)
-                if instead is not None:
-                    exchange.withdraw()
-                    return instead
+            elif self.stack.leases is not None:
+                if await self._caught_up(exchange):
+                    instead = await self._license(exchange, selected, until)
+                    if instead is not None:
+                        exchange.withdraw()
+                        return instead
+                exchange.unleased = exchange.lease is None
         else:
             exchange = self._exchange(request, selected, None, entry, fwd, match)
         self.stack.counters.on("fetch", request=request, reason=fwd)

@@ -143,6 +143,7 @@ class Exchange:
         "state",
         "storage_key",
         "unchanged",
+        "unleased",
         "unreachable",
         "variance",
     )
@@ -202,6 +203,7 @@ class Exchange:
         self.marked = False  # its target was known not to be shareable
         self.refreshes = False  # in the background, for the store alone
         self.lease: Lease | None = None
+        self.unleased = False  # it went without one, for the shared layer was away
         # Of the fetch, from its beginning; those who wait for it link to it, and so does the entry.
         self.span: Span = NO_SPAN
         self.cause: str | None = None  # the span of the request that wants a background refresh
@@ -1053,8 +1055,10 @@ class Reader:
         return exchange.fits(request) and self._still(exchange.tags)
 
     def _still(self, tags: tuple[str, ...]) -> bool:
-        exchange = self._exchange
-        return self.joined_at == exchange.stamp or not exchange._cache.stack.purged_since(
+        exchange, arrived = self._exchange, self.request.arrived
+        if self.joined_at == exchange.stamp or (arrived and exchange.began >= arrived):
+            return True
+        return not exchange._cache.stack.purged_since(
             exchange.stamp, tags, exchange.primary, soft=True
         )
 

@@ -252,6 +252,10 @@ class RedisLog:
         self._good = 0
         self._syncing = 0  # which one, or 0
         self._hopeless_until = _NEVER
+        # Has this process been trusted since it began, or came back? Until when do requests wait
+        # for that (see `_left_to_join`)? None: nobody has asked yet.
+        self._joined = False
+        self._join_by: float | None = None
 
     def forked(self) -> None:
         """See `Log.forked`. What the parent could not append yet, the child appends too: once too
@@ -354,17 +358,49 @@ class RedisLog:
             background = self._companion.ensure()
             if self._runtime.monotonic() < self.trusted_until:
                 return True
-            # What just failed would fail for every request, and each would pay for it.
-            if self._runtime.monotonic() < self._hopeless_until:
-                return False
-            # Without a companion nobody waits for this instance, so what was asked before this
-            # request came is no answer for it.
-            complete = await self.sync(fresh=not background, patience=self._server.timeout)
-            return complete and (not background or self._runtime.monotonic() < self.trusted_until)
+            if self._join_by is None:
+                self._join_by = self._runtime.monotonic() + self._server.connect_timeout
+            while True:
+                # What just failed would fail for every request, and each would pay for it.
+                if self._runtime.monotonic() < self._hopeless_until:
+                    return False
+                left = self._left_to_join()
+                patience = max(self._server.timeout, left)
+                try:
+                    # Without a companion nobody waits for this instance, so what was asked before
+                    # this request came is no answer for it.
+                    complete = await self.sync(
+                        probe=left > 0, fresh=not background, patience=patience
+                    )
+                except Exception as error:
+                    if not self._still_joins(error):
+                        raise
+                    complete = False
+                if complete:
+                    return not background or self._runtime.monotonic() < self.trusted_until
+                if self.left or self._left_to_join() <= 0:
+                    return False
         except Exception as error:
             if not isinstance(error, LayerUnavailable):  # told of when the breaker opened
                 self._counters.on("layer_error", layer="shared", operation="catch up", error=error)
             return False
+
+    def _left_to_join(self) -> float:
+        """For how many seconds more a request waits for this instance to become one of the fleet.
+
+        A process that has just started must connect first, and has no script loaded yet; the first
+        requests come all at once, and each that did not wait would fetch (G2). ``connect_timeout``
+        bounds that, for all of them together: past it, a Redis that does not answer is away (G5).
+        """
+        if self._joined or self._join_by is None:
+            return 0.0
+        return self._join_by - self._runtime.monotonic()
+
+    def _still_joins(self, error: Exception) -> bool:
+        """Was this one only slow, and is there time left to join? A refusal is final."""
+        from redis.exceptions import TimeoutError as RedisTimeoutError
+
+        return isinstance(error, RedisTimeoutError) and self._left_to_join() > 0
 
     async def append(
         self, marks: tuple[Mark, ...], time: float, *, wait: float | None = None
@@ -391,6 +427,7 @@ class RedisLog:
             self.left = True
             # Whatever is under way may have made it a member before it ceases to be one.
             self._leaves += 1
+            self._joined, self._join_by = False, None
             connected = self._runtime.monotonic() < self.trusted_until
             self.trusted_until = _NEVER
         if self._pid != os.getpid():
@@ -443,10 +480,11 @@ class RedisLog:
         good = False
         over = True
         try:
-            good = await self._sync(probe)
+            good = await self._sync(probe, patience)
             self._hopeless_until = _NEVER
-        except Exception:
-            self._hopeless_until = self._runtime.monotonic() + min(_HOPELESS, self.heartbeat)
+        except Exception as error:
+            if not self._still_joins(error):
+                self._hopeless_until = self._runtime.monotonic() + min(_HOPELESS, self.heartbeat)
             raise
         except BaseException:
             over = False  # cancelled: that says nothing, so somebody else has to go
@@ -462,8 +500,10 @@ class RedisLog:
             self._pulse.beat()
         return good
 
-    async def _sync(self, probe: bool) -> bool:
-        until = float("inf") if probe else self._runtime.monotonic() + self._server.timeout
+    async def _sync(self, probe: bool, patience: float | None) -> bool:
+        until = float("inf")
+        if patience is not None or not probe:
+            until = self._runtime.monotonic() + (patience or self._server.timeout)
         while True:
             await self._flush(probe)
             reply = await self._ask(SYNC, probe=probe)
@@ -563,6 +603,7 @@ class RedisLog:
                 self._applied, self._tip = reply.last, b""
             self._settled_in = True
             if reply.member and not self.left and place.leaves == self._leaves:
+                self._joined = True
                 if self._trusted_for is None:
                     self.trusted_until = float("inf")
                 else:
