@@ -67,7 +67,7 @@ def _import_all() -> None:
     loop that imports one keeps nobody's time meanwhile.
     """
     import redis.asyncio.sentinel
-    import redis.sentinel
+    import redis.sentinel  # noqa: F401
 
     import layergate.layers.redis.batch
     import layergate.layers.redis.cluster
