@@ -252,9 +252,12 @@ class LayerGate:
         while True:
             answer = await self.cache.open(request, alone=alone, fresh=fresh, late=late)
             if isinstance(answer, Serve):
+                refresh = None
                 if answer.refresh is not None:
-                    self._spawn_refresh(scope, answer.refresh)
+                    refresh = self._spawn_refresh(scope, answer.refresh)
                 await _send(send, answer.response)
+                if refresh is not None and self._runtime.fleeting and not self._runtime.lasts():
+                    await asyncio.wait([refresh])  # or it never comes to its end
                 return
             if isinstance(answer, Pass):
                 if self._adds:
@@ -344,9 +347,11 @@ class LayerGate:
                 then = await self._first_reader(exchange, reader, client, limit, stale, task)
             if client.gone:
                 return then  # it has its response; what comes of the fetch is for others
-            if exchange.ended or exchange.state in (State.RELEASED, State.FAILED):
+            over = exchange.ended or exchange.state in (State.RELEASED, State.FAILED)
+            if over or not self._runtime.lasts():
                 # The response is out. What the app still does (background tasks) is part of this
-                # request, and so is what goes wrong there.
+                # request, and so is what goes wrong there; where the loop may end with it, the rest
+                # of the fetch as well.
                 if not task.done():
                     await asyncio.wait([task])
             else:
@@ -428,11 +433,12 @@ class LayerGate:
         task.add_done_callback(_Guard(tap, task, limit).done)
         return task
 
-    def _spawn_refresh(self, scope: Scope, exchange: Exchange) -> None:
+    def _spawn_refresh(self, scope: Scope, exchange: Exchange) -> asyncio.Task[Any]:
         self.cache.refreshing(1)
         tap = _Tap(self, exchange, refresh_scope(scope, exchange.request_lines()), None)
         task = self._spawn(tap, None)
         task.add_done_callback(lambda _: self.cache.refreshing(-1))
+        return task
 
     async def _alone(
         self, scope: Scope, receive: _Incoming, send: Send, exchange: Exchange
@@ -465,9 +471,11 @@ class LayerGate:
             assert served is not None
             await _send(send, served)
         elif exchange.mismatched:
+            await _settled(exchange)
             return _Next.FRESH
         else:
             exchange.abort()
+        await _settled(exchange)
         return _Next.DONE
 
     async def _unshared(
@@ -541,6 +549,7 @@ class LayerGate:
             policy_place.reset(place)
         if (tap := tapped()) is not None:
             tap.exchange.abort()
+            await _settled(tap.exchange)
 
     # -- other methods, other scopes -----------------------------------------------------------
 
@@ -606,6 +615,7 @@ class LayerGate:
         all at once. (A fleet that is away delays the start no longer than a request.) End background
         work before the application hears of the shutdown: refreshes may still need what it is about
         to close."""
+        self._runtime.last()
 
         async def closing() -> Message:
             message = await receive()
@@ -707,6 +717,7 @@ class _Tap:
                 await exchange.finish()
             else:
                 exchange.abort()
+        await _settled(exchange)
 
     async def _failed(self, error: Exception) -> None:
         exchange = self.exchange
@@ -763,6 +774,8 @@ class _Tap:
                 exchange.body(bytes(chunk))
             if relay is Relay.TEE and not self._cache.stack.peek_is_enough:
                 # Layers that take time to store into shall not take our client's.
+                if not more:
+                    exchange.complete()
                 await self._to_client(message)
             if not more and not exchange.ended:
                 await exchange.finish()
@@ -804,7 +817,7 @@ class _Tap:
         if self._cache.stack.peek_is_enough:
             await self._cache.settle(exchange)
         else:
-            self._cache.aside(self._cache.settle(exchange), "layergate settle")
+            exchange.aside(self._cache.settle(exchange), "layergate settle")
         if relay is Relay.PASS or relay is Relay.TEE:
             if exchange.request.method == "HEAD":
                 await self._cache.after_head(exchange, message["status"], headers)
@@ -857,6 +870,12 @@ class _Guard:
 
 class _Deserted(OSError):
     """Nobody is left to send to; ASGI has servers raise an OSError then."""
+
+
+async def _settled(exchange: Exchange) -> None:
+    """Where the loop may end with this request, wait for what is part of it (see `Exchange.left`)."""
+    while left := exchange.left:
+        await asyncio.wait([task for task in left if isinstance(task, asyncio.Task)])
 
 
 async def _read(reader: Reader, incoming: _Incoming, send: Send) -> None:

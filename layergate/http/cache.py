@@ -37,6 +37,7 @@ from layergate.core.events import NO_SPAN
 from layergate.core.fleet import Waited
 from layergate.core.flight import Flights
 from layergate.core.invalidation import Mark, PurgeReceipt, glob
+from layergate.core.ports import Task
 from layergate.core.stack import Found, Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
@@ -1040,17 +1041,24 @@ class Cache:
         await self.stack.store(key, said)
 
     async def _find(
-        self, key: bytes, enough: Callable[[Entry], bool] | None = None, *, quiet: bool = False
+        self,
+        key: bytes,
+        enough: Callable[[Entry], bool] | None = None,
+        *,
+        quiet: bool = False,
+        below: bool = False,
     ) -> Found | None:
         if self.stack.peek_is_enough and self.stack.trusted and not quiet:
             entry = self.stack.peek(key)
             if entry is None or entry.expires <= self.stack.runtime.now():
                 return None
             return Found(entry, self._top)
-        return await self.stack.lookup(key, enough=enough, quiet=quiet)
+        return await self.stack.lookup(key, enough=enough, quiet=quiet, below=below)
 
-    async def _lookup(self, key: bytes, *, quiet: bool = False) -> Entry | None:
-        found = await self._find(key, quiet=quiet)
+    async def _lookup(
+        self, key: bytes, *, quiet: bool = False, below: bool = False
+    ) -> Entry | None:
+        found = await self._find(key, quiet=quiet, below=below)
         return None if found is None else found.entry
 
     def _live_marker(self, entry: Entry | None) -> HitForMiss | None:
@@ -1212,12 +1220,45 @@ class Cache:
 
     # -- storing -------------------------------------------------------------------------------
 
+    def keep(self, exchange: Exchange, entry: Entry) -> bytes | None:
+        """Put a response into the top layer at once, so that the next request finds it, and `commit`
+        can take its time with the layers below. The key; None if it takes more than that."""
+        plan, lease, stack = exchange.plan, exchange.lease, self.stack
+        assert plan is not None
+        if exchange.variance is not None or (lease is not None and not lease.sure):
+            return None
+        key, names, now = exchange.primary, plan.names, stack.runtime.now()
+        present = stack.peek(key)
+        value = None if present is None or present.expires <= now else present.value
+        if names or isinstance(value, VariantIndex):
+            key = variant_key(key, self.secondary(names, exchange.request.fields))
+            if value is None:
+                index = VariantIndex((names,), ())
+                expires = max(entry.expires, now + _INDEX_LIFETIME)
+                stamp = stack.marks.position
+                new = Entry(index, created=now, fresh_until=expires, stamp=stamp, size=64)
+                if not stack.keep(exchange.primary, new):
+                    return None
+            elif not isinstance(value, VariantIndex) or names not in value.names:
+                return None
+        if entry is exchange.entry and key != exchange.storage_key:
+            return None  # a 304 that changes by what it is selected
+        other = stack.peek(key)
+        if other is not None and _later(other, entry):
+            return None
+        return key if stack.keep(key, entry) else None
+
     async def commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
         """Store a response. False if it was purged while it was fetched, or another instance has
         taken over meanwhile."""
         with self._counters.span("store", parent=exchange.span, key=exchange.primary) as span:
             stored = await self._commit(exchange, plan, entry)
             span.note(stored=stored, size=entry.size)
+        kept = exchange.kept
+        if not stored and kept is not None:
+            present = self.stack.top_peek(kept)
+            if present is not None and present.value is entry.value:
+                self.stack.unkeep(kept)
         return stored
 
     async def _commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
@@ -1228,7 +1269,8 @@ class Cache:
         request = exchange.request
         if exchange.state is State.ANSWERED and plan.names:
             await self._give_up_older(exchange, plan)
-        key = await self._place(exchange.primary, plan.names, request.fields, entry)
+        kept = exchange.kept
+        key = await self._place(exchange.primary, plan.names, request.fields, entry, kept=kept)
         if isinstance(entry.value, PartialResponse) and exchange.state is not State.ANSWERED:
             found = await self._find(key, _complete)
             entry = combined(
@@ -1238,7 +1280,8 @@ class Cache:
                 max_tags=self.options.max_tags,
                 targets=targets_of(self.options),
             )
-        stored = not await self._overtaken(key, entry) and await self.stack.store(key, entry)
+        overtaken = await self._overtaken(key, entry, below=kept == key)
+        stored = not overtaken and await self.stack.store(key, entry)
         if stored and exchange.variance is not None and exchange.sought == request.exact:
             await self.stack.discard(request.exact)  # which would be looked at first
         if stored and exchange.marked and self._fleet is not None:
@@ -1277,27 +1320,31 @@ class Cache:
         stored = None if present is None else present.value
         return isinstance(stored, StoredResponse) and stored.anonymous
 
-    async def _overtaken(self, key: bytes, entry: Entry) -> bool:
-        """Is what is stored from a fetch that began later, or after a purge that this one did not
-        see? "a cache MUST use the most recent one" (section 4); the older must not replace it."""
-        present = await self._lookup(key)
-        if present is None:
-            return False
-        if present.stamp != entry.stamp:
-            return present.stamp > entry.stamp
-        newer = present.value
-        return isinstance(newer, StoredResponse) and newer.requested > entry.value.requested
+    async def _overtaken(self, key: bytes, entry: Entry, *, below: bool = False) -> bool:
+        """Is what is stored (or, with ``below``, what is stored below the top layer) from a fetch
+        that began later, or after a purge that this one did not see? "a cache MUST use the most
+        recent one" (section 4); the older must not replace it."""
+        present = await self._lookup(key, below=below)
+        return present is not None and _later(present, entry)
 
     async def _place(
-        self, primary: bytes, names: tuple[bytes, ...], fields: Fields, entry: Entry
+        self,
+        primary: bytes,
+        names: tuple[bytes, ...],
+        fields: Fields,
+        entry: Entry,
+        *,
+        kept: bytes | None = None,
     ) -> bytes:
-        """The key to store under. A target that varied once keeps its index: a response without
+        """The key to store under (``kept``: where the top layer has it already). A target that varied once keeps its index: a response without
         Vary then is one more variant, looked at last, since "the cache SHOULD choose the most
         recent stored response with a valid Vary field value" (4.1)."""
         if not names:
-            present = await self._lookup(primary)
+            present = await self._lookup(primary, below=kept == primary)
             if present is None or not isinstance(present.value, VariantIndex):
                 return primary
+            if kept == primary:
+                self.stack.unkeep(primary)  # it would hide the index
         key = variant_key(primary, self.secondary(names, fields))
         await self._index(primary, names, fields, key, entry.expires)
         if CODING in names and self.options.nominate_codings:
@@ -1667,14 +1714,13 @@ class Cache:
         """`stats`, or what ``reporter`` says, which speaks for other processes too."""
         return self.stats() if self.reporter is None else await self.reporter()
 
-    def aside(self, work: Coroutine[Any, Any, Any], name: str) -> bool:
-        """Run ``work`` in the background. False when nothing is started any more, since the process
+    def aside(self, work: Coroutine[Any, Any, Any], name: str) -> Task | None:
+        """Run ``work`` in the background. None when nothing is started any more, since the process
         ends: then ``work`` is closed."""
         try:
-            self.stack.runtime.spawn(work, name=name)
+            return self.stack.runtime.spawn(work, name=name)
         except RuntimeError:
-            return False
-        return True
+            return None
 
     # -- what adapters report ------------------------------------------------------------------
 
@@ -1851,6 +1897,14 @@ def _apart(match: Match | None) -> bool:
     """Is there a rule's lifetime, and not for requests with cookies? These would only wait to hear
     no, and what they get says nothing about what the others share."""
     return match is not None and match.rule.ttl is not None and not match.rule.allow_cookie
+
+
+def _later(one: Entry, than: Entry) -> bool:
+    """Is one stored response from a later fetch than another, or from after a purge that the other
+    did not see?"""
+    if one.stamp != than.stamp:
+        return one.stamp > than.stamp
+    return isinstance(one.value, StoredResponse) and one.value.requested > than.value.requested
 
 
 def _complete(entry: Entry) -> bool:

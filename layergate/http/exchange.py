@@ -17,15 +17,16 @@ and only copies what passes.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN, Span
 from layergate.core.fleet import Lease
 from layergate.core.flight import Pulse
+from layergate.core.ports import Task
 from layergate.errors import OriginAborted
 from layergate.http.decision import NO_ANSWER, answers
 from layergate.http.fields import Fields, Lines
@@ -98,8 +99,10 @@ class Exchange:
         "_chunks",
         "_confirmation",
         "_content_length",
+        "_left",
         "_length",
         "_lock",
+        "_made",
         "_part",
         "_readers",
         "_stored",
@@ -107,6 +110,7 @@ class Exchange:
         "_touched",
         "_trimmed",
         "_validators",
+        "_whole",
         "began",
         "broken",
         "cause",
@@ -119,6 +123,7 @@ class Exchange:
         "flight_key",
         "fwd",
         "gave_up",
+        "kept",
         "lease",
         "marked",
         "match",
@@ -194,6 +199,10 @@ class Exchange:
         self._content_length: int | None = None
         self._storing = False
         self._stored = False
+        self._whole = False  # the body is complete
+        self._made: Entry | None = None  # of the complete body
+        self.kept: bytes | None = None  # the key under which the top layer has it already
+        self._left: list[Task] = []
         self._readers: set[Reader] = set()
         self._alias: bytes | None = None
         self._confirmation: Fields | None = None  # of the 304 that updated what is stored
@@ -293,7 +302,7 @@ class Exchange:
         is stored by now, or take it. ``free``: or need not wait, for this is not for sharing."""
         lease, self.lease = self.lease, None
         if lease is not None:  # (at the end of the process it runs out by itself)
-            self._cache.aside(lease.release(free=free), "layergate release")
+            self.aside(lease.release(free=free), "layergate release")
 
     # -- towards the origin --------------------------------------------------------------------
 
@@ -612,6 +621,8 @@ class Exchange:
             self.entry = self.entry_for(plan, stored.status, plan.lines, stored.body, stored)
             self._storing = True
             self._confirmation = fields if self.several else None
+            if not cache.stack.peek_is_enough:
+                self.kept = cache.keep(self, self.entry)
         else:
             # Valid for this request, not to be kept any longer.
             self.refused = planned
@@ -747,10 +758,21 @@ class Exchange:
             del self._chunks[: first - self._trimmed]
             self._trimmed = first
 
+    def complete(self) -> None:
+        """The body is complete: verify it, and keep it where that takes no time. So whoever hears of
+        its end and asks again finds it. Call `finish` next, which does what is left."""
+        if self._whole or self.ended or self.broken:
+            return
+        self._whole = True
+        if not self._storing or self.state is State.ANSWERED:
+            return
+        if self._verify() and self._part is None and not self._cache.stack.peek_is_enough:
+            self._made = self._make()
+            self.kept = self._cache.keep(self, self._made)
+
     async def finish(self) -> None:
         """The body is complete: verify it, tell the readers, store it."""
-        if self._storing and self.state is not State.ANSWERED:
-            self._verify()
+        self.complete()
         if self.rest is not None and self.state is State.STREAMING and self._part is not None:
             if self._length != self._content_length:
                 self.abort(OriginAborted("the origin sent less than the range it announced"))
@@ -766,8 +788,22 @@ class Exchange:
             self._finished()
         elif self._cache.stack.peek_is_enough:
             await self._store()
-        elif not self._cache.aside(self._store(), "layergate store"):
+        elif not self.aside(self._store(), "layergate store"):
             self._finished()
+
+    def aside(self, work: Coroutine[Any, Any, object], name: str) -> bool:
+        """As `Cache.aside`; and where a loop may end with the request that led to this, see `left`."""
+        task = self._cache.aside(work, name)
+        if task is not None and not self._cache.stack.runtime.lasts():
+            self._left.append(task)
+        return task is not None
+
+    @property
+    def left(self) -> list[Task]:
+        """What is not done yet of what this has begun in the background, and what the request is not
+        over without."""
+        self._left = [task for task in self._left if not task.done()]
+        return self._left
 
     def _overflows(self) -> bool:
         return (
@@ -794,11 +830,13 @@ class Exchange:
         if self._stored and not self._readers:
             self._give_back()
 
-    def _verify(self) -> None:
+    def _verify(self) -> bool:
+        """Is it as long as it said it would be?"""
         if self._content_length is not None and self._content_length != self._length:
             self._storing = False
             self.refused = Refused.LENGTH_MISMATCH
             self._cache.not_stored(self, Refused.LENGTH_MISMATCH)
+        return self._storing
 
     async def _commit(self) -> None:
         plan = self.plan
@@ -809,18 +847,24 @@ class Exchange:
             if self._confirmation is not None:
                 await self._cache.freshen_others(self, self._confirmation)
         else:
-            assert self.response is not None
-            body = b"".join(self._chunks)
-            lines = plan.lines
-            if self._part is not None:
-                begin = len(self.around[0])
-                body = body[begin : begin + self._length]
-            elif self._content_length is None and self.response.status not in _NO_BODY:
-                # We know it now, and a HEAD answered from the store has no other way to tell.
-                lines = [*lines, (b"content-length", b"%d" % len(body))]
-            entry = self.entry_for(plan, self.response.status, lines, body)
+            entry = self._made or self._make()
+            self._made = None
         if not await self._cache.commit(self, plan, entry):
             self.refused = self.refused or Refused.PURGED
+
+    def _make(self) -> Entry:
+        """The entry that the complete body makes."""
+        assert self.plan is not None
+        assert self.response is not None
+        body = b"".join(self._chunks)
+        lines = self.plan.lines
+        if self._part is not None:
+            begin = len(self.around[0])
+            body = body[begin : begin + self._length]
+        elif self._content_length is None and self.response.status not in _NO_BODY:
+            # We know it now, and a HEAD answered from the store has no other way to tell.
+            lines = [*lines, (b"content-length", b"%d" % len(body))]
+        return self.entry_for(self.plan, self.response.status, lines, body)
 
     def entry_for(
         self,

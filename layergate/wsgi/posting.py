@@ -72,7 +72,7 @@ class Post:
             run_blocking(self._cache.settle(exchange))
         else:
             # Layers that take time to write to shall not take our client's.
-            self._cache.aside(self._cache.settle(exchange), "layergate settle")
+            exchange.aside(self._cache.settle(exchange), "layergate settle")
         try:
             write = self._start(status, texts(exchange.client_lines), *raised(exc_info))
         except BaseException as error:

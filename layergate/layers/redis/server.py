@@ -361,6 +361,7 @@ class Server:
         for other, old in list(self._sides.items()):
             if other[0] == pid and old.closed():
                 self._sides.pop(other, None)
+                old.abandon()
         recipe = self._recipe(blocking=not loop_id)
         if not loop_id:
             # Two threads may come here at once: the first one's counts.
@@ -384,6 +385,8 @@ class Server:
             timeout=self.timeout,
         )
         self._sides[key] = side
+        assert self._runtime is not None
+        self._runtime.at_end(side.close, last=True)
         return side
 
     def _recipe(self, *, blocking: bool) -> Recipe:
@@ -692,6 +695,10 @@ class Subscription:
     async def close(self) -> None:
         await self._link.drop(gently=True)
 
+    def abandon(self) -> None:
+        """Its loop is closed."""
+        self._link.abandon()
+
 
 class _Side:
     """What belongs to one event loop of one process, or to all the threads of one process."""
@@ -752,6 +759,13 @@ class _Side:
         import asyncio
 
         await asyncio.gather(*work)
+
+    def abandon(self) -> None:
+        """Its loop was closed over it."""
+        self._done = True
+        for node in list(self._idle):
+            for link in self._idle.pop(node, ()):
+                link.abandon()
 
     async def close(self) -> None:
         self._done = True
