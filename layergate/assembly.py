@@ -255,4 +255,4 @@ def _shared_layer(options: Options) -> Layer:
     from layergate.layers.redis import RedisLayer
 
     patience = float(options.layer_timeout)  # type: ignore[arg-type]
-    return RedisLayer(shared, timeout=min(patience, 0.2))
+    return RedisLayer(shared, timeout=min(patience, 0.2), connect_timeout=min(patience, 1.0))

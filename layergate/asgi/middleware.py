@@ -303,9 +303,12 @@ class LayerGate:
         while True:
             answer = await self.cache.open(request, alone=alone, fresh=fresh, late=late)
             if isinstance(answer, Serve):
+                refresh = None
                 if answer.refresh is not None:
-                    self._spawn_refresh(scope, answer.refresh)
+                    refresh = self._spawn_refresh(scope, answer.refresh)
                 await _send(send, answer.response)
+                if refresh is not None and self._runtime.fleeting and not self._runtime.lasts():
+                    await asyncio.wait([refresh])  # or it never comes to its end
                 return
             if isinstance(answer, Pass):
                 if self._adds:
@@ -399,9 +402,11 @@ class LayerGate:
                 then = await self._first_reader(exchange, reader, client, limit, stale, task)
             if client.gone:
                 return then  # it has its response; what comes of the fetch is for others
-            if exchange.ended or exchange.state in (State.RELEASED, State.FAILED):
+            over = exchange.ended or exchange.state in (State.RELEASED, State.FAILED)
+            if over or not self._runtime.lasts():
                 # The response is out. What the app still does (background tasks) is part of this
-                # request, and so is what goes wrong there.
+                # request, and so is what goes wrong there; where the loop may end with it, the rest
+                # of the fetch as well.
                 if not task.done():
                     await asyncio.wait([task])
             else:
@@ -483,11 +488,12 @@ class LayerGate:
         task.add_done_callback(_Guard(tap, task, limit).done)
         return task
 
-    def _spawn_refresh(self, scope: Scope, exchange: Exchange) -> None:
+    def _spawn_refresh(self, scope: Scope, exchange: Exchange) -> asyncio.Task[Any]:
         self.cache.refreshing(1)
         tap = _Tap(self, exchange, refresh_scope(scope, exchange.request_lines()), None)
         task = self._spawn(tap, None)
         task.add_done_callback(lambda _: self.cache.refreshing(-1))
+        return task
 
     async def _alone(
         self, scope: Scope, receive: _Incoming, send: Send, exchange: Exchange
@@ -520,9 +526,11 @@ class LayerGate:
             assert served is not None
             await _send(send, served)
         elif exchange.mismatched:
+            await _settled(exchange)
             return _Next.FRESH
         else:
             exchange.abort()
+        await _settled(exchange)
         return _Next.DONE
 
     async def _unshared(
@@ -599,6 +607,7 @@ class LayerGate:
         if (tap := tapped()) is not None:
             await tap.flushed()
             tap.exchange.abort()
+            await _settled(tap.exchange)
 
     # -- other methods, other scopes -----------------------------------------------------------
 
@@ -668,14 +677,16 @@ class LayerGate:
         await self._call(scope, receive, after, route, lambda: tap)
 
     def _closing(self, receive: Receive) -> Receive:
-        """Join the fleet when the server starts, rather than with the first request. End background
+        """Join the fleet before the server takes requests, rather than with the first ones: they come
+        all at once. (A fleet that is away delays the start no longer than a request.) End background
         work before the application hears of the shutdown: refreshes may still need what it is about
         to close."""
+        self._runtime.last()
 
         async def closing() -> Message:
             message = await receive()
             if message["type"] == "lifespan.startup" and self.cache.stack.fleet is not None:
-                self.cache.aside(self.cache.stack.join(), "layergate join")
+                await self.cache.stack.join()
             if message["type"] == "lifespan.shutdown":
                 await self.cache.aclose()
             return message
@@ -783,6 +794,7 @@ class _Tap:
         finally:
             self.route.returned()
             self.route.close()
+        await _settled(exchange)
 
     async def _failed(self, error: Exception) -> None:
         exchange = self.exchange
@@ -926,7 +938,7 @@ class _Tap:
         if self._cache.stack.peek_is_enough:
             await self._cache.settle(self.exchange)
         else:
-            self._cache.aside(self._cache.settle(self.exchange), "layergate settle")
+            self.exchange.aside(self._cache.settle(self.exchange), "layergate settle")
 
     async def _head_to_client(self) -> None:
         held, self._held = self._held, None
@@ -984,6 +996,12 @@ class _Guard:
 
 class _Deserted(OSError):
     """Nobody is left to send to; ASGI has servers raise an OSError then."""
+
+
+async def _settled(exchange: Exchange) -> None:
+    """Where the loop may end with this request, wait for what is part of it (see `Exchange.left`)."""
+    while left := exchange.left:
+        await asyncio.wait([task for task in left if isinstance(task, asyncio.Task)])
 
 
 async def _read(reader: Reader, incoming: _Incoming, send: Send) -> None:

@@ -83,6 +83,11 @@ class Lease(Protocol):
         come after the holder's look into the layers, so look again before fetching."""
         ...
 
+    @property
+    def sure(self) -> bool:
+        """Is it certainly still ours, by what is known here? If not, `confirm` asks."""
+        ...
+
     async def confirm(self) -> bool:
         """Is it still ours? False when it ran out (the process stood still) and somebody else took
         it: then what was fetched under it must not be stored. True when nobody can tell. Never

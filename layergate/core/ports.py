@@ -7,7 +7,7 @@ suspend; under threads their ``async def`` methods block, so that a coroutine ru
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -76,6 +76,18 @@ class Runtime(Protocol):
 
         Its exceptions are its own affair: a runtime logs what escapes.
         """
+        ...
+
+    def lasts(self) -> bool:
+        """Will what runs in the background here be there when the request is over? Not where a loop
+        may end with it (a test client's), as far as one can know."""
+        ...
+
+    def at_end(
+        self, work: Callable[[], Coroutine[Any, Any, object]], *, last: bool = False
+    ) -> None:
+        """Await the bound method ``work`` when the running loop ends, unless its object is gone by
+        then, or `aclose` has come first. ``last``: after all that is not. Under threads: never."""
         ...
 
     def background(self) -> bool:

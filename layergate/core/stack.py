@@ -184,6 +184,8 @@ class Stack:
         )
         # With nothing below a peekable top, a peek has seen all there is.
         self.peek_is_enough = len(self.layers) == 1 and isinstance(top, PeekableLayer)
+        # Can the top layer be written to at once, before those below it? (See `keep`.)
+        self._keeps = isinstance(top, PeekableLayer) and not inspect.iscoroutinefunction(top.set)
 
     @property
     def trusted(self) -> bool:
@@ -291,6 +293,7 @@ class Stack:
         after: Entry | None = None,
         enough: Callable[[Entry], bool] | None = None,
         quiet: bool = False,
+        below: bool = False,
     ) -> Found | None:
         """The first fresh entry from the top down; or else, of the stale ones, the freshest (the
         top layer's copy may have a shorter TTL than the one below). Never an expired or purged one.
@@ -301,12 +304,15 @@ class Stack:
         ``enough``: whether an entry has all that is wanted. One that has not counts as stale, and
         as less than any that has: the layers below may hold more.
         ``quiet``: the same answer, but nothing is copied or counted; the entry is a copy of its own.
+        ``below``: not what the top layer holds, nor is it copied there.
         """
         if not await self.catch_up():
-            return await self._lookup_distrusted(key, quiet=quiet)
+            return None if below else await self._lookup_distrusted(key, quiet=quiet)
         best: tuple[Entry, int] | None = None
         best_rank = False, 0.0
         for depth, layer in enumerate(self.layers):
+            if below and not depth:
+                continue
             try:
                 got = layer.get(key) if not quiet else _look(layer, key)
                 entry: Entry | None = await self._answer(layer, got)
@@ -330,7 +336,7 @@ class Stack:
         if best is None:
             return None
         entry, depth = best
-        if depth and not quiet:
+        if depth and not quiet and not below:
             await self._backfill(key, entry, depth, ttl)
             if not self.admits(key, entry):  # purged while it was copied
                 return None
@@ -449,9 +455,34 @@ class Stack:
                 self.counters.on("layer_error", layer=layer.name, operation="takes", error=error)
         return False
 
-    async def _write(
-        self, layer: Layer, key: Key, entry: Entry, ttl: Mapping[str, float] | None
-    ) -> BaseException | None:
+    def keep(self, key: Key, entry: Entry) -> bool:
+        """Write to the top layer alone, at once: what is to go to those below takes time (see
+        `store`), and whoever comes next finds it already. False if that cannot be."""
+        if not self._keeps or not self.trusted:
+            return False
+        if entry.stamp != self.marks.position:
+            entry.checked = entry.stamp
+            if not self.marks.admit(entry, self._label(key)):
+                return False
+        top = self.layers[0]
+        try:
+            top.set(key, self._capped(top, entry, None))
+        except Exception as error:
+            self.counters.on("write_error", layer=top.name, error=error)
+            self.unkeep(key)
+            return False
+        return True
+
+    def unkeep(self, key: Key) -> None:
+        """Take back what `keep` has written: the layers below may not have it."""
+        top = self.layers[0]
+        try:
+            top.delete(key)
+        except Exception as error:
+            self.counters.on("layer_error", layer=top.name, operation="delete", error=error)
+
+    def _capped(self, layer: Layer, entry: Entry, ttl: Mapping[str, float] | None) -> Entry:
+        """The entry as this layer may have it."""
         cap: float | None = None if ttl is None else ttl.get(layer.name)
         if cap is None:
             cap = getattr(layer, "ttl", None)
@@ -461,6 +492,12 @@ class Stack:
         on_error: float | None = getattr(layer, "stale_if_error", None)
         if revalidate is not None or on_error is not None:
             entry = entry.windowed(revalidate, on_error)
+        return entry
+
+    async def _write(
+        self, layer: Layer, key: Key, entry: Entry, ttl: Mapping[str, float] | None
+    ) -> BaseException | None:
+        entry = self._capped(layer, entry, ttl)
         try:
             await self._answer(layer, layer.set(key, entry))
         except Exception as error:

@@ -18,6 +18,7 @@ from layergate.gateway.options import GatewayOptions
 from layergate.gateway.proxy import App, Message, Proxy, Receive, Scope, Send
 from layergate.gateway.reloading import live, waiting
 from layergate.gateway.server import Server
+from layergate.runtime.loop import LoopRuntime
 
 __all__ = ["Worker", "main"]
 
@@ -64,10 +65,12 @@ class Worker:
     async def serve(self, sockets: Sequence[socket]) -> None:
         """Serve until the channel says to stop; then answer what has begun."""
         loop, channel, cache, server = self.server.loop, self.channel, self.cache, self.server
+        assert isinstance(cache.runtime, LoopRuntime)
+        cache.runtime.last()
         await channel.open(reload=self.reload, stats=self.stats)
         cache.reporter = channel.report
         if cache.stack.fleet is not None:
-            cache.aside(cache.stack.join(), "layergate join")
+            await cache.stack.join()  # before there are requests: the first ones come all at once
         listeners = [
             await loop.create_server(
                 server.connection,

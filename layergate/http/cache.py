@@ -38,6 +38,7 @@ from layergate.core.events import NO_SPAN
 from layergate.core.fleet import Waited
 from layergate.core.flight import Flights
 from layergate.core.invalidation import Mark, PurgeReceipt, glob
+from layergate.core.ports import Task
 from layergate.core.stack import Found, Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
@@ -777,14 +778,16 @@ class Cache:
                 self.flights.land(key, exchange)
                 exchange.abort()  # another thread may have joined it already
                 return _Landed()
-            if present is not None:
+            if present is not None and not present.unleased:
                 # It takes the place of one that this request cannot share, and its lease.
                 exchange.inherit(present)
-            elif self.stack.leases is not None and await self._caught_up(exchange):
-                instead = await self._license(exchange, selected, until)
-                if instead is not None:
-                    exchange.withdraw()
-                    return instead
+            elif self.stack.leases is not None:
+                if await self._caught_up(exchange):
+                    instead = await self._license(exchange, selected, until)
+                    if instead is not None:
+                        exchange.withdraw()
+                        return instead
+                exchange.unleased = exchange.lease is None
         else:
             exchange = self._exchange(request, selected, None, entry, fwd, match)
         exchange.marked = marker is not None
@@ -1150,17 +1153,24 @@ class Cache:
         await self.stack.store(key, said)
 
     async def _find(
-        self, key: bytes, enough: Callable[[Entry], bool] | None = None, *, quiet: bool = False
+        self,
+        key: bytes,
+        enough: Callable[[Entry], bool] | None = None,
+        *,
+        quiet: bool = False,
+        below: bool = False,
     ) -> Found | None:
         if self.stack.peek_is_enough and self.stack.trusted and not quiet:
             entry = self.stack.peek(key)
             if entry is None or entry.expires <= self.stack.runtime.now():
                 return None
             return Found(entry, self._top)
-        return await self.stack.lookup(key, enough=enough, quiet=quiet)
+        return await self.stack.lookup(key, enough=enough, quiet=quiet, below=below)
 
-    async def _lookup(self, key: bytes, *, quiet: bool = False) -> Entry | None:
-        found = await self._find(key, quiet=quiet)
+    async def _lookup(
+        self, key: bytes, *, quiet: bool = False, below: bool = False
+    ) -> Entry | None:
+        found = await self._find(key, quiet=quiet, below=below)
         return None if found is None else found.entry
 
     def _live_marker(
@@ -1362,12 +1372,45 @@ class Cache:
             taken = self.stack.takes(key, entry.size, entry.tags)
         return None if taken else Refused.NO_ROOM
 
+    def keep(self, exchange: Exchange, entry: Entry) -> bytes | None:
+        """Put a response into the top layer at once, so that the next request finds it, and `commit`
+        can take its time with the layers below. The key; None if it takes more than that."""
+        plan, lease, stack = exchange.plan, exchange.lease, self.stack
+        assert plan is not None
+        if exchange.variance is not None or (lease is not None and not lease.sure):
+            return None
+        key, names, now = exchange.primary, plan.names, stack.runtime.now()
+        present = stack.peek(key)
+        value = None if present is None or present.expires <= now else present.value
+        if names or isinstance(value, VariantIndex):
+            key = variant_key(key, self.secondary(names, exchange.request.fields))
+            if value is None:
+                index = VariantIndex((names,), ())
+                expires = max(entry.expires, now + _INDEX_LIFETIME)
+                stamp = stack.marks.position
+                new = Entry(index, created=now, fresh_until=expires, stamp=stamp, size=64)
+                if not stack.keep(exchange.primary, new):
+                    return None
+            elif not isinstance(value, VariantIndex) or names not in value.names:
+                return None
+        if entry is exchange.entry and key != exchange.storage_key:
+            return None  # a 304 that changes by what it is selected
+        other = stack.peek(key)
+        if other is not None and _later(other, entry):
+            return None
+        return key if stack.keep(key, entry) else None
+
     async def commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
         """Store a response. False if it was purged while it was fetched, or another instance has
         taken over meanwhile."""
         with self._counters.span("store", parent=exchange.span, key=exchange.primary) as span:
             stored = await self._commit(exchange, plan, entry)
             span.note(stored=stored, size=entry.size)
+        kept = exchange.kept
+        if not stored and kept is not None:
+            present = self.stack.top_peek(kept)
+            if present is not None and present.value is entry.value:
+                self.stack.unkeep(kept)
         return stored
 
     async def _commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
@@ -1378,8 +1421,11 @@ class Cache:
         request = exchange.request
         if exchange.state is State.ANSWERED and plan.names:
             await self._give_up_older(exchange, plan)
+        kept = exchange.kept
         key = await self._place(exchange, plan.names, entry)
         if key is None:
+            if kept is not None:
+                self.stack.unkeep(kept)
             exchange.refused = Refused.VARIANTS
             self.not_stored(exchange, Refused.VARIANTS)
             return False
@@ -1392,7 +1438,8 @@ class Cache:
                 max_tags=self.options.max_tags,
                 targets=targets_of(self.options),
             )
-        stored = not await self._overtaken(key, entry) and await self.stack.store(key, entry)
+        overtaken = await self._overtaken(key, entry, below=kept == key)
+        stored = not overtaken and await self.stack.store(key, entry)
         if stored and exchange.variance is not None and exchange.sought == request.exact:
             await self.stack.discard(request.exact)  # which would be looked at first
         if stored and exchange.sights > 1:
@@ -1446,16 +1493,12 @@ class Cache:
             for suffix in (b"", _BESIDE, _WITH_COOKIE)
         )
 
-    async def _overtaken(self, key: bytes, entry: Entry) -> bool:
-        """Is what is stored from a fetch that began later, or after a purge that this one did not
-        see? "a cache MUST use the most recent one" (section 4); the older must not replace it."""
-        present = await self._lookup(key)
-        if present is None:
-            return False
-        if present.stamp != entry.stamp:
-            return present.stamp > entry.stamp
-        newer = present.value
-        return isinstance(newer, StoredResponse) and newer.requested > entry.value.requested
+    async def _overtaken(self, key: bytes, entry: Entry, *, below: bool = False) -> bool:
+        """Is what is stored (or, with ``below``, what is stored below the top layer) from a fetch
+        that began later, or after a purge that this one did not see? "a cache MUST use the most
+        recent one" (section 4); the older must not replace it."""
+        present = await self._lookup(key, below=below)
+        return present is not None and _later(present, entry)
 
     async def _place(
         self, exchange: Exchange, names: tuple[bytes, ...], entry: Entry
@@ -1463,17 +1506,19 @@ class Cache:
         """The key to store under; None if there is no room for one more variant. A target that varied
         once keeps its index: a response without Vary then is one more variant, looked at last, since
         "the cache SHOULD choose the most recent stored response with a valid Vary field value" (4.1)."""
-        primary, fields = exchange.primary, exchange.request.fields
+        primary, fields, kept = exchange.primary, exchange.request.fields, exchange.kept
         if not names:
-            present = await self._lookup(primary)
+            present = await self._lookup(primary, below=kept == primary)
             if present is None or not isinstance(present.value, VariantIndex):
                 return primary
+            if kept == primary:
+                self.stack.unkeep(primary)  # it would hide the index
         key = variant_key(primary, self.secondary(names, fields))
         if CODING in names and self.options.nominate_codings:
             self._codings.note(fields)
         sights = exchange.sights
-        kept = await self._index(primary, names, fields, key, entry.expires, sights=sights)
-        return key if kept else None
+        room = await self._index(primary, names, fields, key, entry.expires, sights=sights)
+        return key if room else None
 
     def has_room(self, exchange: Exchange, plan: Plan, *, quiet: bool = False) -> bool:
         """True if what is planned is no new variant, or may become one; see `admission`. As far as is
@@ -1976,14 +2021,13 @@ class Cache:
         """`stats`, or what ``reporter`` says, which speaks for other processes too."""
         return self.stats() if self.reporter is None else await self.reporter()
 
-    def aside(self, work: Coroutine[Any, Any, Any], name: str) -> bool:
-        """Run ``work`` in the background. False when nothing is started any more, since the process
+    def aside(self, work: Coroutine[Any, Any, Any], name: str) -> Task | None:
+        """Run ``work`` in the background. None when nothing is started any more, since the process
         ends: then ``work`` is closed."""
         try:
-            self.stack.runtime.spawn(work, name=name)
+            return self.stack.runtime.spawn(work, name=name)
         except RuntimeError:
-            return False
-        return True
+            return None
 
     # -- what adapters report ------------------------------------------------------------------
 
@@ -2186,6 +2230,14 @@ def _ends(variants: list[bytes], ends: Mapping[bytes, int]) -> tuple[int, ...]:
 
 def _is_response(entry: Entry) -> bool:
     return isinstance(entry.value, StoredResponse)
+
+
+def _later(one: Entry, than: Entry) -> bool:
+    """Is one stored response from a later fetch than another, or from after a purge that the other
+    did not see?"""
+    if one.stamp != than.stamp:
+        return one.stamp > than.stamp
+    return isinstance(one.value, StoredResponse) and one.value.requested > than.value.requested
 
 
 def _complete(entry: Entry) -> bool:

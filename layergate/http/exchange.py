@@ -21,15 +21,16 @@ and only copies what passes.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN, Span
 from layergate.core.fleet import Lease
 from layergate.core.flight import Pulse
+from layergate.core.ports import Task
 from layergate.errors import OriginAborted
 from layergate.http.decision import NO_ANSWER, answers
 from layergate.http.fields import Fields, Lines
@@ -111,8 +112,10 @@ class Exchange:
         "_content_length",
         "_idle",
         "_idle_since",
+        "_left",
         "_length",
         "_lock",
+        "_made",
         "_part",
         "_readers",
         "_storing",
@@ -121,6 +124,7 @@ class Exchange:
         "_trimmed",
         "_unkept",
         "_validators",
+        "_whole",
         "admitted",
         "began",
         "broken",
@@ -133,6 +137,7 @@ class Exchange:
         "flight_key",
         "fwd",
         "gave_up",
+        "kept",
         "lease",
         "marked",
         "match",
@@ -161,6 +166,7 @@ class Exchange:
         "storage_key",
         "tokens",
         "unchanged",
+        "unleased",
         "unreachable",
         "variance",
     )
@@ -219,6 +225,10 @@ class Exchange:
         self._storing = False
         # The head of a response whose content is to be looked through for tokens, and has not been.
         self._to_scan: Fields | None = None
+        self._whole = False  # the body is complete
+        self._made: Entry | None = None  # of the complete body
+        self.kept: bytes | None = None  # the key under which the top layer has it already
+        self._left: list[Task] = []
         self._readers: set[Reader] = set()
         self._idle = 0.0  # how long the fetch has waited for its own client, seconds
         self._idle_since: float | None = None
@@ -231,6 +241,7 @@ class Exchange:
         self.reload = False  # its request would not have what is fresh
         self.refreshes = False  # in the background, for the store alone
         self.lease: Lease | None = None
+        self.unleased = False  # it went without one, for the shared layer was away
         # Of the fetch, from its beginning; those who wait for it link to it, and so does the entry.
         self.span: Span = NO_SPAN
         self.cause: str | None = None  # the span of the request that wants a background refresh
@@ -321,7 +332,7 @@ class Exchange:
         is stored by now, or take it. ``free``: or need not wait, for this is not for sharing."""
         lease, self.lease = self.lease, None
         if lease is not None:  # (at the end of the process it runs out by itself)
-            self._cache.aside(lease.release(free=free), "layergate release")
+            self.aside(lease.release(free=free), "layergate release")
 
     # -- towards the origin --------------------------------------------------------------------
 
@@ -776,6 +787,8 @@ class Exchange:
                 self.refused = Refused.VARIANTS
                 cache.not_stored(self, self.refused)
             self._confirmation = fields if self.several else None
+            if self._storing and not cache.stack.peek_is_enough:
+                self.kept = cache.keep(self, self.entry)
         else:
             # Valid for this request, not to be kept any longer.
             self.refused = planned
@@ -940,20 +953,38 @@ class Exchange:
             del self._chunks[: first - self._trimmed]
             self._trimmed = first
 
+    def complete(self) -> None:
+        """The body is complete: verify it, and keep it where that takes no time. So whoever hears of
+        its end and asks again finds it. Call `finish` next, which does what is left."""
+        if self._whole or self.ended or self.broken:
+            return
+        self._whole = True
+        if not self._storing or self.state is State.ANSWERED:
+            return
+        if not self._verify() or self._part is not None or self._cache.stack.peek_is_enough:
+            return
+        self._join()
+        if self.refused is None and self._to_scan is None:
+            self._made = self._make()
+            self.kept = self._cache.keep(self, self._made)
+
+    def _join(self) -> None:
+        """Make one of the parts of the body, for the store and for all who have not read to the end
+        yet."""
+        with self._lock:
+            if self._storing and self._body is None and self.state is not State.ANSWERED:
+                self._body, self._chunks = b"".join(self._chunks), []
+
     async def finish(self) -> None:
         """The body is complete: verify it, tell the readers, store it."""
-        if self._storing and self.state is not State.ANSWERED:
-            self._verify()
+        self.complete()
         if self.rest is not None and self.state is State.STREAMING and self._part is not None:
             if self._length != self._content_length:
                 self.abort(OriginAborted("the origin sent less than the range it announced"))
                 return
             with self._lock:
                 self._chunks += filter(None, self.rest.around[1:])
-        with self._lock:
-            if self._storing and self.state is not State.ANSWERED:
-                # One copy for the store and for all who have not read to the end yet.
-                self._body, self._chunks = b"".join(self._chunks), []
+        self._join()
         self.ended = True
         self.traced()
         self.pulse.beat()
@@ -963,8 +994,22 @@ class Exchange:
             self._finished()
         elif self._cache.stack.peek_is_enough:
             await self._store()
-        elif not self._cache.aside(self._store(), "layergate store"):
+        elif not self.aside(self._store(), "layergate store"):
             self._finished()
+
+    def aside(self, work: Coroutine[Any, Any, object], name: str) -> bool:
+        """As `Cache.aside`; and where a loop may end with the request that led to this, see `left`."""
+        task = self._cache.aside(work, name)
+        if task is not None and not self._cache.stack.runtime.lasts():
+            self._left.append(task)
+        return task is not None
+
+    @property
+    def left(self) -> list[Task]:
+        """What is not done yet of what this has begun in the background, and what the request is not
+        over without."""
+        self._left = [task for task in self._left if not task.done()]
+        return self._left
 
     def _overflows(self) -> bool:
         return (
@@ -985,11 +1030,13 @@ class Exchange:
         if self.state is not State.RELEASED:  # (then what `settle` notes comes first)
             self.let_go()
 
-    def _verify(self) -> None:
+    def _verify(self) -> bool:
+        """Is it as long as it said it would be?"""
         if self._content_length is not None and self._content_length != self._length:
             self._storing = False
             self.refused = Refused.LENGTH_MISMATCH
             self._cache.not_stored(self, Refused.LENGTH_MISMATCH)
+        return self._storing
 
     async def _commit(self) -> None:
         plan = self.plan
@@ -1002,25 +1049,32 @@ class Exchange:
             if self._confirmation is not None:
                 await self._cache.freshen_others(self, self._confirmation)
         else:
-            assert self.response is not None
             assert self._body is not None
-            body, lines = self._body, plan.lines
-            if self._to_scan is not None and has_token(self._to_scan, body):
+            if self._to_scan is not None and has_token(self._to_scan, self._body):
                 # It came in parts, so others may have read along. Those who come now shall not.
                 self.refused = Refused.TOKEN
                 self._cache.not_stored(self, Refused.TOKEN)
                 await self._cache.settle(self)
                 return
-            if self._part is not None:
-                begin = len(self.around[0])
-                body = body[begin : begin + self._length]
-            elif self._content_length is None and self.response.status not in _NO_BODY:
-                # We know it now, and a HEAD answered from the store has no other way to tell.
-                lines = [*lines, (b"content-length", b"%d" % len(body))]
-            entry = self.entry_for(plan, self.response.status, lines, body)
+            entry = self._made or self._make()
+            self._made = None
         if not await self._cache.commit(self, plan, entry):
             self.admitted = False
             self.refused = self.refused or Refused.PURGED
+
+    def _make(self) -> Entry:
+        """The entry that the complete body makes."""
+        assert self.plan is not None
+        assert self.response is not None
+        assert self._body is not None
+        body, lines = self._body, self.plan.lines
+        if self._part is not None:
+            begin = len(self.around[0])
+            body = body[begin : begin + self._length]
+        elif self._content_length is None and self.response.status not in _NO_BODY:
+            # We know it now, and a HEAD answered from the store has no other way to tell.
+            lines = [*lines, (b"content-length", b"%d" % len(body))]
+        return self.entry_for(self.plan, self.response.status, lines, body)
 
     def entry_for(
         self,
@@ -1273,8 +1327,10 @@ class Reader:
         return exchange.fits(request) and self._still(exchange.tags)
 
     def _still(self, tags: tuple[str, ...]) -> bool:
-        exchange = self._exchange
-        return self.joined_at == exchange.stamp or not exchange._cache.stack.purged_since(
+        exchange, arrived = self._exchange, self.request.arrived
+        if self.joined_at == exchange.stamp or (arrived and exchange.began >= arrived):
+            return True
+        return not exchange._cache.stack.purged_since(
             exchange.stamp, tags, exchange.primary, soft=True
         )
 

@@ -2,11 +2,16 @@
 
 Nothing asyncio is kept on shared objects: an event belongs to the loop that waits on it, and the
 set of background tasks is held per loop, weakly.
+
+Loops end. A server's lives as long as its process and says so (the lifespan protocol); a test client's
+may live for one request. So work that a request leaves behind is part of that request unless its loop
+*lasts*, and what is held open on a loop is closed as that ends (`LoopRuntime.at_end`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import random
@@ -15,7 +20,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from layergate.runtime.clock import monotonic
 
@@ -24,6 +29,11 @@ __all__ = ["LoopRuntime"]
 _logger = logging.getLogger("layergate")
 
 T = TypeVar("T")
+
+Farewell: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
+_Tasks: TypeAlias = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]]
+
+_FAREWELL: Final = 2.0  # seconds that the end of a loop may take here
 
 
 class _LoopEvent:
@@ -71,10 +81,47 @@ class _LoopEvent:
                 timer.cancel()
 
 
+class _End:
+    """What is to be done as a loop ends, and the task that waits for that."""
+
+    __slots__ = ("first", "last", "over", "task")
+
+    def __init__(self, over: asyncio.Future[None]) -> None:
+        self.over = over  # set when nobody needs it any more
+        self.first: list[weakref.WeakMethod[Farewell]] = []
+        self.last: list[weakref.WeakMethod[Farewell]] = []
+        self.task: asyncio.Task[None] | None = None
+
+
+class _Companionship:
+    """A companion's task. One whose loop was closed over it is over, too."""
+
+    __slots__ = ("_loop", "_task")
+
+    def __init__(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._task = task
+        self._loop = loop
+
+    def cancel(self) -> bool:
+        return self._task.cancel()
+
+    def done(self) -> bool:
+        return self._task.done() or self._loop.is_closed()
+
+
 class LoopRuntime:
-    """Ports for asyncio. One instance may serve several loops and threads."""
+    """Ports for asyncio. One instance may serve several loops and threads.
+
+    ``fleeting``: has a loop ended here that did not last? Then the next one may, too.
+    """
 
     def __init__(self) -> None:
+        self.fleeting = False
+        self._lasting: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        self._ends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _End] = (
+            weakref.WeakKeyDictionary()
+        )
+        weakref.finalize(self, _let_go, self._ends).atexit = False
         self._tasks: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, set[asyncio.Task[Any]]
         ] = weakref.WeakKeyDictionary()
@@ -149,13 +196,42 @@ class LoopRuntime:
         """
         for other in list(self._tasks):
             if other.is_closed():
+                self.fleeting = True
                 left = self._tasks.pop(other, set()) | self._companions.pop(other, set())
                 for task in left:
                     if not task.done():
                         _close(task)
         return self._tasks.setdefault(loop, set())
 
-    def companion(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+    # -- loops that last, and loops that end ---------------------------------------------------
+
+    def last(self) -> None:
+        """The running loop is a server's: it is there when a request is over."""
+        self._lasting.add(asyncio.get_running_loop())
+
+    def lasts(self) -> bool:
+        """See `Runtime.lasts`."""
+        return asyncio.get_running_loop() in self._lasting
+
+    def at_end(self, work: Farewell, *, last: bool = False) -> None:
+        """See `Runtime.at_end`. A loop's end shows in that its tasks are cancelled, as `asyncio.run`
+        and all who use its runner do; of one that is just closed nobody hears."""
+        loop = asyncio.get_running_loop()
+        end = self._ends.get(loop)
+        if end is None or end.task is None or end.task.done():
+            end = self._ends[loop] = _End(loop.create_future())
+            self._adopt(loop)
+            task = loop.create_task(
+                _farewell(weakref.ref(self), end, self._tasks, self._companions),
+                name="layergate farewell",
+                context=contextvars.Context(),
+            )
+            end.task = _idle(task)
+        works = end.last if last else end.first
+        works[:] = [one for one in works if one() not in (None, work)]
+        works.append(weakref.WeakMethod(work))
+
+    def companion(self, work: Coroutine[Any, Any, Any], *, name: str) -> _Companionship:
         """Run ``work`` on this loop until it ends, or `aclose` cancels it, or the loop is closed.
 
         Raises RuntimeError, with ``work`` closed, when no loop is running.
@@ -168,11 +244,11 @@ class LoopRuntime:
         if loop not in self._tasks:
             self._adopt(loop)
         companions = self._companions.setdefault(loop, set())
-        task = loop.create_task(work, name=name, context=contextvars.Context())
+        task = _idle(loop.create_task(work, name=name, context=contextvars.Context()))
         companions.add(task)
         task.add_done_callback(companions.discard)
         task.add_done_callback(_log_failure)
-        return task
+        return _Companionship(task, loop)
 
     def pending(self) -> int:
         """How many background tasks the running loop has."""
@@ -184,6 +260,8 @@ class LoopRuntime:
         Work that they start meanwhile is included.
         """
         loop = asyncio.get_running_loop()
+        if (end := self._ends.pop(loop, None)) is not None and not end.over.done():
+            end.over.set_result(None)
         deadline = loop.time() + timeout
         while tasks := self._pending(loop):
             left = deadline - loop.time()
@@ -209,6 +287,57 @@ class LoopRuntime:
         if current is not None:
             tasks.discard(current)
         return tasks
+
+
+async def _farewell(
+    runtime: weakref.ref[LoopRuntime],
+    end: _End,
+    tasks: _Tasks,
+    companions: _Tasks,
+) -> None:
+    """Wait until the loop ends, then do what is to be done. Refers to nothing but what is done."""
+    try:
+        await end.over
+    except asyncio.CancelledError:
+        loop = asyncio.get_running_loop()
+        if (present := runtime()) is not None and loop not in present._lasting:
+            present.fleeting = True
+        del present
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                # What is left of requests has been cancelled as well, and may leave work behind.
+                while left := [
+                    task
+                    for kind in (tasks, companions)
+                    for task in kind.get(loop, ())
+                    if not task.done()
+                ]:
+                    await asyncio.wait(left)
+                for one in (*end.first, *end.last):
+                    if (work := one()) is not None:
+                        try:
+                            await work()
+                        except Exception:
+                            _logger.debug("%r failed at the end of its loop", one, exc_info=True)
+        raise
+
+
+def _let_go(ends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _End]) -> None:
+    """Nobody uses the runtime any more: those who wait for the end of a loop need not."""
+
+    def over(end: _End) -> None:
+        if not end.over.done():
+            end.over.set_result(None)
+
+    for loop, end in list(ends.items()):
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            loop.call_soon_threadsafe(over, end)
+
+
+def _idle(task: asyncio.Task[T]) -> asyncio.Task[T]:
+    """A task that only waits: nothing is lost, and nothing to be said, if its loop is closed over it."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    return task
 
 
 def _without_stop_iteration(function: Callable[[], T]) -> T:

@@ -271,6 +271,15 @@ class ThreadRuntime:
         """
         return not _uwsgi_without_threads()
 
+    def lasts(self) -> bool:
+        """See `Runtime.lasts`. Background threads do not end with a request."""
+        return True
+
+    def at_end(
+        self, work: Callable[[], Coroutine[Any, Any, object]], *, last: bool = False
+    ) -> None:
+        """See `Runtime.at_end`: threads have no loop (what ends with the process is `on_exit`)."""
+
     def spawn(
         self,
         work: Coroutine[Any, Any, Any],

@@ -768,7 +768,7 @@ class _Fetch:
             run_blocking(cache.settle(exchange))
         else:
             # Layers that take time to write to shall not take our client's.
-            cache.aside(cache.settle(exchange), "layergate settle")
+            exchange.aside(cache.settle(exchange), "layergate settle")
         if relay is Relay.SWALLOW:
             return
         if exchange.request.method == "HEAD":

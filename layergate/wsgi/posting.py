@@ -79,7 +79,7 @@ class Post:
             run_blocking(self._cache.settle(exchange))
         else:
             # Layers that take time to write to shall not take our client's.
-            self._cache.aside(self._cache.settle(exchange), "layergate settle")
+            exchange.aside(self._cache.settle(exchange), "layergate settle")
         self._exchange, self._held = exchange, (status, exc_info)
         length = [value for name, value in lines if name == b"content-length"]
         self._expected = int(length[0]) if length else None  # (checked by the exchange)

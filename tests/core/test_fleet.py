@@ -208,6 +208,10 @@ class GrantedLease:
     def __init__(self) -> None:
         self.released = 0
 
+    @property
+    def sure(self) -> bool:
+        return True
+
     async def confirm(self) -> bool:
         return True
 

@@ -59,11 +59,9 @@ class _Group:
     def fail(self, error: BaseException) -> None:
         """Whoever waits still gets this error. The futures are let go of: the error's traceback may
         refer to this group, and they refer to the error."""
-        for future in self.gets:
-            if not future.done():
-                future.set_exception(error)
-        for future, _ in self.asks:
-            if not future.done():
+        for future in (*self.gets, *(future for future, _ in self.asks)):
+            # (Of a loop that was closed nobody waits any more.)
+            if not future.done() and not future.get_loop().is_closed():
                 future.set_exception(error)
         self.gets = []
         self.asks = []
@@ -189,6 +187,8 @@ class Batcher:
         return group
 
     async def _run(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         try:
             while self._queue:
                 group = self._queue.popleft()
@@ -199,7 +199,7 @@ class Batcher:
         finally:
             # At once, and not in a callback a turn later: whom this has woken may ask in between,
             # and would count on a task that looks at the queue no more.
-            self._tasks.discard(asyncio.current_task())
+            self._tasks.discard(task)
 
     async def _exchange(self, group: _Group) -> None:
         commands = group.wire(self._merge)

@@ -116,7 +116,23 @@ class Companion:
             except RuntimeError:  # the interpreter is going down
                 self._started = False
                 return False
+        self._runtime.at_end(self._loop_ends)
         return True
+
+    async def _loop_ends(self) -> None:
+        """Nobody speaks for this instance any more, until a request comes on another loop: so no
+        purge shall wait for it."""
+        log = self._log()
+        if log is None or self.running:
+            return
+        await log.leave()
+        if self.leases is not None:
+            await self.leases.settle()
+
+    @property
+    def stranded(self) -> bool:
+        """Was it started, on a loop that has ended since?"""
+        return self._started and self._task is not None and self._task.done()
 
     def stop(self) -> None:
         """It ends at its next look, which is within one heartbeat. Waits for nothing."""
@@ -145,6 +161,10 @@ class Companion:
                 deaf = error
             # Also without: a connection more may be refused where a call is not.
             await self._beat(log)
+        except GeneratorExit:
+            if subscription is not None:
+                subscription.abandon()
+            raise
         except BaseException as error:
             if subscription is not None:
                 await _close(subscription)
@@ -270,6 +290,11 @@ async def _attend(reference: weakref.ref[Companion], generation: int) -> None:
                 subscription = None
                 if (me := reference()) is not None and me.wanted(generation):
                     await me.rest()
+    except GeneratorExit:  # its loop was closed over it: nothing can be awaited
+        if subscription is not None:
+            subscription.abandon()
+            subscription = None
+        raise
     finally:
         if subscription is not None:
             await _close(subscription)

@@ -65,6 +65,11 @@ class RedisLease:
         self.released = False
         self.lost = False
 
+    @property
+    def sure(self) -> bool:
+        """See `Lease.sure`."""
+        return not self.lost and self._leases.now() < self.until
+
     async def confirm(self) -> bool:
         """See `Lease.confirm`. Asks Redis only if it may have run out since it was renewed."""
         return not self.lost and await self._leases.confirmed(self)
@@ -147,6 +152,14 @@ class RedisLeases:
         """See `Leases.acquire`."""
         until = self._runtime.monotonic() + wait
         name = digest(key, self._secret)
+        own = self._held.get(name)
+        if own is not None and own.lease() is None:
+            # Whoever held it here has forgotten it (its loop has ended): nobody shall wait for that.
+            with self._lock:
+                if self._held.get(name) is own:
+                    del self._held[name]
+                    self._owe(_Release(name, own.token, True, False, self.now()))
+            await self.settle()
         if wait <= 0:
             taken = await self._try(name, b"", note)
             return taken if isinstance(taken, RedisLease) else Waited.TIMEOUT
@@ -225,6 +238,9 @@ class RedisLeases:
             work.close()  # the process ends: the lease runs out
 
     # -- holding -------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        return self._runtime.monotonic()
 
     @property
     def holding(self) -> bool:

@@ -147,6 +147,10 @@ class Link(Protocol):
         """Close it, at once; ``gently``: wait until it is closed. Never raises."""
         ...
 
+    def abandon(self) -> None:
+        """Close its socket, and nothing else: its loop is closed. Never raises."""
+        ...
+
 
 def pack(commands: Sequence[Command]) -> bytes:
     """Commands as they go over the wire. Raises TypeError for a word of another type."""
@@ -223,8 +227,24 @@ class LoopLink:
             return True
 
     async def drop(self, *, gently: bool = False) -> None:
+        if asyncio._get_running_loop() is None:  # its coroutine is closed after its loop was
+            self.abandon()
+            return
         with contextlib.suppress(Exception):  # it is gone either way
             await self._connection.disconnect(nowait=not gently)
+
+    def abandon(self) -> None:
+        connection = self._connection
+        writer = getattr(connection, "_writer", None)
+        connection._writer = connection._reader = None
+        # Neither redis-py nor asyncio can close what belongs to a loop that is closed.
+        transport: Any = getattr(writer, "transport", None)
+        transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
+        sock = getattr(transport, "_sock", None)
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.close()
+            transport._sock, transport._closing = None, True
 
 
 class ThreadLink:
@@ -284,6 +304,10 @@ class ThreadLink:
             return True
 
     async def drop(self, *, gently: bool = False) -> None:  # noqa: ARG002 - closing never waits
+        with contextlib.suppress(Exception):
+            self._connection.disconnect()
+
+    def abandon(self) -> None:
         with contextlib.suppress(Exception):
             self._connection.disconnect()
 

@@ -100,6 +100,7 @@ _LEAPS: Final = 64  # of the log, remembered
 _HOPELESS: Final = 0.25  # seconds that requests do not ask again after a failure
 _STUCK: Final = 10.0  # seconds after which a sync that does not end is not waited for
 _EVERYTHING: Final = (Mark("all"),)
+_ORPHANS: Final = 256
 
 
 class _Place(NamedTuple):
@@ -111,6 +112,7 @@ class _Place(NamedTuple):
     epoch: int
     leaves: int
     sent: float
+    instance: bytes
 
 
 class _Record(NamedTuple):
@@ -212,6 +214,7 @@ class RedisLog:
             self._term = max_disconnected + self._stride
         self._length = log_length
         self._keys = [log_key(namespace, part) for part in _PARTS]
+        self._where = repr(server), self._keys[0]
         self.channel = self._keys[0]
         self.channels = log_key(namespace, b"i:")
         # Until when the marks are complete (see `Log.trusted_until`). Read on the hit path.
@@ -252,6 +255,10 @@ class RedisLog:
         self._good = 0
         self._syncing = 0  # which one, or 0
         self._hopeless_until = _NEVER
+        # Has this process been trusted since it began, or came back? Until when do requests wait
+        # for that (see `_left_to_join`)? None: nobody has asked yet.
+        self._joined = False
+        self._join_by: float | None = None
 
     def forked(self) -> None:
         """See `Log.forked`. What the parent could not append yet, the child appends too: once too
@@ -287,10 +294,14 @@ class RedisLog:
         instance = self._instance
         if instance is None:
             with self._lock:
-                instance = self._instance
-                if instance is None:
-                    instance = self._instance = os.urandom(8).hex().encode()
+                instance = self._named()
         return instance
+
+    def _named(self) -> bytes:
+        """Under the lock."""
+        if self._instance is None:
+            self._instance = os.urandom(8).hex().encode()
+        return self._instance
 
     @property
     def own_channel(self) -> bytes:
@@ -354,17 +365,49 @@ class RedisLog:
             background = self._companion.ensure()
             if self._runtime.monotonic() < self.trusted_until:
                 return True
-            # What just failed would fail for every request, and each would pay for it.
-            if self._runtime.monotonic() < self._hopeless_until:
-                return False
-            # Without a companion nobody waits for this instance, so what was asked before this
-            # request came is no answer for it.
-            complete = await self.sync(fresh=not background, patience=self._server.timeout)
-            return complete and (not background or self._runtime.monotonic() < self.trusted_until)
+            if self._join_by is None:
+                self._join_by = self._runtime.monotonic() + self._server.connect_timeout
+            while True:
+                # What just failed would fail for every request, and each would pay for it.
+                if self._runtime.monotonic() < self._hopeless_until:
+                    return False
+                left = self._left_to_join()
+                patience = max(self._server.timeout, left)
+                try:
+                    # Without a companion nobody waits for this instance, so what was asked before
+                    # this request came is no answer for it.
+                    complete = await self.sync(
+                        probe=left > 0, fresh=not background, patience=patience
+                    )
+                except Exception as error:
+                    if not self._still_joins(error):
+                        raise
+                    complete = False
+                if complete:
+                    return not background or self._runtime.monotonic() < self.trusted_until
+                if self.left or self._left_to_join() <= 0:
+                    return False
         except Exception as error:
             if not isinstance(error, LayerUnavailable):  # told of when the breaker opened
                 self._counters.on("layer_error", layer="shared", operation="catch up", error=error)
             return False
+
+    def _left_to_join(self) -> float:
+        """For how many seconds more a request waits for this instance to become one of the fleet.
+
+        A process that has just started must connect first, and has no script loaded yet; the first
+        requests come all at once, and each that did not wait would fetch (G2). ``connect_timeout``
+        bounds that, for all of them together: past it, a Redis that does not answer is away (G5).
+        """
+        if self._joined or self._join_by is None:
+            return 0.0
+        return self._join_by - self._runtime.monotonic()
+
+    def _still_joins(self, error: Exception) -> bool:
+        """Was this one only slow, and is there time left to join? A refusal is final."""
+        from redis.exceptions import TimeoutError as RedisTimeoutError
+
+        return isinstance(error, RedisTimeoutError) and self._left_to_join() > 0
 
     async def append(
         self, marks: tuple[Mark, ...], time: float, *, wait: float | None = None
@@ -375,6 +418,7 @@ class RedisLog:
         self._look_at_process()
         try:
             home, position, nonce = await self._append(marks, time)
+            await self._leave_for_others()
         except BaseException as error:
             # Also when it was cancelled: nobody knows whether Redis has it.
             self._put_off(marks, time)
@@ -392,6 +436,9 @@ class RedisLog:
             self.left = True
             # Whatever is under way may have made it a member before it ceases to be one.
             self._leaves += 1
+            if self._joined:  # a Redis that was not there is not waited for once more
+                self._joined, self._join_by = False, None
+            gone = self._resign()
             connected = self._runtime.monotonic() < self.trusted_until
             self.trusted_until = _NEVER
         if self._pid != os.getpid():
@@ -402,13 +449,66 @@ class RedisLog:
             left = deadline - self._runtime.monotonic()
             if not self._syncing or left <= 0 or not await self._pulse.wait(seen, left):
                 break
-        if not (self._member and connected):
+        if gone is None or not connected:
             return  # its membership has lapsed, or will at once
-        self._member = False
         try:
-            await self._server.run(LEAVE, self._keys, self._arguments(self._place(), member=False))
-        except Exception as error:
+            await self._leave_as(gone)
+        except BaseException as error:
+            _orphans.append((self._where, gone))
+            if not isinstance(error, Exception):
+                raise
             self._counters.on("layer_error", layer="shared", operation="leave", error=error)
+
+    def _resign(self) -> bytes | None:
+        """The name under which this instance may be a member; from now on it has another, so that
+        its leave, which may come late, ends no membership that began since. None: it is none.
+
+        Under the lock."""
+        if not self._member:
+            return None
+        self._member = False
+        gone, self._instance = self._instance, None
+        return gone
+
+    async def _leave_as(self, instance: bytes) -> None:
+        place = self._place()._replace(instance=instance)
+        await self._server.run(LEAVE, self._keys, self._arguments(place, member=False))
+
+    async def _leave_for_others(self) -> None:
+        """Take instances of this process out of the fleet that cannot leave themselves: their cache
+        is gone, or the loop that spoke for them. Never raises an Exception: they lapse by themselves.
+        """
+        gone = []
+        for log in list(_logs):
+            if log is not self and log._where == self._where and (name := log._stranded()):
+                gone.append(name)
+        for _ in range(len(_orphans)):
+            where, name = orphan = _orphans.popleft()
+            if where == self._where:
+                gone.append(name)
+            else:
+                _orphans.append(orphan)
+        for name in gone:
+            try:
+                await self._leave_as(name)
+            except Exception as error:
+                _logger.debug("instance %r of this process cannot leave: %r", name, error)
+                return
+
+    def _stranded(self) -> bytes | None:
+        """Give up the membership of an instance whose loop has ended: the name it had, or None."""
+        if self._pid != os.getpid() or not self._companion.stranded or not self._member:
+            return None
+        with self._lock:
+            self._leaves += 1
+            self.trusted_until = _NEVER
+            return self._resign()
+
+    def __del__(self) -> None:
+        # (What failed in the constructor has nothing yet.)
+        member = getattr(self, "_member", False)
+        if member and self._pid == os.getpid() and self._instance is not None:
+            _orphans.append((self._where, self._instance))
 
     # -- syncing -------------------------------------------------------------------------------
 
@@ -444,10 +544,11 @@ class RedisLog:
         good = False
         over = True
         try:
-            good = await self._sync(probe)
+            good = await self._sync(probe, patience)
             self._hopeless_until = _NEVER
-        except Exception:
-            self._hopeless_until = self._runtime.monotonic() + min(_HOPELESS, self.heartbeat)
+        except Exception as error:
+            if not self._still_joins(error):
+                self._hopeless_until = self._runtime.monotonic() + min(_HOPELESS, self.heartbeat)
             raise
         except BaseException:
             over = False  # cancelled: that says nothing, so somebody else has to go
@@ -463,8 +564,10 @@ class RedisLog:
             self._pulse.beat()
         return good
 
-    async def _sync(self, probe: bool) -> bool:
-        until = float("inf") if probe else self._runtime.monotonic() + self._server.timeout
+    async def _sync(self, probe: bool, patience: float | None) -> bool:
+        until = float("inf")
+        if patience is not None or not probe:
+            until = self._runtime.monotonic() + (patience or self._server.timeout)
         while True:
             await self._flush(probe)
             reply = await self._ask(SYNC, probe=probe)
@@ -492,8 +595,10 @@ class RedisLog:
                         self._outbox_marks -= len(one.marks)
                 self._look_below()
 
-    def _place(self) -> _Place:
+    def _place(self, *, member: bool = False) -> _Place:
+        """``member``: what is about to be sent may make it one."""
         with self._lock:
+            self._member = self._member or member
             return _Place(
                 self._view.log,
                 self._applied,
@@ -501,6 +606,7 @@ class RedisLog:
                 self._epoch,
                 self._leaves,
                 self._runtime.monotonic(),
+                self._named(),
             )
 
     def _arguments(self, place: _Place, *, member: bool) -> list[Any]:
@@ -512,7 +618,7 @@ class RedisLog:
             place.log or b"",
             place.applied,
             place.tip,
-            self.instance,
+            place.instance,
             b"1" if member else b"",
             _LIMIT,
         ]
@@ -524,10 +630,8 @@ class RedisLog:
 
         Raises what Redis raises.
         """
-        place = self._place()
         member = not self.left and self._companion.running
-        if member:
-            self._member = True
+        place = self._place(member=member)
         base = self._arguments(place, member=member)
         reply = _read(await self._server.run(script, self._keys, [*base, *arguments], probe=probe))
         return reply if self._take(reply, place) else None
@@ -564,6 +668,7 @@ class RedisLog:
                 self._applied, self._tip = reply.last, b""
             self._settled_in = True
             if reply.member and not self.left and place.leaves == self._leaves:
+                self._joined = True
                 if self._trusted_for is None:
                     self.trusted_until = float("inf")
                 else:
@@ -880,9 +985,12 @@ def _read(answer: Any) -> _Reply:
 
 # In the child of a fork an instance is another one, whoever made the fork.
 _logs: Final[weakref.WeakSet[RedisLog]] = weakref.WeakSet()
+# Members of this process whose log is gone: where they are, and their names.
+_orphans: Final[deque[tuple[tuple[str, bytes], bytes]]] = deque(maxlen=_ORPHANS)
 
 
 def _after_fork_in_child() -> None:
+    _orphans.clear()
     for log in list(_logs):
         log.forked()
 

@@ -60,6 +60,21 @@ def _always() -> bool:
     return True
 
 
+def _import_all() -> None:
+    """Import what calls will use, before there are any.
+
+    The first requests of a process come at the same time. Threads that import a package at once,
+    one from its middle, find it half made (ImportError, or a deadlock of its modules' locks), and a
+    loop that imports one keeps nobody's time meanwhile.
+    """
+    import redis.asyncio.sentinel
+    import redis.sentinel  # noqa: F401
+
+    import layergate.layers.redis.batch
+    import layergate.layers.redis.cluster
+    import layergate.layers.redis.link  # noqa: F401
+
+
 class Server:
     """How this process speaks with a Redis.
 
@@ -115,6 +130,7 @@ class Server:
         Raises ConfigError for a client of the other world, and for an option of the URL that the
         installed redis-py does not have there.
         """
+        _import_all()
         if isinstance(self._source, _Client):
             self._source.check(blocking=runtime.blocking)
         else:
@@ -349,6 +365,7 @@ class Server:
         for other, old in list(self._sides.items()):
             if other[0] == pid and old.closed():
                 self._sides.pop(other, None)
+                old.abandon()
         recipe = self._recipe(blocking=not loop_id)
         if not loop_id:
             # Two threads may come here at once: the first one's counts.
@@ -372,6 +389,8 @@ class Server:
             timeout=self.timeout,
         )
         self._sides[key] = side
+        assert self._runtime is not None
+        self._runtime.at_end(side.close, last=True)
         return side
 
     def _recipe(self, *, blocking: bool) -> Recipe:
@@ -682,6 +701,10 @@ class Subscription:
     async def close(self) -> None:
         await self._link.drop(gently=True)
 
+    def abandon(self) -> None:
+        """Its loop is closed."""
+        self._link.abandon()
+
 
 class _Side:
     """What belongs to one event loop of one process, or to all the threads of one process."""
@@ -742,6 +765,13 @@ class _Side:
         import asyncio
 
         await asyncio.gather(*work)
+
+    def abandon(self) -> None:
+        """Its loop was closed over it."""
+        self._done = True
+        for node in list(self._idle):
+            for link in self._idle.pop(node, ()):
+                link.abandon()
 
     async def close(self) -> None:
         self._done = True
