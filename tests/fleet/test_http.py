@@ -51,30 +51,34 @@ async def test_what_one_has_fetched_the_others_have(fleet: Fleet) -> None:
     await settled(fleet)
 
 
-async def test_what_a_304_names_for_one_the_others_have(fleet: Fleet) -> None:
-    @fleet.origin.on("/v")
-    async def varies(call: OriginCall) -> None:
-        tag = f'"{call.header("foo")}"' if call.header("if-none-match") is None else '"b"'
-        headers = {"etag": tag, "vary": "Foo", **FRESH}
-        if call.header("if-none-match") is None or call.header("foo") == "b":
-            await call.reply((call.header("foo") or "").encode(), 200, headers)
-        else:
-            await call.reply(b"", 304, {**headers, "x-new": "1"})
+async def test_what_a_304_names_for_one_the_others_have(shared_valkey: Any) -> None:
+    namespace = shared_valkey.namespace
+    async with Fleet(shared_valkey.url, namespace, count=3, nominate_codings=True) as fleet:
 
-    for value in ("a", "b"):
-        await fleet[0].get("/v", headers={"foo": value})
+        @fleet.origin.on("/v")
+        async def varies(call: OriginCall) -> None:
+            coding = call.header("accept-encoding") or ""
+            tag = f'"{coding}"' if call.header("if-none-match") is None else '"b"'
+            headers = {"etag": tag, "vary": "Accept-Encoding", **FRESH}
+            if call.header("if-none-match") is None or coding == "b":
+                await call.reply(coding.encode(), 200, headers)
+            else:
+                await call.reply(b"", 304, {**headers, "x-new": "1"})
+
+        for value in ("a", "b"):
+            await fleet[0].get("/v", headers={"accept-encoding": value})
+            await fleet.idle()
+        named = await fleet[0].get("/v", headers={"accept-encoding": "c"})
         await fleet.idle()
-    named = await fleet[0].get("/v", headers={"foo": "c"})
-    await fleet.idle()
-    assert named.body == b"b" and "fwd=vary-miss; fwd-status=304; stored" in named.cache_status
-    assert fleet.origin.total == 3
-    for instance in (1, 2):
-        there = await fleet[instance].get("/v", headers={"foo": "c"})
-        assert there.hit and there.body == b"b" and there.header("x-new") == "1"
-    # One whose memory holds none of the variants sends no tags, and gets a response of its own.
-    other = await fleet[1].get("/v", headers={"foo": "d"})
-    assert other.body == b"d" and fleet.origin.total == 4
-    await settled(fleet)
+        assert named.body == b"b" and "fwd=vary-miss; fwd-status=304; stored" in named.cache_status
+        assert fleet.origin.total == 3
+        for instance in (1, 2):
+            there = await fleet[instance].get("/v", headers={"accept-encoding": "c"})
+            assert there.hit and there.body == b"b" and there.header("x-new") == "1"
+        # One that has stored none of the variants sends no tags, and gets a response of its own.
+        other = await fleet[1].get("/v", headers={"accept-encoding": "d"})
+        assert other.body == b"d" and fleet.origin.total == 4
+        await settled(fleet)
 
 
 async def test_what_no_vary_search_makes_one_is_one_for_all(shared_valkey: Any) -> None:
