@@ -492,8 +492,11 @@ class Options:
       ``max_waiters``       followers in this process; more are passed.
       ``hit_for_miss_ttl``  how long a target that turned out not to be shareable is not collapsed. s.
       ``background_refreshes``  refreshes at a time; more are put off to a later request.
-      ``slow_reader_timeout``   a client that blocks others from an oversized stream is cut. s.
-      ``abandoned_timeout`` how long a fetch goes on that no client waits for (any more). s.
+      ``slow_reader_timeout``   how long, in all, a client may hold up others that read the same stream,
+                            before it is cut off; and how long a body that only its own client holds
+                            up may keep what ``max_inflight`` would give to others. s.
+      ``abandoned_timeout`` how long a fetch goes on that no client waits for (any more). Under WSGI it
+                            holds the thread of the client that left: one second at most. s.
       ``shutdown_timeout``  how long background work may go on after the lifespan's shutdown. s.
 
     Trouble
