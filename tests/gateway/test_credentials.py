@@ -41,6 +41,7 @@ def test_it_is_written_as_text(tmp_path):
     assert made.allow_authorization == "each"
     file.write_text(f"upstream = '{UP}'\n{rule}'all'\n")
     with pytest.raises(
-        SettingsError, match=r"layergate\.toml:5: allow_authorization must be True, False or"
+        SettingsError,
+        match=r"layergate\.toml:5: rules\[0\]\.allow_authorization must be True, False or",
     ):
         load(file, {}, {})
