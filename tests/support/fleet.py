@@ -41,6 +41,8 @@ __all__ = [
 
 ROOT = Path(__file__).parent.parent.parent
 TOKEN = "fleet-token"
+# Seconds. A server that closes what is idle meets a request now and then, of a test that stood still.
+KEEP_ALIVE = "60"
 FRESH = {"cache-control": "max-age=600"}
 
 Handler = Callable[["OriginCall"], Awaitable[None]]
@@ -387,6 +389,7 @@ class Instance:
                 sys.executable, "-m", "uvicorn", "--factory", f"{app}:{factory}",
                 "--host", HOST, "--port", str(self.port), "--backlog", "2048",
                 "--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "2",
+                "--timeout-keep-alive", KEEP_ALIVE,
             ]  # fmt: skip
         if self.kind == "uwsgi":
             uwsgi = shutil.which("uwsgi", path=sysconfig.get_path("scripts"))
@@ -399,6 +402,7 @@ class Instance:
         return [
             sys.executable, "-m", "gunicorn", "--bind", listening, "--workers", str(self.workers),
             "--graceful-timeout", "3", "--log-level", "warning", "--no-control-socket",
+            "--keep-alive", KEEP_ALIVE,
             *(
                 ["--worker-class", "gevent"]
                 if variant == "gevent"
