@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+import sys
 import time
 from collections import deque
 from socket import AF_UNIX, SO_ERROR, SO_LINGER, SOL_SOCKET
@@ -30,6 +31,10 @@ from httptools import (
     HttpParserUpgrade,
     HttpRequestParser,
 )
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 from layergate.asgi import LayerGate
 from layergate.asgi.middleware import MARKED
@@ -771,7 +776,7 @@ class ClientConnection(asyncio.Protocol):
         """A time limit has passed: of whatever it was that was waited for."""
         self.deadline = 0.0
         if self._writable is not None or self._close:
-            if 0 < self._transport.get_write_buffer_size() < self._backlog:
+            if 0 < self._outstanding() < self._backlog:
                 self._watch_sending()  # it takes its time, but it takes
             else:
                 self.abort()
@@ -786,8 +791,15 @@ class ClientConnection(asyncio.Protocol):
             self._hang_up()
 
     def _watch_sending(self) -> None:
-        self._backlog = self._transport.get_write_buffer_size()
+        self._backlog = self._outstanding()
         self.deadline = self._server.now + self._server.send_timeout + TICK
+
+    def _outstanding(self) -> int:
+        """Bytes that the client has yet to take. Those in the socket's own buffer count: it is of megabytes,
+        and has room for more only after a good part of them was taken."""
+        unsent = 0 if self._unsent is None else len(self._unsent)
+        sock = self._transport.get_extra_info("socket")
+        return unsent + self._transport.get_write_buffer_size() + _queued(sock)
 
     def abort(self) -> None:
         if not self.lost:
@@ -858,6 +870,17 @@ class ClientConnection(asyncio.Protocol):
             seconds,
             told or "-",
         )
+
+
+def _queued(sock: Any) -> int:
+    """Bytes that the other end of a connection has not acknowledged; 0 where that cannot be asked."""
+    if sys.platform == "win32" or sock is None:
+        return 0
+    try:
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):  # it is closed, or no such question is known here
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
 
 
 class _Known:

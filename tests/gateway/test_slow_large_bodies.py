@@ -26,7 +26,7 @@ MB = 1024 * 1024
 SIZE = 8_000_000
 READERS = 60
 BOUND = 110 * MB  # of what sixty readers of 8 MB may hold; in whole bodies it would be 480
-CACHE: dict[str, Any] = {"max_body": "64MB", "memory": "256MB", "max_inflight": "256MB"}
+CACHE: dict[str, Any] = {"max_body": "32MB", "memory": "256MB", "max_inflight": "256MB"}
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -163,7 +163,9 @@ LARGE = 20 * MB
 
 
 @contextlib.asynccontextmanager
-async def _large(**options: Any) -> AsyncIterator[tuple[Gateway, Origin]]:
+async def _large(
+    *, tls: ssl.SSLContext | None = None, **options: Any
+) -> AsyncIterator[tuple[Gateway, Origin]]:
     """A gateway that holds ``/large``, of twenty megabytes."""
     async with Origin() as origin, Gateway(origin, cache=CACHE, **options) as gateway:
 
@@ -171,7 +173,9 @@ async def _large(**options: Any) -> AsyncIterator[tuple[Gateway, Origin]]:
             await call.reply(200, ["Cache-Control: max-age=60"], bytes(LARGE))
 
         origin.handlers["/large"] = handler
-        await gateway.ask("/large")
+        client = await gateway.client(tls=tls)
+        await client.ask("/large")
+        await client.close()
         yield gateway, origin
 
 
@@ -263,6 +267,22 @@ async def test_a_client_that_takes_nothing_of_a_large_hit_is_cut_off():
     async with _large(send_timeout=0.2) as (gateway, _):
         await _stuck(gateway, _get("/large"))
         await until(lambda: not gateway.server.connections, "it to be cut off")
+
+
+@linux
+async def test_a_client_that_takes_a_little_at_a_time_is_not_cut_off(secured):
+    """However little that is beside what the sockets hold."""
+    options, tls = secured
+    async with _large(tls=tls, send_timeout=1.0, **options) as (gateway, _):
+        client = await gateway.client(tls=tls, window=4096)
+        await client.request("/large")
+        await client.begun()
+        begun = gateway.server.now
+        while gateway.server.now < begun + 4.0:
+            await client.exactly(5_000)
+            await asyncio.sleep(0.02)
+        client.pause()
+        await until(lambda: not gateway.server.connections, "slow")
 
 
 async def test_a_large_hit_is_sent_whole_when_the_gateway_stops():
