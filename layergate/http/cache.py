@@ -607,7 +607,7 @@ class Cache:
         """What is ``selected`` for a reload, or what another instance has replaced it with since it
         was copied here: this instance's own copy is fresh, so nothing else makes it look."""
         seen = selected.entry
-        if self._fleet is None or seen is None:
+        if self._fleet is None or seen is None or selected.layer != self._top:
             return selected
 
         def enough(entry: Entry) -> bool:
@@ -913,8 +913,8 @@ class Cache:
         now = await self._select(request)
         if now.storage_key != seen.storage_key or await self.marker_for(request, now) is not None:
             return True
-        if now.entry is not None and now.entry.fresh_until > self._now():
-            now = await self._newest(request, now)  # (only a reload waits beside what is fresh)
+        if seen.entry is not None and seen.entry.fresh_until > self._now():
+            now = await self._newest(request, now)  # a reload: only that waits beside what is fresh
         return now.entry is not None and (
             seen.entry is None or now.entry.fresh_until > seen.entry.fresh_until
         )
