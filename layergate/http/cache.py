@@ -607,7 +607,7 @@ class Cache:
         """What is ``selected`` for a reload, or what another instance has replaced it with since it
         was copied here: this instance's own copy is fresh, so nothing else makes it look."""
         seen = selected.entry
-        if self._fleet is None or seen is None:
+        if self._fleet is None or seen is None or selected.layer != self._top:
             return selected
 
         def enough(entry: Entry) -> bool:
@@ -913,8 +913,8 @@ class Cache:
         now = await self._select(request)
         if now.storage_key != seen.storage_key or await self.marker_for(request, now) is not None:
             return True
-        if now.entry is not None and now.entry.fresh_until > self._now():
-            now = await self._newest(request, now)  # (only a reload waits beside what is fresh)
+        if seen.entry is not None and seen.entry.fresh_until > self._now():
+            now = await self._newest(request, now)  # a reload: only that waits beside what is fresh
         return now.entry is not None and (
             seen.entry is None or now.entry.fresh_until > seen.entry.fresh_until
         )
@@ -1709,15 +1709,17 @@ class Cache:
             key += _WITH_COOKIE
         stored = await self._lookup(key)
         if stored is not None and not isinstance(stored.value, HitForMiss):
-            if stored.fresh_until > now or not isinstance(stored.value, StoredResponse):
+            if (
+                stored.fresh_until > now
+                or stored.stamp > exchange.stamp  # it is newer
+                or not isinstance(stored.value, StoredResponse)
+            ):
                 return
-            if stored.stale_while_revalidate and speaks_of_target(exchange.origin_status or 0):
-                # The origin was asked for it, and has something else now: no more of this unasked.
-                asked = stored.windowed(0.0, None)
-                asked.checked = stored.checked
-                await self.stack.store(key, asked)
-            key += _BESIDE
-            stored = await self._lookup(key)
+            if await self._outlives(exchange, key, stored):
+                key += _BESIDE
+                stored = await self._lookup(key)
+            else:
+                stored = None
         own = credentials_witness(lines) if request.cookie else witness(lines)
         status, present = exchange.origin_status or 0, None
         if stored is not None:
@@ -1748,6 +1750,26 @@ class Cache:
             size=64 + sum(map(len, value.witnesses)),
         )
         await self.stack.store(key, marker)
+
+    async def _outlives(self, exchange: Exchange, key: bytes, stored: Entry) -> bool:
+        """Is what is ``stored`` under ``key``, which is stale, of any use after the refusal of this
+        exchange?
+
+        An error says nothing of it. Any other response is what the origin has in its place, so its
+        validator is outdated, and it is no more served unasked; but it may stand in while the origin
+        fails. A 304 that says that it is not to be shared is about the stored response itself.
+        """
+        if not speaks_of_target(exchange.origin_status or 0):
+            return True
+        if exchange.state is State.ANSWERED:
+            return False
+        if not self.stands_in(exchange.request, stored, unreachable=True):
+            return False
+        if stored.stale_while_revalidate:
+            asked = stored.windowed(0.0, None)
+            asked.checked = stored.checked
+            await self.stack.store(key, asked)
+        return True
 
     def marker_ttl(self, exchange: Exchange) -> float:
         """For how many seconds the reason why this response was refused keeps others from waiting

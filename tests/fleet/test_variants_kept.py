@@ -11,15 +11,15 @@ pytest_plugins = ("tests.support.redis_servers",)
 
 
 def users(fleet: Fleet) -> None:
-    headers = {"cache-control": "max-age=60", "vary": "x-user"}
+    headers = {"cache-control": "max-age=60", "vary": "x-shade"}
 
     @fleet.origin.on("/")
     async def handler(call: OriginCall) -> None:
-        await call.reply((call.header("x-user") or "").encode(), 200, headers)
+        await call.reply((call.header("x-shade") or "").encode(), 200, headers)
 
 
 async def asked(fleet: Fleet, world: World, user: str) -> bool:
-    call = await world.get("/", headers={"x-user": user})
+    call = await world.get("/", headers={"x-shade": user})
     await fleet.idle()
     assert call.body == user.encode()
     return call.hit

@@ -43,9 +43,9 @@ async def test_twenty_reloads_in_a_row_cost_one_call():
 
 async def test_a_flood_of_variants_does_not_displace_what_is_read():
     async with gateway(cache={"max_variants": 8}) as gate:
-        gate.origin.otherwise = reply(b"all", FRESH, b"Vary: X-User")
+        gate.origin.otherwise = reply(b"all", FRESH, b"Vary: X-Shade")
         for _ in range(20):
-            await gate.get(b"/", b"X-User: me")
+            await gate.get(b"/", b"X-Shade: me")
         for number in range(50):
-            await gate.get(b"/", b"X-User: %d" % number)
-        assert (await gate.get(b"/", b"X-User: me")).hit
+            await gate.get(b"/", b"X-Shade: %d" % number)
+        assert (await gate.get(b"/", b"X-Shade: me")).hit

@@ -198,13 +198,13 @@ async def test_the_first_shareable_head_ends_a_marker(headers):
     assert world.origin.total == 8
 
 
-async def test_what_is_stale_may_be_validated_after_an_attack():
+async def test_what_is_stale_may_be_validated_after_an_error():
     world = World()
 
     @world.origin.on("/")
     async def handler(call: OriginCall) -> None:
         if call.header("x-bad"):
-            await call.reply(b"", headers={"cache-control": "private"})
+            await call.reply(b"", 403)
         elif call.header("if-none-match"):
             await call.reply(b"", 304, SWR)
         else:
@@ -215,6 +215,29 @@ async def test_what_is_stale_may_be_validated_after_an_attack():
     await world.get("/", headers={"x-bad": "1"})
     again = await world.get("/")
     assert again.body == b"page" and "fwd-status=304" in again.cache_status
+
+
+@pytest.mark.parametrize("more", ["", ", stale-if-error=600"])
+async def test_what_a_refresh_found_to_be_private_is_served_no_more_and_queues_nowhere(more):
+    world = World()
+    barrier = asyncio.Barrier(10)
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        if call.number == 1:
+            control = "max-age=10, stale-while-revalidate=60" + more
+            await call.reply(b"page", headers={"cache-control": control})
+            return
+        if call.number > 2:
+            await barrier.wait()
+        await call.reply(b"mine", headers={"cache-control": "private"})
+
+    await world.get("/")
+    world.clock.advance(15)
+    assert (await world.get("/")).body == b"page"
+    await world.idle()
+    for call in [world.call("/") for _ in range(10)]:
+        assert (await call.done()).body == b"mine"
 
 
 async def test_what_may_stand_in_does_so_after_an_attack():

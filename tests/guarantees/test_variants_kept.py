@@ -7,23 +7,23 @@ import pytest
 
 from tests.support.asgi import FRESH, Gate, OriginCall, World
 
-VARIES = {**FRESH, "vary": "x-user"}
+VARIES = {**FRESH, "vary": "x-shade"}
 
 
 def users(*, lifetime: int = 60, **options: object) -> World:
     world = World(**options)
-    headers = {"cache-control": f"max-age={lifetime}", "vary": "x-user"}
+    headers = {"cache-control": f"max-age={lifetime}", "vary": "x-shade"}
 
     @world.origin.on("/")
     async def handler(call: OriginCall) -> None:
-        await call.reply(call.header("x-user").encode(), headers=headers)
+        await call.reply(call.header("x-shade").encode(), headers=headers)
 
     return world
 
 
 async def asked(world: World, user: object) -> bool:
     """True if ``user`` is answered from the store, as himself."""
-    call = await world.get("/", headers={"x-user": str(user)})
+    call = await world.get("/", headers={"x-shade": str(user)})
     assert call.body == str(user).encode()
     return call.hit
 
@@ -57,7 +57,7 @@ async def test_those_that_do_not_fit_are_not_said_to_be_stored():
             await asked(world, user)
     told = []
     for user in range(6):
-        call = await world.get("/", headers={"x-user": str(user)})
+        call = await world.get("/", headers={"x-shade": str(user)})
         told.append(call.cache_status)
         if not call.hit:
             assert "stored" not in call.cache_status and "detail=variants" in call.cache_status
@@ -69,7 +69,7 @@ async def test_what_is_said_to_be_stored_is():
     world = users(max_variants=4)
     for turn in range(6):
         for user in range(7):
-            call = await world.get("/", headers={"x-user": str(user)})
+            call = await world.get("/", headers={"x-shade": str(user)})
             assert call.hit or ("stored" in call.cache_status) is await asked(world, user), turn
 
 
@@ -83,15 +83,15 @@ async def test_what_is_not_kept_is_shared_by_those_who_wait_all_the_same():
             await gate.wait()
         await call.reply(b"%d" % call.number, headers=VARIES)
 
-    await world.get("/", headers={"x-user": "a"})
-    await world.get("/", headers={"x-user": "a"})
-    calls = [world.call("/", headers={"x-user": "b"}) for _ in range(20)]
+    await world.get("/", headers={"x-shade": "a"})
+    await world.get("/", headers={"x-shade": "a"})
+    calls = [world.call("/", headers={"x-shade": "b"}) for _ in range(20)]
     await gate.reached()
     await world.waiting(19)
     gate.open()
     assert {(await call.done()).body for call in calls} == {b"2"}
     assert "detail=variants" in calls[0].cache_status
-    assert (await world.get("/", headers={"x-user": "a"})).hit
+    assert (await world.get("/", headers={"x-shade": "a"})).hit
     world.assert_nothing_left()
 
 
@@ -113,14 +113,14 @@ async def test_a_page_that_was_read_before_it_varied_is_kept():
 
     @world.origin.on("/")
     async def handler(call: OriginCall) -> None:
-        vary = {"vary": "x-user"} if call.header("x-user") else {}
+        vary = {"vary": "x-shade"} if call.header("x-shade") else {}
         await call.reply(b"%d" % call.number, headers={**FRESH, **vary})
 
     for _ in range(10):
         await world.get("/")
-    await world.get("/", headers={"x-user": "first", "cache-control": "no-cache"})
+    await world.get("/", headers={"x-shade": "first", "cache-control": "no-cache"})
     for number in range(33):
-        await world.get("/", headers={"x-user": str(number), "cache-control": "no-cache"})
+        await world.get("/", headers={"x-shade": str(number), "cache-control": "no-cache"})
     assert (await world.get("/")).body == b"1"
 
 
@@ -129,9 +129,9 @@ async def test_markers_do_not_displace_variants():
 
     @world.origin.on("/")
     async def handler(call: OriginCall) -> None:
-        user = call.header("x-user")
+        user = call.header("x-shade")
         control = "private" if user.startswith("bad") else "max-age=60"
-        await call.reply(user.encode(), headers={"cache-control": control, "vary": "x-user"})
+        await call.reply(user.encode(), headers={"cache-control": control, "vary": "x-shade"})
 
     for user in range(4):
         await asked(world, user)
@@ -147,9 +147,9 @@ async def test_variants_displace_markers():
 
     @world.origin.on("/")
     async def handler(call: OriginCall) -> None:
-        user = call.header("x-user")
+        user = call.header("x-shade")
         control = "private" if user.startswith("bad") else "max-age=60"
-        await call.reply(user.encode(), headers={"cache-control": control, "vary": "x-user"})
+        await call.reply(user.encode(), headers={"cache-control": control, "vary": "x-shade"})
 
     await asked(world, "first")
     for number in range(10):

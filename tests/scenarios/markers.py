@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.scenarios.model import Reply, Step
-from tests.scenarios.table import cc, fetch, hit, ok, row, rule, unchanged, validated
+from tests.scenarios.table import FAIL, cc, fetch, hit, instead, ok, row, rule, unchanged, validated
 
 # fmt: off
 
@@ -25,9 +25,11 @@ for name, (lines, answer) in ATTACKS.items():
         Step(concurrent=4, origin=(FRESH,), content=b"one", cs={}), hit(b"one"))
     row(f"marker-stale-{name}", "G4", fetch(FRESH), Step(headers=lines[:1], origin=(answer,), status=answer.status, cs={"stored": None}, advance=70),
         Step(concurrent=4, origin=(FRESH,), content=b"one", cs={}), hit(b"one"))
-row("marker-validated", "G4", fetch(ok("max-age=10", ("ETag", '"abc"'))), Step(headers=(("X-Lang", "xx"),), origin=(ok("private"),), cs={"detail": "private"}, advance=20),
+row("marker-validated", "G4", fetch(ok("max-age=10", ("ETag", '"abc"'))), Step(headers=(("X-Bad", "x"),), origin=(ok(None, status=403),), status=403, cs={"detail": "no-freshness"}, advance=20),
     validated(unchanged("max-age=10"), b"one"), hit(b"one"))
-row("marker-rule-cookie", "G4", fetch(ok()), Step(headers=(("Cookie", "a=1"), NO_CACHE), origin=(ok(),), cs={"detail": "cookie"}), hit(b"one"), rules=rule(ttl=60))
+row("marker-stands-in", "G4", fetch(ok("max-age=10, stale-if-error=600", ("ETag", '"abc"'))), Step(headers=(("X-Bad", "x"),), origin=(ok("private"),), cs={"detail": "private"}, advance=20),
+    instead(b"one", FAIL))
+row("marker-rule-reload", "G4", fetch(ok()), Step(headers=(("Cookie", "a=1"), NO_CACHE), origin=(ok(),), cs={"detail": "cookie"}), hit(b"one"), rules=rule(ttl=60))
 row("marker-variant", "G4", fetch(ok("max-age=60", ("Vary", "Foo")), ("Foo", "1")), fetch(ok("private"), ("Foo", "1"), NO_CACHE, ("X-Bad", "1")), hit(b"one", ("Foo", "1")))
 row("marker-no-vary-search", "G4", fetch(ok("max-age=60", ("No-Vary-Search", 'params=("u")')), target="/?u=1"),
     fetch(ok("private"), NO_CACHE, ("X-Bad", "1"), target="/?u=2"), hit(b"one", target="/?u=3"), no_vary_search=True)

@@ -36,9 +36,9 @@ class Site:
         if environ.get("HTTP_COOKIE") or environ.get("HTTP_X_BAD"):
             start_response(*self.bad)
             return [b"for one"]
-        lines = [FRESH, *([("Vary", "X-User")] if environ.get("HTTP_X_USER") else [])]
+        lines = [FRESH, *([("Vary", "X-Shade")] if environ.get("HTTP_X_SHADE") else [])]
         start_response("200 OK", lines)
-        return [environ.get("HTTP_X_USER", "for all").encode()]
+        return [environ.get("HTTP_X_SHADE", "for all").encode()]
 
 
 @pytest.mark.parametrize(("attack", "status", "lines"), ATTACKS)
@@ -74,11 +74,11 @@ def test_the_next_ones_at_once_cost_one_call(attack: Any, status: str, lines: An
 def test_a_flood_of_variants_does_not_displace_what_is_read() -> None:
     site = Site("200 OK", [])
     for _ in range(100):
-        ask(site.app, HTTP_X_USER="me")
+        ask(site.app, HTTP_X_SHADE="me")
     for number in range(200):
-        ask(site.app, HTTP_X_USER=str(number))
+        ask(site.app, HTTP_X_SHADE=str(number))
     before = site.calls
-    assert ask(site.app, HTTP_X_USER="me").body == b"me"
+    assert ask(site.app, HTTP_X_SHADE="me").body == b"me"
     assert site.calls == before
 
 
@@ -86,8 +86,8 @@ def test_those_that_do_not_fit_are_not_said_to_be_stored() -> None:
     site = Site("200 OK", [])
     for _ in range(4):
         for number in range(40):
-            answer = ask(site.app, HTTP_X_USER=str(number))
-    told = [ask(site.app, HTTP_X_USER=str(number)).told for number in range(40)]
+            answer = ask(site.app, HTTP_X_SHADE=str(number))
+    told = [ask(site.app, HTTP_X_SHADE=str(number)).told for number in range(40)]
     assert answer.body == b"39"
     assert sum("; hit" in one for one in told) == 32
     assert sum("detail=variants" in one and "stored" not in one for one in told) == 8
