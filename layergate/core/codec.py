@@ -174,6 +174,7 @@ class Codec:
         "_compress_above",
         "_decompressor",
         "_entry_mac",
+        "_log_mac",
         "_markers",
         "_max_size",
         "_packer",
@@ -224,11 +225,12 @@ class Codec:
                 "compress_above needs zstd, which is not installed;"
                 " run: pip install 'layergate[zstd]'"
             )
-        self._entry_mac = self._record_mac = None
+        self._entry_mac = self._record_mac = self._log_mac = None
         if secret is not None:
             key = _checked_secret(secret)
             self._entry_mac = hmac.new(key, b"layergate entry\0", "sha256")
             self._record_mac = hmac.new(key, b"layergate record\0", "sha256")
+            self._log_mac = hmac.new(key, b"layergate log\0", "sha256")
 
     # -- entries -------------------------------------------------------------------------------
 
@@ -371,6 +373,18 @@ class Codec:
             raise
         except Exception as error:
             raise WireError(_undecodable(error)) from None
+
+    def seal(self, log: bytes) -> bytes:
+        """What shows that the incarnation ``log`` was made by who knows the secret; b"" without one."""
+        if self._log_mac is None:
+            return b""
+        mac = self._log_mac.copy()
+        mac.update(log)
+        return mac.digest()[:_MAC_SIZE]
+
+    def sealed(self, log: bytes, seal: bytes) -> bool:
+        """Is this the `seal` of ``log``? Without a secret nobody can tell, so it is."""
+        return self._log_mac is None or hmac.compare_digest(self.seal(log), seal)
 
     # -- inside --------------------------------------------------------------------------------
 

@@ -59,11 +59,11 @@ from layergate.http.decision import (
 from layergate.http.etags import is_weak
 from layergate.http.exchange import Exchange, State
 from layergate.http.fields import Fields, Line, Lines
-from layergate.http.forwarding import forwarding_of
+from layergate.http.forwarding import forwarding_of, public_labels, public_tag
 from layergate.http.groups import group_marks
 from layergate.http.hit_for_miss import credentials_witness, joined, speaks_of_target, witness
 from layergate.http.invalidation import invalidated_uris, invalidates
-from layergate.http.key import label_of, variant_key
+from layergate.http.key import label_of, target_of, variant_key
 from layergate.http.languages import in_language
 from layergate.http.no_vary_search import (
     SearchVariance,
@@ -1120,17 +1120,31 @@ class Cache:
             return exact
         return class_key(exact, said.value)
 
-    def home(self, request: Request, plan: Plan) -> tuple[bytes, SearchVariance | None, str | None]:
+    def home(
+        self, request: Request, plan: Plan
+    ) -> tuple[bytes, SearchVariance | None, tuple[str, ...]]:
         """Where a response to this request belongs: the primary key, what its No-Vary-Search says,
         and with what else it is tagged, so that purges of equivalent URLs reach it."""
         variance = variance_of(Fields(plan.lines)) if self._search else None
+        public = self._public_tags(request)
         if variance is None:
-            return request.exact, None, None
-        return class_key(request.exact, variance), variance, tag_of(request.exact)
+            return request.exact, None, public
+        tags = (tag_of(request.exact), *public)
+        return class_key(request.exact, variance), variance, tags
+
+    def _public_tags(self, request: Request) -> tuple[str, ...]:
+        """With what a response is tagged, so that a purge of its target as clients know it reaches it,
+        where a proxy tells of another host."""
+        if self.forwarding.names.isdisjoint(request.fields.names()):
+            return ()
+        target = target_of(request.exact)
+        labels = public_labels(target, request.fields, self.forwarding.names)
+        return tuple(public_tag(one) for one in labels)
 
     def reached_by(self, primary: bytes, request: Request) -> tuple[str, ...]:
         """The tags by which purges reach a fetch whose response is not known yet."""
-        return (tag_of(primary),) if primary != request.exact else ()
+        public = self._public_tags(request)
+        return (tag_of(primary), *public) if primary != request.exact else public
 
     async def _say(self, exchange: Exchange, variance: SearchVariance, expires: float) -> None:
         """Keep what a response says of its path's queries."""
@@ -2026,7 +2040,8 @@ class Cache:
             schemes=schemes,
         )
         return await self.stack.purge(
-            [self._reaching(tuple(marks)) for marks in named], counts=_is_response
+            [(*self._reaching(tuple(marks)), *_public_marks(marks)) for marks in named],
+            counts=_is_response,
         )
 
     def stats(self) -> dict[str, Any]:
@@ -2238,6 +2253,15 @@ def _apart(match: Match | None) -> bool:
     """Is there a rule's lifetime, and not for requests with cookies? These would only wait to hear
     no, and what they get says nothing about what the others share."""
     return match is not None and match.rule.ttl is not None and not match.rule.allow_cookie
+
+
+def _public_marks(marks: Iterable[Mark]) -> list[Mark]:
+    """The marks by which purges of URLs reach what is stored for another host, to whose app a proxy told
+    of the one that is named."""
+    tags = dict.fromkeys(
+        (public_tag(mark.value), mark.soft) for mark in marks if mark.kind == "key"
+    )
+    return [Mark("tag", tag, soft) for tag, soft in tags]
 
 
 def _end(expires: float) -> int:

@@ -705,8 +705,8 @@ class Exchange:
 
     def located(self, plan: Plan) -> Plan:
         """The plan, with all that says where its response belongs, known now that its head is."""
-        self.primary, self.variance, tag = self._cache.home(self.request, plan)
-        return plan if tag is None else plan._replace(tags=(*plan.tags, tag))
+        self.primary, self.variance, tags = self._cache.home(self.request, plan)
+        return plan._replace(tags=(*plan.tags, *tags)) if tags else plan
 
     def confirmed_by(self, fields: Fields) -> bool:
         """Is a 304 with these fields about what is stored, and has that not been purged since?"""

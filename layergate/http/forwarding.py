@@ -7,6 +7,9 @@ loop, or links to somebody else's host. So these fields select a response as if 
 what the application is told differently is another variant of the same target. Variants are bounded
 in number, and a purge of the URL reaches all of them.
 
+The URL that clients know may then be another than the target's. What is stored is tagged with it
+(`public_labels`), so that a purge of that URL reaches it, too.
+
 ``X-Forwarded-For`` tells nothing of that, and is not one of them. Of ``Forwarded`` (RFC 7239) only the
 parameters other than ``for`` and ``by`` count.
 
@@ -20,9 +23,21 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Final
 
-__all__ = ["FORWARDING_FIELDS", "WHOLE", "Forwarding", "forwarding_of", "told_by_forwarded"]
+from layergate.http.fields import Fields
+from layergate.http.uri import uri_label
+
+__all__ = [
+    "FORWARDING_FIELDS",
+    "WHOLE",
+    "Forwarding",
+    "forwarding_of",
+    "public_labels",
+    "public_tag",
+    "told_by_forwarded",
+]
 
 _USUAL: Final = frozenset({
     b"forwarded", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-prefix",
@@ -133,3 +148,50 @@ def told_by_forwarded(value: bytes) -> bytes:
         kept.append(end)
         at = pair.end()
     return b"".join(kept)
+
+
+# -- the URL that clients know ---------------------------------------------------------------------
+
+_HOSTS: Final = (b"x-forwarded-host", b"x-original-host", b"x-real-host", b"x-host")
+_HOST_PAIR: Final = re.compile(rb"(?:\A|[;,\s])host=\"?([^\";,\s]+)", re.IGNORECASE).findall
+_MOST: Final = 4  # labels of one request
+_LONGEST: Final = 512  # bytes of a field; nobody has such a host
+
+
+def public_labels(target: str, fields: Fields, names: Collection[bytes]) -> tuple[str, ...]:
+    """The labels (see `uri`) under which clients may know what the app calls ``target``, an absolute
+    URI, by those of ``names`` that are among a request's ``fields``. They may be wrong; that purges
+    too much, if anything."""
+
+    def value(name: bytes) -> bytes:
+        told = b",".join(fields.all(name)) if name in names else b""
+        return told if len(told) <= _LONGEST else b""
+
+    hosts: list[bytes] = []
+    for name in _HOSTS:
+        told = [one.strip(b" \t") for one in value(name).split(b",")]
+        hosts += (told[0], told[-1])  # of several proxies; apps take the first or the last
+    hosts += _HOST_PAIR(value(b"forwarded"))
+    scheme, _, rest = target.partition("://")
+    own, slash, path = rest.partition("/")
+    prefix = value(b"x-forwarded-prefix").decode("latin-1").strip().strip("/")
+    paths = [slash + path, *([f"/{prefix}{slash}{path}"] if prefix else ())]
+    port = value(b"x-forwarded-port").decode("latin-1").strip()
+    authorities = [host.decode("latin-1") for host in dict.fromkeys(hosts) if host] or [own]
+    found: dict[str, None] = {}
+    for authority in authorities:
+        named = [authority]
+        if port.isdecimal() and ":" not in authority.rpartition("]")[2]:
+            named.append(f"{authority}:{port}")
+        for one in named:
+            for way in paths:
+                found[uri_label(f"{scheme}://{one}{way}")] = None
+    found.pop(uri_label(target), None)
+    return tuple(found)[:_MOST]
+
+
+def public_tag(label: str) -> str:
+    """What a response is tagged with that clients know under ``label``, by http or https. No response
+    can be tagged so itself: a field's value has no NUL."""
+    rest = label.partition("://")[2].encode("utf-8", "surrogatepass")
+    return f"\x00public {blake2b(rest, digest_size=16).hexdigest()}"

@@ -53,8 +53,16 @@ class RedisLayer:
                           seconds, at most, of an entry's stale windows in this layer; None: no cap.
     ``namespace``         begins every key. Instances share what is in one namespace.
     ``secret``            at least 16 bytes: what is stored is signed, and keys are hashed, with it.
-                          Whoever can write to the Redis but does not know it can take entries away,
-                          but not put any in. The same for all instances.
+                          Whoever can write to the Redis but does not know it can take entries and
+                          purges away and put old ones back, but make none. The same for all
+                          instances. An instance that is running sees a log that was put back, or from
+                          which a purge is missing, when it next looks there (four times per
+                          ``max_disconnected``), and has the purge made up for, or everything dropped
+                          everywhere. What a secret cannot prevent: an old entry that no purge names,
+                          and that has not expired, may take the place of a newer one; an instance that
+                          starts when no other is running, or before one has looked, cannot tell an old
+                          log with its old entries from the present ones; and acknowledgements are not
+                          signed, so a purge can be made to look final up to ``max_disconnected`` early.
     ``compress_above``    entries of more bytes (or ``"64KB"``) are compressed; None: none is.
     ``max_size``          the largest entry, in bytes or as ``"16MB"``. A larger one is not stored.
     ``connect_timeout``   seconds that making a connection may take.

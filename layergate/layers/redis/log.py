@@ -31,9 +31,23 @@ predecessor ``p``, and n is the position applied so far.
   script went on far beyond, so that no position ever means two things. Who had applied lost records
   appends them again (the script drops repetitions). Not trusted: up to the leap all is let go, even
   where no record seems lost: others may have been lost that this one never saw.
+- p == n, or a record that is no leap with p < n, but a *tip* that does not follow from the one applied
+  last: tips are a chain of hashes over all records (the script makes them), so somebody has written
+  into the log, or another history goes on from an earlier point of it. The incarnation is *refused*:
+  the next call begins a new one in its place. So does whoever finds another tip at its own position.
 - another incarnation: Redis came back empty. Entries in it go with it. Records applied shortly before
   it was last heard of are appended again, however long ago that is: others may have come over without
   having read them. Local positions go on above all earlier ones: see *positions*.
+
+**What was put back.** An incarnation begins with its *generation*, one more than the highest that its
+founder had been in, and is *sealed* with the secret, if there is one. One that is not of a higher
+generation than all before is refused like the above: it is an old log, without the purges made since.
+So whoever restores keys of the log, without the secret, is seen by every instance that was running
+before: by its position (a leap, and what was lost is appended again, which counts as done only where
+the same signed record is found), by the tip at its position or after it, or by the generation. What is
+then stored under the refused incarnation is nobody's. An instance with nothing but that Redis cannot
+see it. A seal that does not verify is of another secret, while one is being rolled out, or of nobody's:
+who is new founds a log of its own, and who is not stays, without counting that generation.
 
 **What may overlap.** Replies are taken in under a lock, each record once, in order; a reply always
 begins at or below the position applied by then, for positions only grow, so no gap comes of replies
@@ -68,7 +82,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha1
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -87,6 +101,8 @@ __all__ = ["RedisLog"]
 _logger = logging.getLogger("layergate")
 
 _K: Final = 40  # bits for what was purged here only
+_GENERATION: Final = 6  # bytes, of an incarnation's 16; the rest is random
+_LAST_GENERATION: Final = 256**_GENERATION - 1
 _DIGITS: Final = 16  # of a position on the wire, which is below 2^53
 _NEVER: Final = float("-inf")
 _LIMIT: Final = 1000  # records in one reply
@@ -116,10 +132,13 @@ class _Place(NamedTuple):
 
 
 class _Record(NamedTuple):
+    """``nonce``: None in what an older version has appended."""
+
     position: int
     before: int
-    nonce: bytes
+    tip: bytes
     blob: bytes
+    nonce: bytes | None
 
 
 class _Reply(NamedTuple):
@@ -129,8 +148,9 @@ class _Reply(NamedTuple):
     member: bool
     records: list[_Record]
     appended: int
-    nonce: bytes
+    tip: bytes
     leap: int
+    seal: bytes
 
 
 class _Applied(NamedTuple):
@@ -139,7 +159,7 @@ class _Applied(NamedTuple):
     log: bytes
     position: int
     before: int
-    nonce: bytes
+    tip: bytes
     marks: tuple[Mark, ...]
     time: float
     at: float  # monotonic
@@ -225,6 +245,10 @@ class RedisLog:
         # The end of the log, by incarnation and position, as it was last heard of.
         self._end: tuple[bytes | None, int] = (None, 0)
         self._tip = b""
+        # The highest generation of the incarnations that were sealed with our secret, and one that
+        # is refused, or b"".
+        self._generation = 0
+        self._refused = b""
         # Counts the incarnations seen: a reply from before the last change is out of date.
         self._epoch = 0
         self._leaves = 0
@@ -610,8 +634,9 @@ class RedisLog:
             )
 
     def _arguments(self, place: _Place, *, member: bool) -> list[Any]:
+        fresh = min(self._generation + 1, _LAST_GENERATION).to_bytes(_GENERATION) + os.urandom(10)
         return [
-            os.urandom(16),
+            fresh,
             round(self._term * 1000),
             round(self._stride * 1000),
             self._length,
@@ -621,6 +646,8 @@ class RedisLog:
             place.instance,
             b"1" if member else b"",
             _LIMIT,
+            self._codec.seal(fresh),
+            self._refused,
         ]
 
     async def _ask(
@@ -655,12 +682,18 @@ class RedisLog:
         if reply.log != self._view.log:
             if place.epoch != self._epoch:
                 return False
+            if not self._acceptable(reply):
+                self._refuse(reply.log, told)
+                return False
             self._begin_incarnation(reply, trusted, told)
             self._heard = _NEVER
         self._end = reply.log, reply.last
         self._last_leap = max(self._last_leap, reply.leap)
         for record in reply.records:
-            self._apply(record, trusted, told)
+            if not self._apply(record, trusted, told):
+                # Whoever has read less of it than this instance cannot see that.
+                self._refuse(reply.log, told)
+                return False
         if reply.complete:
             if reply.last > self._applied:
                 # It is not in the stream any more.
@@ -682,6 +715,24 @@ class RedisLog:
     def _local(self, position: int) -> int:
         return (self._view.base + position) << _K
 
+    def _acceptable(self, reply: _Reply) -> bool:
+        """May this instance go over to the log of this incarnation? Not to one that is older than one
+        it has been in: it was put back, and purges were made since that it does not hold."""
+        sealed = self._codec.sealed(reply.log, reply.seal)
+        if not sealed:
+            # Made with another secret (one of the two is being rolled out), or by somebody who has
+            # none. To begin in such a log would be to know nothing of those before it.
+            return self._view.log is not None
+        generation = int.from_bytes(reply.log[:_GENERATION])
+        return generation > self._generation or generation == _LAST_GENERATION
+
+    def _refuse(self, log: bytes, told: list[tuple[str, dict[str, Any]]]) -> None:
+        """Have the next call begin a new incarnation in the place of ``log``: what was stored under
+        the old one is nobody's then."""
+        if self._refused != log:
+            told.append(("log_refused", {}))
+        self._refused = log
+
     def _begin_incarnation(
         self, reply: _Reply, trusted: bool, told: list[tuple[str, dict[str, Any]]]
     ) -> None:
@@ -691,6 +742,10 @@ class RedisLog:
         self._move(base << _K, trusted)
         least = 0 if before is None else reply.last
         self._view = _View(reply.log, base, self._view.below, least)
+        if self._codec.sealed(reply.log, reply.seal):
+            generation = int.from_bytes(reply.log[:_GENERATION])
+            self._generation = max(self._generation, generation)
+        self._refused = b""
         self._applied, self._tip = 0, b""
         self._leaps.clear()
         self._last_leap = 0
@@ -702,15 +757,17 @@ class RedisLog:
 
     def _apply(
         self, record: _Record, trusted: bool, told: list[tuple[str, dict[str, Any]]]
-    ) -> None:
+    ) -> bool:
+        """False, and everything is dropped, if it does not follow what was applied here."""
         if record.position <= self._applied:
-            return
+            return True
         marks = self._marks
         if record.before > self._applied:
             self._miss(record.before, told)
-        elif record.before < self._applied and record.blob:
+        elif (record.before < self._applied and record.blob) or not self._follows(record):
             # Not by a leap: that cannot be. Whatever it is, it is no log to rely on.
             self._miss(record.position, told)
+            return False
         log = self._view.log
         assert log is not None
         now = self._runtime.now()
@@ -718,6 +775,8 @@ class RedisLog:
         time = now
         if record.blob:
             try:
+                if record.nonce is None:
+                    raise WireError("appended by an older version, so nobody knows what was before")
                 purged, time = self._codec.decode_record(log, record.blob)
             except WireError as error:
                 # Forged, damaged, or of a later version, or signed with another secret (one of the
@@ -734,9 +793,19 @@ class RedisLog:
             self._leaps.append((record.before, record.position))
             self._move(self._local(record.position), trusted)
         at = self._runtime.monotonic()
-        position, before, nonce, _ = record
-        self._remember(_Applied(log, position, before, nonce, purged, time, at))
-        self._applied, self._tip = record.position, record.nonce
+        position, before, tip, _, _ = record
+        self._remember(_Applied(log, position, before, tip, purged, time, at))
+        self._applied, self._tip = position, tip
+        return True
+
+    def _follows(self, record: _Record) -> bool:
+        """Is its tip made of the one here? (One that comes after a leap was appended to others.)"""
+        if record.before != self._applied or record.nonce is None:
+            return True
+        if not self._tip and self._applied:
+            return True  # it was trimmed, so nobody knows
+        made = sha1(self._tip + record.nonce + record.blob, usedforsecurity=False).hexdigest()
+        return made.encode() == record.tip
 
     def _remember(self, record: _Applied) -> None:
         recent = self._recent
@@ -807,7 +876,7 @@ class RedisLog:
     def _append_again(self, records: list[_Applied]) -> None:
         waiting = {one.again for one in self._outbox}
         for one in records:
-            again = _again(one.log, one.position, one.nonce)
+            again = _again(one.log, one.position, one.tip)
             if one.marks and again not in waiting:
                 self._wait_for_redis(_Waiting(one.marks, one.time, again, None))
 
@@ -865,7 +934,7 @@ class RedisLog:
                 await self._ask(SYNC, probe=probe)
             # Or it was lost first, and its place leapt over: then it is in nobody's memory.
             if self._view.log == reply.log and not self._leapt(reply.appended):
-                return reply.log, reply.appended, reply.nonce
+                return reply.log, reply.appended, reply.tip
         raise _Overtaken("shared", "the log changed while something was appended to it")
 
     def _leapt(self, position: int) -> bool:
@@ -973,13 +1042,22 @@ def _again(log: bytes, position: int, nonce: bytes) -> bytes:
 
 
 def _read(answer: Any) -> _Reply:
-    log, last, complete, member, raw, appended, nonce, leap = answer
+    log, last, complete, member, raw, appended, mark, leap, seal = answer
     records = []
     for name, fields in raw:
-        before, own, blob = fields[1], fields[3], fields[5]
-        records.append(_Record(int(name[:-2]), int(before), own, blob))
+        before, tip, blob = fields[1], fields[3], fields[5]
+        nonce = fields[7] if len(fields) > 7 else None
+        records.append(_Record(int(name[:-2]), int(before), tip, blob, nonce))
     return _Reply(
-        log, int(last), bool(complete), bool(member), records, int(appended), nonce, int(leap)
+        log,
+        int(last),
+        bool(complete),
+        bool(member),
+        records,
+        int(appended),
+        mark,
+        int(leap),
+        seal,
     )
 
 

@@ -27,15 +27,17 @@ __all__ = [
     "SYNC",
 ]
 
-# KEYS  1 log      stream: the records, with the ids "n-0"
-#       2 meta     hash: log (incarnation), n (last position), run (the server's run_id), settle,
-#                  at, clock, size, term, kept, leap (position of the last one)
+# KEYS  1 log      stream: the records, with the ids "n-0": p the position of the one before, o the
+#                  nonce, r the record, t the *tip*: the SHA-1 of the tip before, nonce and record
+#       2 meta     hash: log (incarnation), seal, n (last position), tip, run (the server's run_id),
+#                  settle, at, clock, size, term, kept, leap (position of the last one)
 #       3 members  sorted set: instance -> until when it counts as alive, on the fleet's clock
 #       4 acks     hash: instance -> the position it has applied
 #       5 again    hash: what was appended once more after it had been lost -> its new position
 # ARGV  1 16 random bytes    2 term of a membership, ms     3 stride of the clock, ms
 #       4 length of the log  5 the caller's incarnation, or ""   6 the position it has applied
-#       7 the nonce of the record there, or ""   8 instance, or ""   9 "1" to be a member   10 limit
+#       7 the tip there, or ""   8 instance, or ""   9 "1" to be a member   10 limit
+#       11 the seal of the 16 bytes   12 an incarnation that the caller refuses, or ""
 _PROLOGUE: Final = """
 local LOG, META, MEMBERS, ACKS, AGAIN = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local fresh, stride, instance = ARGV[1], tonumber(ARGV[3]), ARGV[8]
@@ -45,11 +47,13 @@ local mine, applied, tip = ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local function text(number) return string.format('%.0f', number) end
 
 local meta = redis.call('HMGET', META, 'log', 'n', 'run', 'settle', 'at', 'clock', 'size',
-                        'term', 'kept', 'leap')
+                        'term', 'kept', 'leap', 'seal', 'tip')
 local log, n, settle = meta[1], tonumber(meta[2] or 0), tonumber(meta[4] or 0)
 local term = math.max(tonumber(ARGV[2]), tonumber(meta[8] or 0))
 local kept = tonumber(meta[9] or 0)
 local leap = meta[10] or '0'
+local seal = meta[11] or ''
+local last = nil  -- the tip of the last record, once it is known
 
 -- The clock of the fleet: it goes as the server's does, but never backward, and never forward by
 -- more than one stride at once. So no step of the server's clock, and no failover to a server with
@@ -67,25 +71,35 @@ if type(info) == 'string' then run = string.match(info, 'run_id:(%w+)') or '' en
 
 local news = false
 
+-- Each tip is made of all records before: who knows one knows them all, whatever is put in their
+-- places later.
 local function add(position, nonce, record)
+  if not last then
+    local newest = redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
+    last = (newest and newest[1] == text(n) .. '-0' and newest[2][4]) or meta[12] or ''
+  end
+  last = redis.sha1hex(last .. nonce .. record)
   redis.call('XADD', LOG, 'MAXLEN', ARGV[4], text(position) .. '-0',
-             'p', text(n), 't', nonce, 'r', record)
+             'p', text(n), 't', last, 'r', record, 'o', nonce)
   n = position
   news = true
 end
 
--- A record at the caller's position that is another than the caller has applied: two histories
--- were grown from one (a backup was restored, two primaries wrote). Neither can be trusted.
+-- A record at the caller's position that is another than the caller has applied, or follows others
+-- than those: two histories were grown from one (a backup was restored, two primaries wrote, somebody
+-- wrote into it). Neither can be trusted. Nor can one that the caller knows to be an older log.
 if log and mine == log and tip ~= '' and applied <= n then
   local id = text(applied) .. '-0'
   local there = redis.call('XRANGE', LOG, id, id)[1]
   if there and there[2][4] ~= tip then log = false end
 end
+if log and log == ARGV[12] then log = false end
 
 if not log then
   -- New, or emptied, or evicted. What is left of an older log must not be taken for this one's.
   redis.call('DEL', LOG, META, MEMBERS, ACKS, AGAIN)
   log, n, settle, kept, leap, news = fresh, 0, clock + term, 0, '0', true
+  seal, last = ARGV[11], ''
 elseif meta[3] ~= run or (mine == log and applied > n) then
   -- The leap. The end of the log may have been lost with the other server, or before the restart:
   -- go on where no position was ever given out. That is above all that is known here, and above
@@ -95,7 +109,7 @@ elseif meta[3] ~= run or (mine == log and applied > n) then
   local top = n
   if mine == log and applied > n then top = applied end
   add(math.max(math.floor(top / 4096) + 1, at - 1577836800000) * 4096
-      + string.byte(fresh, 9) * 16, string.sub(fresh, 1, 8), '')
+      + string.byte(fresh, 8) * 16, string.sub(fresh, 9, 16), '')
   leap = text(n)
   settle = clock + term
 elseif redis.call('ZCARD', MEMBERS) ~= tonumber(meta[7] or 0) then
@@ -127,7 +141,8 @@ local function save()
   if hourly then term = tonumber(ARGV[2]) end
   redis.call('HSET', META, 'log', log, 'n', text(n), 'run', run, 'settle', text(settle),
              'at', text(at), 'clock', text(clock), 'size', redis.call('ZCARD', MEMBERS),
-             'term', text(term), 'leap', leap)
+             'term', text(term), 'leap', leap, 'seal', seal)
+  if last then redis.call('HSET', META, 'tip', last) end
   -- A namespace that nobody uses any more vanishes after a week.
   if news or hourly then
     redis.call('HSET', META, 'kept', text(at))
@@ -159,51 +174,56 @@ save()
 """
 
 # -> incarnation, last position, all there is?, a member now?, records, position appended (0: none),
-#    the nonce there, position of the last leap (0: none)
+#    the tip there, position of the last leap (0: none), seal
 SYNC: Final = Script.of(
-    "sync", _PROLOGUE + _READ + "return {log, text(n), complete, member, records, '0', '', leap}"
+    "sync",
+    _PROLOGUE + _READ + "return {log, text(n), complete, member, records, '0', '', leap, seal}",
 )
 
-# ARGV from 11 on: nonce, what it is a repetition of (or ""), record; and so on. Nothing is appended
+# ARGV from 13 on: nonce, what it is a repetition of (or ""), record; and so on. Nothing is appended
 # if the caller's incarnation is another one: a record is made for the log it goes to.
-# As SYNC; then the position of the last of these records, and its nonce.
+# As SYNC; then the position of the last of these records, and its tip.
 APPEND: Final = Script.of(
     "append",
     _PROLOGUE
     + """
-local last, nonce = 0, ''
+local place, mark = 0, ''
 if same then
-  for i = 11, #ARGV, 3 do
-    local was = false
+  for i = 13, #ARGV, 3 do
+    local was, there = false, nil
     if ARGV[i + 1] ~= '' then was = redis.call('HGET', AGAIN, ARGV[i + 1]) end
     if was then
-      -- Another one who had it was quicker.
-      if tonumber(was) > last then last, nonce = tonumber(was), ARGV[i] end
+      -- Another one who had it was quicker, if it is there.
+      there = redis.call('XRANGE', LOG, was .. '-0', was .. '-0')[1]
+      if not (there and there[2][6] == ARGV[i + 2]) then was = false end
+    end
+    if was then
+      if tonumber(was) > place then place, mark = tonumber(was), there[2][4] end
     else
       add(n + 1, ARGV[i], ARGV[i + 2])
-      last, nonce = n, ARGV[i]
+      place, mark = n, last
       if ARGV[i + 1] ~= '' then redis.call('HSET', AGAIN, ARGV[i + 1], text(n)) end
     end
   end
 end
 """
     + _READ
-    + "return {log, text(n), complete, member, records, text(last), nonce, leap}",
+    + "return {log, text(n), complete, member, records, text(place), mark, leap, seal}",
 )
 
-# ARGV 11 a position, 12 the nonce of its record.
+# ARGV 13 a position, 14 the tip there.
 # -> incarnation, is the record there?, members, of which have applied it, ms until purges need not
 #    wait for members that are unknown here, is the caller one?
 STATUS: Final = Script.of(
     "status",
     _PROLOGUE
     + """
-local position = tonumber(ARGV[11])
+local position = tonumber(ARGV[13])
 local known = acknowledge()
 local id = text(position) .. '-0'
 local there = redis.call('XRANGE', LOG, id, id)[1]
 local found = 0
-if same and there and there[2][4] == ARGV[12] then found = 1 end
+if same and there and there[2][4] == ARGV[14] then found = 1 end
 local acks, members, done = {}, 0, 0
 local flat = redis.call('HGETALL', ACKS)
 for i = 1, #flat, 2 do acks[flat[i]] = tonumber(flat[i + 1]) end

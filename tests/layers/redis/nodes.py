@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -25,6 +25,14 @@ from layergate.runtime.threads import ThreadRuntime, run_blocking
 
 BOUND = 20.0  # seconds; a wait that long is a hang
 FAR = 2.0**39
+
+
+class Reach(NamedTuple):
+    """What a receipt says of the fleet."""
+
+    applied: int
+    instances: int
+    final: bool
 
 
 class Loop:
@@ -161,13 +169,11 @@ class Node:
         since = self.position
         return lambda: not self.knows(tag, since)
 
-    async def purge(
-        self, tag: str, *, wait: float | None = None, soft: bool = False
-    ) -> tuple[int, int, bool]:
+    async def purge(self, tag: str, *, wait: float | None = None, soft: bool = False) -> Reach:
         marks = (Mark("tag", tag, soft),)
         receipt = await self.log.append(marks, self.runtime.now(), wait=wait)
         assert receipt.scope == "fleet"
-        return receipt[:3]
+        return Reach(receipt.applied, receipt.instances, receipt.final)
 
     async def join(self) -> None:
         limit = time.monotonic() + BOUND
