@@ -182,6 +182,8 @@ class Batcher:
                 name="layergate-redis",
                 context=contextvars.Context(),
             )
+            # If the loop is closed over it, nobody waits for it any more.
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)  # (one that never began)
         return group

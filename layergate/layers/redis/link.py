@@ -92,7 +92,7 @@ class Recipe(NamedTuple):
             # A link keeps the time for a whole exchange.
             "socket_timeout": None,
         }
-        return cls(_paced(connection) if blocking else connection, kept)
+        return cls(_paced(connection) if blocking else _noted(connection), kept)
 
     def at(self, address: Address) -> Recipe:
         """The same for another server of a Cluster."""
@@ -179,10 +179,11 @@ def _encoded(word: Any) -> bytes:
 class LoopLink:
     """A link of the running event loop."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "_loop")
 
     def __init__(self, recipe: Recipe, seconds: float) -> None:
         self._connection = recipe.connection(**recipe.options, socket_connect_timeout=seconds)
+        self._loop = asyncio.get_running_loop()
 
     async def connect(self, seconds: float) -> None:
         try:
@@ -193,6 +194,7 @@ class LoopLink:
             raise RedisTimeoutError(f"not connected within {seconds:.3g} s") from None
         except BaseException:
             await self.drop()
+            self._check_loop()
             raise
 
     async def exchange(self, packed: bytes, count: int, replies: list[Any], seconds: float) -> None:
@@ -210,12 +212,18 @@ class LoopLink:
             raise RedisTimeoutError(f"no answer within {seconds:.3g} s") from None
         except OSError as error:
             raise RedisConnectionError(str(error)) from error
+        except BaseException:
+            self._check_loop()
+            raise
 
     async def receive(self, seconds: float) -> Any:
         try:
             return await self._connection.read_response(disable_decoding=True, timeout=seconds)
         except OSError as error:
             raise RedisConnectionError(str(error)) from error
+        except BaseException:
+            self._check_loop()
+            raise
 
     async def dirty(self) -> bool:
         connection = self._connection
@@ -226,25 +234,30 @@ class LoopLink:
         except Exception:
             return True
 
+    def _check_loop(self) -> None:
+        """When the loop was closed, the coroutine that asked is being closed as well, and must not
+        go on. (redis-py makes an ordinary error of that, since nothing can be awaited any more.)"""
+        if self._loop.is_closed():
+            self.abandon()
+            raise GeneratorExit from None
+
     async def drop(self, *, gently: bool = False) -> None:
-        if asyncio._get_running_loop() is None:  # its coroutine is closed after its loop was
+        if self._loop.is_closed():
             self.abandon()
             return
         with contextlib.suppress(Exception):  # it is gone either way
             await self._connection.disconnect(nowait=not gently)
 
     def abandon(self) -> None:
-        connection = self._connection
-        writer = getattr(connection, "_writer", None)
-        connection._writer = connection._reader = None
         # Neither redis-py nor asyncio can close what belongs to a loop that is closed.
-        transport: Any = getattr(writer, "transport", None)
+        transport = getattr(self._connection, "noted", None)
         transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
         sock = getattr(transport, "_sock", None)
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.close()
             transport._sock, transport._closing = None, True
+        self._connection._writer = self._connection._reader = None  # after it: they look at it
 
 
 class ThreadLink:
@@ -312,6 +325,17 @@ class ThreadLink:
             self._connection.disconnect()
 
 
+class _Noted:
+    """Mixed into a connection class of asyncio: what it connects is known also when redis-py, whose
+    closing goes wrong on a loop that is closed, has forgotten it."""
+
+    noted: Any = None
+
+    async def _connect(self) -> None:
+        await super()._connect()  # type: ignore[misc] # of the connection
+        self.noted = getattr(getattr(self, "_writer", None), "transport", None)
+
+
 class _Paced:
     """Mixed into a connection class: its socket operations end at ``until`` (monotonic seconds),
     all of them together. A server that sends a byte now and then does not get more time."""
@@ -362,6 +386,11 @@ class _PacedSocket:
     def recv_into(self, buffer: Any, size: int = 0) -> int:
         count: int = self._begin().recv_into(buffer, size)
         return count
+
+
+@functools.cache
+def _noted(connection: type[Any]) -> type[Any]:
+    return type(connection.__name__, (_Noted, connection), {})
 
 
 @functools.cache

@@ -385,36 +385,42 @@ class RedisLog:
         """See `Log.catch_up`."""
         try:
             self._look_at_process()
-            self.left = False
-            background = self._companion.ensure()
-            if self._runtime.monotonic() < self.trusted_until:
-                return True
-            if self._join_by is None:
-                self._join_by = self._runtime.monotonic() + self._server.connect_timeout
-            while True:
-                # What just failed would fail for every request, and each would pay for it.
-                if self._runtime.monotonic() < self._hopeless_until:
+            for _ in range(_RETRIES):
+                self.left = False
+                background = self._companion.ensure()
+                if self._runtime.monotonic() < self.trusted_until:
+                    return True
+                if not await self._caught_up(background):
                     return False
-                left = self._left_to_join()
-                patience = max(self._server.timeout, left)
-                try:
-                    # Without a companion nobody waits for this instance, so what was asked before
-                    # this request came is no answer for it.
-                    complete = await self.sync(
-                        probe=left > 0, fresh=not background, patience=patience
-                    )
-                except Exception as error:
-                    if not self._still_joins(error):
-                        raise
-                    complete = False
-                if complete:
-                    return not background or self._runtime.monotonic() < self.trusted_until
-                if self.left or self._left_to_join() <= 0:
-                    return False
+                if not background or self._runtime.monotonic() < self.trusted_until:
+                    return True
+                # Another loop of this process has ended meanwhile, and left for all of it.
+            return False
         except Exception as error:
             if not isinstance(error, LayerUnavailable):  # told of when the breaker opened
                 self._counters.on("layer_error", layer="shared", operation="catch up", error=error)
             return False
+
+    async def _caught_up(self, background: bool) -> bool:
+        """Read all there is, if the server answers in time. Raises what Redis raises."""
+        if self._join_by is None:
+            self._join_by = self._runtime.monotonic() + self._server.connect_timeout
+        while True:
+            # What just failed would fail for every request, and each would pay for it.
+            if self._runtime.monotonic() < self._hopeless_until:
+                return False
+            left = self._left_to_join()
+            patience = max(self._server.timeout, left)
+            try:
+                # Without a companion nobody waits for this instance, so what was asked before this
+                # request came is no answer for it.
+                if await self.sync(probe=left > 0, fresh=not background, patience=patience):
+                    return True
+            except Exception as error:
+                if not self._still_joins(error):
+                    raise
+            if self._left_to_join() <= 0:
+                return False
 
     def _left_to_join(self) -> float:
         """For how many seconds more a request waits for this instance to become one of the fleet.
@@ -442,7 +448,7 @@ class RedisLog:
         self._look_at_process()
         try:
             home, position, nonce = await self._append(marks, time)
-            await self._leave_for_others()
+            await self._leave_for_stranded()
         except BaseException as error:
             # Also when it was cancelled: nobody knows whether Redis has it.
             self._put_off(marks, time)
@@ -498,13 +504,13 @@ class RedisLog:
         place = self._place()._replace(instance=instance)
         await self._server.run(LEAVE, self._keys, self._arguments(place, member=False))
 
-    async def _leave_for_others(self) -> None:
+    async def _leave_for_stranded(self) -> None:
         """Take instances of this process out of the fleet that cannot leave themselves: their cache
         is gone, or the loop that spoke for them. Never raises an Exception: they lapse by themselves.
         """
         gone = []
         for log in list(_logs):
-            if log is not self and log._where == self._where and (name := log._stranded()):
+            if log._where == self._where and (name := log._stranded()):
                 gone.append(name)
         for _ in range(len(_orphans)):
             where, name = orphan = _orphans.popleft()
