@@ -334,13 +334,13 @@ async def test_memory_has_it_when_the_response_ends(shared_valkey: Any, kind: st
         async def app(scope: Any, receive: Any, send: Any) -> None:
             async def watching(message: Any) -> None:
                 if message["type"] == "http.response.body" and not message.get("more_body"):
-                    stored_then.append(len(top))  # type: ignore[arg-type]
+                    stored_then.append(len(top))
                 await send(message)
 
             await world.app(scope, receive, watching)
 
         method = "POST" if kind == "post" else "GET"
-        before = len(top)  # type: ignore[arg-type]
+        before = len(top)
         call = Call(app, scope_of("/page", method=method))
         await until(lambda: stored_then)
         assert stored_then[0] > before

@@ -57,7 +57,7 @@ TARGETS = [
 async def test_asgi(target: str, url: str, scheme: str, way: str) -> None:
     world = World()
     path, _, query = target.partition("?")
-    request = {
+    request: dict[str, Any] = {
         "path": unquote_to_bytes(path).decode(),
         "raw_path": path.encode(),
         "query": query.encode(),
@@ -131,7 +131,8 @@ async def test_hosts(sent: str, shown: str) -> None:
     assert (await world.cache.purge(urls=[f"https://{shown}/x"])).final
     assert not (await world.get("/x", host=sent)).hit
     assert stored is (sent in ("example.com:443", "xn--bcher-kva.example", "xn--strae-oqa.example"))
-    for named in ({"hosts": [shown]}, {"prefixes": [shown + "/x"]}):
+    purges: list[dict[str, Any]] = [{"hosts": [shown]}, {"prefixes": [shown + "/x"]}]
+    for named in purges:
         await world.get("/x", host=sent)
         await world.cache.purge(**named)
         assert not (await world.get("/x", host=sent)).hit

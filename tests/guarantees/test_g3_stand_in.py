@@ -95,7 +95,7 @@ async def test_a_gateway_that_was_cut_off_lets_nothing_stand_in(
             settings |= {"shared_namespace": shared_valkey.namespace, "workers": 1}
         async with Gateway(tmp_path, whole=True, **settings) as gateway:
             page = Changing(PLAIN)
-            gateway.origin.handlers["/"] = page  # type: ignore[assignment]
+            gateway.origin.handlers["/"] = page
             async with contextlib.AsyncExitStack() as stack:
                 client = await stack.enter_async_context(Connection(gateway.port))
                 assert (await client.get("/page")).body == b"1"
@@ -174,7 +174,7 @@ async def test_trust_is_looked_at_when_the_stale_response_is_about_to_be_used(
 async def test_an_option_prefers_availability(shared_valkey: Any, grace: float | None) -> None:
     with Proxy(shared_valkey.port) as proxy:
         urls = [shared_valkey.url, proxy.url]
-        options = {"stale_if_untrusted": grace}
+        options: dict[str, Any] = {"stale_if_untrusted": grace}
         async with Worlds(urls, shared_valkey.namespace, **options) as worlds:
 
             @worlds.origin.on("/page")
@@ -199,7 +199,11 @@ async def test_no_wait_ends_with_what_may_have_been_purged(shared_valkey: Any) -
     """``coalesce_fallback`` and ``origin_timeout``, of an instance that is not trusted."""
     with Proxy(shared_valkey.port) as proxy:
         urls = [shared_valkey.url, proxy.url]
-        options = {"coalesce_timeout": 0.05, "coalesce_fallback": "504", "origin_timeout": 0.05}
+        options: dict[str, Any] = {
+            "coalesce_timeout": 0.05,
+            "coalesce_fallback": "504",
+            "origin_timeout": 0.05,
+        }
         async with Worlds(urls, shared_valkey.namespace, **options) as worlds:
             gate = Gate()
 
@@ -240,13 +244,16 @@ async def test_a_value_that_may_have_been_purged_stands_in_for_no_fetch(
         await asyncio.Event().wait()
         raise AssertionError
 
+    async def fails_for_all(_: Any) -> dict[Any, Any]:
+        return {"k": await fails()}
+
     with Proxy(shared_valkey.port) as proxy:
         whole, cut, lenient = (
             stack(shared_valkey.url),
             stack(proxy.url),
             stack(proxy.url, stale_if_untrusted=600),
         )
-        windows = {"stale_if_error": 600.0, "stale_while_revalidate": 600.0}
+        windows: dict[str, Any] = {"stale_if_error": 600.0, "stale_while_revalidate": 600.0}
         for each in (whole, cut, lenient):
             assert await each.get("k", one, tags=["t"], **windows) == "one"
         proxy.refuse()
@@ -256,8 +263,12 @@ async def test_a_value_that_may_have_been_purged_stands_in_for_no_fetch(
         with pytest.raises(OSError):
             await cut.get("k", fails, **windows)
         with pytest.raises(OSError):
-            await cut.mget(["k"], lambda _: fails(), **windows)
-        for limit in ({"timeout": 0.05}, {"soft_timeout": 0.05, "timeout": 0.1}):
+            await cut.mget(["k"], fails_for_all, **windows)
+        limits: list[dict[str, Any]] = [
+            {"timeout": 0.05},
+            {"soft_timeout": 0.05, "timeout": 0.1},
+        ]
+        for limit in limits:
             with pytest.raises(FetchTimeout):
                 await cut.get("k", hangs, **windows, **limit)
         assert await cut.get("k", default="nothing") == "nothing"

@@ -5,6 +5,7 @@ shareable."""
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ ATTACKS = [
 ]
 
 
-def site(attack: dict, status: int, headers: dict, **options: object) -> World:
+def site(attack: dict, status: int, headers: dict, **options: Any) -> World:
     """A page that is fresh for a minute, but not for the attack."""
     world = World(**options)
     name, value = next(iter(attack.items()))
@@ -287,4 +288,6 @@ async def test_witnesses_are_bounded():
     for number in range(100):
         await world.get("/", headers={"x-n": str(number)})
     (key,) = world.cache.stack.layers[0].keys()
-    assert len(world.cache.stack.peek(key).value.witnesses) <= 4
+    entry = world.cache.stack.peek(key)
+    assert entry is not None
+    assert len(entry.value.witnesses) <= 4

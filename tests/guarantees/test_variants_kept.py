@@ -3,6 +3,8 @@ kept is not said to be ``stored``."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.support.asgi import FRESH, Gate, OriginCall, World
@@ -10,13 +12,13 @@ from tests.support.asgi import FRESH, Gate, OriginCall, World
 VARIES = {**FRESH, "vary": "x-shade"}
 
 
-def users(*, lifetime: int = 60, **options: object) -> World:
+def users(*, lifetime: int = 60, **options: Any) -> World:
     world = World(**options)
     headers = {"cache-control": f"max-age={lifetime}", "vary": "x-shade"}
 
     @world.origin.on("/")
     async def handler(call: OriginCall) -> None:
-        await call.reply(call.header("x-shade").encode(), headers=headers)
+        await call.reply((call.header("x-shade") or "").encode(), headers=headers)
 
     return world
 
@@ -129,7 +131,7 @@ async def test_markers_do_not_displace_variants():
 
     @world.origin.on("/")
     async def handler(call: OriginCall) -> None:
-        user = call.header("x-shade")
+        user = call.header("x-shade") or ""
         control = "private" if user.startswith("bad") else "max-age=60"
         await call.reply(user.encode(), headers={"cache-control": control, "vary": "x-shade"})
 
@@ -147,7 +149,7 @@ async def test_variants_displace_markers():
 
     @world.origin.on("/")
     async def handler(call: OriginCall) -> None:
-        user = call.header("x-shade")
+        user = call.header("x-shade") or ""
         control = "private" if user.startswith("bad") else "max-age=60"
         await call.reply(user.encode(), headers={"cache-control": control, "vary": "x-shade"})
 

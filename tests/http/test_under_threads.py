@@ -114,10 +114,10 @@ def test_what_a_body_reserved_is_given_back_once(monkeypatch) -> None:
         start_response("200 OK", [("Cache-Control", "max-age=60")])
         return [b"12345"]
 
-    def give(size: int) -> None:
+    def give(size: int, _: object) -> None:
         given.append(size)
         if len(given) < 10:
-            exchanges[0]._release()  # the last two readers leave at the same moment
+            exchanges[0]._give_back()  # the last two readers leave at the same moment
 
     monkeypatch.setattr(cache, "give_inflight", give)
     get(LayerGate(origin, cache=cache))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.scenarios.model import Reply, Step
+from tests.scenarios.model import Lines, Reply, Step
 from tests.scenarios.table import (
     AUTH,
     COOKIE,
@@ -149,11 +149,12 @@ row("304-strong-for-weak-swr-error", W, fetch(ok("max-age=10, stale-if-error=600
 row("304-weak-for-strong", "4.3.4", fetch(ok("max-age=10", STRONG)),
     validated(unchanged("max-age=60", WEAK), advance=10, saw={"if-none-match": '"x"'}, cs={"stored": True}), hit())
 # Ask again: what differs in more than strength, is not the one tag that was sent, or is for fewer clients.
-for name_, first, lines_ in (
+NOT_THE_ONE: tuple[tuple[str, Lines, Lines], ...] = (
     ("other", (WEAK,), (("ETag", '"y"'),)), ("other-strength-case", (("ETag", 'w/"x"'),), (STRONG,)), ("two-in-304", (WEAK,), (STRONG, ("ETag", '"y"'))),
     ("two-stored", (WEAK, ("ETag", 'W/"y"')), (STRONG,)), ("list-stored", (("ETag", 'W/"x", W/"y"'),), (STRONG,)), ("private", (WEAK,), (STRONG, cc("private"))),
-    ("no-store", (WEAK,), (STRONG, cc("no-store"))), ("vary", (WEAK,), (STRONG, *VARY)), ("vary-star", (WEAK,), (STRONG, *f("*", name="Vary")))):
-    row(f"304-strong-for-weak-not-{name_}", "4.3.4", fetch(ok("max-age=10", *first)),
+    ("no-store", (WEAK,), (STRONG, cc("no-store"))), ("vary", (WEAK,), (STRONG, *VARY)), ("vary-star", (WEAK,), (STRONG, *f("*", name="Vary"))))
+for name_, tags_, lines_ in NOT_THE_ONE:
+    row(f"304-strong-for-weak-not-{name_}", "4.3.4", fetch(ok("max-age=10", *tags_)),
         Step(advance=10, origin=(unchanged(None if cc("private")[0] in dict(lines_) else "max-age=60", *lines_), TWO), content=b"two",
              saw={"if-none-match": None}, cs={"hit": None}), hit(b"two"))
 row("304-strong-for-weak-not-purged", "G3", fetch(WEAKLY), purge(), fetch(TWO, saw=SAW_NONE), hit(b"two"))

@@ -15,7 +15,8 @@ from tests.support.wsgi import Gate, ask, in_threads, until
 
 @pytest.mark.parametrize("pause", [None, 10])
 def test_reloads_at_once_cost_one_call(pause: float | None) -> None:
-    calls, gate, clock = [], Gate(), Clock()
+    calls: list[None] = []
+    gate, clock = Gate(), Clock()
     lock = threading.Lock()
 
     def app(_: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -33,9 +34,13 @@ def test_reloads_at_once_cost_one_call(pause: float | None) -> None:
     gated = LayerGate(app, cache=cache)
     ask(gated)
     clock.time += 20
-    opener = threading.Thread(
-        target=lambda: (gate.reached(), until(lambda: cache.stats()["waiters"] == 7), gate.open())
-    )
+
+    def open_when_all_wait() -> None:
+        gate.reached()
+        until(lambda: cache.stats()["waiters"] == 7)
+        gate.open()
+
+    opener = threading.Thread(target=open_when_all_wait)
     opener.start()
     answers = in_threads(8, lambda: ask(gated, HTTP_CACHE_CONTROL="no-cache"))
     opener.join()
@@ -44,7 +49,7 @@ def test_reloads_at_once_cost_one_call(pause: float | None) -> None:
 
 
 def test_twenty_reloads_in_a_row_cost_one_call() -> None:
-    calls = []
+    calls: list[None] = []
 
     def app(_: dict[str, Any], start_response: Any) -> list[bytes]:
         calls.append(None)

@@ -12,7 +12,6 @@ import pytest
 
 from layergate.errors import OriginAborted
 from layergate.wsgi import LayerGate
-from layergate.wsgi import middleware as module
 from tests.support.wsgi import ask, start, until
 
 FRESH = [("Cache-Control", "max-age=60")]
@@ -23,7 +22,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("layergate.wsgi.middleware.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture

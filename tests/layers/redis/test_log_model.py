@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from layergate.core.invalidation import PurgeReceipt
 from layergate.layers.redis import log as log_module
 from layergate.runtime.loop import LoopRuntime
-from tests.layers.redis.nodes import Loop, Node, part_of
+from tests.layers.redis.nodes import Loop, Node, Reach, part_of
 from tests.support.redis_servers import Resp, SharedValkey
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -94,7 +93,7 @@ class Purge(NamedTuple):
     tag: str
     stamps: list[int]  # of each instance, before it was called
     places: list[tuple[bytes, int]]  # the same as entries in Redis
-    task: asyncio.Task[PurgeReceipt]
+    task: asyncio.Task[Reach]
 
 
 class History:
