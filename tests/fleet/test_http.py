@@ -436,7 +436,8 @@ async def test_g3_a_purge_through_another_instance_while_a_post_is_answered(
     assert (await fleet[1].cache.purge(**what)).final
     head.open()
     body.open()
-    assert ("stored" in (await post).cache_status) == (when == "after-the-head")
+    # (Its length was not known when the head went out, so that promises nothing.)
+    assert "stored" not in (await post).cache_status
     await fleet.idle()
     assert {call.body for call in await fleet.everywhere("/item")} == {b"got"}
     await settled(fleet)

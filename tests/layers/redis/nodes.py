@@ -95,6 +95,8 @@ class Still:
     running = True
     leases = None
 
+    stranded = False
+
     def ensure(self) -> bool:
         return True
 
