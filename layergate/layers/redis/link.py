@@ -250,7 +250,7 @@ class LoopLink:
 
     def abandon(self) -> None:
         # Neither redis-py nor asyncio can close what belongs to a loop that is closed.
-        transport = getattr(self._connection, "noted", None)
+        transport: Any = getattr(self._connection, "noted", None)
         transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
         sock = getattr(transport, "_sock", None)
         if sock is not None:
