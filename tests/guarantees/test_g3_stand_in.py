@@ -227,6 +227,33 @@ async def test_no_wait_ends_with_what_may_have_been_purged(shared_valkey: Any) -
             proxy.resume()
 
 
+async def test_what_may_have_been_purged_is_no_part_of_an_answer(shared_valkey: Any) -> None:
+    with Proxy(shared_valkey.port) as proxy:
+        urls = [shared_valkey.url, proxy.url]
+        async with Worlds(urls, shared_valkey.namespace) as worlds:
+            asked: list[str | None] = []
+
+            @worlds.origin.on("/page")
+            async def page(call: OriginCall) -> None:
+                asked.append(call.header("range"))
+                first, last = map(
+                    int, (call.header("range") or "").removeprefix("bytes=").split("-")
+                )
+                said = {"etag": '"1"', "content-range": f"bytes {first}-{last}/100"}
+                headers = {"cache-control": "max-age=600", **said}
+                await call.reply(b"x" * (last + 1 - first), 206, headers)
+
+            await worlds[1].get("/page", headers={"range": "bytes=0-3"})
+            await worlds.idle()
+            await worlds[1].get("/page", headers={"range": "bytes=0-5"})  # is completed
+            await worlds.idle()
+            worlds.clock.advance(1)
+            await cut_off(worlds, 1, proxy)
+            await worlds[1].get("/page", headers={"range": "bytes=0-9"})
+            assert asked == ["bytes=0-3", "bytes=4-5", "bytes=0-9"]
+            proxy.resume()
+
+
 async def test_a_value_that_may_have_been_purged_stands_in_for_no_fetch(
     shared_valkey: Any,
 ) -> None:
