@@ -999,9 +999,16 @@ class _Deserted(OSError):
 
 
 async def _settled(exchange: Exchange) -> None:
-    """Where the loop may end with this request, wait for what is part of it (see `Exchange.left`)."""
+    """Where the loop may end with this request, wait for what is part of it (see `Exchange.left`); but
+    a layer that hangs holds no request for longer than half of what one operation may take (G5)."""
+    if not exchange.left:
+        return
+    loop = asyncio.get_running_loop()
+    until = loop.time() + exchange.patience / 2
     while left := exchange.left:
-        await asyncio.wait([task for task in left if isinstance(task, asyncio.Task)])
+        tasks = [task for task in left if isinstance(task, asyncio.Task)]
+        if (await asyncio.wait(tasks, timeout=max(0.0, until - loop.time())))[1]:
+            return
 
 
 async def _read(reader: Reader, incoming: _Incoming, send: Send) -> None:

@@ -466,18 +466,29 @@ class Stack:
                 return False
         top = self.layers[0]
         try:
-            top.set(key, self._capped(top, entry, None))
+            if self._takes_time(top.set(key, self._capped(top, entry, None))):
+                self.unkeep(key)
+                return False
         except Exception as error:
             self.counters.on("write_error", layer=top.name, error=error)
             self.unkeep(key)
             return False
         return True
 
+    def _takes_time(self, result: object) -> bool:
+        """Is this an answer to wait for? Then the top layer is not written to at once any more."""
+        if not inspect.isawaitable(result):
+            return False
+        self._keeps = False
+        if inspect.iscoroutine(result):
+            result.close()
+        return True
+
     def unkeep(self, key: Key) -> None:
         """Take back what `keep` has written: the layers below may not have it."""
         top = self.layers[0]
         try:
-            top.delete(key)
+            self._takes_time(top.delete(key))
         except Exception as error:
             self.counters.on("layer_error", layer=top.name, operation="delete", error=error)
 

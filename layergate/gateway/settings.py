@@ -39,6 +39,7 @@ from layergate.gateway.catalogue import PREFIX, RIVALS, SETTINGS, Kind, Setting
 from layergate.gateway.options import CACHE_DEFAULTS, GatewayOptions, UpstreamOptions
 from layergate.gateway.toml_lines import Place, key_lines
 from layergate.http.rules import RuleSet
+from layergate.sizes import parse_size
 
 __all__ = ["CONFIG_VARIABLE", "Entry", "Settings", "load"]
 
@@ -259,7 +260,7 @@ class _Reading:
         if self.problems or options is None:
             raise SettingsError(sorted(self.problems, key=_by_line), self.warnings)
         entries = tuple(
-            self._entry(setting)
+            self._entry(setting, options)
             for name, setting in SETTINGS.items()
             if name not in ("upstream", *_TABLES) and not name.startswith(PREFIX)
         )
@@ -471,8 +472,12 @@ class _Reading:
             hint = "; as an option of the gateway it stands above the first [[…]]"
         self.problems.append((where, told + hint))
 
-    def _entry(self, setting: Setting) -> Entry:
+    def _entry(self, setting: Setting, options: GatewayOptions) -> Entry:
         given = self.given.get(setting.name)
+        if given is None and setting.name == "max_body":  # its default depends on the layers
+            most: Any = options.cache.max_body
+            default = parse_size(setting.default, option="max_body")
+            return Entry(setting.name, most if most < default else setting.default, "default")
         if given is None:
             return Entry(setting.name, setting.default, "default")
         if setting.kind is Kind.HIDDEN:

@@ -812,6 +812,16 @@ class Cache:
             marker = self._live_marker(request, found, credentials=True)
         return marker
 
+    async def refused_of_late(self, selected: _Selected) -> Refused | None:
+        """Why a response that some request would have got for this was not stored, of late; for who
+        looks on."""
+        for suffix in (b"", _BESIDE, _WITH_COOKIE):
+            entry = await self._lookup(selected.storage_key + suffix, quiet=True)
+            if entry is not None and entry.fresh_until > self.stack.runtime.now():
+                if isinstance(entry.value, HitForMiss):
+                    return entry.value.reason
+        return None
+
     def why_alone(
         self,
         request: Request,

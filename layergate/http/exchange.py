@@ -1005,6 +1005,11 @@ class Exchange:
         return task is not None
 
     @property
+    def patience(self) -> float:
+        """How long an operation of a layer may take, seconds."""
+        return float(self._cache.options.layer_timeout)  # type: ignore[arg-type]
+
+    @property
     def left(self) -> list[Task]:
         """What is not done yet of what this has begun in the background, and what the request is not
         over without."""

@@ -870,6 +870,10 @@ class _Trace:
         if marker is not None:
             self._refusal("marker", marker.reason)
             told = f"Its last response was not stored: {marker.reason.explain}"
+        elif (other := await cache.refused_of_late(selected)) is not None:
+            told = (
+                f"Its last response was not stored, to a request with other fields: {other.explain}"
+            )
         why = cache.why_alone(request, entry, self._match, marker)
         if why is not None:
             self._add("flight", "alone", "G4", _ALONE[why], None, why=why)

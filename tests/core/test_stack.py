@@ -359,7 +359,13 @@ async def test_metrics_tell_events_layers_and_marks(stack) -> None:
     metrics = stack.metrics()
     assert metrics["events"]["store"] == 1 and metrics["events"]["hit"] == 0
     assert metrics["layers"]["top"] == {"entries": 1}
-    assert metrics["invalidation"] == {"position": 1, "tags": 1, "keys": 0, "patterns": 1}
+    assert metrics["invalidation"] == {
+        "position": 1,
+        "tags": 1,
+        "keys": 0,
+        "prefixes": 0,
+        "patterns": 1,
+    }
 
 
 def has(text):

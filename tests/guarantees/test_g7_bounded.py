@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from layergate import HttpCache, MemoryLayer, PurgeRefused
+from layergate.core.invalidation import MAX_MARKS, MAX_PATTERNS
 from layergate.http.cache import _MEMO
 from tests.support.asgi import FRESH, ClockRuntime, Gate, OriginCall, World, until
 
@@ -241,9 +242,12 @@ async def test_long_values_are_not_memoised():
 async def test_purges_do_not_grow_without_bound():
     world = World()
     marks = world.cache.stack.marks
-    for number in range(2000):
+    for number in range(MAX_PATTERNS + 500):
+        await world.cache.purge(patterns=[f"/*/{number}/*"])
+    assert 0 < marks.counts()["patterns"] <= 2 * MAX_PATTERNS
+    for number in range(MAX_MARKS + 500):
         await world.cache.purge(patterns=[f"/{number}/*"])
-    assert marks.counts()["patterns"] <= 512
+    assert marks.counts()["prefixes"] <= MAX_MARKS
 
 
 async def test_a_stored_response_with_a_validator_is_kept_no_longer_than_keep():
