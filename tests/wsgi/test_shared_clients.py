@@ -92,7 +92,7 @@ def test_memory_has_it_when_the_response_ends(shared_valkey: Any) -> None:
 
         gate = LayerGate(app, cache=site.cache)
         assert ask(gate, "/page").body == b"one"
-        assert len(site.cache.stack.layers[0]) == 1  # type: ignore[arg-type]
+        assert len(site.cache.stack.layers[0]) == 1
         line.resume()
         until(lambda: site.cache.runtime.pending() == 0)
         gate.close()
