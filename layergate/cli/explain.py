@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import time
 from typing import Any
 
@@ -18,7 +20,7 @@ from layergate.cli.client import (
     ask,
     checked_timeout,
 )
-from layergate.cli.text import rendered, wants_colour
+from layergate.cli.text import printable, rendered, wants_colour
 from layergate.errors import ExplainRefused
 from layergate.http.explain import Explanation, Response, explain
 from layergate.http.invalidation import SAFE_METHODS
@@ -71,10 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
         asked = Asked.of(arguments.method, arguments.url, headers)
     except ExplainRefused as error:
         raise UsageError(str(error)) from None
+    process: dict[str, Any] = {"pid": os.getpid(), "host": platform.node()}
     if arguments.admin:
         client = AdminClient(arguments)
         response = _fetched(asked, arguments) if arguments.fetch else None
-        explanation = _asked(client, arguments, headers, response)
+        explanation, process = _asked(client, arguments, headers, response)
     elif arguments.fetch:
         raise UsageError("--fetch needs --admin; without it the request is made anyway")
     else:
@@ -83,9 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
         cache = HttpCache(runtime=ThreadRuntime(), memory="1MB")
         explanation = run_blocking(explain(cache, request, response, live=False))
     if arguments.json:
-        print(json.dumps(explanation.as_json(), indent=2))
+        print(json.dumps({**explanation.as_json(), "process": process}, indent=2))
     else:
         colour = wants_colour(refused=arguments.no_color)
+        if arguments.admin:
+            host = printable(str(process.get("host", "?")))
+            print(
+                f"Asked: process {process.get('pid', '?')} on {host}. Others have their own memory.\n"
+            )
         print(rendered(explanation, colour=colour, verbose=arguments.verbose))
     return 0
 
@@ -115,7 +123,7 @@ def _asked(
     arguments: argparse.Namespace,
     headers: list[tuple[str, str]],
     response: Response | None,
-) -> Explanation:
+) -> tuple[Explanation, dict[str, Any]]:
     document: dict[str, Any] = {
         "url": arguments.url,
         "method": arguments.method,
@@ -129,6 +137,7 @@ def _asked(
         }
     _, answer = client.post("explain", document)
     try:
-        return Explanation.of_json(answer["result"])
+        process = answer["result"].pop("process", {})
+        return Explanation.of_json(answer["result"]), process if isinstance(process, dict) else {}
     except (KeyError, ValueError) as error:
         raise Unreachable(f"what answered is no LayerGate of this version: {error}") from None

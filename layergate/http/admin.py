@@ -11,6 +11,8 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
+import os
+import platform
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -106,7 +108,9 @@ class AdminEndpoint:
             return _answer(400, errors=["url must not be this endpoint's own"])
         request.mark_personal(wanted.get("known_user", False))
         explanation = await explain(self._cache, request, response)
-        return _answer(200, result=explanation.as_json())
+        # Each process has a memory of its own, so it matters which one was asked.
+        where = {"pid": os.getpid(), "host": platform.node()}
+        return _answer(200, result={**explanation.as_json(), "process": where})
 
     async def _purge(self, body: bytes) -> Served:
         wanted = _wanted(body, (*_LISTS, *_FLAGS, _SCHEMES), '{"tags": ["a"]}')

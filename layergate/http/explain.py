@@ -230,6 +230,7 @@ _REMEDIES: Final = {
     Refused.VARY_STAR: "name the request fields that the response depends on in Vary",
     Refused.EXPIRED: "give it a lifetime, a validator (ETag, Last-Modified) or a stale window",
     Refused.STREAM: "say max-age in the response if it has an end and is to be stored",
+    Refused.TAG_TEMPLATE: "name a parameter of the path or the route in the tag",
     Refused.TAGS: "send fewer or shorter tags, or raise max_tags",
     Refused.TOO_LARGE: "raise max_body, and memory with it",
     Refused.TOKEN: "fetch the token by a request of its own, or send max-age from the app if the"

@@ -205,8 +205,8 @@ def plan_storage(
     if rule is not None:
         names = _selected_by(names, rule, by_rule=by_rule)
     tags = _all_tags(request, fields, match, options)
-    if tags is None:
-        return Refused.TAGS
+    if isinstance(tags, Refused):
+        return tags
 
     age = initial_age(fields, request_time=request_time, response_time=response_time)
     generated = response_time - age
@@ -301,18 +301,18 @@ def _well_formed(lines: Lines) -> bool:
 
 def _all_tags(
     request: Request, fields: Fields, match: Match | None, options: Options
-) -> tuple[str, ...] | None:
-    """The tags of the response, of its rule and for its cache groups. None: too many, or too long."""
+) -> tuple[str, ...] | Refused:
+    """The tags of the response, of its rule and for its cache groups; or why it cannot have them."""
     tags = response_tags(fields)
     groups = group_tags(request.scheme, request.host, fields)
     if tags is None or groups is None:
-        return None
+        return Refused.TAGS
     if match is not None:
         filled = fill_tags(match.rule.tags, match.params)
         if filled is None:
-            return None
+            return Refused.TAG_TEMPLATE
         tags = tuple(dict.fromkeys(tags + filled))
-    return None if len(tags) > options.max_tags else tags + groups
+    return Refused.TAGS if len(tags) > options.max_tags else tags + groups
 
 
 def _unreachable(options: Options) -> float:

@@ -174,6 +174,11 @@ class Refused(enum.Enum):
         "G7",
         "As many variants of its target are stored as max_variants allows, and all of them are read.",
     )
+    TAG_TEMPLATE = (
+        "tag-template",
+        "G3",
+        "A tag of the rule names a parameter that this route lacks, or grows too long to be purged.",
+    )
     PURGED = "purged", "G3", "The response was purged while it was being fetched."
     EXPIRED = "expired", "4.2", "Stale on arrival, with neither a validator nor a stale window."
     NO_ROOM = "no-room", "G7", "No layer takes a response of this size now."

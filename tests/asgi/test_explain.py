@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -31,6 +32,22 @@ async def explained(world: World, what: Any, **request: Any) -> Any:
     assert call.header("content-type") == "application/json"
     assert call.header("cache-control") == "no-store"
     return document["result"]
+
+
+async def test_which_process_was_asked() -> None:
+    told = await explained(a_world(), {"url": "http://example.com/"})
+    assert told["process"]["pid"] == os.getpid() and told["process"]["host"]
+
+
+async def test_a_tag_that_no_purge_could_name_is_not_one_too_many() -> None:
+    world = a_world(rules=[Rule("/p/{id}", ttl=60, tags=["product:{id}"])])
+    response = {"status": 200, "headers": [["content-length", "1"]]}
+    ask = {"url": "http://example.com/p/" + "x" * 300, "response": response}
+    told = (await explained(world, ask))["conclusion"]
+    assert told["refused"] == "tag-template"
+    assert "names a parameter" in told["text"]
+    ask["url"] = "http://example.com/p/7"
+    assert (await explained(world, ask))["conclusion"]["stored"] is True
 
 
 async def test_what_is_told_is_what_happens_and_nothing_happens_by_telling() -> None:
