@@ -101,7 +101,7 @@ async def test_slow_body_of_trailers():
 @pytest.mark.parametrize("stored", [True, False])
 async def test_slow_reader(stored):
     """Who takes nothing of what it is sent is cut off, and holds nothing of the origin's."""
-    async with gateway(**SHORT, cache={"max_body": "64MB"}) as gate:
+    async with gateway(**SHORT, cache={"max_body": "32MB", "memory": "256MB"}) as gate:
         size = 30 * 1024 * 1024
         gate.origin.otherwise = reply(b"x" * size, *((FRESH,) if stored else ()))
         if stored:
