@@ -198,7 +198,7 @@ def reload(server: Running) -> None:
     while True:
         assert time.monotonic() < limit, "the old worker is still there"
         with contextlib.suppress(OSError, http.client.HTTPException):
-            if "stored" in server.ask("/stream/2")[1]:  # a cold cache: the new worker
+            if "fwd=" in server.ask("/stream/2")[1]:  # a cold cache: the new worker
                 break
         time.sleep(0.05)
     assert "hit" in server.ask("/stream/2")[1]
