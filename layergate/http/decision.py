@@ -140,10 +140,11 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
         return Verdict(Decision.REVALIDATE, "stale", "5.2.2.4")
     if entry.doubtful:
         return Verdict(Decision.REVALIDATE, "stale", "G3")
-    if directives.no_cache:
-        return Verdict(Decision.REVALIDATE, "request", "5.2.1.4")
     staleness = entry.staleness(now)  # 4.2: fresh while freshness_lifetime > current_age
+    # RFC 9211 2.2: "request" is for a response that is fresh; only that can be reloaded.
     refused = "stale" if staleness >= 0 else "request"
+    if directives.no_cache:
+        return Verdict(Decision.REVALIDATE, refused, "5.2.1.4")
     if directives.min_fresh is not None and -staleness < directives.min_fresh:
         return Verdict(Decision.REVALIDATE, refused, "5.2.1.3")
     # A client that names a max-age makes a response stale for itself earlier than the origin does,

@@ -2403,4 +2403,5 @@ import tests.scenarios.known_users  # noqa: E402
 import tests.scenarios.lifetimes  # noqa: E402
 import tests.scenarios.markers  # noqa: E402
 import tests.scenarios.reloads  # noqa: E402
-import tests.scenarios.selection  # noqa: E402, F401
+import tests.scenarios.selection  # noqa: E402
+import tests.scenarios.stale_reloads  # noqa: E402, F401
