@@ -175,7 +175,7 @@ async def purges(port: int, sizes: list[int], count: int) -> list[tuple[str, ...
 
         # The first waits until no instance can be left that a server before this one knew of.
         receipt = await stack.invalidate((Mark("tag", "x"),))
-        assert receipt == (3, 3, True), receipt
+        assert receipt[:3] == (3, 3, True), receipt
         have = 0
         for size in sizes:
             await fill(port, stack, have, size)
@@ -186,7 +186,7 @@ async def purges(port: int, sizes: list[int], count: int) -> list[tuple[str, ...
                 begun = time.perf_counter()
                 receipt = await stack.invalidate((Mark("tag", "all"),))
                 times.append(time.perf_counter() - begun)
-                assert receipt == (3, 3, True), receipt
+                assert receipt[:3] == (3, 3, True), receipt
             assert await stack.lookup(b"entry %d" % (size - 1)) is None
             # Filled anew, since what was purged is gone.
             have = 0

@@ -47,6 +47,14 @@ BROWSER = (
     (b"priority", b"u=0, i"),
 )
 
+# And what a proxy adds that ends TLS, which is how most hits look.
+BEHIND_A_PROXY = (
+    *BROWSER,
+    (b"x-forwarded-for", b"192.0.2.1"),
+    (b"x-forwarded-proto", b"https"),
+    (b"x-forwarded-host", b"shop.example.com"),
+)
+
 
 def version(distribution: str) -> str:
     try:
@@ -110,12 +118,13 @@ async def bypass_cases() -> list[tuple[str, Case, Case]]:
 
 async def run(repeats: int) -> None:
     plain_origin = Origin(FRESH)
-    full_origin = Origin(
+    said = (
         FRESH,
         (b"vary", b"Accept-Encoding, Accept-Language"),
         (b"etag", b'"2048-1"'),
         (b"last-modified", b"Sat, 01 Nov 2025 10:00:00 GMT"),
     )
+    full_origin, proxied_origin = Origin(*said), Origin(*said)
     floor = Case("bare ASGI callable (the floor)", Origin(), [scope_for()])
     plain = await hit_case("LayerGate hit", LayerGate(plain_origin), plain_origin, scope_for())
     full = await hit_case(
@@ -124,12 +133,18 @@ async def run(repeats: int) -> None:
         full_origin,
         scope_for(headers=BROWSER),
     )
+    proxied = await hit_case(
+        "LayerGate hit: the same, with X-Forwarded-For, -Proto and -Host",
+        LayerGate(proxied_origin),
+        proxied_origin,
+        scope_for(headers=BEHIND_A_PROXY),
+    )
     starlette = Case("Starlette route, ready bytes", starlette_route(), [scope_for()])
     fastapi = Case("FastAPI route, a dict", fastapi_route(), [scope_for()])
     peers, missing = await peer_cases()
     bypasses = await bypass_cases()
 
-    everything = [floor, plain, full, starlette, fastapi, *peers]
+    everything = [floor, plain, full, proxied, starlette, fastapi, *peers]
     for _, with_gate, without in bypasses:
         everything += [with_gate, without]
     await measure(everything, repeats)
@@ -152,6 +167,7 @@ async def run(repeats: int) -> None:
             row(floor),
             row(plain, verdict(plain.median / starlette.median, 0.5)),
             row(full, verdict(full.median / starlette.median, 0.5)),
+            row(proxied),
             row(starlette),
             row(fastapi),
             *(row(case) for case in peers),

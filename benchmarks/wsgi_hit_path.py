@@ -170,10 +170,19 @@ def run(repeats: int, port: int) -> None:
         ("ETag", '"2048-1"'),
         ("Last-Modified", "Sat, 01 Nov 2025 10:00:00 GMT"),
     )
+    proxied = hit_case(
+        "LayerGate hit, with X-Forwarded-For, -Proto and -Host",
+        {
+            **ENVIRON,
+            "HTTP_X_FORWARDED_FOR": "192.0.2.1",
+            "HTTP_X_FORWARDED_PROTO": "https",
+            "HTTP_X_FORWARDED_HOST": "shop.example.com",
+        },
+    )
     url = f"redis://127.0.0.1:{port}"
     shared = hit_case("LayerGate hit, in a fleet (memory over Redis)", ENVIRON, shared=url)
     flask = WSGICase("Flask route, ready bytes", flask_route()[0], ENVIRON)
-    cases = [floor, hit, full, shared, flask]
+    cases = [floor, hit, full, proxied, shared, flask]
     missing: list[list[str]] = []
     for backend, config in (
         ("SimpleCache", {"CACHE_TYPE": "SimpleCache"}),
