@@ -230,7 +230,8 @@ class Mixed:
 
 class OfAll(OneRedis):
     """``only``: the names of what goes wrong beside the origin, in this order; None: all there is.
-    ``once``: it ends with the first round of that, once the origin has failed in every way.
+    ``once``: it ends with the first round of that, once the origin has failed in every way, and there
+    is less time in between.
     ``share``: how many of the origin's calls fail in calm weather. ``most``: how many seconds a client
     may wait where nothing stands still."""
 
@@ -431,6 +432,8 @@ class OfAll(OneRedis):
     # Who writes.
 
     async def write(self) -> None:
+        if self.trouble == "is_unreachable":
+            return  # what is stale then, is to be there
         instance = self.random.choice(self.fleet.instances)
         key = self.random.choice(KEYS)
         together = [one for one in KEYS if group_of(one) == group_of(key)]
@@ -488,7 +491,7 @@ class OfAll(OneRedis):
                         self.behind += 1
                         break
             self.storm = 1.0, self.random.choice((UNREACHABLE, STATUSES, ("error",), ("slow",)))
-            for _ in range(3):
+            for _ in range(2):
                 await self.all_read(behind, keys)
         finally:
             self.storm = None
@@ -541,7 +544,8 @@ class OfAll(OneRedis):
                 await weather
                 self.trouble = ""
                 # Long enough for purges to become final again.
-                await asyncio.sleep(MAX_DISCONNECTED * (0.4 + self.random.random() * 0.6))
+                pause = MAX_DISCONNECTED * (0.4 + self.random.random() * 0.6)
+                await asyncio.sleep(pause / 2 if self.once else pause)
             if self.once:
                 await eventually(lambda: self.over or set(self.by_kind) >= set(KINDS) - {"refused"})
                 self.enough = True
@@ -557,7 +561,7 @@ class OfAll(OneRedis):
         if self.trouble.startswith("falls_behind") or self.trouble == "is_unreachable":
             return  # it makes its own
         kind = self.random.random()
-        seconds = MAX_DISCONNECTED * (0.5 + self.random.random() * 2)
+        seconds = MAX_DISCONNECTED * (0.5 + self.random.random() * (0.5 if self.once else 2))
         if kind < 0.25:
             return
         if kind < 0.5:
