@@ -432,8 +432,8 @@ class OfAll(OneRedis):
     # Who writes.
 
     async def write(self) -> None:
-        if self.trouble == "is_unreachable":
-            return  # what is stale then, is to be there
+        if self.once and self.trouble == "is_unreachable":
+            return  # what is stale then, is to be there: the short history has but one such moment
         instance = self.random.choice(self.fleet.instances)
         key = self.random.choice(KEYS)
         together = [one for one in KEYS if group_of(one) == group_of(key)]
