@@ -65,7 +65,8 @@ _logger = logging.getLogger("layergate")
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
 MARKED: Final = "layergate.marked"
-"""Scope key: what `LayerGate.plain_hit` has just found, so that it need not be looked for again."""
+"""Scope key: what `LayerGate.plain_hit` has just found, so that it need not be looked for again.
+For scopes that have ``extensions``: no others are looked at for it."""
 _OURS: Final = frozenset({"headers", "extensions", KEY, MARKED})
 _READS: Final = frozenset({"GET", "HEAD"})
 _FRAMED_BY_FIELDS: Final = frozenset({"1.1", "1.0", "0.9", "1"})  # where fields announce content
@@ -175,15 +176,16 @@ class LayerGate:
         if len(fields) != len(headers):  # some field twice: not the plain case
             await self._answer(scope, receive, send)
             return
+        extended = "extensions" in scope
         personal = (
             "user" in scope
             or "session" in scope
             or "auth" in scope
             or scope.get("state")
-            or ("extensions" in scope and "tls" in (scope["extensions"] or ()))
+            or (extended and "tls" in (scope["extensions"] or ()))
         ) and is_personal(scope)
         hit: Any = None
-        marked = scope.get(MARKED)
+        marked = scope.get(MARKED) if extended else None
         if marked is not None and not personal:
             key, hit = marked
         else:
@@ -203,11 +205,10 @@ class LayerGate:
         if hit.__class__ is tuple:
             stored, lines = hit
             await send({"type": _START, "status": stored.status, "headers": lines})
-            body = stored.body if method == "GET" else b""
             await (
-                send({"type": _BODY, "body": body})
-                if len(body) <= PIECE
-                else _send_large(send, body)
+                _send_large(send, stored.body)
+                if stored.large and method == "GET"
+                else send({"type": _BODY, "body": stored.body if method == "GET" else b""})
             )
             return
         if hit is None:

@@ -44,7 +44,7 @@ from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http import cache_status
 from layergate.http.admission import Admission
 from layergate.http.cache_control import parse_cache_control
-from layergate.http.closer import CAREFUL, Audience, CloserLook, PlainSets
+from layergate.http.closer import CAREFUL, Audience, CloserLook, PlainTests
 from layergate.http.decision import (
     PAUSED,
     Decision,
@@ -185,6 +185,22 @@ class _Selected(NamedTuple):
     language: bytes = b""
 
 
+class _HitLines(dict[int, Line]):
+    """Cache-Status of a hit by the seconds for which it is still fresh; made when it is first sent."""
+
+    __slots__ = ("_identifier",)
+
+    def __init__(self, identifier: bytes) -> None:
+        super().__init__()
+        self._identifier = identifier
+
+    def __missing__(self, left: int) -> Line:
+        if len(self) >= _MEMO:
+            self.clear()
+        line = self[left] = (b"cache-status", cache_status.hit_value(self._identifier, left))
+        return line
+
+
 class Cache:
     """RFC 9111 on a `Stack` whose keys are `key.primary_key` and `key.variant_key`."""
 
@@ -201,9 +217,9 @@ class Cache:
         self._holding: set[Exchange] = set()  # whose bodies these bytes are
         self._waiters = 0
         self._refreshing = 0
-        self._hit_lines: dict[int, Line] = {}
+        self._hit_lines = _HitLines(self.identifier)
         self._pass_lines: dict[tuple[Refused, str], Lines] = {}
-        self._secondaries: dict[Any, tuple[bytes, PlainSets]] = {}
+        self._secondaries: dict[Any, tuple[bytes, PlainTests]] = {}
         self._limits: dict[bytes, tuple[float, float]] = {}
         self._places: dict[bytes, tuple[bytes, SearchVariance, bytes]] = {}
         self._line_pool: dict[Line, Line] = {}
@@ -319,20 +335,15 @@ class Cache:
             self.stack.peek_failed(error)
             return None
         if stored.__class__ is not StoredResponse:
-            if (
-                stored.__class__ is HitForMiss
-                and self._forwards_plainly(fields)
-                and entry.fresh_until > self._now()
-                and (not stored.witnesses or witness(fields.items()) in stored.witnesses)
-            ):
-                return stored
+            if stored.__class__ is HitForMiss and self._forwards_plainly(fields):
+                return self._live_marker(fields.items(), entry)
             return None
         now = self._now()
         ttl = entry.fresh_until - now
-        names_seen = plain[stored.audience]
         if ttl <= 0 or stored.revalidate:
             return None
-        if not names_seen.issuperset(fields) and self.closer.needed(names_seen, fields):
+        nothing_matters = plain[stored.audience]
+        if not nothing_matters(fields) and self.closer.needed(nothing_matters, fields):
             return None
         elapsed = now - stored.generated
         if b"cache-control" in fields and self._obeys:
@@ -345,11 +356,12 @@ class Cache:
         if not hits & counters.sampled:
             counters.tracer.sample(elapsed, self._top)  # type: ignore[union-attr]
         age = int(elapsed)
-        lines = [*stored.lines, _AGES[age] if 0 <= age < 3600 else _age_line(age)]
-        if self._says_status:
-            left = int(ttl)
-            lines.append(self._hit_lines.get(left) or self._hit_line(left))
-        return stored, lines
+        age_line = _AGES[age] if 0 <= age < 3600 else _age_line(age)
+        if not self._says_status:
+            return stored, [*stored.lines, age_line]
+        left = int(ttl)
+        told = self._hit_lines[left]
+        return stored, [*stored.lines, age_line, told]
 
     def peek_search(
         self, key: bytes, fields: Mapping[bytes, bytes]
@@ -372,8 +384,8 @@ class Cache:
 
     def _secondary(
         self, names: tuple[bytes, ...], fields: Mapping[bytes, bytes], memo: object
-    ) -> tuple[bytes, PlainSets]:
-        """What a variant's key ends in, and the sets of names that do not matter for it."""
+    ) -> tuple[bytes, PlainTests]:
+        """What a variant's key ends in, and the tests for names that matter for it."""
         present = [(name, fields[name]) for name in names if name in fields]
         digest = variant_key(b"", self.secondary(names, Fields(present)))
         selected = digest, self.closer.plain_for(names)
@@ -388,8 +400,7 @@ class Cache:
     def _forwards_plainly(self, fields: Mapping[bytes, bytes]) -> bool:
         """Is there nothing in a request (its fields, none of which occurred twice) that would keep it
         from being forwarded as it is, if nothing stored can answer it?"""
-        plain = self._plain[Audience.ANYBODY]
-        if not plain.issuperset(fields) and self.closer.needed(plain, fields):
+        if not self._plain[Audience.ANYBODY](fields):
             return False
         control = fields.get(b"cache-control")
         return control is None or b"only-if-cached" not in control.lower()
@@ -409,13 +420,6 @@ class Cache:
                 self._limits.clear()
             self._limits[control] = limits
         return limits
-
-    def _hit_line(self, left: int) -> Line:
-        if len(self._hit_lines) >= _MEMO:
-            self._hit_lines.clear()
-        line = (b"cache-status", cache_status.hit_value(self.identifier, left))
-        self._hit_lines[left] = line
-        return line
 
     def unshared(
         self, match: Match | None, lines: Lines, *, cookie: bool, authorization: bool
@@ -806,10 +810,12 @@ class Cache:
         """The marker that keeps this request from waiting for others, if there is one."""
         marker, key = selected.marker, selected.storage_key
         if marker is None and selected.entry is not None:
-            marker = self._live_marker(request, await self._lookup(key + _BESIDE, quiet=quiet))
+            marker = self._live_marker(
+                request.fields.lines, await self._lookup(key + _BESIDE, quiet=quiet)
+            )
         if marker is None and request.cookie:
             found = await self._lookup(key + _WITH_COOKIE, quiet=quiet)
-            marker = self._live_marker(request, found, credentials=True)
+            marker = self._live_marker(request.fields.lines, found, credentials=True)
         return marker
 
     async def refused_of_late(self, selected: _Selected) -> Refused | None:
@@ -1018,14 +1024,7 @@ class Cache:
         if not self._forwards_plainly(fields):
             return None
         entry = self.stack.peek(key + _WITH_COOKIE)
-        if entry is None or entry.fresh_until <= self._now():
-            return None
-        marker = entry.value
-        if not isinstance(marker, HitForMiss):
-            return None
-        if marker.witnesses and credentials_witness(fields.items()) not in marker.witnesses:
-            return None
-        return marker
+        return self._live_marker(fields.items(), entry, credentials=True)
 
     async def late(
         self, request: Request, match: Match | None, *, stamp: int, request_time: float
@@ -1085,7 +1084,7 @@ class Cache:
             if isinstance(value, VariantIndex):  # another instance's may know of more
                 return any(self.forwarding.part_of(names) == told for names in value.names)
             if isinstance(value, HitForMiss):  # (of others: what they share may lie below)
-                return self._live_marker(request, entry) is not None
+                return self._live_marker(request.fields.lines, entry) is not None
             return not isinstance(value, PartialResponse) or covers(request, value)
 
         home = variant_key(key, self.secondary(told, request.fields)) if told else key
@@ -1093,13 +1092,15 @@ class Cache:
         if found is None or not isinstance(found.entry.value, VariantIndex):
             if told:
                 # What is stored there is for requests by which the app is told nothing.
-                marker = self._live_marker(request, await self._lookup(home, quiet=quiet))
+                marker = self._live_marker(
+                    request.fields.lines, await self._lookup(home, quiet=quiet)
+                )
                 return _Selected(None, home, marker, found is not None)
             if found is None:
                 return _Selected(None, key, None, False)
             if isinstance(found.entry.value, StoredResponse):
                 return _Selected(found.entry, key, None, False, found.layer)
-            return _Selected(None, key, self._live_marker(request, found.entry), False)
+            return _Selected(None, key, self._live_marker(request.fields.lines, found.entry), False)
         value = found.entry.value
         first: bytes | None = None
         marker = None
@@ -1113,7 +1114,7 @@ class Cache:
                 continue
             if isinstance(found.entry.value, StoredResponse):
                 return _Selected(found.entry, variant, None, False, found.layer, value)
-            marker = self._live_marker(request, found.entry) or marker
+            marker = self._live_marker(request.fields.lines, found.entry) or marker
         return _Selected(None, first or home, marker, True, "", value)
 
     async def _where(self, request: Request, *, quiet: bool) -> bytes:
@@ -1198,18 +1199,18 @@ class Cache:
         return None if found is None else found.entry
 
     def _live_marker(
-        self, request: Request, entry: Entry | None, *, credentials: bool = False
+        self, lines: Iterable[Line], entry: Entry | None, *, credentials: bool = False
     ) -> HitForMiss | None:
-        """The marker in ``entry``, if it is one for this request. ``credentials``: one for requests
-        that have some."""
-        if entry is None or entry.fresh_until <= self.stack.runtime.now():
+        """The marker in ``entry``, if it is one for a request with these ``lines``. ``credentials``:
+        one for requests that have some."""
+        if entry is None or entry.fresh_until <= self._now():
             return None
         marker = entry.value
         if not isinstance(marker, HitForMiss):
             return None
         if marker.witnesses:
             own = credentials_witness if credentials else witness
-            if own(request.fields.lines) not in marker.witnesses:
+            if own(lines) not in marker.witnesses:
                 return None
         return marker
 
@@ -1326,7 +1327,7 @@ class Cache:
         if not self.options.cache_status:
             return []
         if detail is None:
-            return [self._hit_lines.get(ttl) or self._hit_line(ttl)]
+            return [self._hit_lines[ttl]]
         return [(b"cache-status", cache_status.hit_value(self.identifier, ttl, detail))]
 
     def forward_line(self, exchange: Exchange, *, follower: bool = False) -> Lines:
@@ -1750,7 +1751,9 @@ class Cache:
             if stored.stamp > exchange.stamp:  # what is stored is newer
                 return
             left = stored.fresh_until - now
-            if left > ttl / 2 and self._live_marker(request, stored, credentials=request.cookie):
+            if left > ttl / 2 and self._live_marker(
+                request.fields.lines, stored, credentials=request.cookie
+            ):
                 return
             if left >= ttl and not speaks_of_target(status):
                 return

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from layergate.http.closer import Audience
 from layergate.http.fields import Fields, Lines
-from layergate.http.ranges import Slices
+from layergate.http.ranges import PIECE, Slices
 from layergate.http.storing import Refused
 from layergate.http.targeted import OWN
 
@@ -40,6 +40,7 @@ class StoredResponse:
     ``for_known``: it may be given to a client whose user the app knows (`Request.personal`).
     ``immutable``: it will not change while it is fresh (RFC 8246), so a reload does not ask for it.
     ``reloaded``: it was fetched or validated for a client that would not have what was fresh.
+    ``large``: its body is sent in pieces (see `ranges.PIECE`).
     ``audience``: who may have it without a closer look than the hit path takes.
     """
 
@@ -52,6 +53,7 @@ class StoredResponse:
         "for_known",
         "generated",
         "immutable",
+        "large",
         "lines",
         "no_stale",
         "own",
@@ -97,6 +99,7 @@ class StoredResponse:
         self.requested = requested
         self.traceparent = traceparent
         self.own = own
+        self.large = len(body) > PIECE
         self.audience = int(
             Audience.ANONYMOUS if anonymous else Audience.ANYBODY if for_known else Audience.UNKNOWN
         )

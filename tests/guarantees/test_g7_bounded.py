@@ -222,7 +222,7 @@ async def test_memo_tables_stay_bounded_under_a_flood_of_values():
     key = primary_key("http", b"example.com", "/v", b"/v", b"")
     for number in range(_MEMO + 100):
         cache.peek(key, {**fields, b"x-a": b"%d" % number})
-        cache._hit_line(number)
+        cache._hit_lines[number]
         cache.interned([(b"x", b"%d" % number)])
     for table in (cache._secondaries, cache._hit_lines, cache._line_pool, cache._pass_lines):
         assert 0 <= len(table) <= _MEMO

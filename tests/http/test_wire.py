@@ -209,7 +209,7 @@ def test_codes_are_for_ever() -> None:
 
 def test_every_field_of_a_response_travels() -> None:
     """Who adds one has to think of the wire: a new flag, or a new code."""
-    assert set(StoredResponse.__slots__) - {"_fields", "audience"} == {
+    assert set(StoredResponse.__slots__) - {"_fields", "audience", "large"} == {
         "anonymous", "authorized", "body", "for_known", "generated", "immutable", "lines",
         "no_stale", "own", "received", "reloaded", "requested", "revalidate", "status", "traceparent",
     }  # fmt: skip
