@@ -14,9 +14,9 @@ from layergate.core.layer import Layer
 from layergate.core.loader import Loader, LoadRuntime
 from layergate.core.stack import Stack, WritePolicy
 from layergate.errors import ConfigError, GateRecursion
-from layergate.http.cache import Cache
-from layergate.http.no_vary_search import purge_label
-from layergate.http.wire import VALUES
+from layergate.http.engine.cache import Cache
+from layergate.http.extensions.no_vary_search import purge_label
+from layergate.http.message.wire import VALUES
 from layergate.layers.memory import MemoryLayer
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking

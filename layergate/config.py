@@ -473,10 +473,10 @@ class Options:
       ``nominate_codings``  send the entity tags of stored variants with a request that selects none
                             of them and differs from theirs by Accept-Encoding alone (RFC 9111
                             4.3.1), so that a 304 can name one. Only for apps whose tags differ
-                            wherever their content does: see `layergate.http.variants`.
+                            wherever their content does: see `layergate.http.rfc9111.variants`.
       ``forwarding_fields`` request fields by which proxies tell the app its scheme, host, port, prefix
                             or method. They select a response as if ``Vary`` named them. None: the
-                            usual ones, which are `layergate.http.forwarding.FORWARDING_FIELDS`.
+                            usual ones, which are `layergate.http.privacy.forwarding.FORWARDING_FIELDS`.
       ``max_key_length``    a target (host + path + query) longer than this is passed. Bytes.
       ``no_vary_search``    use a response for all targets that its No-Vary-Search makes equivalent to
                             its own. A purge of a URL then purges every such response of its path.

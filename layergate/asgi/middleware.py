@@ -37,18 +37,18 @@ from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import ConfigError, OriginAborted, OriginUnreachable
 from layergate.frameworks import KEY
 from layergate.http.admin import MAX_BODY, AdminEndpoint
-from layergate.http.cache import Follow, Pass, Serve
-from layergate.http.exchange import Exchange, Reader, Relay, State
-from layergate.http.fields import Fields, Lines
-from layergate.http.identity import Says, names_who
-from layergate.http.invalidation import SAFE_METHODS
-from layergate.http.key import primary_key, quoted
-from layergate.http.posting import after_post, begin
-from layergate.http.ranges import PIECE, Slices
-from layergate.http.request import Request
+from layergate.http.engine.cache import Follow, Pass, Serve
+from layergate.http.engine.exchange import Exchange, Reader, Relay, State
+from layergate.http.engine.posting import after_post, begin
+from layergate.http.message.fields import Fields, Lines
+from layergate.http.message.key import primary_key, quoted
+from layergate.http.message.ranges import PIECE, Slices
+from layergate.http.message.request import Request
+from layergate.http.message.stored import HitForMiss, Served, StoredResponse
+from layergate.http.privacy.identity import Says, names_who
+from layergate.http.rfc9111.invalidation import SAFE_METHODS
+from layergate.http.rfc9111.storing import Refused
 from layergate.http.rules import Match
-from layergate.http.stored import HitForMiss, Served, StoredResponse
-from layergate.http.storing import Refused
 from layergate.routes import RouteCall, policy_place, refuse_circle
 from layergate.runtime.loop import LoopRuntime
 

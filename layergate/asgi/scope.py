@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
-from layergate.http.fields import Fields, Lines
-from layergate.http.identity import is_somebody, is_users_name
-from layergate.http.key import primary_key
-from layergate.http.request import Asked, Request
-from layergate.http.tokens import TOKEN_NAMES, is_token
+from layergate.http.message.fields import Fields, Lines
+from layergate.http.message.key import primary_key
+from layergate.http.message.request import Asked, Request
+from layergate.http.privacy.identity import is_somebody, is_users_name
+from layergate.http.privacy.tokens import TOKEN_NAMES, is_token
 
 __all__ = [
     "Arrived",

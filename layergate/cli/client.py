@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from layergate.errors import ExplainRefused
-from layergate.http.fields import Lines
-from layergate.http.request import Asked
+from layergate.http.message.fields import Lines
+from layergate.http.message.request import Asked
 
 __all__ = ["AdminClient", "Answered", "Unreachable", "UsageError", "add_admin", "ask"]
 

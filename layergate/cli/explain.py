@@ -22,9 +22,9 @@ from layergate.cli.client import (
 )
 from layergate.cli.text import printable, rendered, wants_colour
 from layergate.errors import ExplainRefused
-from layergate.http.explain import Explanation, Response, explain
-from layergate.http.invalidation import SAFE_METHODS
-from layergate.http.request import Asked
+from layergate.http.explain.report import Explanation, Response, explain
+from layergate.http.message.request import Asked
+from layergate.http.rfc9111.invalidation import SAFE_METHODS
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 
 __all__ = ["add"]

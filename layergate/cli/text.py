@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any, Final
 
-from layergate.http.explain import Explanation, Step
+from layergate.http.explain.report import Explanation, Step
 
 __all__ = ["printable", "rendered", "wants_colour"]
 

@@ -1,7 +1,7 @@
 """The layered stack: entries kept in layers, read from the top, backfilled upward, purged by marks.
 
 `Stack` knows entries, layers and purges. Reading *through* it (single-flight, stale windows,
-refresh) is `layergate.core.loader`; HTTP is `layergate.http.cache`.
+refresh) is `layergate.core.loader`; HTTP is `layergate.http.engine.cache`.
 """
 
 from __future__ import annotations

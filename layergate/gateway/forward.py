@@ -13,7 +13,7 @@ from typing import Final
 
 from layergate.gateway.head import date_now
 from layergate.gateway.options import Network
-from layergate.http.fields import Fields, Line, Lines, split_list
+from layergate.http.message.fields import Fields, Line, Lines, split_list
 
 __all__ = ["FORWARDED", "ForwardPolicy", "response_lines", "trailer_lines"]
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from layergate.http.fields import Line, Lines, split_list
+from layergate.http.message.fields import Line, Lines, split_list
 
 __all__ = [
     "CONTINUE",

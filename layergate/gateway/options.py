@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from layergate.config import ADMIN_PATH, ADMIN_TOKEN, Admin, Options, count, flag, seconds, strings
 from layergate.errors import ConfigError
-from layergate.http.forwarding import FORWARDING_FIELDS
+from layergate.http.privacy.forwarding import FORWARDING_FIELDS
 from layergate.sizes import parse_size
 
 __all__ = ["CACHE_DEFAULTS", "FORWARDED", "Address", "GatewayOptions", "Network", "UpstreamOptions"]

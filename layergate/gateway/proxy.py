@@ -29,8 +29,8 @@ from layergate.gateway.upstream import (
     UpstreamError,
     UpstreamMalformed,
 )
-from layergate.http import cache_status
-from layergate.http.fields import Lines
+from layergate.http.extensions import cache_status
+from layergate.http.message.fields import Lines
 
 __all__ = ["Proxy", "say_failure", "say_looped"]
 

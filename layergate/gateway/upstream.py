@@ -27,7 +27,7 @@ from httptools import (
 
 from layergate.errors import OriginUnreachable
 from layergate.gateway.options import UpstreamOptions
-from layergate.http.fields import Lines, split_list
+from layergate.http.message.fields import Lines, split_list
 
 __all__ = [
     "Connection",

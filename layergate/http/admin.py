@@ -19,11 +19,11 @@ from typing import Any, Final, TypeAlias
 from layergate.config import Admin
 from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import ExplainRefused, PurgeRefused
-from layergate.http.cache import Cache
-from layergate.http.explain import Response, explain
-from layergate.http.fields import Fields, Lines, split_list
-from layergate.http.request import Asked, Request, checked_lines
-from layergate.http.stored import Served
+from layergate.http.engine.cache import Cache
+from layergate.http.explain.report import Response, explain
+from layergate.http.message.fields import Fields, Lines, split_list
+from layergate.http.message.request import Asked, Request, checked_lines
+from layergate.http.message.stored import Served
 
 __all__ = ["MAX_BODY", "AdminEndpoint", "ReadAsked"]
 

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 from layergate.config import MAX_TAG_LENGTH, Rule
 from layergate.errors import ConfigError
-from layergate.http.key import path_of
-from layergate.http.paths import doubled, is_doubtful, is_plain, readings
-from layergate.http.request import Request
+from layergate.http.message.key import path_of
+from layergate.http.message.request import Request
+from layergate.http.privacy.paths import doubled, is_doubtful, is_plain, readings
 
 __all__ = ["Match", "RuleSet", "fill_tags"]
 

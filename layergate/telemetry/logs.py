@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from layergate.http.key import target_of
+from layergate.http.message.key import target_of
 
 __all__ = ["DECISIONS", "EVERY", "Warnings", "first_look", "turn_on"]
 

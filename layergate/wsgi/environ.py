@@ -14,13 +14,13 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from layergate.frameworks import KEY
-from layergate.http.fields import Fields, Lines
-from layergate.http.identity import is_somebody, is_users_name
-from layergate.http.key import primary_key, quoted
-from layergate.http.memo import Memo
-from layergate.http.request import Asked, Request
-from layergate.http.tokens import TOKEN_NAMES, is_token
-from layergate.http.validation import CONDITIONAL_FIELDS
+from layergate.http.message.fields import Fields, Lines
+from layergate.http.message.key import primary_key, quoted
+from layergate.http.message.memo import Memo
+from layergate.http.message.request import Asked, Request
+from layergate.http.privacy.identity import is_somebody, is_users_name
+from layergate.http.privacy.tokens import TOKEN_NAMES, is_token
+from layergate.http.rfc9111.validation import CONDITIONAL_FIELDS
 
 __all__ = [
     "WHO",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from layergate.http.fields import Lines
+from layergate.http.message.fields import Lines
 from layergate.wsgi.environ import header_lines
 
 __all__ = ["Texts", "head", "raised", "texts"]

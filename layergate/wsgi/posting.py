@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
-from layergate.http.cache import Cache
-from layergate.http.exchange import Exchange, Relay
-from layergate.http.posting import after_post, begin
-from layergate.http.request import Request
+from layergate.http.engine.cache import Cache
+from layergate.http.engine.exchange import Exchange, Relay
+from layergate.http.engine.posting import after_post, begin
+from layergate.http.message.request import Request
 from layergate.routes import RouteCall
 from layergate.runtime.threads import run_blocking
 from layergate.wsgi.heads import Texts, head, raised, texts

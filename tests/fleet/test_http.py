@@ -14,7 +14,7 @@ from layergate.asgi.scope import read_request
 from layergate.core.fleet import Waited
 from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import OriginAborted
-from layergate.http.explain import Explanation, explain
+from layergate.http.explain.report import Explanation, explain
 from tests.fleet.support import Fleet
 from tests.support.asgi import Gate, Lifespan, OriginCall, World, scope_of, until
 from tests.support.redis_servers import Proxy

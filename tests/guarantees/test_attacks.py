@@ -12,7 +12,7 @@ import pytest
 from layergate import ConfigError, Rule
 from layergate.core.invalidation import Mark, Marks
 from layergate.errors import OriginAborted
-from layergate.http.cache_control import parse_cache_control
+from layergate.http.message.cache_control import parse_cache_control
 from layergate.http.rules import RuleSet
 from tests.support.asgi import Gate, OriginCall, World, scope_of, turns, until
 from tests.support.routes import answer_as_routed

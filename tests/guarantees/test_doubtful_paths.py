@@ -14,10 +14,10 @@ from starlette.requests import Request as StarletteRequest
 from starlette.routing import Mount, Route
 
 from layergate import HttpCache, LayerGate, MemoryLayer, Rule, cached
-from layergate.http.fields import Fields
-from layergate.http.key import path_of, primary_key
-from layergate.http.paths import is_doubtful, is_plain, readings
-from layergate.http.request import Request
+from layergate.http.message.fields import Fields
+from layergate.http.message.key import path_of, primary_key
+from layergate.http.message.request import Request
+from layergate.http.privacy.paths import is_doubtful, is_plain, readings
 from layergate.http.rules import RuleSet
 from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.scenarios import asgi, wsgi

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from layergate import HttpCache
-from layergate.http.fields import Fields
-from layergate.http.forwarding import public_labels
+from layergate.http.message.fields import Fields
+from layergate.http.privacy.forwarding import public_labels
 from layergate.runtime.threads import ThreadRuntime
 from layergate.wsgi import LayerGate
 from tests.fleet.support import Fleet

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from layergate import HttpCache
 from layergate.errors import PurgeRefused
-from layergate.http.cache import purge_marks
-from layergate.http.decision import _canonical_host
-from layergate.http.key import label_of, primary_key
-from layergate.http.uri import canonical_uri, uri_label
+from layergate.http.engine.cache import purge_marks
+from layergate.http.message.key import label_of, primary_key
+from layergate.http.message.uri import canonical_uri, uri_label
+from layergate.http.rfc9111.decision import _canonical_host
 from layergate.runtime.threads import ThreadRuntime
 from layergate.wsgi import LayerGate
 from tests.support.asgi import World

@@ -8,7 +8,7 @@ import pytest
 
 from layergate import HttpCache, MemoryLayer, PurgeRefused
 from layergate.core.invalidation import MAX_MARKS, MAX_PATTERNS
-from layergate.http.cache import _MEMO
+from layergate.http.engine.cache import _MEMO
 from tests.support.asgi import FRESH, ClockRuntime, Gate, OriginCall, World, until
 
 
@@ -217,7 +217,7 @@ async def test_memo_tables_stay_bounded_under_a_flood_of_values():
     world.origin.answers("/v", {**FRESH, "vary": "x-a"})
     await world.get("/v")
     fields = {b"host": b"example.com"}
-    from layergate.http.key import primary_key
+    from layergate.http.message.key import primary_key
 
     key = primary_key("http", b"example.com", "/v", b"/v", b"")
     for number in range(_MEMO + 100):

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from layergate.http.cache_control import parse_cache_control
-from layergate.http.fields import Fields
-from layergate.http.groups import group_marks
-from layergate.http.no_vary_search import variance_of
-from layergate.http.selecting import normalise, vary_names
-from layergate.http.targeted import parse_targeted
+from layergate.http.extensions.groups import group_marks
+from layergate.http.extensions.no_vary_search import variance_of
+from layergate.http.extensions.targeted import parse_targeted
+from layergate.http.message.cache_control import parse_cache_control
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.selecting import normalise, vary_names
 from layergate.wsgi import LayerGate
 from layergate.wsgi.environ import fields_of
 from tests.support.asgi import OriginCall, World

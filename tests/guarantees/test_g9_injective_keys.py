@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from layergate.http.key import label_of, primary_key, target_of, variant_key
-from layergate.http.uri import uri_label
+from layergate.http.message.key import label_of, primary_key, target_of, variant_key
+from layergate.http.message.uri import uri_label
 from tests.support.asgi import FRESH, OriginCall, World, scope_of
 
 TRICKY = "abAB/%.;,:?#&=0123456789 -_~\u00e9\u20ac\x00"
@@ -173,7 +173,7 @@ async def test_a_host_that_is_none_or_several_is_passed(headers):
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_a_purge_by_url_names_one_target_in_all_its_spellings(data):
     from layergate.core.invalidation import Marks
-    from layergate.http.cache import purge_marks
+    from layergate.http.engine.cache import purge_marks
 
     scheme = data.draw(st.sampled_from(["http", "https"]))
     host = data.draw(st.sampled_from([b"a.example", b"a.example:8080"]))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layergate import cached
-from layergate.http.fields import Fields
-from layergate.http.posting import encloses_target
+from layergate.http.engine.posting import encloses_target
+from layergate.http.message.fields import Fields
 from tests.support.asgi import Gate, OriginCall, World
 
 FRESH = {"cache-control": "max-age=60"}

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from layergate import OriginAborted
-from layergate.http.groups import MAX_GROUPS
-from layergate.http.key import primary_key
-from layergate.http.partial import MAX_PARTS
+from layergate.http.extensions.groups import MAX_GROUPS
+from layergate.http.message.key import primary_key
+from layergate.http.rfc9111.partial import MAX_PARTS
 from tests.support.asgi import Gate, OriginCall, World, until
 
 BODY = bytes(range(256)) * 4

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from layergate.errors import OriginAborted
-from layergate.http.ranges import PIECE
+from layergate.http.message.ranges import PIECE
 from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.support import wsgi
 from tests.support.asgi import FRESH, Call, Gate, OriginCall, World, scope_of, turns, until

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from layergate.http.dates import format_http_date, parse_http_date
+from layergate.http.message.dates import format_http_date, parse_http_date
 
 
 def utc(*parts: int) -> float:

@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layergate.core.entry import Entry
-from layergate.http.cache_control import MAX_STALE_ANY
-from layergate.http.decision import Decision, decide, passes, stale_if_error
-from layergate.http.fields import Fields
-from layergate.http.key import primary_key
-from layergate.http.request import Request
-from layergate.http.stored import HitForMiss, StoredResponse, VariantIndex
-from layergate.http.storing import Refused
+from layergate.http.message.cache_control import MAX_STALE_ANY
+from layergate.http.message.fields import Fields
+from layergate.http.message.key import primary_key
+from layergate.http.message.request import Request
+from layergate.http.message.stored import HitForMiss, StoredResponse, VariantIndex
+from layergate.http.rfc9111.decision import Decision, decide, passes, stale_if_error
+from layergate.http.rfc9111.storing import Refused
 
 NOW = 1_700_000_000.0
 FORWARDED = {Decision.REVALIDATE, Decision.MISS}

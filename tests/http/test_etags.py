@@ -2,7 +2,7 @@
 
 import pytest
 
-from layergate.http.etags import is_weak, parse_etag_list, strong_match, weak_match
+from layergate.http.message.etags import is_weak, parse_etag_list, strong_match, weak_match
 
 LISTS = [
     ("one", b'"xyzzy"', [b'"xyzzy"']),

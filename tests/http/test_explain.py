@@ -14,12 +14,12 @@ import pytest
 from layergate import Admin, HttpCache, LayerGate, MemoryLayer, Rule
 from layergate.asgi.scope import read_request
 from layergate.errors import ExplainRefused
-from layergate.http import decision
-from layergate.http import explain as explain_module
-from layergate.http.cache import Cache
-from layergate.http.explain import Explanation, Response, Step, explain, section
-from layergate.http.request import Asked as AskedRequest
-from layergate.http.storing import Refused
+from layergate.http.engine.cache import Cache
+from layergate.http.explain import report as explain_module
+from layergate.http.explain.report import Explanation, Response, Step, explain, section
+from layergate.http.message.request import Asked as AskedRequest
+from layergate.http.rfc9111 import decision
+from layergate.http.rfc9111.storing import Refused
 from tests.scenarios.asgi import Clock, Origin, ask, scope_of
 from tests.scenarios.checks import Seen, our_member
 from tests.scenarios.model import TOKEN, Reply, Scenario

@@ -2,7 +2,7 @@
 
 import pytest
 
-from layergate.http.fields import Fields, split_list
+from layergate.http.message.fields import Fields, split_list
 
 FIELDS = Fields([(b"A", b"1"), (b"b", b"2"), (b"a", b"3, 4"), (b"X-\xff", b"")])
 

@@ -6,12 +6,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from layergate import HttpCache, MemoryLayer, Rule
-from layergate.http.cache import Lead, Serve
-from layergate.http.exchange import Exchange
-from layergate.http.fields import Fields
-from layergate.http.key import primary_key
-from layergate.http.request import Request
-from layergate.http.stored import HitForMiss
+from layergate.http.engine.cache import Lead, Serve
+from layergate.http.engine.exchange import Exchange
+from layergate.http.message.fields import Fields
+from layergate.http.message.key import primary_key
+from layergate.http.message.request import Request
+from layergate.http.message.stored import HitForMiss
 from layergate.runtime.loop import LoopRuntime
 
 START = 1_700_000_000.0

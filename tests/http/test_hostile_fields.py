@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layergate.http.cache_control import DELTA_MAX, CacheControl, parse_cache_control
-from layergate.http.cache_status import forward_value, hit_value
-from layergate.http.dates import format_http_date, parse_http_date
-from layergate.http.etags import parse_etag_list, strong_match, weak_match
-from layergate.http.fields import Fields, split_list
-from layergate.http.freshness import freshness_lifetime, initial_age
-from layergate.http.invalidation import invalidated_uris, invalidates
-from layergate.http.selecting import normalise, secondary_key, vary_names
-from layergate.http.storing import Refused, may_store, storable_fields
-from layergate.http.uri import canonical_uri, origin_of, resolve_uri
-from layergate.http.validation import (
+from layergate.http.extensions.cache_status import forward_value, hit_value
+from layergate.http.message.cache_control import DELTA_MAX, CacheControl, parse_cache_control
+from layergate.http.message.dates import format_http_date, parse_http_date
+from layergate.http.message.etags import parse_etag_list, strong_match, weak_match
+from layergate.http.message.fields import Fields, split_list
+from layergate.http.message.uri import canonical_uri, origin_of, resolve_uri
+from layergate.http.rfc9111.freshness import freshness_lifetime, initial_age
+from layergate.http.rfc9111.invalidation import invalidated_uris, invalidates
+from layergate.http.rfc9111.selecting import normalise, secondary_key, vary_names
+from layergate.http.rfc9111.storing import Refused, may_store, storable_fields
+from layergate.http.rfc9111.validation import (
     conditional_lines,
     freshens,
     has_validator,

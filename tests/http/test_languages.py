@@ -8,8 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layergate.http.fields import Fields
-from layergate.http.languages import InLanguage, in_language, language_of, preferred_language
+from layergate.http.extensions.languages import (
+    InLanguage,
+    in_language,
+    language_of,
+    preferred_language,
+)
+from layergate.http.message.fields import Fields
 from tests.support.asgi import OriginCall, World
 
 PREFERRED = [
@@ -86,7 +91,7 @@ async def test_what_expires_as_it_is_chosen_is_not_validated_for_another(
         world.clock.advance(2)
         return found
 
-    monkeypatch.setattr("layergate.http.cache.in_language", slow)
+    monkeypatch.setattr("layergate.http.engine.cache.in_language", slow)
     await world.get("/", headers={"accept-language": "en, de"})
     world.clock.advance(59)
     await world.get("/", headers={"accept-language": "de"})

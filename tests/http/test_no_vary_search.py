@@ -8,10 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layergate.core.invalidation import MAX_PATTERN_LENGTH, Mark, Marks, glob
-from layergate.http.cache import purge_marks
-from layergate.http.fields import Fields
-from layergate.http.key import label_of, primary_key, query_of, variant_key
-from layergate.http.no_vary_search import (
+from layergate.http.engine.cache import purge_marks
+from layergate.http.extensions.no_vary_search import (
     MAX_PARAMS,
     SearchVariance,
     class_key,
@@ -23,6 +21,8 @@ from layergate.http.no_vary_search import (
     tag_of,
     variance_of,
 )
+from layergate.http.message.fields import Fields
+from layergate.http.message.key import label_of, primary_key, query_of, variant_key
 
 
 def said(*values: str | bytes) -> SearchVariance | None:

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from layergate.http.dates import format_http_date
-from layergate.http.fields import Fields, Lines
-from layergate.http.partial import covers, partial_content
-from layergate.http.ranges import (
+from layergate.http.message.dates import format_http_date
+from layergate.http.message.fields import Fields, Lines
+from layergate.http.message.ranges import (
     MAX_RANGES,
     RangeSpec,
     if_range_holds,
@@ -21,8 +20,9 @@ from layergate.http.ranges import (
     satisfiable,
     strong_validator,
 )
-from layergate.http.request import Request
-from layergate.http.stored import PartialResponse, Served, StoredResponse
+from layergate.http.message.request import Request
+from layergate.http.message.stored import PartialResponse, Served, StoredResponse
+from layergate.http.rfc9111.partial import covers, partial_content
 
 NOW = 1_700_000_000.0
 thorough = settings(max_examples=400, deadline=None)

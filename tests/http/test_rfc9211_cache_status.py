@@ -3,7 +3,7 @@
 import pytest
 
 from layergate.errors import ConfigError
-from layergate.http.cache_status import forward_value, hit_value, identifier
+from layergate.http.extensions.cache_status import forward_value, hit_value, identifier
 
 CACHE = identifier("ExampleCache")
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from layergate import HttpCache
 from layergate.config import Options
 from layergate.errors import ConfigError
-from layergate.http.cache_control import DELTA_MAX, EMPTY, CacheControl
-from layergate.http.fields import Fields
-from layergate.http.policy import kept_back, targets_of
-from layergate.http.targeted import OWN, parse_targeted, policy_of
+from layergate.http.extensions.targeted import OWN, parse_targeted, policy_of
+from layergate.http.message.cache_control import DELTA_MAX, EMPTY, CacheControl
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.plan import kept_back, targets_of
 
 TARGETS = (b"layergate-cache-control", b"cdn-cache-control")
 

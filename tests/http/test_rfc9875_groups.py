@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from layergate.core.invalidation import Mark
 from layergate.errors import PurgeRefused
-from layergate.http.cache import purge_marks
-from layergate.http.fields import Fields
-from layergate.http.groups import (
+from layergate.http.engine.cache import purge_marks
+from layergate.http.extensions.groups import (
     MAX_GROUP_LENGTH,
     MAX_GROUPS,
     group_marks,
@@ -18,7 +17,8 @@ from layergate.http.groups import (
     group_tags,
     without_groups,
 )
-from layergate.http.policy import response_tags
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.plan import response_tags
 from layergate.http.rules import fill_tags
 
 

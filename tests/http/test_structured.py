@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layergate.http.structured import parse_dictionary, parse_list
+from layergate.http.message.structured import parse_dictionary, parse_list
 from tests.support.garbage import none_of_ours
 
 

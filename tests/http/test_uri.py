@@ -2,7 +2,7 @@
 
 import pytest
 
-from layergate.http.uri import canonical_uri, origin_of, resolve_uri
+from layergate.http.message.uri import canonical_uri, origin_of, resolve_uri
 
 CANONICAL = [
     ("as-is", "http://example.com/a?b=c", "http://example.com/a?b=c"),

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from layergate.core.codec import FAR, Codec
 from layergate.core.entry import Entry
 from layergate.errors import WireError
-from layergate.http import wire
-from layergate.http.fields import Lines
-from layergate.http.no_vary_search import MAX_FIELD, MAX_PARAMS, SearchVariance
-from layergate.http.partial import MAX_PARTS
-from layergate.http.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
-from layergate.http.storing import NEVER_STORED_FIELDS, Refused
-from layergate.http.wire import VALUES
+from layergate.http.extensions.no_vary_search import MAX_FIELD, MAX_PARAMS, SearchVariance
+from layergate.http.message import wire
+from layergate.http.message.fields import Lines
+from layergate.http.message.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
+from layergate.http.message.wire import VALUES
+from layergate.http.rfc9111.partial import MAX_PARTS
+from layergate.http.rfc9111.storing import NEVER_STORED_FIELDS, Refused
 from tests.snapshots.same import same
 
 msgpack: Any = import_module("msgpack")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from layergate.http.cache_control import parse_cache_control
-from layergate.http.fields import Fields
-from layergate.http.storing import storable_fields
+from layergate.http.message.cache_control import parse_cache_control
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.storing import storable_fields
 
 
 def stored(*lines, drop=frozenset()):

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layergate.http.fields import Fields
-from layergate.http.partial import Received, received_part
-from layergate.http.ranges import parse_range
-from layergate.http.storing import Refused
+from layergate.http.message.fields import Fields
+from layergate.http.message.ranges import parse_range
+from layergate.http.rfc9111.partial import Received, received_part
+from layergate.http.rfc9111.storing import Refused
 
 
 def content_range(value):

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layergate.core.entry import Entry
-from layergate.http.fields import Fields
-from layergate.http.partial import MAX_PARTS, Received, combined, covers, rest_of
-from layergate.http.ranges import satisfiable
-from layergate.http.request import Request
-from layergate.http.stored import PartialResponse, StoredResponse
+from layergate.http.message.fields import Fields
+from layergate.http.message.ranges import satisfiable
+from layergate.http.message.request import Request
+from layergate.http.message.stored import PartialResponse, StoredResponse
+from layergate.http.rfc9111.partial import MAX_PARTS, Received, combined, covers, rest_of
 
 NOW = 1_700_000_000.0
 ETAG = (b"etag", b'"a"')

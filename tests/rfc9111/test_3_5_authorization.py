@@ -7,9 +7,9 @@ directive ... that allows it to be stored by a shared cache".
 
 import pytest
 
-from layergate.http.cache_control import EMPTY, parse_cache_control
-from layergate.http.fields import Fields
-from layergate.http.storing import Refused, authorization_allows, may_store
+from layergate.http.message.cache_control import EMPTY, parse_cache_control
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.storing import Refused, authorization_allows, may_store
 
 EXPIRES = b"Thu, 18 Aug 2050 02:01:18 GMT"
 

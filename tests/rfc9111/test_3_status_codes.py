@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from layergate.config import Options
-from layergate.http.fields import Fields
-from layergate.http.policy import Plan, plan_storage
-from layergate.http.request import Request
-from layergate.http.storing import Refused
+from layergate.http.message.fields import Fields
+from layergate.http.message.request import Request
+from layergate.http.rfc9111.plan import Plan, plan_storage
+from layergate.http.rfc9111.storing import Refused
 
 NOW = 1_700_000_000.0
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from layergate.http.cache_control import parse_cache_control
-from layergate.http.fields import Fields
-from layergate.http.freshness import UNDERSTOOD_STATUSES
-from layergate.http.storing import Refused, may_store
+from layergate.http.message.cache_control import parse_cache_control
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.freshness import UNDERSTOOD_STATUSES
+from layergate.http.rfc9111.storing import Refused, may_store
 
 
 def refusal(cc=None, *lines, method="GET", status=200, request=(), lifetime=False, cookies=False):

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layergate.core.entry import Entry
-from layergate.http.fields import Fields
-from layergate.http.request import Request
-from layergate.http.stored import HitForMiss, StoredResponse
-from layergate.http.storing import Refused
-from layergate.http.variants import (
+from layergate.http.message.fields import Fields
+from layergate.http.message.request import Request
+from layergate.http.message.stored import HitForMiss, StoredResponse
+from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.variants import (
     CODING,
     MAX_TAGS,
     MAX_TAGS_LENGTH,

@@ -3,8 +3,8 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from layergate.http.fields import Fields
-from layergate.http.selecting import normalise, secondary_key
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.selecting import normalise, secondary_key
 
 UNKNOWN = st.sampled_from([b"x-user", b"foo", b"x-forwarded-for", b"origin", b"user-agent"])
 # What a list's normalization would touch, and what our own keys are made of.

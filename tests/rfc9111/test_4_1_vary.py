@@ -2,9 +2,9 @@
 
 import pytest
 
-from layergate.http.fields import Fields
-from layergate.http.key import others_of, variant_key
-from layergate.http.selecting import STAR, normalise, secondary_key, vary_names
+from layergate.http.message.fields import Fields
+from layergate.http.message.key import others_of, variant_key
+from layergate.http.rfc9111.selecting import STAR, normalise, secondary_key, vary_names
 
 NAMES = [
     ("absent", [], ()),

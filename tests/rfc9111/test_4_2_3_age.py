@@ -2,10 +2,10 @@
 
 import pytest
 
-from layergate.http.cache_control import DELTA_MAX
-from layergate.http.dates import format_http_date
-from layergate.http.fields import Fields
-from layergate.http.freshness import initial_age
+from layergate.http.message.cache_control import DELTA_MAX
+from layergate.http.message.dates import format_http_date
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.freshness import initial_age
 
 NOW = 1_700_000_000.0
 

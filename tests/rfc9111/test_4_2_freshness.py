@@ -2,10 +2,10 @@
 
 import pytest
 
-from layergate.http.cache_control import DELTA_MAX, parse_cache_control
-from layergate.http.dates import format_http_date
-from layergate.http.fields import Fields
-from layergate.http.freshness import (
+from layergate.http.message.cache_control import DELTA_MAX, parse_cache_control
+from layergate.http.message.dates import format_http_date
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.freshness import (
     HEURISTIC_CAP,
     HEURISTICALLY_CACHEABLE,
     UNDERSTOOD_STATUSES,

@@ -7,8 +7,8 @@ Content-Length matches that of the stored response"
 
 import pytest
 
-from layergate.http.fields import Fields
-from layergate.http.validation import head_matches
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.validation import head_matches
 
 TAG, OTHER = (b"ETag", b'"a"'), (b"ETag", b'"b"')
 LM = (b"Last-Modified", b"Tue, 14 Nov 2023 22:13:20 GMT")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from layergate.http.dates import format_http_date
-from layergate.http.fields import Fields
-from layergate.http.validation import (
+from layergate.http.message.dates import format_http_date
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.validation import (
     CONDITIONAL_FIELDS,
     conditional_lines,
     freshens,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from layergate.http.fields import Fields
-from layergate.http.invalidation import SAFE_METHODS, invalidated_uris, invalidates
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.invalidation import SAFE_METHODS, invalidated_uris, invalidates
 
 # "A cache MUST invalidate the target URI ... when it receives a non-error status code in response
 # to an unsafe request method (including methods whose safety is unknown)."

@@ -2,7 +2,7 @@
 
 import pytest
 
-from layergate.http.cache_control import (
+from layergate.http.message.cache_control import (
     DELTA_MAX,
     EMPTY,
     MAX_STALE_ANY,

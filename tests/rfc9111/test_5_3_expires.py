@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from layergate.http.cache_control import DELTA_MAX, EMPTY
-from layergate.http.dates import format_http_date
-from layergate.http.fields import Fields
-from layergate.http.freshness import freshness_lifetime
+from layergate.http.message.cache_control import DELTA_MAX, EMPTY
+from layergate.http.message.dates import format_http_date
+from layergate.http.message.fields import Fields
+from layergate.http.rfc9111.freshness import freshness_lifetime
 
 NOW = 1_700_000_000.0
 IN_2050 = datetime(2050, 8, 18, 2, 1, 18, tzinfo=UTC).timestamp() - NOW

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layergate.http.forwarding import FORWARDING_FIELDS
+from layergate.http.privacy.forwarding import FORWARDING_FIELDS
 from tests.scenarios.table import (
     COOKIE,
     ETAG,

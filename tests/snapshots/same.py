@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from layergate.core.entry import Entry
-from layergate.http.stored import StoredResponse
+from layergate.http.message.stored import StoredResponse
 
 _TIMES = ("created", "fresh_until", "stale_while_revalidate", "stale_if_error", "expires")
 

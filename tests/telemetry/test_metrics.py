@@ -10,7 +10,7 @@ import pytest
 
 from layergate import CacheStack, HttpCache, MemoryLayer, Rule
 from layergate.core.events import EVERY
-from layergate.http.request import OUTCOMES
+from layergate.http.message.request import OUTCOMES
 from layergate.telemetry import names
 from tests.core.support import DictLayer
 from tests.core.test_fleet import SharedDict

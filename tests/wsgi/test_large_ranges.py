@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from layergate.http.ranges import PIECE, Slices
+from layergate.http.message.ranges import PIECE, Slices
 from layergate.wsgi import LayerGate
 from tests.support.wsgi import ask, start
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from layergate import OriginAborted
-from layergate.http.groups import MAX_GROUPS
-from layergate.http.key import primary_key
-from layergate.http.partial import MAX_PARTS
+from layergate.http.extensions.groups import MAX_GROUPS
+from layergate.http.message.key import primary_key
+from layergate.http.rfc9111.partial import MAX_PARTS
 from layergate.wsgi import LayerGate
 from tests.support.wsgi import Gate, ask, in_threads, start, until
 

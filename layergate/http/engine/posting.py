@@ -1,0 +1,166 @@
+"""Responses to POST that answer later requests (RFC 9110 sections 8.7 and 9.3.3).
+
+"Responses to POST requests are only cacheable when they include explicit freshness information (see
+Section 4.2.1 of [CACHING]) and a Content-Location header field that has the same value as the POST's
+target URI (Section 8.7). A cached POST response can be reused to satisfy a later GET or HEAD request."
+
+So such a response is stored as if it had come to a GET with the same header fields, and whatever keeps
+that one out of the store keeps this one out too. Stricter than the letter, since whoever posts may have
+written what he is answered with:
+
+  * the status is 200, and the freshness is the response's own. That a rule covers the target, or a
+    guess would do, says nothing about what a POST is answered with;
+  * to a POST with a cookie it must be selected by that cookie, or say that it is for all (``public``,
+    ``s-maxage``, ``must-revalidate``), as if it had Authorization; to one from a known user it must say
+    ``public`` or ``s-maxage``, whatever selects it;
+  * nothing is stored for a POST that names another method in a field, by which many an application
+    takes it for something else, a PUT, or a GET whose content no key has;
+  * it is stored for its target alone, and not for others that No-Vary-Search makes equivalent.
+
+*It invalidates, and is stored (G3).* A POST purges its target (RFC 9111 section 4.4) when its head is
+known, and its response is newer than that purge, but older than any that came after it. What was purged
+while the app worked, we cannot tell apart from what its own purge covers. So it is stored only if, from
+the beginning of the request until its own purge was applied, that was the only change of the marks; its
+stamp is the position then. Two POSTs at once to the same target store nothing, and neither does one
+beside a purge of something else: a call of the app, rarely, against a proof in one sentence. A GET that
+began before the POST's purge is killed by it, one that began after it is the newer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from layergate.http.engine.cache import Cache, _Selected
+from layergate.http.engine.exchange import Exchange
+from layergate.http.message.fields import Fields, Lines
+from layergate.http.message.request import Request
+from layergate.http.message.uri import canonical_uri, resolve_uri
+from layergate.http.rfc9111.decision import passes
+from layergate.http.rfc9111.plan import Plan
+from layergate.http.rfc9111.storing import Refused
+from layergate.http.rules import Match
+
+__all__ = ["Begun", "after_post", "begin", "encloses_target", "judged"]
+
+_EXPLICIT: Final = frozenset({"s-maxage", "max-age", "expires"})
+_OVERRIDES: Final = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override"})
+
+
+class Begun(NamedTuple):
+    """What is noted when a POST begins. ``changes``: `Marks.changes`; ``time``: seconds since the
+    epoch."""
+
+    changes: int
+    time: float
+
+
+def begin(cache: Cache) -> Begun:
+    """To be called before the app is."""
+    return Begun(cache.stack.marks.changes, cache.stack.runtime.now())
+
+
+def encloses_target(target: str, status: int, fields: Fields) -> bool:
+    """Is the content of a response to POST a representation of the ``target`` URI itself?
+
+    RFC 9110 8.7: "If Content-Location is included in a 2xx (Successful) response message and its value
+    refers (after conversion to absolute form) to a URI that is the same as the target URI, then the
+    recipient MAY consider the content to be a representation of that resource". It is an absolute or
+    a partial URI, without a fragment; a list, or nothing, is neither.
+    """
+    if status != 200:
+        return False
+    values = fields.all(b"content-location")
+    if len(values) != 1 or not values[0] or b"#" in values[0]:
+        return False
+    own = canonical_uri(target)
+    if own is None:
+        return False
+    named = resolve_uri(own, values[0].decode("latin-1"))
+    # (a server's interface does not tell "/x?" and "/x" apart)
+    return named is not None and named.removesuffix("?") == own.removesuffix("?")
+
+
+def judged(
+    cache: Cache,
+    request: Request,
+    status: int,
+    fields: Fields,
+    *,
+    route: Match | None = None,
+    trailers: bool = False,
+    request_time: float,
+) -> tuple[Exchange, Plan | Refused]:
+    """An exchange for what `encloses_target` holds of, and how it is to be stored, or why not.
+
+    ``request`` is the POST, ``route`` the policy set next to its route; ``request_time``: when it
+    began, seconds since the epoch.
+    """
+    asked = request.for_refresh()  # a GET: no preconditions, no range, no content
+    asked.directives = request.directives
+    match = route or cache.rules.match(asked.path, asked.host)
+    selected = _Selected(None, asked.key, None, False)
+    exchange = cache._exchange(asked, selected, None, None, "method", match)
+    exchange.request_time = request_time
+    exchange.refused = passes(asked, max_key_length=cache.options.max_key_length)
+    planned = exchange.judged(status, fields, cache.stack.runtime.now(), trailers=trailers)
+    if isinstance(planned, Plan):
+        refused = _refused(cache, asked, fields, planned)
+        if refused is not None:
+            return exchange, refused
+    return exchange, planned
+
+
+def _refused(cache: Cache, asked: Request, fields: Fields, plan: Plan) -> Refused | None:
+    """Why not even what may be stored for a GET is stored for a POST; None: it is. See the module."""
+    if plan.lifetime.source not in _EXPLICIT or not plan.shareable:
+        return Refused.METHOD
+    if not _OVERRIDES.isdisjoint(asked.fields.names()):
+        return Refused.METHOD
+    if b"content-range" in fields:
+        return Refused.PARTIAL  # (only a GET's Range would be seen in ``asked``)
+    # Of a known user `plan_storage` has asked for more already.
+    if asked.cookie and not (plan.for_known or plan.authorized or b"cookie" in plan.vary):
+        return Refused.USER
+    if cache.home(asked, plan)[0] != asked.key:
+        return Refused.METHOD
+    return None
+
+
+async def after_post(
+    cache: Cache,
+    read: Callable[[], Request],
+    target: str,
+    status: int,
+    lines: Lines,
+    begun: Begun,
+    *,
+    route: Match | None = None,
+    trailers: bool = False,
+) -> Exchange | None:
+    """The head of a response to POST: invalidates (RFC 9111 4.4), as for any other unsafe method.
+
+    Then gives the exchange to feed with this response, beginning with its head, if it is to be
+    stored. ``read``: makes the `Request`, as it was when it began.
+    """
+    exchange: Exchange | None = None
+    fields = Fields(lines)
+    if encloses_target(target, status, fields):
+        exchange, planned = judged(
+            cache,
+            read(),
+            status,
+            fields,
+            route=route,
+            trailers=trailers,
+            request_time=begun.time,
+        )
+        if isinstance(planned, Refused):
+            exchange = None
+    await cache.after_unsafe(target, "POST", status, lines)
+    if exchange is None:
+        return None
+    marks = cache.stack.marks
+    # In this order: what is applied in between changes the second.
+    exchange.stamp = marks.position
+    return exchange if marks.changes == begun.changes + 1 else None

@@ -1,0 +1,164 @@
+"""The cache key: injective over scheme, host, path, query and mount point (G9).
+
+A key is the raw bytes of its parts, each behind its length, so no part can run into the next and no
+two targets that the app can tell apart share one. It stays in this process: a layer outside hashes
+it. A variant's key is its primary key plus a digest of the secondary key (RFC 9111 4.1).
+
+    h; | s;  <host> <path> <query>                                       http, https
+    x;       <scheme> <host> <path> <query> <rewritten path> <root>      everything else
+
+Each ``<part>`` is ``length:bytes``; so the end of a key is known from its beginning, whatever is
+appended.
+
+The key of a variant that Accept-Language selects has a second digest: of the other fields that select
+it. So it can be seen of two variants that they differ by language alone (see `languages`).
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+from typing import Final
+from urllib.parse import quote_from_bytes
+
+from layergate.http.message.uri import label, normalised
+
+__all__ = [
+    "label_of",
+    "others_of",
+    "path_of",
+    "primary_key",
+    "query_of",
+    "quoted",
+    "target_of",
+    "variant_key",
+]
+
+VARIANT_DIGEST: Final = 16  # bytes
+_SCHEMES: Final = {"http": b"h;", "https": b"s;"}
+_LENGTHS: Final = tuple(b"%d:" % length for length in range(1024))
+_SAFE: Final = "/!$&'()*+,;=:@-._~"  # RFC 3986 3.3: pchar and the slash
+_OTHERS: Final = re.compile(rb"l([0-9]{1,9});").match  # see `selecting.secondary_key`
+_PLAIN: Final = re.compile(rb"[A-Za-z0-9/!$&'()*+,;=:@\-._~]*").fullmatch
+
+
+def primary_key(
+    scheme: str,
+    host: bytes,
+    path: str,
+    raw_path: bytes | None,
+    query: bytes,
+    root_path: str = "",
+) -> bytes:
+    """The key of a target.
+
+    ``path`` is the decoded path as the app sees it, ``raw_path`` the bytes as they came, or None if
+    the server does not tell. Where the two differ by more than percent-encoding (something rewrote
+    one of them), both are in the key, since the app may look at either. ``root_path`` is what the
+    app is mounted under, as far as the server or a middleware says so; links are made with it.
+    """
+    try:
+        decoded = path.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        decoded = path.encode("utf-8", "surrogatepass")
+    if raw_path is None:
+        raw_path = quoted(decoded)
+    kind = _SCHEMES.get(scheme)
+    if raw_path == decoded and kind and not root_path:
+        try:
+            # Of several ways to write this, by far the quickest; the hit path starts here.
+            return b"".join((
+                kind,
+                _LENGTHS[len(host)], host,
+                _LENGTHS[len(raw_path)], raw_path,
+                _LENGTHS[len(query)], query,
+            ))  # fmt: skip
+        except IndexError:
+            return kind + _prefixed(host, raw_path, query)
+    rewritten = b"=" if raw_path == decoded else b"!" + decoded
+    named, root = (text.encode("utf-8", "surrogatepass") for text in (scheme, root_path))
+    return b"x;" + _prefixed(named, host, raw_path, query, rewritten, root)
+
+
+def _prefixed(*parts: bytes) -> bytes:
+    return b"".join(b"%d:%b" % (len(part), part) for part in parts)
+
+
+def quoted(path: bytes) -> bytes:
+    """A decoded path as it must have come, where the server does not tell."""
+    return path if _PLAIN(path) else quote_from_bytes(path, safe=_SAFE).encode("ascii")
+
+
+def variant_key(primary: bytes, secondary: bytes) -> bytes:
+    """The key of the variant that ``secondary`` (see `selecting.secondary_key`) selects."""
+    key = primary + blake2b(secondary, digest_size=VARIANT_DIGEST).digest()
+    head = _OTHERS(secondary)
+    if head is None:
+        return key
+    others = secondary[head.end() : head.end() + int(head[1])]
+    return key + blake2b(others, digest_size=VARIANT_DIGEST).digest()
+
+
+def others_of(primary: bytes, variant: bytes) -> bytes:
+    """Of the key of a variant that Accept-Language selects, what is the same for all variants which
+    differ from it by that alone; b"" for any other key."""
+    digests = variant[len(primary) :]
+    return digests[VARIANT_DIGEST:] if len(digests) == 2 * VARIANT_DIGEST else b""
+
+
+def label_of(key: bytes) -> str:
+    """What purges are matched against, for a variant's key or a primary one: see `uri`. Keys are told
+    apart byte by byte, labels by what they mean."""
+    scheme, host, path, query = _target(key)
+    return label(
+        scheme.decode("latin-1"),
+        host.decode("latin-1"),
+        path.decode("latin-1"),
+        query.decode("latin-1"),
+    )
+
+
+def target_of(key: bytes) -> str:
+    """The target URI of a key, a variant's or a primary one, to be shown or resolved against."""
+    scheme, host, path, query = _target(key)
+    uri = b"%b://%b%b" % (scheme, host, path or b"/")
+    return normalised((uri + b"?" + query if query else uri).decode("latin-1"))
+
+
+def _target(key: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    kind, at = key[:2], 2
+    if kind == b"x;":
+        scheme, at = _part(key, at)
+    else:
+        scheme = b"http" if kind == b"h;" else b"https"
+    host, at = _part(key, at)
+    path, at = _part(key, at)
+    query, at = _part(key, at)
+    return scheme, host, path, query
+
+
+def path_of(key: bytes) -> tuple[bytes, str]:
+    """The path of a key's target as it came, and what the app is mounted under, or ""."""
+    at = 2
+    parts = []
+    for _ in range(6 if key[:2] == b"x;" else 2):
+        part, at = _part(key, at)
+        parts.append(part)
+    if key[:2] != b"x;":
+        return parts[1], ""
+    return parts[2], parts[5].decode("utf-8", "surrogatepass")
+
+
+def query_of(key: bytes) -> tuple[bytes, bytes, bytes]:
+    """A primary key in three: what comes before its query, with its length; the query; the rest."""
+    at = 2
+    for _ in range(3 if key[:2] == b"x;" else 2):
+        _, at = _part(key, at)
+    query, end = _part(key, at)
+    return key[:at], query, key[end:]
+
+
+def _part(key: bytes, at: int) -> tuple[bytes, int]:
+    colon = key.index(b":", at)
+    end = colon + 1 + int(key[at:colon])
+    return key[colon + 1 : end], end

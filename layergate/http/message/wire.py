@@ -1,0 +1,320 @@
+"""What the HTTP cache stores, as plain data for `core.codec`, and back with every part checked.
+
+Bytes from a shared layer may be anybody's. What comes out of here can be sent to a client as it
+is: a header line that is decoded is one line, with a name that HTTP allows and none that frames a
+message or is otherwise never stored, and none that sets a cookie unless the entry says that this
+is meant; and a body is as long as its Content-Length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from struct import Struct
+from typing import Any, Final
+
+from layergate.core.codec import FAR, ValueType
+from layergate.http.extensions.no_vary_search import MAX_FIELD, MAX_PARAMS, SearchVariance
+from layergate.http.extensions.targeted import OWN
+from layergate.http.message.fields import Line
+from layergate.http.message.stored import (
+    HitForMiss,
+    Part,
+    PartialResponse,
+    StoredResponse,
+    VariantIndex,
+)
+from layergate.http.rfc9111.partial import MAX_PARTS
+from layergate.http.rfc9111.storing import NEVER_STORED_FIELDS, Refused
+
+__all__ = ["VALUES"]
+
+# status, flags, generated, received, requested
+_HEAD: Final = Struct("<HB3d")
+_REVALIDATE: Final = 1
+_NO_STALE: Final = 2
+_ANONYMOUS: Final = 4
+_AUTHORIZED: Final = 8
+_FOR_KNOWN: Final = 16
+_IMMUTABLE: Final = 32
+_SETS_COOKIES: Final = 64
+_RELOADED: Final = 128
+_FLAGS: Final = 255
+_OF_WHOLES: Final = frozenset({b"content-length", b"content-range"})
+_LONGEST: Final = 10**18  # octets of a representation
+
+_REASONS: Final = {reason.token: reason for reason in Refused}
+
+_MAX_LINES: Final = 1000
+_MAX_NAME_SETS: Final = 64
+_MAX_NAMES: Final = 256  # of a set
+_MAX_VARIANTS: Final = 10_000  # `max_variants` is 32 by default
+_MAX_WITNESSES: Final = 64
+_WITNESS: Final = 16  # bytes
+_MAX_KEY: Final = 1024 * 1024  # bytes; `max_key_length` is 8192 by default
+
+_MEMO: Final = 2048  # lines
+_MEMO_LINE: Final = 160  # bytes
+
+# RFC 9110 5.1 (token, in lower case) and 5.5: CR, LF and NUL are what no field value may have.
+_TOKEN: Final[Callable[[bytes], object]] = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
+_TRACEPARENT: Final[Callable[[str], object]] = re.compile(
+    r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"
+).fullmatch
+_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+):([^\r\n\0]*)").fullmatch
+
+
+# What `storing` keeps out: a line of these was not written by us.
+_NEVER: Final = NEVER_STORED_FIELDS
+_COOKIES: Final = frozenset({b"set-cookie", b"set-cookie2"})
+
+
+class _Lines(dict[bytes, Line]):
+    """Line as written -> (name, value), for lines that are what HTTP allows; a memo.
+
+    Most lines of most responses are the same: they are checked once, and kept once. Safe without a
+    lock: each step is one operation of a dict, and what is lost is made again.
+    """
+
+    __slots__ = ()
+
+    def __missing__(self, written: bytes) -> Line:
+        match = _LINE(written)
+        if match is None:
+            raise ValueError("a header line is malformed")
+        line: Line = match.groups()  # type: ignore[assignment]
+        if line[0] in _NEVER:
+            raise ValueError("a header line that is never stored")
+        if len(written) <= _MEMO_LINE:
+            if len(self) >= _MEMO:
+                self.clear()  # lines with dates in them come and go; the common ones come back
+            self[written] = line
+        return line
+
+
+_lines: Final = _Lines()
+
+
+def _read_lines(block: bytes) -> list[Line]:
+    if not block:
+        return []
+    written = block.split(b"\n", _MAX_LINES)
+    if len(written) > _MAX_LINES:
+        raise ValueError("too many header lines")
+    lines = _lines
+    return [lines[line] for line in written]
+
+
+def _check_length(lines: list[Line], length: int) -> None:
+    for value in [value for name, value in lines if name == b"content-length"]:
+        if not value.isdigit() or len(value) > 18 or int(value) != length:
+            raise ValueError("a body is not as long as its Content-Length says")
+
+
+def _pack_response(stored: StoredResponse) -> list[Any]:
+    times = stored.generated, stored.received, stored.requested
+    _check_head(stored.status, *times)
+    block = b"\n".join([b"%b:%b" % line for line in stored.lines])
+    # Read back before it is written: then no line break or colon can make other lines of it.
+    lines = _read_lines(block)
+    if lines != list(stored.lines):
+        raise ValueError("a header line is malformed")
+    _check_length(lines, len(stored.body))
+    flags = (
+        (_REVALIDATE if stored.revalidate else 0)
+        | (_NO_STALE if stored.no_stale else 0)
+        | (_ANONYMOUS if stored.anonymous else 0)
+        | (_AUTHORIZED if stored.authorized else 0)
+        | (_FOR_KNOWN if stored.for_known else 0)
+        | (_IMMUTABLE if stored.immutable else 0)
+        | (_RELOADED if stored.reloaded else 0)
+        | (_SETS_COOKIES if _sets_cookies(lines) else 0)
+    )
+    packed: list[Any] = [_HEAD.pack(stored.status, flags, *times), block, stored.body]
+    traceparent = None if stored.traceparent is None else _traceparent(stored.traceparent)
+    if stored.own is not None:
+        packed += (traceparent, _own(stored.own))
+    elif traceparent is not None:
+        packed.append(traceparent)
+    return packed
+
+
+def _unpack_response(packed: Any) -> StoredResponse:
+    # What follows is optional: the trace context of a fetch that was traced, and
+    # LayerGate-Cache-Control, before which the other may be nil.
+    head, block, body, *rest = packed
+    if len(rest) > 2:
+        raise ValueError("a response has unknown parts")
+    traceparent, own = (*rest, None, None)[:2]
+    if len(rest) == 1 and traceparent is None:
+        raise ValueError("a trace context is malformed")
+    if type(head) is not bytes or type(block) is not bytes or type(body) is not bytes:
+        raise ValueError("a response is not made of bytes")
+    status, flags, generated, received, requested = _HEAD.unpack(head)
+    _check_head(status, generated, received, requested)
+    if flags > _FLAGS:
+        raise ValueError("a response has unknown flags")
+    lines = _read_lines(block)
+    if _sets_cookies(lines) != (flags & _SETS_COOKIES != 0):
+        raise ValueError("a header line that is never stored")
+    _check_length(lines, len(body))
+    return StoredResponse(
+        status,
+        lines,
+        body,
+        generated=generated,
+        received=received,
+        requested=requested,
+        revalidate=flags & _REVALIDATE != 0,
+        no_stale=flags & _NO_STALE != 0,
+        anonymous=flags & _ANONYMOUS != 0,
+        authorized=flags & _AUTHORIZED != 0,
+        for_known=flags & _FOR_KNOWN != 0,
+        immutable=flags & _IMMUTABLE != 0,
+        reloaded=flags & _RELOADED != 0,
+        traceparent=None if traceparent is None else _traceparent(traceparent),
+        own=_own(own) if len(rest) == 2 else None,
+    )
+
+
+def _sets_cookies(lines: list[Line]) -> bool:
+    return any(name in _COOKIES for name, _ in lines)
+
+
+def _traceparent(text: Any) -> str:
+    """W3C Trace Context 3.2, version 00: what it may be is not what a shared layer says it is."""
+    if type(text) is not str or not _TRACEPARENT(text):
+        raise ValueError("a trace context is malformed")
+    return text
+
+
+def _own(value: Any) -> bytes:
+    """A field value like any other (RFC 9110 5.5), though it is not sent."""
+    if type(value) is not bytes or not _LINE(b"%b:%b" % (OWN, value)):
+        raise ValueError("a header line is malformed")
+    return value
+
+
+def _check_head(status: int, generated: float, received: float, requested: float) -> None:
+    # Written so that NaN fails too.
+    if not (
+        100 <= status <= 999
+        and -FAR <= generated <= FAR
+        and -FAR <= received <= FAR
+        and -FAR <= requested <= FAR
+    ):
+        raise ValueError("a status code or a time is out of range")
+
+
+def _pack_partial(stored: PartialResponse) -> list[Any]:
+    # What it has in common with a complete one goes as that does, with nothing for a body.
+    parts = [item for part in stored.parts for item in part]
+    packed = [stored.whole, stored.vague, parts, *_pack_response(stored)]
+    _unpack_partial(packed)
+    return packed
+
+
+def _unpack_partial(packed: Any) -> PartialResponse:
+    whole, vague, items, *rest = packed
+    if not (whole is None or (type(whole) is int and 0 < whole < _LONGEST)):
+        raise ValueError("the length of a representation is malformed")
+    if type(vague) is not bool or type(items) is not list or not 2 <= len(items) <= 2 * MAX_PARTS:
+        raise ValueError("parts are malformed, or too many")
+    parts: list[Part] = []
+    end = -1
+    for first, octets in zip(items[::2], items[1::2], strict=True):
+        if type(first) is not int or type(octets) is not bytes or not octets:
+            raise ValueError("a part is malformed")
+        if not end < first < _LONGEST:
+            raise ValueError("parts are not in order, or without a gap")
+        end = first + len(octets)
+        parts.append((first, octets))
+    if end > (_LONGEST if whole is None else whole):
+        raise ValueError("a part is beyond the end of its representation")
+    common = _unpack_response(rest)
+    if common.status != 200 or common.body or not _OF_WHOLES.isdisjoint(common.fields.names()):
+        raise ValueError("what has parts is not a 200, or says how long it is")
+    return PartialResponse(common.lines, tuple(parts), whole, vague=vague, **common.said())
+
+
+def _pack_index(index: VariantIndex) -> list[Any]:
+    packed: list[Any] = [[list(names) for names in index.names], list(index.variants)]
+    if index.expires:
+        packed.append(list(index.expires))
+    _unpack_index(packed)
+    return packed
+
+
+def _unpack_index(packed: Any) -> VariantIndex:
+    # The last is optional: an index that was written before it was known has none.
+    names, variants, *rest = packed
+    expires = rest[0] if rest else []
+    if type(expires) is not list or len(rest) > 1 or (rest and not expires):
+        raise ValueError("the ends of variants are malformed")
+    for end in expires:
+        if type(end) is not int or not 0 <= end <= FAR:
+            raise ValueError("the end of a variant is malformed")
+    for items, most in ((names, _MAX_NAME_SETS), (variants, _MAX_VARIANTS)):
+        if type(items) is not list or len(items) > most:
+            raise ValueError("an index of variants is malformed, or too long")
+    for one in names:
+        if type(one) is not list or len(one) > _MAX_NAMES:
+            raise ValueError("a set of names is malformed, or too long")
+        for name in one:
+            if type(name) is not bytes or not _TOKEN(name):
+                raise ValueError("the name of a field is malformed")
+    for key in variants:
+        if type(key) is not bytes or not 0 < len(key) <= _MAX_KEY:
+            raise ValueError("the key of a variant is malformed, or too long")
+    if rest and len(expires) != len(variants):
+        raise ValueError("the ends of variants are too few or too many")
+    return VariantIndex(tuple(map(tuple, names)), tuple(variants), tuple(expires))
+
+
+def _pack_marker(marker: HitForMiss) -> Any:
+    token = marker.reason.token
+    return [token, list(marker.witnesses)] if marker.witnesses else token
+
+
+def _unpack_marker(packed: Any) -> HitForMiss:
+    token, witnesses = packed if type(packed) is list else (packed, None)
+    reason = _REASONS.get(token) if type(token) is str else None
+    if reason is None:
+        raise ValueError("a reason is not known here")
+    if witnesses is None:
+        return HitForMiss(reason)
+    if type(witnesses) is not list or not 0 < len(witnesses) <= _MAX_WITNESSES:
+        raise ValueError("the witnesses of a marker are malformed, or too many")
+    for one in witnesses:
+        if type(one) is not bytes or len(one) != _WITNESS:
+            raise ValueError("a witness of a marker is malformed")
+    return HitForMiss(reason, tuple(witnesses))
+
+
+def _pack_variance(variance: SearchVariance) -> list[Any]:
+    packed = [variance.ordered, variance.only, list(variance.names)]
+    _unpack_variance(packed)
+    return packed
+
+
+def _unpack_variance(packed: Any) -> SearchVariance:
+    ordered, only, names = packed
+    if type(ordered) is not bool or type(only) is not bool:
+        raise ValueError("a search variance is malformed")
+    if type(names) is not list or len(names) > MAX_PARAMS or sorted(set(names)) != names:
+        raise ValueError("the names of a search variance are malformed, or too many")
+    for name in names:
+        if type(name) is not bytes or len(name) > MAX_FIELD:
+            raise ValueError("the name of a parameter is malformed, or too long")
+    return SearchVariance(ordered, only, tuple(names))
+
+
+VALUES: Final[tuple[ValueType, ...]] = (
+    ValueType(1, StoredResponse, _pack_response, _unpack_response),
+    ValueType(2, VariantIndex, _pack_index, _unpack_index),
+    ValueType(3, HitForMiss, _pack_marker, _unpack_marker),
+    ValueType(4, PartialResponse, _pack_partial, _unpack_partial),
+    ValueType(6, SearchVariance, _pack_variance, _unpack_variance),
+)
+"""What a codec has to know for an `HttpCache`. The codes are for ever: a type that changes its form
+gets a new one, and the old one stays readable or is ignored."""

@@ -1,0 +1,279 @@
+"""Validation: conditional requests, and what their answers change (RFC 9111 sections 3.2 and 4.3).
+
+Three parties are told apart: a client's preconditions, evaluated against a stored response
+(`not_modified`); our own, sent to the origin (`conditional_lines`); and the origin's answer, a 304
+or the head of a HEAD, which renews a stored response (`freshens`, `head_matches`,
+`updated_fields`) or does not.
+
+*A departure from 4.3.4.* Middleware that compresses weakens the entity tag of a 200 and leaves the one
+of a 304 alone (Django's GZipMiddleware, nginx): stored is ``W/"x"``, the 304 says ``"x"``. No stored
+response has that strong validator, so "the cache MUST NOT use the new response to update any stored
+responses". LayerGate does not; by the letter it would now ask again without validators, and every
+revalidation would cost two calls. But ours was the only tag sent, and the origin compares weakly (RFC
+9110 13.1.2): it has just said that what we hold is unchanged. So what is stored answers this request, and
+those that wait for the same fetch (`same_but_for_strength`). Nothing stored is updated, and the next
+request asks again; from the second such 304 on, without validators, since only a 200 makes what is
+stored fresh. A tag that differs in more than its strength still means that the origin has something
+else: ask again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from layergate.http.extensions.targeted import policy_of
+from layergate.http.message.cache_control import CacheControl, parse_cache_control
+from layergate.http.message.dates import parse_http_date
+from layergate.http.message.etags import is_weak, parse_etag_list, strong_match, weak_match
+from layergate.http.message.fields import Fields, Lines
+from layergate.http.rfc9111.selecting import vary_names, with_vary
+from layergate.http.rfc9111.storing import unstorable_names
+
+__all__ = [
+    "CONDITIONAL_FIELDS",
+    "conditional_lines",
+    "freshens",
+    "has_validator",
+    "head_matches",
+    "not_modified",
+    "not_modified_lines",
+    "same_but_for_strength",
+    "updated_fields",
+]
+
+CONDITIONAL_FIELDS: Final = frozenset(
+    {b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range"}
+)
+"""The preconditions of RFC 9110 section 13.1. A request that is made to renew a stored response
+carries ours and none of the client's."""
+
+_UNSAFE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def not_modified(request_fields: Fields, stored_fields: Fields, *, received: float) -> bool:
+    """Whether a GET or HEAD is to be answered with 304 from a stored *200* (RFC 9111 4.3.2).
+
+    ``received`` is when the stored response was received (seconds since the epoch). Of the
+    preconditions, "the If-Match and If-Unmodified-Since conditional header fields are not
+    applicable to a cache". A caller must not ask for other stored status codes: RFC 9110 13.2.1,
+    "A server MUST ignore all received preconditions if its response to the same request without
+    those conditions ... would have been a status code other than a 2xx (Successful) or 412".
+    """
+    if_none_match = request_fields.get(b"if-none-match")
+    if if_none_match is not None:
+        # RFC 9110 13.1.3: "A recipient MUST ignore If-Modified-Since if the request contains an
+        # If-None-Match header field", be it one that lists nothing.
+        tags = parse_etag_list(if_none_match)
+        if tags is None:
+            return True
+        etag = stored_fields.first(b"etag")
+        # 13.1.2: "A recipient MUST use the weak comparison function".
+        return etag is not None and any(weak_match(tag, etag) for tag in tags)
+    # 13.1.3: "MUST ignore the If-Modified-Since header field if the received field value is not a
+    # valid HTTP-date, the field value has more than one member": two lines are no date together.
+    since = parse_http_date(request_fields.get(b"if-modified-since"), now=received)
+    if since is None:
+        return False
+    # "a cache SHOULD use the stored response's Date field value (or, if no Date field is present,
+    # the time that the stored response was received) to evaluate the conditional."
+    modified = parse_http_date(stored_fields.first(b"last-modified"), now=received)
+    if modified is None:
+        modified = parse_http_date(stored_fields.first(b"date"), now=received)
+    return (received if modified is None else modified) <= since
+
+
+def has_validator(fields: Fields) -> bool:
+    """Whether a stored response can be validated, that is, `conditional_lines` has any."""
+    return bool(conditional_lines(fields))
+
+
+def conditional_lines(stored_fields: Fields) -> Lines:
+    """The preconditions that validate a single stored response (RFC 9111 section 4.3.1).
+
+    "MUST send the relevant entity tags", "SHOULD send the Last-Modified value". Both are echoed
+    byte for byte, even if the origin sent something that is no entity tag, several, or no date: it
+    may know its own again. Not echoed is what would be read as something else: control characters,
+    and ``*``, which any response matches. Empty: there is nothing to validate with.
+    """
+    lines: Lines = []
+    etag = stored_fields.get(b"etag")
+    # `parse_etag_list` drops a "*" among others, so the literal has to be looked for.
+    if etag and not _UNSAFE.search(etag) and _without_star(etag):
+        lines.append((b"if-none-match", etag))
+    modified = stored_fields.first(b"last-modified")
+    if modified and not _UNSAFE.search(modified):
+        lines.append((b"if-modified-since", modified))
+    return lines
+
+
+def _without_star(etag: bytes) -> bool:
+    tags = parse_etag_list(etag)
+    if not tags:
+        return False
+    return b"*" not in etag or b"*" not in {part.strip(b" \t") for part in etag.split(b",")}
+
+
+def freshens(stored_fields: Fields, response_fields: Fields) -> bool:
+    """Whether a 304 renews the one stored response whose `conditional_lines` it answers (4.3.4).
+
+    False: the origin speaks of a representation that is not ours, "the cache MUST NOT use the new
+    response to update" it, and the caller has to ask again without preconditions.
+
+    A 304 without any validator is taken for ours. By the letter it would identify only a stored
+    response "that also lacks a validator"; but ours were the only validators sent, so there is
+    nothing else it could mean, and origins do leave them out.
+    """
+    etag = response_fields.first(b"etag")
+    stored = stored_fields.first(b"etag") or b""
+    if etag:
+        # "If the new response contains one or more strong validators ... All the stored responses
+        # in the initial set with one of those same strong validators are identified for update."
+        return weak_match(etag, stored) if is_weak(etag) else strong_match(etag, stored)
+    # Last-Modified is "implicitly weak" (RFC 9110 8.8.2.2): it counts when it is all there is.
+    modified = response_fields.first(b"last-modified")
+    return modified is None or _same_time(modified, stored_fields.first(b"last-modified"))
+
+
+def same_but_for_strength(stored_fields: Fields, response_fields: Fields) -> bool:
+    """Whether a 304 that does not renew the stored response, whose entity tag was the only one sent,
+    says all the same that it is unchanged: the stored tag is weak, the 304 has the same as a strong one.
+    See the module."""
+    stored, tags = stored_fields.all(b"etag"), response_fields.all(b"etag")
+    return (
+        len(stored) == len(tags) == 1
+        and is_weak(stored[0])
+        and not is_weak(tags[0])
+        and weak_match(stored[0], tags[0])
+        and parse_etag_list(stored[0]) == stored
+    )
+
+
+def _same_time(a: bytes, b: bytes | None) -> bool:
+    if a == b:
+        return True
+    time = parse_http_date(a)
+    return time is not None and time == parse_http_date(b)
+
+
+# What an update leaves as it was stored. 3.2: "Header fields that the cache's stored response
+# depends upon", "Header fields that are automatically processed and removed by the recipient" and
+# "The Content-Length header field". The stored body is in the stored coding: a middleware that
+# labels a 304 as it would have coded the body, or does not, must not relabel ours; and a
+# digest is of the body it came with. Content-Type *is* updated: nothing of the body was decided by it.
+_NOT_UPDATED: Final = frozenset({
+    b"content-length", b"content-encoding", b"content-range",
+    b"content-md5", b"content-digest", b"repr-digest", b"digest",
+})  # fmt: skip
+
+# G1: a 304 that sets a cookie does so for the client whose request it answers.
+_COOKIES: Final = frozenset({b"set-cookie", b"set-cookie2"})
+
+
+def updated_fields(
+    stored: Lines,
+    new: Fields,
+    cc: CacheControl,
+    *,
+    targets: tuple[bytes, ...] = (),
+    drop: frozenset[bytes] = frozenset(),
+    allow_set_cookie: bool = False,
+) -> Lines:
+    """The stored lines, updated from a 304 or a HEAD response (RFC 9111 section 3.2).
+
+    "the cache MUST add each header field in the provided response to the stored response,
+    replacing field values that are already present", all lines of a name at once. ``cc`` is the
+    Cache-Control of ``new``, ``targets`` as for `policy_of`; ``drop`` and ``allow_set_cookie`` are the
+    caller's, as for `storable_fields` and `may_store`.
+
+    Excepted are, besides those named in the RFC, cookies unless allowed. If ``new`` has no Date, none is
+    kept, since the stored one dates the older message.
+
+    *An update never lets more requests have the response than before* (G1), whatever ``new`` leaves
+    out: a 304 goes through other middleware than the 200 did. Its Vary is added to the stored one, for
+    the stored body was selected by all of that. Fields that a qualified ``no-cache`` or ``private`` of
+    either Cache-Control names leave the stored response, and both name them from then on.
+    """
+    before = Fields(stored)
+    private, no_cache = _qualified(before, targets)
+    excepted = unstorable_names(new, cc).union(drop, private, no_cache) - {b"vary"}
+    removed = excepted
+    excepted = excepted | _NOT_UPDATED
+    if not allow_set_cookie:
+        excepted |= _COOKIES
+    added = [line for line in new.lines if line[0] not in excepted]
+    replaced = removed.union([name for name, _ in added], (b"date",))
+    lines = [line for line in stored if line[0] not in replaced] + added
+    if private or no_cache:
+        now = parse_cache_control(Fields(lines).get(b"cache-control"))
+        for directive, names in (
+            (b"private", private - now.private_fields),
+            (b"no-cache", no_cache - now.no_cache_fields),
+        ):
+            if names:
+                value = b'%b="%b"' % (directive, b", ".join(sorted(names)))
+                lines.append((b"cache-control", value))
+    return with_vary(lines, vary_names(before) or ())
+
+
+def _qualified(
+    fields: Fields, targets: tuple[bytes, ...]
+) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """The fields that a qualified ``private``, and those that a qualified ``no-cache`` names."""
+    plain = parse_cache_control(fields.get(b"cache-control"))
+    ours = policy_of(fields, targets).directives
+    return (
+        plain.private_fields | ours.private_fields,
+        plain.no_cache_fields | ours.no_cache_fields,
+    )
+
+
+def head_matches(
+    stored_fields: Fields, head_fields: Fields, *, stored_length: int | None = None
+) -> bool:
+    """Whether a 200 to HEAD describes the stored response to GET (RFC 9111 section 4.3.5).
+
+    "if the stored response and HEAD response have matching values for any received validator
+    fields (ETag and Last-Modified) and, if the HEAD response has a Content-Length header field,
+    the value of Content-Length matches that of the stored response, the cache SHOULD update the
+    stored response ...; otherwise, the cache SHOULD consider the stored response to be stale."
+
+    ``stored_length`` is the length of the stored body in bytes; None: what the stored
+    Content-Length says, and no length matches if there is none.
+    """
+    etag = head_fields.get(b"etag")
+    if etag is not None and etag != stored_fields.get(b"etag"):
+        return False
+    modified = head_fields.first(b"last-modified")
+    if modified is not None and not _same_time(modified, stored_fields.first(b"last-modified")):
+        return False
+    length = head_fields.get(b"content-length")
+    if length is None:
+        return True
+    if stored_length is not None:
+        return length.lstrip(b"0") == (b"%d" % stored_length).lstrip(b"0")
+    return length == stored_fields.get(b"content-length")
+
+
+# Representation metadata (RFC 9110 section 8) that 15.4.5 does not list. Content-Location is listed.
+_NOT_IN_304: Final = frozenset({
+    b"content-digest", b"content-encoding", b"content-language", b"content-length", b"content-md5",
+    b"content-range", b"content-type", b"digest", b"repr-digest",
+})  # fmt: skip
+
+
+def not_modified_lines(lines: Lines) -> Lines:
+    """The lines of a stored 200 that belong in a 304 generated from it (RFC 9110 section 15.4.5).
+
+    The 304 "MUST generate" Content-Location, Date, ETag, Vary, Cache-Control and Expires; "a
+    sender SHOULD NOT generate representation metadata other than the above listed fields unless
+    said metadata exists for the purpose of guiding cache updates (e.g., Last-Modified might be
+    useful if the response does not have an ETag field)". Fields that are no representation
+    metadata, such as those of security policies and CORS, are kept.
+    """
+    has_etag = any(name == b"etag" for name, _ in lines)
+    return [
+        line
+        for line in lines
+        if line[0] not in _NOT_IN_304 and not (has_etag and line[0] == b"last-modified")
+    ]
