@@ -72,7 +72,7 @@ async def hits(port: int) -> None:
     assert await stack.catch_up()
     keys = [b"key %d" % number for number in range(64)]
     for key in keys:
-        await stack.store(key, entry(time.time(), ("a", "b"), stack.marks.position))
+        await stack.store(key, entry(time.time(), ("a", "b"), stack.invalidations.position))
     names = [layer._entry_key(key) for key in keys]
     assert await client.get(names[0]) is not None
     assert (await stack.lookup(keys[0])) is not None
@@ -150,7 +150,7 @@ async def fill(port: int, stack: Stack, have: int, want: int) -> None:
             for number in range(start, min(start + 5_000, want)):
                 key = b"entry %d" % number
                 small = Entry(number, created=0, fresh_until=time.time() + 9e5, tags=("all", "x"))
-                small.stamp = stack.marks.position
+                small.stamp = stack.invalidations.position
                 pipe.set(layer._entry_key(key), layer._encoded(layer._joined, key, small))
             await pipe.execute()
 
@@ -171,10 +171,10 @@ async def purges(port: int, sizes: list[int], count: int) -> list[tuple[str, ...
             assert process.stdout.readline() == b"ready\n"
         stack = purging(port)
         assert await stack.catch_up()
-        from layergate.core.invalidation import Mark
+        from layergate.core.invalidation import Invalidation
 
         # The first waits until no instance can be left that a server before this one knew of.
-        receipt = await stack.invalidate((Mark("tag", "x"),))
+        receipt = await stack.invalidate((Invalidation("tag", "x"),))
         assert receipt[:3] == (3, 3, True), receipt
         have = 0
         for size in sizes:
@@ -184,7 +184,7 @@ async def purges(port: int, sizes: list[int], count: int) -> list[tuple[str, ...
             times = []
             for _ in range(count):
                 begun = time.perf_counter()
-                receipt = await stack.invalidate((Mark("tag", "all"),))
+                receipt = await stack.invalidate((Invalidation("tag", "all"),))
                 times.append(time.perf_counter() - begun)
                 assert receipt[:3] == (3, 3, True), receipt
             assert await stack.lookup(b"entry %d" % (size - 1)) is None

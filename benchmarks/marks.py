@@ -2,7 +2,7 @@
 
     python benchmarks/marks.py
 
-A mark that is kept exactly costs some hundred bytes; so many are kept of each kind (`MAX_MARKS`). The
+A mark that is kept exactly costs some hundred bytes; so many are kept of each kind (`MAX_INVALIDATIONS`). The
 others share a table of floors (`core/invalidation.py`, `_Floors`): an entry that no purge names is taken
 for purged if all three slots of its label are high by chance. Made for floods that clients can cause: each
 successful unsafe request to a new target is two key marks (http and https).
@@ -15,12 +15,18 @@ import sys
 import time
 import tracemalloc
 
-from layergate.core.invalidation import MAX_MARKS, MAX_PATTERNS, Mark, Marks, _Floors
+from layergate.core.invalidation import (
+    MAX_INVALIDATIONS,
+    MAX_PATTERNS,
+    Invalidation,
+    Invalidations,
+    _Floors,
+)
 
 SAMPLE = 5_000
 
 
-def voided(known: Marks) -> float:
+def voided(known: Invalidations) -> float:
     """The share of entries older than all marks, and named by none, that count as purged."""
     met = sum(
         known.purged_since(0, (f"other {one}",), f"http://other/{one}") for one in range(SAMPLE)
@@ -28,23 +34,23 @@ def voided(known: Marks) -> float:
     return met / SAMPLE
 
 
-def chance(marks: int, slots: int) -> float:
-    return float((1 - math.exp(-3 * marks / slots)) ** 3)
+def chance(invalidations: int, slots: int) -> float:
+    return float((1 - math.exp(-3 * invalidations / slots)) ** 3)
 
 
 def flood(kind: str, count: int, shift: int = 0) -> None:
     tracemalloc.start()
-    known = Marks()
+    known = Invalidations()
     began = time.process_time()
     for position in range(1, count + 1):
         value = f"http://example.com/orders/{position}"
         if kind == "path":
             value = f"/orders/{position}/*"
-        known.apply(position << shift, [Mark(kind, value)], 0.0)  # type: ignore[arg-type]
+        known.apply(position << shift, [Invalidation(kind, value)], 0.0)  # type: ignore[arg-type]
     took = time.process_time() - began
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    exact = min(count, MAX_PATTERNS + MAX_MARKS if kind == "path" else MAX_MARKS)
+    exact = min(count, MAX_PATTERNS + MAX_INVALIDATIONS if kind == "path" else MAX_INVALIDATIONS)
     sunk = count - exact
     expected = chance(sunk, 1 << 20) if kind != "path" else math.nan
     print(
@@ -55,7 +61,7 @@ def flood(kind: str, count: int, shift: int = 0) -> None:
 
 
 def main() -> None:
-    print(f"exact: {MAX_MARKS:,} of a kind and severity, {MAX_PATTERNS:,} patterns")
+    print(f"exact: {MAX_INVALIDATIONS:,} of a kind and severity, {MAX_PATTERNS:,} patterns")
     floors = _Floors(1 << 20, timed=False)
     print(f"a table of floors: {sys.getsizeof(floors._low) / 1e6:.1f} MB, made when it is needed")
     print(

@@ -8,10 +8,10 @@ from typing import Any
 
 from layergate.config import Options, check_telemetry
 from layergate.core.events import Hook
-from layergate.core.fleet import Joining, Log, SharedLayer
-from layergate.core.invalidation import MAX_MARKS, MAX_PATTERNS
+from layergate.core.invalidation import MAX_INVALIDATIONS, MAX_PATTERNS
 from layergate.core.layer import Layer
 from layergate.core.loader import Loader, LoadRuntime
+from layergate.core.shared import Joining, Log, SharedLayer
 from layergate.core.stack import Stack, WritePolicy
 from layergate.errors import ConfigError, GateRecursion
 from layergate.http.engine.cache import Cache
@@ -46,7 +46,7 @@ class CacheStack(Loader):
         max_waiters: int = 65_536,
         max_refreshes: int = 256,
         fetch_term: float = 60.0,
-        max_marks: int = MAX_MARKS,
+        max_marks: int = MAX_INVALIDATIONS,
         max_patterns: int = MAX_PATTERNS,
         layer_timeout: float = 1.0,
         stale_if_untrusted: float | None = None,
@@ -122,7 +122,7 @@ class HttpCache(Cache):
         self._observe(checked)
         if isinstance(self.runtime, ThreadRuntime):
             self.runtime.on_fork(self.forked)
-            if stack.fleet is not None:
+            if stack.shared_log is not None:
                 self.runtime.on_exit(self._farewell)
 
     def _observe(self, options: Options) -> None:

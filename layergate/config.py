@@ -485,9 +485,9 @@ class Options:
 
     What happens at the same time
       ``collapse``          concurrent identical requests share one call of the app.
-      ``coalesce_timeout``  how long a follower waits for the leader's response: to begin, or, if the
+      ``collapse_timeout``  how long a follower waits for the leader's response: to begin, or, if the
                             leader is another instance, to be stored. s.
-      ``coalesce_fallback`` what follows that: ``"fetch"``, a fetch of its own; ``"504"``, a stale
+      ``collapse_fallback`` what follows that: ``"fetch"``, a fetch of its own; ``"504"``, a stale
                             response if ``stale-if-error`` permits one, or else 504.
       ``max_waiters``       followers in this process; more are passed.
       ``hit_for_miss_ttl``  how long a target that turned out not to be shareable is not collapsed. s.
@@ -556,8 +556,8 @@ class Options:
     no_vary_search: bool = False
     keep: Seconds = 3600.0
     collapse: bool = True
-    coalesce_timeout: Seconds = 30.0
-    coalesce_fallback: str = "fetch"
+    collapse_timeout: Seconds = 30.0
+    collapse_fallback: str = "fetch"
     max_waiters: int = 100_000
     hit_for_miss_ttl: Seconds = 120.0
     background_refreshes: int = 64
@@ -588,9 +588,9 @@ class Options:
             )
         if self.shared is not None:
             _check_shared(self.shared)
-        if self.coalesce_fallback not in ("fetch", "504"):
+        if self.collapse_fallback not in ("fetch", "504"):
             raise ConfigError(
-                f"coalesce_fallback must be 'fetch' or '504', got {self.coalesce_fallback!r}"
+                f"collapse_fallback must be 'fetch' or '504', got {self.collapse_fallback!r}"
             )
         memory = parse_size("64MB" if self.memory is None else self.memory, option="memory")
         if memory < _LEAST_MEMORY:
@@ -632,7 +632,7 @@ class Options:
             low = 0 if option in ("max_waiters", "background_refreshes") else 1
             count(getattr(self, option), option, low=low)
         for option in (
-            "keep", "coalesce_timeout", "hit_for_miss_ttl", "slow_reader_timeout",
+            "keep", "collapse_timeout", "hit_for_miss_ttl", "slow_reader_timeout",
             "abandoned_timeout", "shutdown_timeout",
         ):  # fmt: skip
             put(self, option, seconds(getattr(self, option), option, "", optional=False))

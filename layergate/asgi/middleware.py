@@ -122,7 +122,9 @@ class LayerGate:
         # In the spellings that apps use, where ASGI wants lower case: cheaper than to lower them all.
         spelled = (str.lower, str.title, str.upper, _as_documented)
         self._hidden = frozenset(
-            spell(name.decode()).encode() for name in self.cache.kept_back for spell in spelled
+            spell(name.decode()).encode()
+            for name in self.cache.internal_fields
+            for spell in spelled
         )
         self._adds = bool(self._hidden or self._rule_lines)  # is there a head to change at all?
         self._longest = options.max_key_length
@@ -343,7 +345,7 @@ class LayerGate:
         cache = self.cache
         counters = cache.stack.counters
         stale = exchange.entry
-        limit = float(cache.options.coalesce_timeout)  # type: ignore[arg-type]
+        limit = float(cache.options.collapse_timeout)  # type: ignore[arg-type]
         patience = self._patience(request, stale)
         with exchange.reader(request) as reader:
             with cache.following(request, exchange):
@@ -547,7 +549,7 @@ class LayerGate:
         Only if the response looks as if that has changed, an exchange is made after all.
         """
         cache = self.cache
-        stamp = cache.stack.marks.position
+        stamp = cache.stack.invalidations.position
         began = cache.stack.runtime.now()
         asked = dict(scope)  # as it is now: apps change theirs as they route
         route = scope[KEY] = self._begin(scope, _target(scope))
@@ -686,7 +688,7 @@ class LayerGate:
 
         async def closing() -> Message:
             message = await receive()
-            if message["type"] == "lifespan.startup" and self.cache.stack.fleet is not None:
+            if message["type"] == "lifespan.startup" and self.cache.stack.shared_log is not None:
                 await self.cache.stack.join()
             if message["type"] == "lifespan.shutdown":
                 await self.cache.aclose()

@@ -32,14 +32,14 @@ from struct import Struct
 from typing import Any, Final, NamedTuple, get_args
 
 from layergate.core.entry import Entry
-from layergate.core.invalidation import Mark, MarkKind, glob
+from layergate.core.invalidation import Invalidation, InvalidationKind, glob
 from layergate.errors import ConfigError, KeyRefused, WireError
 
 __all__ = [
     "FAR",
     "LOG_ID",
-    "MAX_MARKS",
-    "MAX_MARK_LENGTH",
+    "MAX_INVALIDATIONS",
+    "MAX_INVALIDATION_LENGTH",
     "MAX_SIZE",
     "MAX_TAGS",
     "Codec",
@@ -50,8 +50,8 @@ __all__ = [
 VERSION: Final = 1
 MAX_SIZE: Final = 16 * 1024 * 1024  # bytes
 MAX_TAGS: Final = 4096  # of an entry; `max_tags` is 128 by default
-MAX_MARKS: Final = 1000  # of a record
-MAX_MARK_LENGTH: Final = 8192  # characters
+MAX_INVALIDATIONS: Final = 1000  # of a record
+MAX_INVALIDATION_LENGTH: Final = 8192  # characters
 LOG_ID: Final = 16  # bytes
 FAR: Final = 2.0**40
 """No time on the wire is further than this from 1970, in seconds: some 35,000 years."""
@@ -64,14 +64,14 @@ _MAX_TAG_TEXT: Final = 1024 * 1024  # characters, all tags of an entry together
 # Lists are allocated at the length they declare, before their items are seen, and up to 1024 of them
 # in each other: so this, and the length of the data, is the most that one may declare.
 _MAX_ITEMS: Final = 1_000_000
-_MAX_RECORD: Final = 64 + MAX_MARKS * (16 + 4 * MAX_MARK_LENGTH)  # bytes
+_MAX_RECORD: Final = 64 + MAX_INVALIDATIONS * (16 + 4 * MAX_INVALIDATION_LENGTH)  # bytes
 _SMALL: Final = 16 * 1024  # bytes; up to here a copy is quicker than a view
 
 # log, position, size, created, fresh_until, stale_while_revalidate, stale_if_error, expires
 _HEAD: Final = Struct("<16sQQ5d")
 _HEAD_SIZE: Final = _HEAD.size
 
-_KINDS: Final[tuple[MarkKind, ...]] = get_args(MarkKind)
+_KINDS: Final[tuple[InvalidationKind, ...]] = get_args(InvalidationKind)
 _PLAIN: Final = 0  # the code of a value that is plain data
 _STRUCTURE: Final = 0  # the extension type of the markers below; those of values have their codes
 
@@ -321,7 +321,9 @@ class Codec:
 
     # -- records of the log --------------------------------------------------------------------
 
-    def encode_record(self, log: bytes, marks: tuple[Mark, ...], time: float) -> bytes:
+    def encode_record(
+        self, log: bytes, invalidations: tuple[Invalidation, ...], time: float
+    ) -> bytes:
         """A record of the log of incarnation ``log`` (16 bytes): ``marks`` made at ``time``
         (seconds since the epoch), 1000 at most.
 
@@ -330,16 +332,16 @@ class Codec:
         """
         try:
             _check_log(log)
-            if len(marks) > MAX_MARKS:
+            if len(invalidations) > MAX_INVALIDATIONS:
                 raise WireError(
-                    f"a record holds at most {MAX_MARKS} marks, got {len(marks)};"
+                    f"a record holds at most {MAX_INVALIDATIONS} marks, got {len(invalidations)};"
                     " make several records of them"
                 )
             document: list[Any] = [float(time)]
-            for mark in marks:
-                kind, value, soft = mark
-                if kind in ("key", "prefix") and len(value) > MAX_MARK_LENGTH:
-                    kind, value = "prefix", value[:MAX_MARK_LENGTH]
+            for invalidation in invalidations:
+                kind, value, soft = invalidation
+                if kind in ("key", "prefix") and len(value) > MAX_INVALIDATION_LENGTH:
+                    kind, value = "prefix", value[:MAX_INVALIDATION_LENGTH]
                 document += _KINDS.index(kind), value, bool(soft)
             _read_record(document)
             body = self._pack(document, 1024)
@@ -349,7 +351,7 @@ class Codec:
             raise WireError(_unencodable(error)) from error
         return _sealed(self._record_mac, log, 0, (body,))
 
-    def decode_record(self, log: bytes, data: bytes) -> tuple[tuple[Mark, ...], float]:
+    def decode_record(self, log: bytes, data: bytes) -> tuple[tuple[Invalidation, ...], float]:
         """The marks and the time of a record of the log of incarnation ``log``.
 
         `Marks.apply` takes these marks without an error. Raises WireError, and nothing else.
@@ -361,10 +363,10 @@ class Codec:
             return _read_record(
                 self._unpackb(
                     payload,
-                    max_array_len=1 + 3 * MAX_MARKS,
+                    max_array_len=1 + 3 * MAX_INVALIDATIONS,
                     max_map_len=0,
                     max_ext_len=0,
-                    max_str_len=4 * MAX_MARK_LENGTH,
+                    max_str_len=4 * MAX_INVALIDATION_LENGTH,
                     max_bin_len=0,
                     unicode_errors="surrogatepass",
                 )
@@ -513,19 +515,19 @@ def _opened(mac: hmac.HMAC | None, key: bytes, data: bytes, max_size: int) -> tu
     return payload, flags & _ZSTD
 
 
-def _read_record(document: Any) -> tuple[tuple[Mark, ...], float]:
+def _read_record(document: Any) -> tuple[tuple[Invalidation, ...], float]:
     """Raises WireError, and anything for what is no list at all."""
     time, *flat = document
     if type(time) is not float or not -FAR <= time <= FAR:
         raise WireError("the time of a record is no finite number of seconds")
-    if len(flat) % 3 or len(flat) > 3 * MAX_MARKS:
+    if len(flat) % 3 or len(flat) > 3 * MAX_INVALIDATIONS:
         raise WireError("the marks are not so many triples")
-    marks = []
+    invalidations = []
     for at in range(0, len(flat), 3):
         code, value, soft = flat[at : at + 3]
         if type(code) is not int or not 0 <= code < len(_KINDS):
             raise WireError("a mark is of an unknown kind")
-        if type(value) is not str or len(value) > MAX_MARK_LENGTH or type(soft) is not bool:
+        if type(value) is not str or len(value) > MAX_INVALIDATION_LENGTH or type(soft) is not bool:
             raise WireError("a mark is malformed, or too long")
         kind = _KINDS[code]
         if kind in ("glob", "path"):
@@ -533,8 +535,8 @@ def _read_record(document: Any) -> tuple[tuple[Mark, ...], float]:
                 glob(value)
             except KeyRefused as error:
                 raise WireError(f"a mark cannot be applied: {error}") from None
-        marks.append(Mark(kind, value, soft))
-    return tuple(marks), time
+        invalidations.append(Invalidation(kind, value, soft))
+    return tuple(invalidations), time
 
 
 def _check_times(

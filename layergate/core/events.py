@@ -39,7 +39,7 @@ EVENTS: Final = frozenset({
     "log_trimmed",     # the log was trimmed past this instance: it drops what it holds
     "layer_error",     # `operation` on `layer` raised `error`
     "miss",            # nothing usable was stored
-    "purge",           # `marks` were appended to the invalidation log
+    "purge",           # `invalidations` were appended to the invalidation log
     "record_refused",  # a record of the shared log could not be read
     "refresh",         # a background refresh began
     "refresh_skipped", # ... or did not, for `reason`

@@ -24,12 +24,12 @@ from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVa
 from layergate.config import seconds
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN, Hook, Span
-from layergate.core.fleet import Lease, Waited
 from layergate.core.flight import Flights, Pulse
-from layergate.core.invalidation import MAX_MARKS, MAX_PATTERNS
+from layergate.core.invalidation import MAX_INVALIDATIONS, MAX_PATTERNS
 from layergate.core.layer import Key, Layer
 from layergate.core.policy import Policy
 from layergate.core.ports import Runtime, Task
+from layergate.core.shared import Lease, Waited
 from layergate.core.stack import Stack, WritePolicy
 from layergate.errors import (
     ConfigError,
@@ -206,7 +206,7 @@ class Fetching(Stack):
         max_waiters: int = 65_536,
         max_refreshes: int = 256,
         fetch_term: float = 60.0,
-        max_marks: int = MAX_MARKS,
+        max_marks: int = MAX_INVALIDATIONS,
         max_patterns: int = MAX_PATTERNS,
         layer_timeout: float = 1.0,
         stale_if_untrusted: float | None = None,
@@ -326,7 +326,7 @@ class Fetching(Stack):
     ) -> dict[Key, Any]:
         """Join or begin the flights of these keys, and wait for what they bring."""
         now = self._now()
-        position = self.marks.position if self.trusted else float("inf")
+        position = self.invalidations.position if self.trusted else float("inf")
         started = _Since(position, self.runtime.monotonic())
         soft = None if policy.soft_timeout is None else now + policy.soft_timeout
         limit = None if policy.timeout is None else now + policy.timeout
@@ -384,7 +384,7 @@ class Fetching(Stack):
             present = self._flights.get(key)
             if present is not None and not alone and self._will_do(present, started, strict):
                 return present
-            flight = _Flight(key, self.runtime, crew, self.marks.position, present)
+            flight = _Flight(key, self.runtime, crew, self.invalidations.position, present)
             if self._flights.lead(key, flight, instead_of=present) is flight:
                 return flight
 
@@ -433,7 +433,7 @@ class Fetching(Stack):
             if len(self._refreshing) >= self._max_refreshes:
                 self.counters.on("refresh_skipped", key=key, reason="too many")
                 continue
-            flight = _Flight(key, self.runtime, crew, self.marks.position, present)
+            flight = _Flight(key, self.runtime, crew, self.invalidations.position, present)
             if self._flights.lead(key, flight, instead_of=present) is flight:
                 flight.held = entry  # for callers who cannot see it by a peek
                 self._refreshing.add(flight)
@@ -462,7 +462,7 @@ class Fetching(Stack):
             if self.leases is not None:
                 span.ready()
             for flight in pending.values():
-                flight.stamp = self.marks.position
+                flight.stamp = self.invalidations.position
                 flight.departed = self.runtime.monotonic()
                 why = "stale" if reason == "miss" and flight.held is not None else reason
                 self.counters.on("fetch", key=flight.key, reason=why)

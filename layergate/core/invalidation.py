@@ -32,22 +32,22 @@ from layergate.core.entry import Entry
 from layergate.errors import KeyRefused
 
 __all__ = [
-    "MAX_MARKS",
+    "MAX_INVALIDATIONS",
     "MAX_PATTERNS",
     "MAX_PATTERN_LENGTH",
     "Caught",
     "Glob",
+    "Invalidation",
+    "InvalidationKind",
+    "Invalidations",
     "LocalLog",
-    "Mark",
-    "MarkKind",
-    "Marks",
     "PurgeReceipt",
     "Scope",
     "glob",
     "matcher",
 ]
 
-MarkKind: TypeAlias = Literal["tag", "key", "prefix", "glob", "path", "all"]
+InvalidationKind: TypeAlias = Literal["tag", "key", "prefix", "glob", "path", "all"]
 
 MAX_PATTERN_LENGTH: Final = 2048
 MAX_PATTERN_STARS: Final = 16
@@ -60,7 +60,7 @@ _WORD: Final = (1 << 64) - 1
 _LENGTHS: Final = 256  # by which prefixes, and beginnings of patterns, are looked up
 _BUCKET: Final = 2048  # patterns with one beginning: what an entry is tested against at most
 
-MAX_MARKS: Final = 32_768
+MAX_INVALIDATIONS: Final = 32_768
 """Tags, keys and prefixes of each severity that are kept exactly, by default."""
 MAX_PATTERNS: Final = 8_192
 """Patterns of each severity, by default."""
@@ -68,7 +68,7 @@ MAX_PATTERNS: Final = 8_192
 Glob: TypeAlias = Callable[[str], bool]
 
 
-class Mark(NamedTuple):
+class Invalidation(NamedTuple):
     """One thing purged.
 
     ``kind``: ``tag`` (entries that carry the tag), ``key`` (the entry, with all its variants, whose
@@ -78,7 +78,7 @@ class Mark(NamedTuple):
     ``soft``: make stale instead of gone.
     """
 
-    kind: MarkKind
+    kind: InvalidationKind
     value: str = ""
     soft: bool = False
 
@@ -457,8 +457,8 @@ class _Severity:
         self.all: _History = ()
         self._depth = depth
 
-    def add(self, mark: Mark, matches: Glob | None, at: _At) -> None:
-        kind, value = mark.kind, mark.value
+    def add(self, invalidation: Invalidation, matches: Glob | None, at: _At) -> None:
+        kind, value = invalidation.kind, invalidation.value
         if kind == "tag":
             self.tags.add(value, (at,))
         elif kind == "key":
@@ -519,21 +519,23 @@ class _Severity:
 _Named: TypeAlias = tuple[str, str, float]
 
 
-def matcher(mark: Mark) -> Glob | None:
+def matcher(invalidation: Invalidation) -> Glob | None:
     """What a pattern mark matches; None for the other kinds. Raises KeyRefused."""
-    match mark.kind:
+    match invalidation.kind:
         case "tag" | "key" | "all":
             return None
         case "prefix":
-            return _prefix(mark.value)
+            return _prefix(invalidation.value)
         case "glob":
-            return glob(mark.value)
+            return glob(invalidation.value)
         case "path":
-            return _path_glob(mark.value)
-    raise KeyRefused(f"mark kind must be tag, key, prefix, glob, path or all, got {mark.kind!r}")
+            return _path_glob(invalidation.value)
+    raise KeyRefused(
+        f"mark kind must be tag, key, prefix, glob, path or all, got {invalidation.kind!r}"
+    )
 
 
-class Marks:
+class Invalidations:
     """What one instance knows of the log: its position and the marks that can still matter.
 
     ``position`` is the last log position applied; it only grows. ``floor``: what is stamped below it
@@ -545,21 +547,25 @@ class Marks:
 
     __slots__ = ("_hard", "_soft", "changes", "floor", "position")
 
-    def __init__(self, *, max_marks: int = MAX_MARKS, max_patterns: int = MAX_PATTERNS) -> None:
+    def __init__(
+        self, *, max_marks: int = MAX_INVALIDATIONS, max_patterns: int = MAX_PATTERNS
+    ) -> None:
         self.position = 0
         self.floor = 0
         self.changes = 0
         self._hard = _Severity(max_marks, max_patterns, 1)
         self._soft = _Severity(max_marks, max_patterns, _SOFT_DEPTH)
 
-    def apply(self, position: int, marks: Iterable[Mark], time: float) -> None:
+    def apply(self, position: int, invalidations: Iterable[Invalidation], time: float) -> None:
         """Take in the log record at ``position``, made at ``time`` (seconds since the epoch).
 
         Raises KeyRefused, with nothing taken in, for a pattern that `glob` refuses.
         """
         at = _At(position, time)
-        for mark, matches in [(mark, matcher(mark)) for mark in marks]:
-            (self._soft if mark.soft else self._hard).add(mark, matches, at)
+        for invalidation, matches in [
+            (invalidation, matcher(invalidation)) for invalidation in invalidations
+        ]:
+            (self._soft if invalidation.soft else self._hard).add(invalidation, matches, at)
         self.changes += 1
         # Last: a reader that sees the new position finds its marks, and that it has changed.
         self.position = position
@@ -678,13 +684,13 @@ class LocalLog:
 
     trusted_until: Final = float("inf")
 
-    def __init__(self, marks: Marks, lock: AbstractContextManager[Any]) -> None:
-        self._marks = marks
+    def __init__(self, invalidations: Invalidations, lock: AbstractContextManager[Any]) -> None:
+        self._marks = invalidations
         self._lock = lock
 
     async def append(
         self,
-        marks: tuple[Mark, ...],
+        invalidations: tuple[Invalidation, ...],
         time: float,
         *,
         wait: float | None = None,  # noqa: ARG002 - nobody to wait for
@@ -694,5 +700,5 @@ class LocalLog:
         Raises KeyRefused, with nothing applied, for a pattern that `glob` refuses.
         """
         with self._lock:
-            self._marks.apply(self._marks.position + 1, marks, time)
+            self._marks.apply(self._marks.position + 1, invalidations, time)
         return PurgeReceipt(1, 1)

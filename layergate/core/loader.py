@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from layergate.core.entry import Entry
 from layergate.core.events import Hook
 from layergate.core.fetching import Fetching, LoadRuntime
-from layergate.core.invalidation import MAX_MARKS, MAX_PATTERNS, Mark, PurgeReceipt
+from layergate.core.invalidation import MAX_INVALIDATIONS, MAX_PATTERNS, Invalidation, PurgeReceipt
 from layergate.core.layer import Key, Layer, MaybeAwaitable
 from layergate.core.policy import (
     Options,
@@ -64,7 +64,7 @@ class Loader(Fetching):
         max_waiters: int = 65_536,
         max_refreshes: int = 256,
         fetch_term: float = 60.0,
-        max_marks: int = MAX_MARKS,
+        max_marks: int = MAX_INVALIDATIONS,
         max_patterns: int = MAX_PATTERNS,
         layer_timeout: float = 1.0,
         stale_if_untrusted: float | None = None,
@@ -226,9 +226,9 @@ class Loader(Fetching):
         )
         names = policy.tags_of(value)
         # (an instance that stands still is not waited for: this is a write, not a purge)
-        mark = Mark("key", self._label(key))
-        await self._log.append((mark,), self._now(), wait=self._layer_timeout)
-        made = self._entry(value, names, policy, self.marks.position)
+        invalidation = Invalidation("key", self._label(key))
+        await self._log.append((invalidation,), self._now(), wait=self._layer_timeout)
+        made = self._entry(value, names, policy, self.invalidations.position)
         if made is None:
             return False
         entry, per_layer = made
@@ -364,7 +364,7 @@ class Loader(Fetching):
             )
         # One by one: the cap on the number is for entries, a purge may name more.
         names = dict.fromkeys(name for tag in tags for name in checked_tags((tag,)))
-        return await self.purge([(Mark("tag", name, soft),) for name in names])
+        return await self.purge([(Invalidation("tag", name, soft),) for name in names])
 
     async def invalidate_by_pattern(self, pattern: str, soft: bool = False) -> PurgeReceipt:
         """Purge every entry whose key matches ``pattern``, where ``*`` is any run of characters;
@@ -372,7 +372,7 @@ class Loader(Fetching):
 
         Raises KeyRefused for an empty or oversized pattern, or one with too many ``*``.
         """
-        return await self.purge([(Mark("glob", pattern, soft),)])
+        return await self.purge([(Invalidation("glob", pattern, soft),)])
 
     # -- the rest ------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from layergate.core.entry import Entry
-from layergate.core.invalidation import Glob, Mark, matcher
+from layergate.core.invalidation import Glob, Invalidation, matcher
 from layergate.core.layer import Key
 
 __all__ = ["MOST", "MOST_BY_LABEL", "PART", "Matched", "Matching"]
@@ -38,20 +38,20 @@ class Matching:
     ``named``: the marks of each thing. Raises KeyRefused for a pattern that `glob` refuses.
     """
 
-    def __init__(self, named: Sequence[Sequence[Mark]]) -> None:
+    def __init__(self, named: Sequence[Sequence[Invalidation]]) -> None:
         self._tags: dict[str, list[int]] = {}
         self._keys: dict[str, list[int]] = {}
         self._patterns: list[tuple[Glob, int]] = []
         self._all: list[int] = []
-        for thing, marks in enumerate(named):
-            for mark in marks:
-                matches = matcher(mark)
+        for thing, invalidations in enumerate(named):
+            for invalidation in invalidations:
+                matches = matcher(invalidation)
                 if matches is not None:
                     self._patterns.append((matches, thing))
-                elif mark.kind == "tag":
-                    self._tags.setdefault(mark.value, []).append(thing)
-                elif mark.kind == "key":
-                    self._keys.setdefault(mark.value, []).append(thing)
+                elif invalidation.kind == "tag":
+                    self._tags.setdefault(invalidation.value, []).append(thing)
+                elif invalidation.kind == "key":
+                    self._keys.setdefault(invalidation.value, []).append(thing)
                 else:
                     self._all.append(thing)
         self._unseen = set(range(len(named)))

@@ -14,19 +14,19 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 from layergate.core.codec import ValueType
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN, Counters, Hook, Span
-from layergate.core.fleet import Joining, Lease, Leases, Log, SharedLayer, Waited
 from layergate.core.invalidation import (
-    MAX_MARKS,
+    MAX_INVALIDATIONS,
     MAX_PATTERNS,
     Caught,
+    Invalidation,
+    Invalidations,
     LocalLog,
-    Mark,
-    Marks,
     PurgeReceipt,
 )
 from layergate.core.layer import Key, Layer, MaybeAwaitable, PeekableLayer
 from layergate.core.matching import PART, Matched, Matching
 from layergate.core.ports import Runtime
+from layergate.core.shared import Joining, Lease, Leases, Log, SharedLayer, Waited
 from layergate.errors import ConfigError, LayerUnavailable, PartialWriteError
 
 __all__ = ["Found", "Held", "PurgeReceipt", "Stack", "WritePolicy"]
@@ -60,7 +60,7 @@ class Held(NamedTuple):
 
     @property
     def purged(self) -> bool:
-        return any(not mark.soft for mark in self.caught)
+        return any(not invalidation.soft for invalidation in self.caught)
 
 
 def _no_peek(_key: Key) -> None:
@@ -115,7 +115,7 @@ class Stack:
         runtime: Runtime,
         write_policy: WritePolicy = "best-effort",
         label: Callable[[Any], str] = _text,
-        max_marks: int = MAX_MARKS,
+        max_marks: int = MAX_INVALIDATIONS,
         max_patterns: int = MAX_PATTERNS,
         layer_timeout: float = 1.0,
         hooks: Iterable[Hook] = (),
@@ -165,17 +165,17 @@ class Stack:
         self.runtime = runtime
         self.write_policy = write_policy
         self.counters = Counters(hooks)
-        self.marks = Marks(max_marks=max_marks, max_patterns=max_patterns)
+        self.invalidations = Invalidations(max_marks=max_marks, max_patterns=max_patterns)
         # The log that other instances append to as well, or None: then nothing is ever distrusted.
-        self.fleet: Log | None = None
+        self.shared_log: Log | None = None
         self.leases: Leases | None = None
-        self._log: Log | LocalLog = LocalLog(self.marks, runtime.lock())
-        joining = Joining(self.marks, runtime, self.counters, tuple(values))
+        self._log: Log | LocalLog = LocalLog(self.invalidations, runtime.lock())
+        joining = Joining(self.invalidations, runtime, self.counters, tuple(values))
         for layer in shared:
-            self.fleet, self.leases = layer.join(joining)
-            self._log = self.fleet
+            self.shared_log, self.leases = layer.join(joining)
+            self._log = self.shared_log
         if log is not None:
-            self._log = self.fleet = log(joining)
+            self._log = self.shared_log = log(joining)
         self._label = label
         top = self.layers[0]
         # The top layer's own peek, for who looks after purges and failures himself (see `peek`).
@@ -190,16 +190,16 @@ class Stack:
     @property
     def trusted(self) -> bool:
         """Are the marks known to be complete? Always so without a shared layer."""
-        fleet = self.fleet
-        return fleet is None or self.runtime.monotonic() < fleet.trusted_until
+        log = self.shared_log
+        return log is None or self.runtime.monotonic() < log.trusted_until
 
     async def catch_up(self) -> bool:
         """Make sure of being `trusted`, if that can be had within the shared layer's time budget.
 
         Returns whether what the layers hold may be taken for fresh by whoever asked.
         """
-        fleet = self.fleet
-        return fleet is None or self.trusted or await fleet.catch_up()
+        log = self.shared_log
+        return log is None or self.trusted or await log.catch_up()
 
     async def take_lease(self, key: Key, *, wait: float, span: Span) -> Lease | Waited:
         """The fleet's lease of ``key``, for the fetch that ``span`` is of; see `Leases.acquire`. It
@@ -229,14 +229,14 @@ class Stack:
         log has not been heard of for too long.
         """
         # Trust first, marks then: what is applied in between (by another thread) is seen.
-        if self.fleet is not None and not self.trusted:
+        if self.shared_log is not None and not self.trusted:
             return None
         try:
             entry = self.top_peek(key)
             if (
                 entry is not None
-                and entry.checked != self.marks.position
-                and not self.marks.admit(entry, self._label(key))
+                and entry.checked != self.invalidations.position
+                and not self.invalidations.admit(entry, self._label(key))
             ):
                 return None
         except Exception as error:  # whatever it gave us may be no entry at all
@@ -244,7 +244,7 @@ class Stack:
             return None
         return entry
 
-    def glance(self, key: Key) -> Entry | None:
+    def inspect_top(self, key: Key) -> Entry | None:
         """As `peek`, but nothing that has expired, and it does not count as a read."""
         top = self.layers[0]
         look: Callable[[Key], Any] | None = getattr(top, "look", None)
@@ -264,7 +264,7 @@ class Stack:
         it does not count."""
         reads: Callable[[Key], int | None] | None = getattr(self.layers[0], "reads", None)
         if reads is None:
-            return None if self.glance(key) is None else 0
+            return None if self.inspect_top(key) is None else 0
         try:
             return reads(key)
         except Exception as error:
@@ -399,7 +399,9 @@ class Stack:
     def _usable(self, key: Key, entry: Entry) -> bool:
         if entry.expires <= self.runtime.now():
             return False
-        return entry.checked == self.marks.position or self.marks.admit(entry, self._label(key))
+        return entry.checked == self.invalidations.position or self.invalidations.admit(
+            entry, self._label(key)
+        )
 
     async def _backfill(
         self, key: Key, entry: Entry, depth: int, ttl: Mapping[str, float] | None
@@ -424,9 +426,9 @@ class Stack:
         not name is capped by its own ``ttl`` attribute, if it has one.
         Under the strict policy raises PartialWriteError when a layer fails.
         """
-        if entry.stamp != self.marks.position:
+        if entry.stamp != self.invalidations.position:
             entry.checked = entry.stamp
-            if not self.marks.admit(entry, self._label(key)):
+            if not self.invalidations.admit(entry, self._label(key)):
                 return False
         failed: dict[str, BaseException] = {}
         written: list[str] = []
@@ -460,9 +462,9 @@ class Stack:
         `store`), and whoever comes next finds it already. False if that cannot be."""
         if not self._keeps or not self.trusted:
             return False
-        if entry.stamp != self.marks.position:
+        if entry.stamp != self.invalidations.position:
             entry.checked = entry.stamp
-            if not self.marks.admit(entry, self._label(key)):
+            if not self.invalidations.admit(entry, self._label(key)):
                 return False
         top = self.layers[0]
         try:
@@ -537,7 +539,7 @@ class Stack:
 
         True if any layer held it.
         """
-        await self.invalidate((Mark("key", self._label(key)),))
+        await self.invalidate((Invalidation("key", self._label(key)),))
         held, failed = await self.discard(key)
         if failed and self.write_policy == "strict":
             raise PartialWriteError(failed, ())
@@ -561,7 +563,7 @@ class Stack:
 
     async def clear(self) -> None:
         """Drop everything from every layer, fills under way included."""
-        await self.invalidate((Mark("all"),))
+        await self.invalidate((Invalidation("all"),))
         failed: dict[str, BaseException] = {}
         for layer in self.layers:
             try:
@@ -574,7 +576,7 @@ class Stack:
 
     async def purge(
         self,
-        named: Sequence[Sequence[Mark]],
+        named: Sequence[Sequence[Invalidation]],
         *,
         counts: Callable[[Entry], bool] | None = None,
     ) -> PurgeReceipt:
@@ -582,8 +584,10 @@ class Stack:
         this process's memory they meet. ``counts``: of which entries; None: of all."""
         matching = Matching(named)
         matched = await self._count(matching, counts)
-        marks = tuple(dict.fromkeys(mark for marks in named for mark in marks))
-        return await self.invalidate(marks, matched=matched)
+        invalidations = tuple(
+            dict.fromkeys(invalidation for invalidations in named for invalidation in invalidations)
+        )
+        return await self.invalidate(invalidations, matched=matched)
 
     async def _count(self, matching: Matching, counts: Callable[[Entry], bool] | None) -> Matched:
         layer = next((one for one in self.layers if hasattr(one, "scan")), None)
@@ -613,7 +617,7 @@ class Stack:
 
     async def invalidate(
         self,
-        marks: tuple[Mark, ...],
+        invalidations: tuple[Invalidation, ...],
         *,
         wait: float | None = None,
         matched: Matched | None = None,
@@ -625,13 +629,13 @@ class Stack:
 
         Raises KeyRefused, with nothing purged, for a pattern that `glob` refuses.
         """
-        with self.counters.span("purge", marks=marks) as span:
-            receipt = await self._log.append(marks, self.runtime.now(), wait=wait)
+        with self.counters.span("purge", invalidations=invalidations) as span:
+            receipt = await self._log.append(invalidations, self.runtime.now(), wait=wait)
             if matched is not None:
                 receipt = receipt._replace(**matched._asdict())
             if wait != 0.0:  # else nobody asked how far it got
                 span.note(receipt=receipt)
-        self.counters.on("purge", marks=marks)
+        self.counters.on("purge", invalidations=invalidations)
         return receipt
 
     def purged_since(
@@ -641,13 +645,15 @@ class Stack:
 
         With ``soft`` a soft purge counts too.
         """
-        return stamp != self.marks.position and self.marks.purged_since(
+        return stamp != self.invalidations.position and self.invalidations.purged_since(
             stamp, tags, self._label(key), soft=soft
         )
 
     def admits(self, key: Key, entry: Entry) -> bool:
         """Is an entry that was found under ``key`` earlier on still not purged?"""
-        return entry.checked == self.marks.position or self.marks.admit(entry, self._label(key))
+        return entry.checked == self.invalidations.position or self.invalidations.admit(
+            entry, self._label(key)
+        )
 
     def vouches(self, key: Key, entry: Entry, grace: float | None) -> bool:
         """May a stale entry, found under ``key`` earlier on, be used in place of a fetch that fails or
@@ -656,9 +662,9 @@ class Stack:
 
         ``grace``: seconds for which it may after the log was last heard; None: not at all.
         """
-        fleet = self.fleet
-        if fleet is not None:  # (trust first, marks then: see `peek`)
-            unheard = self.runtime.monotonic() - fleet.trusted_until
+        log = self.shared_log
+        if log is not None:  # (trust first, marks then: see `peek`)
+            unheard = self.runtime.monotonic() - log.trusted_until
             if unheard >= 0 and (grace is None or unheard >= grace):
                 return False
         return self.admits(key, entry)
@@ -666,10 +672,10 @@ class Stack:
     def forked(self) -> None:
         """In the child of a fork: a lock that another thread of the parent held is never released
         here. The marks themselves are whole, for their position is written last."""
-        if self.fleet is None:
-            self._log = LocalLog(self.marks, self.runtime.lock())
+        if self.shared_log is None:
+            self._log = LocalLog(self.invalidations, self.runtime.lock())
         else:
-            self.fleet.forked()
+            self.shared_log.forked()
 
     async def join(self) -> None:
         """Become an instance of the fleet, if there is one and it can be reached, before there is a
@@ -681,8 +687,8 @@ class Stack:
 
         ``ended``: nothing is being fetched any more, so nobody need wait for that either.
         """
-        if self.fleet is not None:
-            await self.fleet.leave()
+        if self.shared_log is not None:
+            await self.shared_log.leave()
         if ended and self.leases is not None:
             await self.leases.leave()
 
@@ -699,23 +705,23 @@ class Stack:
 
     # -- looking -------------------------------------------------------------------------------
 
-    async def survey(self, key: Key) -> list[Held]:
+    async def inspect(self, key: Key) -> list[Held]:
         """What each layer has under a key, top first, and what purges have made of it. Nothing is
         changed, copied or counted. Never raises."""
-        survey: list[Held] = []
+        inspect: list[Held] = []
         for layer in self.layers:
             try:
                 entry: Entry | None = await self._answer(layer, _look(layer, key))
                 if entry is None or entry.expires <= self.runtime.now():
-                    survey.append(Held(layer.name))
+                    inspect.append(Held(layer.name))
                     continue
                 entry = entry.clipped(entry.stale_from)
-                caught = self.marks.catching(entry, self._label(key))
-                self.marks.admit(entry, self._label(key))
-                survey.append(Held(layer.name, entry, caught))
+                caught = self.invalidations.catching(entry, self._label(key))
+                self.invalidations.admit(entry, self._label(key))
+                inspect.append(Held(layer.name, entry, caught))
             except Exception as error:
-                survey.append(Held(layer.name, error=error))
-        return survey
+                inspect.append(Held(layer.name, error=error))
+        return inspect
 
     def metrics(self) -> dict[str, Any]:
         """Counters since this stack was made, and per layer what it says of itself.
@@ -733,8 +739,8 @@ class Stack:
             "events": self.counters.snapshot(),
             "layers": layers,
             "invalidation": {
-                "position": self.marks.position,
-                **self.marks.counts(),
-                **({} if self.fleet is None else self.fleet.stats()),
+                "position": self.invalidations.position,
+                **self.invalidations.counts(),
+                **({} if self.shared_log is None else self.shared_log.stats()),
             },
         }

@@ -125,8 +125,8 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
     )),
     ("what happens at the same time", (
         ("collapse", _T.SWITCH, "concurrent identical requests share one fetch"),
-        ("coalesce_timeout", _T.SECONDS, "how long a follower waits for the leader's response"),
-        ("coalesce_fallback", _T.TEXT, "what follows that: fetch, or 504"),
+        ("collapse_timeout", _T.SECONDS, "how long a follower waits for the leader's response"),
+        ("collapse_fallback", _T.TEXT, "what follows that: fetch, or 504"),
         ("max_waiters", _T.COUNT, "followers per worker; more are passed"),
         ("hit_for_miss_ttl", _T.SECONDS, "how long what turned out not to be shareable is not collapsed"),
         ("background_refreshes", _T.COUNT, "refreshes at a time"),

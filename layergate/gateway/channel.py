@@ -58,7 +58,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
-from layergate.core.fleet import Joining, Log
+from layergate.core.shared import Joining, Log
 from layergate.gateway.siblings import SiblingLog
 from layergate.gateway.totals import total
 

@@ -36,8 +36,8 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from layergate.core.fleet import Joining, Log
-from layergate.core.invalidation import Mark, PurgeReceipt
+from layergate.core.invalidation import Invalidation, PurgeReceipt
+from layergate.core.shared import Joining, Log
 from layergate.errors import ConfigError
 
 __all__ = ["TERM", "Board", "Settled", "SiblingLog"]
@@ -52,7 +52,7 @@ Send: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 
 class SiblingLog:
-    """`layergate.core.fleet.Log` of one worker, on its loop.
+    """`layergate.core.shared.Log` of one worker, on its loop.
 
     ``send``: takes messages for the supervisor; raises nothing. ``workers``: how many there are.
     """
@@ -81,18 +81,18 @@ class SiblingLog:
     # -- the protocol of the core --------------------------------------------------------------
 
     async def append(
-        self, marks: tuple[Mark, ...], time: float, *, wait: float | None = None
+        self, invalidations: tuple[Invalidation, ...], time: float, *, wait: float | None = None
     ) -> PurgeReceipt:
         """See `Log.append`. What is appended while no supervisor is there is not made up for: this
         worker ends, and so do the others."""
         assert self._joining is not None
-        own = self._joining.marks
-        own.apply(own.position + 1, marks, time)
+        own = self._joining.invalidations
+        own.apply(own.position + 1, invalidations, time)
         unknown = PurgeReceipt(1, self._workers, final=False, scope="host")
         if self._gone:
             return unknown
         number = next(self._numbers)
-        self._send({"op": "purge", "id": number, "time": time, "marks": _packed(marks)})
+        self._send({"op": "purge", "id": number, "time": time, "marks": _packed(invalidations)})
         if wait is None:
             wait = TERM + 1.0
         elif wait <= 0:
@@ -147,7 +147,7 @@ class SiblingLog:
         """A message from the supervisor."""
         match message["op"]:
             case "purged":
-                self._apply([Mark(*one) for one in message["marks"]], message["time"])
+                self._apply([Invalidation(*one) for one in message["marks"]], message["time"])
                 self._send({"op": "applied", "n": message["n"]})
             case "grant":
                 self._granted = message["until"]
@@ -172,12 +172,12 @@ class SiblingLog:
             if not future.done():
                 future.set_result(PurgeReceipt(1, self._workers, final=False, scope="host"))
 
-    def _apply(self, marks: list[Mark], time: float) -> None:
+    def _apply(self, invalidations: list[Invalidation], time: float) -> None:
         if self._joining is None:
             return  # nothing is stored yet
-        own = self._joining.marks
+        own = self._joining.invalidations
         # By the clock here: made stale is made stale now, whoever set the clock meanwhile.
-        own.apply(own.position + 1, marks, min(time, self._joining.runtime.now()))
+        own.apply(own.position + 1, invalidations, min(time, self._joining.runtime.now()))
 
     def _answered(self) -> None:
         asked, self._asked = self._asked, None
@@ -185,11 +185,11 @@ class SiblingLog:
             asked.set_result(None)
 
 
-def _packed(marks: tuple[Mark, ...]) -> list[Mark]:
+def _packed(invalidations: tuple[Invalidation, ...]) -> list[Invalidation]:
     """The marks, as JSON has them; those of a purge beyond all measure as one that purges no less."""
-    if sum(len(mark.value) + 16 for mark in marks) > _LONGEST:
-        return [Mark("all", soft=all(mark.soft for mark in marks))]
-    return list(marks)
+    if sum(len(invalidation.value) + 16 for invalidation in invalidations) > _LONGEST:
+        return [Invalidation("all", soft=all(invalidation.soft for invalidation in invalidations))]
+    return list(invalidations)
 
 
 class Settled(NamedTuple):

@@ -69,7 +69,7 @@ class Worker:
         cache.runtime.last()
         await channel.open(reload=self.reload, stats=self.stats)
         cache.reporter = channel.report
-        if cache.stack.fleet is not None:
+        if cache.stack.shared_log is not None:
             await cache.stack.join()  # before there are requests: the first ones come all at once
         listeners = [
             await loop.create_server(

@@ -161,22 +161,22 @@ class _Ghost:
 
     def add(self, key: Key, limit: int) -> None:
         """Remember ``key``, and of all keys only the latest ``limit``."""
-        mark = hash(key) & _HASH_MASK
+        invalidation = hash(key) & _HASH_MASK
         members = self._members
-        if mark not in members:
-            members.add(mark)
-            self._order.append(mark)
+        if invalidation not in members:
+            members.add(invalidation)
+            self._order.append(invalidation)
         while len(self._order) > limit:
             members.discard(self._order.popleft())
 
     def take(self, key: Key) -> bool:
         """True if ``key`` was remembered; it is no longer."""
-        mark = hash(key) & _HASH_MASK
-        if mark not in self._members:
+        invalidation = hash(key) & _HASH_MASK
+        if invalidation not in self._members:
             return False
         # Its place in the order stays until its turn comes. Should the key return to the ghost
         # before, it is forgotten a little early; a search through the order would cost more.
-        self._members.remove(mark)
+        self._members.remove(invalidation)
         return True
 
 

@@ -138,7 +138,7 @@ class LayerGate:
         self._obey = options.request_directives
         self._method_lines = _texts(cache.pass_lines(Refused.METHOD, "method"))
         self._rule_lines = _texts(cache.pass_lines(Refused.RULE, "bypass"))
-        self._hidden = frozenset(name.decode("latin-1") for name in cache.kept_back)
+        self._hidden = frozenset(name.decode("latin-1") for name in cache.internal_fields)
         self._longest = options.max_key_length
         self._has_rules = len(cache.rules) > 0
         self._bypasses = cache.rules.bypasses or None
@@ -278,7 +278,7 @@ class LayerGate:
         cache = self.cache
         counters = cache.stack.counters
         stale = exchange.entry
-        limit = float(cache.options.coalesce_timeout)  # type: ignore[arg-type]
+        limit = float(cache.options.collapse_timeout)  # type: ignore[arg-type]
         patience = self._patience(request, stale)
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(exchange.reader(request))
@@ -352,7 +352,7 @@ class LayerGate:
         match = None
         if self._has_rules:  # (what is marked is stored, so its path is not too long)
             match = cache.rules.match(route_path(environ), fields.get(b"host", b""))
-        stamp, began = cache.stack.marks.position, cache.stack.runtime.now()
+        stamp, began = cache.stack.invalidations.position, cache.stack.runtime.now()
 
         asked = dict(environ)  # as it is now: what the app notes in its own is noted in ours
 

@@ -17,7 +17,7 @@ SIZES = ["memory", "max_body", "max_inflight"]
 COUNTS = ["max_tags", "max_variants", "max_key_length", "max_waiters", "background_refreshes"]
 DURATIONS = [
     "keep",
-    "coalesce_timeout",
+    "collapse_timeout",
     "hit_for_miss_ttl",
     "slow_reader_timeout",
     "abandoned_timeout",
@@ -76,7 +76,7 @@ BAD_OPTIONS: list[tuple[str, Any]] = [
     *(("heuristic", value) for value in NO_FRACTION),
     *(("layers", value) for value in NO_LAYERS),
     *(("shared", value) for value in NO_URL),
-    *(("coalesce_fallback", value) for value in NO_FALLBACK),
+    *(("collapse_fallback", value) for value in NO_FALLBACK),
     *(("rules", value) for value in NO_RULES),
     *(("admin", value) for value in ("token", True, {"token": "x"}, 7)),
     *(("name", value) for value in ("", "\u00e9", "a\nb", 7, None, b"x")),
@@ -116,7 +116,7 @@ def test_every_option_has_a_row_above():
         ("memroy", "memory"),
         ("max_bdy", "max_body"),
         ("rule", "rules"),
-        ("coalesce_time_out", "coalesce_timeout"),
+        ("coalesce_time_out", "collapse_timeout"),
         ("stripe_tags", "strip_tags"),
     ],
 )

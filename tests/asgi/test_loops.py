@@ -79,7 +79,7 @@ class Site:
     @property
     def members(self) -> int:
         """How many instances purges wait for, by what is in the Valkey."""
-        log: Any = self.cache.stack.fleet
+        log: Any = self.cache.stack.shared_log
         return int(self.valkey.cli("ZCARD", log._keys[2].decode()))
 
     def purged(self, client: Any, **what: Any) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def test_values_with_asyncio_run_for_each_call(shared_valkey: Any) -> None:
     assert asyncio.run(stack.invalidate_by_tag("x")).instances == 1
     asyncio.run(stack.delete("key"))
     assert asyncio.run(stack.get("key", fetch, ttl=60)) == 2
-    log: Any = stack.fleet
+    log: Any = stack.shared_log
     assert shared_valkey.cli("ZCARD", log._keys[2].decode()) == 0
 
 
@@ -247,7 +247,7 @@ def test_a_loop_that_is_closed_over_what_runs(shared_valkey: Any) -> None:
 
     async def get(site: Site, path: str) -> httpx.Response:
         transport = httpx.ASGITransport(site.app)
-        log: Any = site.cache.stack.fleet
+        log: Any = site.cache.stack.shared_log
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
             answer = await client.get(path)
             # A socket that is just being connected is nobody's yet.

@@ -194,7 +194,7 @@ OTHERS: dict[str, Any] = {
     "collapse": False,
     "targets": ("CDN-Cache-Control",),
     "max_key_length": 99,
-    "coalesce_fallback": "504",
+    "collapse_fallback": "504",
 }
 
 

@@ -477,7 +477,7 @@ async def test_a_stale_response_stands_in_for_an_app_that_is_too_slow(method):
 
 
 async def test_followers_wait_no_longer_than_that_either():
-    world = World(origin_timeout=0.01, coalesce_timeout=60)
+    world = World(origin_timeout=0.01, collapse_timeout=60)
     gate = Gate()
     hanging(world, gate)
     await world.get("/")
@@ -493,7 +493,7 @@ async def test_followers_wait_no_longer_than_that_either():
 
 
 async def test_a_request_that_comes_later_waits_no_longer_than_that_either():
-    world = World(origin_timeout=0.01, coalesce_timeout=60)
+    world = World(origin_timeout=0.01, collapse_timeout=60)
     gate = Gate()
     hanging(world, gate)
     await world.get("/")

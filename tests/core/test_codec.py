@@ -28,14 +28,14 @@ from hypothesis import strategies as st
 from layergate.core import codec as module
 from layergate.core.codec import (
     FAR,
-    MAX_MARK_LENGTH,
-    MAX_MARKS,
+    MAX_INVALIDATION_LENGTH,
+    MAX_INVALIDATIONS,
     MAX_TAGS,
     Codec,
     ValueType,
 )
 from layergate.core.entry import Entry
-from layergate.core.invalidation import Mark, Marks
+from layergate.core.invalidation import Invalidation, Invalidations
 from layergate.errors import ConfigError, LayerGateError, WireError
 from tests.snapshots.same import assert_same_entry, same
 
@@ -359,7 +359,7 @@ def test_a_key_cannot_grow_into_the_payload() -> None:
 
 
 def test_an_entry_is_no_record_and_a_record_is_no_entry() -> None:
-    record = SIGNED.encode_record(LOG, (Mark("all"),), 1.0)
+    record = SIGNED.encode_record(LOG, (Invalidation("all"),), 1.0)
     with pytest.raises(WireError, match="signature"):
         SIGNED.decode(LOG, record)
     data = SIGNED.encode(LOG, entry(), position=7, log=LOG)
@@ -368,7 +368,7 @@ def test_an_entry_is_no_record_and_a_record_is_no_entry() -> None:
 
 
 def test_a_record_of_another_log_is_refused() -> None:
-    record = SIGNED.encode_record(LOG, (Mark("all"),), 1.0)
+    record = SIGNED.encode_record(LOG, (Invalidation("all"),), 1.0)
     with pytest.raises(WireError, match="signature"):
         SIGNED.decode_record(LOG[::-1], record)
 
@@ -508,7 +508,7 @@ def test_exactly_one_frame() -> None:
 
 
 def test_a_record_is_never_compressed() -> None:
-    record = any_codec().encode_record(LOG, (Mark("tag", "x" * 500),), 1.0)
+    record = any_codec().encode_record(LOG, (Invalidation("tag", "x" * 500),), 1.0)
     with pytest.raises(WireError, match="compressed"):
         any_codec().decode_record(LOG, b"\x01\x01" + zstd.compress(record[2:]))
 
@@ -723,56 +723,56 @@ def test_mutations_of_what_is_valid(
 # -- records --------------------------------------------------------------------------------------
 
 texts = st.text(st.characters(codec=None), max_size=40)
-marks = st.one_of(
-    st.builds(Mark, st.sampled_from(["tag", "key", "prefix"]), texts, st.booleans()),
+invalidations = st.one_of(
+    st.builds(Invalidation, st.sampled_from(["tag", "key", "prefix"]), texts, st.booleans()),
     st.builds(
-        Mark,
+        Invalidation,
         st.sampled_from(["glob", "path"]),
         texts.filter(lambda text: text and text.count("*") <= 16),
         st.booleans(),
     ),
-    st.builds(Mark, st.just("all"), st.just(""), st.booleans()),
+    st.builds(Invalidation, st.just("all"), st.just(""), st.booleans()),
 )
 
 
 @thorough
 @given(
-    record=st.lists(marks, max_size=20).map(tuple),
+    record=st.lists(invalidations, max_size=20).map(tuple),
     moment=moments,
     secret=st.sampled_from([None, SECRET]),
 )
 def test_a_record_comes_back_as_it_was(
-    record: tuple[Mark, ...], moment: float, secret: str | None
+    record: tuple[Invalidation, ...], moment: float, secret: str | None
 ) -> None:
     codec = any_codec(secret=secret)
     back, when = any_codec(secret=secret).decode_record(
         LOG, codec.encode_record(LOG, record, moment)
     )
     assert back == record
-    assert all(type(mark) is Mark for mark in back)
+    assert all(type(mark) is Invalidation for mark in back)
     assert same(when, moment)
-    Marks().apply(1, back, when)  # and is applied without an error
+    Invalidations().apply(1, back, when)  # and is applied without an error
 
 
 def test_what_is_too_long_becomes_a_shorter_prefix() -> None:
     """It purges more, never less."""
-    long = "https://h/" + "x" * MAX_MARK_LENGTH
+    long = "https://h/" + "x" * MAX_INVALIDATION_LENGTH
     for kind in ("key", "prefix"):
-        record = any_codec().encode_record(LOG, (Mark(kind, long, True),), 1.0)
+        record = any_codec().encode_record(LOG, (Invalidation(kind, long, True),), 1.0)
         (mark,), _ = any_codec().decode_record(LOG, record)
-        assert mark == Mark("prefix", long[:MAX_MARK_LENGTH], True)
+        assert mark == Invalidation("prefix", long[:MAX_INVALIDATION_LENGTH], True)
 
 
 @pytest.mark.parametrize(
     ("record", "moment"),
     [
-        ((Mark("all"),) * (MAX_MARKS + 1), 1.0),
-        ((Mark("tag", "x" * (MAX_MARK_LENGTH + 1)),), 1.0),
-        ((Mark("glob", ""),), 1.0),
-        ((Mark("path", "*" * 18),), 1.0),
-        ((Mark("glob", "x" * 3000),), 1.0),
-        ((Mark("tag", b"x"),), 1.0),  # type: ignore[arg-type]
-        ((Mark("everything"),), 1.0),  # type: ignore[arg-type]
+        ((Invalidation("all"),) * (MAX_INVALIDATIONS + 1), 1.0),
+        ((Invalidation("tag", "x" * (MAX_INVALIDATION_LENGTH + 1)),), 1.0),
+        ((Invalidation("glob", ""),), 1.0),
+        ((Invalidation("path", "*" * 18),), 1.0),
+        ((Invalidation("glob", "x" * 3000),), 1.0),
+        ((Invalidation("tag", b"x"),), 1.0),  # type: ignore[arg-type]
+        ((Invalidation("everything"),), 1.0),  # type: ignore[arg-type]
         ((), math.nan),
         ((), math.inf),
         ((), "now"),
@@ -780,14 +780,14 @@ def test_what_is_too_long_becomes_a_shorter_prefix() -> None:
     ids=range(10),
 )
 def test_a_record_that_nobody_would_take_is_not_written(
-    record: tuple[Mark, ...], moment: float
+    record: tuple[Invalidation, ...], moment: float
 ) -> None:
     with pytest.raises(WireError):
         any_codec().encode_record(LOG, record, moment)
 
 
 def test_a_full_record_fits() -> None:
-    record = (Mark("tag", "\U0001f600" * MAX_MARK_LENGTH),) * MAX_MARKS
+    record = (Invalidation("tag", "\U0001f600" * MAX_INVALIDATION_LENGTH),) * MAX_INVALIDATIONS
     codec = any_codec(max_size=1)  # that is for entries
     assert codec.decode_record(LOG, codec.encode_record(LOG, record, 1.0)) == (record, 1.0)
 
@@ -800,7 +800,7 @@ def test_a_full_record_fits() -> None:
         [1.0, 6, "a", False], [1.0, -1, "a", False], [1.0, 0.0, "a", False], [1.0, 0, b"a", False],
         [1.0, 0, 5, False], [1.0, 0, "a", 0], [1.0, 0, "a", None], [1.0, 0, ["a"], False],
         [1.0, 3, "", False], [1.0, 4, "*" * 17, False], [1.0, 3, "x" * 2049, False],
-        [1.0, 0, "x" * (MAX_MARK_LENGTH + 1), False], [1.0, *([5, "", False] * (MAX_MARKS + 1))],
+        [1.0, 0, "x" * (MAX_INVALIDATION_LENGTH + 1), False], [1.0, *([5, "", False] * (MAX_INVALIDATIONS + 1))],
         [1.0, msgpack.ExtType(1, b"a"), "a", False], {1.0: 0}, b"abc", [1.0, 0, {}, False],
     ],
     ids=range(33),

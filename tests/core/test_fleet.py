@@ -11,8 +11,8 @@ import pytest
 
 from layergate.assembly import CacheStack
 from layergate.core.entry import Entry
-from layergate.core.fleet import Joining, SharedLayer, Waited
-from layergate.core.invalidation import Mark, PurgeReceipt
+from layergate.core.invalidation import Invalidation, PurgeReceipt
+from layergate.core.shared import Joining, SharedLayer, Waited
 from layergate.core.stack import Stack
 from layergate.errors import ConfigError, FetchAborted
 from tests.core.support import DictLayer, Source, StillRuntime, TopLayer, settle
@@ -29,10 +29,10 @@ class Log:
         self.left = 0
 
     async def append(
-        self, marks: tuple[Mark, ...], time: float, *, wait: float | None = None
+        self, invalidations: tuple[Invalidation, ...], time: float, *, wait: float | None = None
     ) -> PurgeReceipt:
-        known = self.joining.marks
-        known.apply(known.position + 1, marks, time)
+        known = self.joining.invalidations
+        known.apply(known.position + 1, invalidations, time)
         return PurgeReceipt(2, 3, final=False)
 
     async def catch_up(self) -> bool:
@@ -88,12 +88,12 @@ def stack(runtime: StillRuntime, top: TopLayer, low: SharedDict) -> Stack:
 def made(stack: Stack, **windows: Any) -> Entry:
     now = stack.runtime.now()
     windows.setdefault("fresh_until", now + 60)
-    return Entry("v", created=now, stamp=stack.marks.position, **windows)
+    return Entry("v", created=now, stamp=stack.invalidations.position, **windows)
 
 
 def test_the_shared_layer_brings_the_log(stack: Stack, low: SharedDict) -> None:
     assert isinstance(low, SharedLayer)
-    assert stack.fleet is low.log
+    assert stack.shared_log is low.log
     assert stack.leases is not None
     assert stack.metrics()["invalidation"]["lag"] == 7
 
@@ -104,7 +104,7 @@ def test_only_one_layer_may_be_shared(runtime: StillRuntime) -> None:
 
 
 async def test_the_receipt_is_the_logs(stack: Stack) -> None:
-    assert await stack.invalidate((Mark("tag", "t"),)) == PurgeReceipt(2, 3, final=False)
+    assert await stack.invalidate((Invalidation("tag", "t"),)) == PurgeReceipt(2, 3, final=False)
 
 
 async def test_while_trusted_the_log_is_not_asked(stack: Stack, low: SharedDict) -> None:
@@ -150,7 +150,7 @@ async def test_g3_a_purge_heard_of_late_counts(stack: Stack, low: SharedDict) ->
     await stack.store("k", made(stack, tags=("t",)))
     low.log.trusted_until = -math.inf
     await stack.lookup("k")
-    await low.log.append((Mark("tag", "t"),), stack.runtime.now())
+    await low.log.append((Invalidation("tag", "t"),), stack.runtime.now())
     low.log.trusted_until = math.inf
     assert stack.peek("k") is None
     assert await stack.lookup("k") is None
@@ -158,9 +158,9 @@ async def test_g3_a_purge_heard_of_late_counts(stack: Stack, low: SharedDict) ->
 
 async def test_g3_what_is_stamped_below_the_floor_is_gone(stack: Stack) -> None:
     await stack.store("k", made(stack))
-    before = stack.marks.position
-    stack.marks.rise(before + 5)
-    assert stack.marks.position == before + 5
+    before = stack.invalidations.position
+    stack.invalidations.rise(before + 5)
+    assert stack.invalidations.position == before + 5
     assert stack.peek("k") is None
     assert await stack.lookup("k") is None
     assert stack.purged_since(before, (), "k")
@@ -170,14 +170,14 @@ async def test_g3_what_is_stamped_below_the_floor_is_gone(stack: Stack) -> None:
 
 async def test_an_entry_from_an_instance_that_is_ahead_is_valid(stack: Stack) -> None:
     entry = made(stack)
-    entry.stamp = entry.checked = stack.marks.position + 3
+    entry.stamp = entry.checked = stack.invalidations.position + 3
     await stack.store("k", entry)
     assert stack.peek("k") is not None
     # The marks up to its stamp are older than it; those after it are not.
-    position = stack.marks.position
-    stack.marks.apply(position + 3, (Mark("key", "k"),), 0.0)
+    position = stack.invalidations.position
+    stack.invalidations.apply(position + 3, (Invalidation("key", "k"),), 0.0)
     assert stack.peek("k") is not None
-    stack.marks.apply(position + 4, (Mark("key", "k"),), 0.0)
+    stack.invalidations.apply(position + 4, (Invalidation("key", "k"),), 0.0)
     assert stack.peek("k") is None
 
 

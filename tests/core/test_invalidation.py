@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from layergate.core.entry import Entry
 from layergate.core.invalidation import (
     MAX_PATTERN_LENGTH,
+    Invalidation,
+    Invalidations,
     LocalLog,
-    Mark,
-    Marks,
     glob,
 )
 from layergate.errors import KeyRefused
@@ -50,9 +50,9 @@ def test_a_glob_that_cannot_be_is_refused(pattern: str) -> None:
 def test_a_path_mark_sees_what_follows_the_authority(
     pattern: str, label: str, matches: bool
 ) -> None:
-    marks = Marks()
-    marks.apply(1, [Mark("path", pattern)], 0.0)
-    assert marks.purged_since(0, (), label) is matches
+    invalidations = Invalidations()
+    invalidations.apply(1, [Invalidation("path", pattern)], 0.0)
+    assert invalidations.purged_since(0, (), label) is matches
 
 
 def entry(stamp: int = 0, tags: tuple[str, ...] = (), fresh_until: float = 1e6) -> Entry:
@@ -62,15 +62,17 @@ def entry(stamp: int = 0, tags: tuple[str, ...] = (), fresh_until: float = 1e6) 
 TAGS = ["t0", "t1", "t2", "t3"]
 LABELS = ["a", "ab", "b", "bb"]
 any_mark = st.one_of(
-    st.builds(Mark, st.just("tag"), st.sampled_from(TAGS), st.booleans()),
-    st.builds(Mark, st.just("key"), st.sampled_from(LABELS), st.booleans()),
-    st.builds(Mark, st.just("prefix"), st.sampled_from(["a", "ab", "b"]), st.booleans()),
-    st.builds(Mark, st.just("glob"), st.sampled_from(["*b", "a*", "b", "*"]), st.booleans()),
-    st.builds(Mark, st.just("all"), st.just(""), st.booleans()),
+    st.builds(Invalidation, st.just("tag"), st.sampled_from(TAGS), st.booleans()),
+    st.builds(Invalidation, st.just("key"), st.sampled_from(LABELS), st.booleans()),
+    st.builds(Invalidation, st.just("prefix"), st.sampled_from(["a", "ab", "b"]), st.booleans()),
+    st.builds(
+        Invalidation, st.just("glob"), st.sampled_from(["*b", "a*", "b", "*"]), st.booleans()
+    ),
+    st.builds(Invalidation, st.just("all"), st.just(""), st.booleans()),
 )
 
 
-def matches(mark: Mark, tags: tuple[str, ...], label: str) -> bool:
+def matches(mark: Invalidation, tags: tuple[str, ...], label: str) -> bool:
     match mark.kind:
         case "tag":
             return mark.value in tags
@@ -94,13 +96,13 @@ def matches(mark: Mark, tags: tuple[str, ...], label: str) -> bool:
 @settings(max_examples=600)
 def test_marks_never_invalidate_too_little(log, stamp, tags, label, caps, looked_at) -> None:
     exact = caps == (100, 100)
-    marks = Marks(max_marks=caps[0], max_patterns=caps[1])
+    invalidations = Invalidations(max_marks=caps[0], max_patterns=caps[1])
     subject = entry(stamp, tags)
     admitted = True
     for position, mark in enumerate(log, 1):
-        marks.apply(position, [mark], float(position))
+        invalidations.apply(position, [mark], float(position))
         if position in looked_at and position >= stamp:
-            admitted = admitted and marks.admit(subject, label)
+            admitted = admitted and invalidations.admit(subject, label)
     hits = [
         (position, mark)
         for position, mark in enumerate(log, 1)
@@ -108,9 +110,9 @@ def test_marks_never_invalidate_too_little(log, stamp, tags, label, caps, looked
     ]
     hard = any(not mark.soft for _, mark in hits)
     soft = [float(position) for position, mark in hits if mark.soft]
-    caught = marks.catching(subject, label)
+    caught = invalidations.catching(subject, label)
     lifetime = subject.stale_from
-    gone = not marks.admit(subject, label)
+    gone = not invalidations.admit(subject, label)
     assert any(not one.soft for one in caught) is gone  # the same, by name
     if not gone:
         assert all(one.time == subject.stale_from for one in caught)
@@ -122,8 +124,8 @@ def test_marks_never_invalidate_too_little(log, stamp, tags, label, caps, looked
         assert subject.stale_from <= soft[0]  # stale from the first, not from the last
     if exact:
         assert admitted is not hard
-        assert marks.purged_since(stamp, tags, label) is hard
-        assert marks.purged_since(stamp, tags, label, soft=True) is bool(hits)
+        assert invalidations.purged_since(stamp, tags, label) is hard
+        assert invalidations.purged_since(stamp, tags, label, soft=True) is bool(hits)
         if admitted and not soft:
             assert subject.stale_from == 1e6
         if admitted and 0 < len(soft) <= 4:
@@ -131,79 +133,79 @@ def test_marks_never_invalidate_too_little(log, stamp, tags, label, caps, looked
 
 
 def test_what_sinks_into_a_floor_stays_purged_and_later_entries_live() -> None:
-    marks = Marks(max_marks=10)
+    invalidations = Invalidations(max_marks=10)
     for number in range(1, 1001):
-        marks.apply(number, [Mark("tag", f"t{number}")], 0.0)
-    assert marks.counts()["tags"] == 10
+        invalidations.apply(number, [Invalidation("tag", f"t{number}")], 0.0)
+    assert invalidations.counts()["tags"] == 10
     for number in range(1, 1001):
-        assert marks.purged_since(number - 1, (f"t{number}",), "k")
-        assert not marks.purged_since(1000, (f"t{number}",), "k")
+        assert invalidations.purged_since(number - 1, (f"t{number}",), "k")
+        assert not invalidations.purged_since(1000, (f"t{number}",), "k")
 
 
 def test_a_mark_is_in_sight_while_it_is_moved() -> None:
     """A reader without a lock must not find a gap between taking out and putting back."""
-    marks = Marks(max_marks=2)
-    marks.apply(1, [Mark("tag", "t")], 0.0)
+    invalidations = Invalidations(max_marks=2)
+    invalidations.apply(1, [Invalidation("tag", "t")], 0.0)
     seen: list[bool] = []
 
-    class Spy(type(marks._hard.tags._exact)):  # type: ignore[misc]
+    class Spy(type(invalidations._hard.tags._exact)):  # type: ignore[misc]
         def move_to_end(self, key: str, last: bool = True) -> None:
-            seen.append(marks.purged_since(0, ("t",), "k"))
+            seen.append(invalidations.purged_since(0, ("t",), "k"))
             super().move_to_end(key, last)
-            seen.append(marks.purged_since(0, ("t",), "k"))
+            seen.append(invalidations.purged_since(0, ("t",), "k"))
 
         def __delitem__(self, key: str) -> None:
-            seen.append(marks.purged_since(0, ("t",), "k"))
+            seen.append(invalidations.purged_since(0, ("t",), "k"))
             super().__delitem__(key)
-            seen.append(marks.purged_since(0, ("t",), "k"))
+            seen.append(invalidations.purged_since(0, ("t",), "k"))
 
-    marks._hard.tags._exact = Spy(marks._hard.tags._exact)
+    invalidations._hard.tags._exact = Spy(invalidations._hard.tags._exact)
     for position, tag in enumerate(["t", "u", "v", "w"], 2):
-        marks.apply(position, [Mark("tag", tag)], 0.0)
+        invalidations.apply(position, [Invalidation("tag", tag)], 0.0)
     assert len(seen) >= 8
     assert all(seen)
 
 
 async def test_a_refused_pattern_changes_nothing() -> None:
-    marks = Marks()
-    log = LocalLog(marks, LoopRuntime().lock())
+    invalidations = Invalidations()
+    log = LocalLog(invalidations, LoopRuntime().lock())
     with pytest.raises(KeyRefused):
-        await log.append((Mark("tag", "t"), Mark("glob", "")), 0.0)
-    assert marks.position == 0
-    assert not marks.purged_since(0, ("t",), "k")
+        await log.append((Invalidation("tag", "t"), Invalidation("glob", "")), 0.0)
+    assert invalidations.position == 0
+    assert not invalidations.purged_since(0, ("t",), "k")
     with pytest.raises(KeyRefused, match="kind"):
-        await log.append((Mark("tags", "t"),), 0.0)  # type: ignore[arg-type]
-    assert (await log.append((Mark("tag", "t"),), 0.0))[:4] == (1, 1, True, "process")
-    assert marks.position == 1
+        await log.append((Invalidation("tags", "t"),), 0.0)  # type: ignore[arg-type]
+    assert (await log.append((Invalidation("tag", "t"),), 0.0))[:4] == (1, 1, True, "process")
+    assert invalidations.position == 1
 
 
 def test_an_entry_is_looked_at_once_per_purge() -> None:
-    marks = Marks()
+    invalidations = Invalidations()
     subject = entry(tags=("t",))
-    marks.apply(1, [Mark("tag", "other")], 0.0)
-    assert marks.admit(subject, "k")
+    invalidations.apply(1, [Invalidation("tag", "other")], 0.0)
+    assert invalidations.admit(subject, "k")
     assert subject.checked == 1
 
 
 def test_a_soft_purge_makes_stale_and_never_fresh_again() -> None:
-    marks = Marks()
+    invalidations = Invalidations()
     subject = entry(tags=("t",), fresh_until=100.0)
-    marks.apply(1, [Mark("tag", "t", soft=True)], 40.0)
-    marks.apply(2, [Mark("tag", "t", soft=True)], 60.0)
-    assert marks.admit(subject, "k")
+    invalidations.apply(1, [Invalidation("tag", "t", soft=True)], 40.0)
+    invalidations.apply(2, [Invalidation("tag", "t", soft=True)], 60.0)
+    assert invalidations.admit(subject, "k")
     assert subject.stale_from == 40.0
-    marks.apply(3, [Mark("all", soft=True)], 80.0)
-    assert marks.admit(subject, "k")
+    invalidations.apply(3, [Invalidation("all", soft=True)], 80.0)
+    assert invalidations.admit(subject, "k")
     assert subject.stale_from == 40.0
 
 
 def test_every_change_is_counted_and_nothing_else() -> None:
-    marks = Marks()
-    marks.apply(7, (Mark("tag", "a"), Mark("all")), 1.0)
-    assert marks.changes == 1
+    invalidations = Invalidations()
+    invalidations.apply(7, (Invalidation("tag", "a"), Invalidation("all")), 1.0)
+    assert invalidations.changes == 1
     with pytest.raises(KeyRefused):
-        marks.apply(8, (Mark("glob", ""),), 1.0)
-    marks.admit(entry(), "x")
-    assert marks.changes == 1
-    marks.rise(9)
-    assert marks.changes == 2
+        invalidations.apply(8, (Invalidation("glob", ""),), 1.0)
+    invalidations.admit(entry(), "x")
+    assert invalidations.changes == 1
+    invalidations.rise(9)
+    assert invalidations.changes == 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from layergate.core import invalidation
 from layergate.core.entry import Entry
-from layergate.core.invalidation import Mark, Marks
+from layergate.core.invalidation import Invalidation, Invalidations
 
 LABELS = [
     f"{scheme}://{host}{path}"
@@ -24,17 +24,17 @@ PATTERNS = ["*", "*x", "*/y*", "http://*", "http://a/*", "http://a/x", "http*/x*
 PATHS = ["/*", "/x", "/x*", "/*y", "/x/*", "/x?*", "/*x*"]
 PREFIXES = ["h", "http:", "http://a", "http://a/", "http://a:", "https://ab/x", "http://a/x/"]
 TAGS = ["t0", "t1", "t2"]
-marks = st.one_of(
-    st.builds(Mark, st.just("tag"), st.sampled_from(TAGS), st.booleans()),
-    st.builds(Mark, st.just("key"), st.sampled_from(LABELS), st.booleans()),
-    st.builds(Mark, st.just("prefix"), st.sampled_from(PREFIXES), st.booleans()),
-    st.builds(Mark, st.just("glob"), st.sampled_from(PATTERNS), st.booleans()),
-    st.builds(Mark, st.just("path"), st.sampled_from(PATHS), st.booleans()),
+invalidations = st.one_of(
+    st.builds(Invalidation, st.just("tag"), st.sampled_from(TAGS), st.booleans()),
+    st.builds(Invalidation, st.just("key"), st.sampled_from(LABELS), st.booleans()),
+    st.builds(Invalidation, st.just("prefix"), st.sampled_from(PREFIXES), st.booleans()),
+    st.builds(Invalidation, st.just("glob"), st.sampled_from(PATTERNS), st.booleans()),
+    st.builds(Invalidation, st.just("path"), st.sampled_from(PATHS), st.booleans()),
 )
-rarely_all = st.builds(Mark, st.just("all"), st.just(""), st.booleans())
+rarely_all = st.builds(Invalidation, st.just("all"), st.just(""), st.booleans())
 
 
-def naive(mark: Mark, tags: tuple[str, ...], label: str) -> bool:
+def naive(mark: Invalidation, tags: tuple[str, ...], label: str) -> bool:
     def matches(pattern: str, text: str) -> bool:
         regex = ".*".join(map(re.escape, pattern.split("*")))
         return re.fullmatch(regex, text, re.DOTALL) is not None
@@ -54,7 +54,7 @@ def naive(mark: Mark, tags: tuple[str, ...], label: str) -> bool:
 
 
 @given(
-    log=st.lists(st.one_of(marks, marks, marks, rarely_all), max_size=40),
+    log=st.lists(st.one_of(invalidations, invalidations, invalidations, rarely_all), max_size=40),
     since=st.integers(0, 40),
     tags=st.sets(st.sampled_from(TAGS), max_size=2).map(tuple),
     label=st.sampled_from(LABELS),
@@ -64,7 +64,7 @@ def naive(mark: Mark, tags: tuple[str, ...], label: str) -> bool:
 )
 @settings(max_examples=1500, deadline=None)
 def test_model(
-    log: list[Mark],
+    log: list[Invalidation],
     since: int,
     tags: tuple[str, ...],
     label: str,
@@ -75,7 +75,7 @@ def test_model(
     """``shift``: positions of a shared log are beyond 64 bits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(invalidation, "_LENGTHS", lengths)
-        known = Marks(max_marks=caps[0], max_patterns=caps[1])
+        known = Invalidations(max_marks=caps[0], max_patterns=caps[1])
         for position, mark in enumerate(log, 1):
             known.apply(position << shift, [mark], float(position))
     since <<= shift
@@ -106,9 +106,9 @@ def test_model(
 
 @pytest.mark.parametrize("shift", [0, 40, 90])
 def test_a_flood_of_keys_voids_little(shift: int) -> None:
-    known = Marks(max_marks=1_000)
+    known = Invalidations(max_marks=1_000)
     for position in range(1, 4_001):
-        known.apply(position << shift, [Mark("key", f"http://h/{position}")], 0.0)
+        known.apply(position << shift, [Invalidation("key", f"http://h/{position}")], 0.0)
     for position in range(1, 4_001):
         assert known.purged_since(position - 1 << shift, (), f"http://h/{position}")
         assert not known.purged_since(4_000 << shift, (), f"http://h/{position}")
@@ -120,11 +120,11 @@ def test_a_flood_of_keys_voids_little(shift: int) -> None:
 
 @pytest.mark.parametrize("kind", ["prefix", "glob", "path"])
 def test_a_flood_of_patterns_voids_only_what_begins_like_them(kind: Any) -> None:
-    known = Marks(max_marks=100, max_patterns=100)
+    known = Invalidations(max_marks=100, max_patterns=100)
     start = "" if kind == "path" else "http://h"
     for position in range(1, 2_001):
         value = f"{start}/shop/{position}/" + ("" if kind == "prefix" else "*.png")
-        known.apply(position, [Mark(kind, value)], 0.0)
+        known.apply(position, [Invalidation(kind, value)], 0.0)
     for position in (1, 500, 2_000):
         assert known.purged_since(position - 1, (), f"http://h/shop/{position}/a.png")
     spared = [known.purged_since(0, (), f"http://h/blog/{one}/a.png") for one in range(200)]
@@ -135,16 +135,20 @@ def test_a_flood_of_patterns_voids_only_what_begins_like_them(kind: Any) -> None
 
 
 def test_six_hundred_patterns_are_told_apart() -> None:
-    known = Marks()
+    known = Invalidations()
     for position in range(1, 601):
-        known.apply(position, [Mark("path", f"/*/{position}/*")], 0.0)
+        known.apply(position, [Invalidation("path", f"/*/{position}/*")], 0.0)
     assert known.purged_since(0, (), "http://h/x/600/y")
     assert known.purged_since(0, (), "http://h/x/1/y")
     assert not known.purged_since(0, (), "http://h/x/601/y")
 
 
 def test_an_idle_process_holds_no_tables() -> None:
-    known = Marks()
+    known = Invalidations()
     for position in range(1, 1_001):
-        known.apply(position, [Mark("tag", f"t{position}"), Mark("key", f"k{position}")], 0.0)
+        known.apply(
+            position,
+            [Invalidation("tag", f"t{position}"), Invalidation("key", f"k{position}")],
+            0.0,
+        )
     assert known._hard.tags._floors is None and known._hard.keys._floors is None

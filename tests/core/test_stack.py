@@ -9,7 +9,7 @@ import pytest
 
 from layergate.assembly import CacheStack
 from layergate.core.entry import Entry
-from layergate.core.invalidation import Mark
+from layergate.core.invalidation import Invalidation
 from layergate.core.stack import Stack
 from layergate.errors import ConfigError, KeyRefused, PartialWriteError
 from layergate.layers.memory import MemoryLayer
@@ -49,7 +49,7 @@ def made(stack: Stack, value: object = "v", *, fresh: float = 60.0, tags=(), swr
         fresh_until=now + fresh,
         stale_while_revalidate=swr,
         tags=tags,
-        stamp=stack.marks.position,
+        stamp=stack.invalidations.position,
     )
 
 
@@ -249,7 +249,13 @@ async def test_a_hook_that_raises_breaks_nothing(top, runtime, caplog) -> None:
 
 @pytest.mark.parametrize(
     "mark",
-    [Mark("tag", "t"), Mark("key", "k"), Mark("glob", "k*"), Mark("prefix", "k"), Mark("all")],
+    [
+        Invalidation("tag", "t"),
+        Invalidation("key", "k"),
+        Invalidation("glob", "k*"),
+        Invalidation("prefix", "k"),
+        Invalidation("all"),
+    ],
 )
 async def test_g3_a_purge_reaches_every_layer_without_touching_it(stack, top, low, mark) -> None:
     await stack.store("k", made(stack, tags=("t",)))
@@ -263,7 +269,7 @@ async def test_g3_a_purge_reaches_every_layer_without_touching_it(stack, top, lo
 
 async def test_g3_what_was_fetched_before_the_purge_is_not_stored(stack, top, low) -> None:
     entry = made(stack, tags=("t",))
-    await stack.invalidate((Mark("tag", "t"),))
+    await stack.invalidate((Invalidation("tag", "t"),))
     assert await stack.store("k", entry) is False
     assert not top.data and not low.data
 
@@ -272,7 +278,7 @@ async def test_g3_a_purge_between_the_writes_kills_the_later_ones(stack, top, lo
     low.gates["set"] = asyncio.Event()
     store = asyncio.create_task(stack.store("k", made(stack, tags=("t",))))
     await settle()
-    await stack.invalidate((Mark("tag", "t"),))
+    await stack.invalidate((Invalidation("tag", "t"),))
     low.gates["set"].set()
     await store
     assert "k" in top.data and "k" in low.data
@@ -286,7 +292,7 @@ async def test_g3_a_purge_during_a_lookup_kills_what_it_copies_up(stack, top, lo
     top.gates["set"] = asyncio.Event()
     lookup = asyncio.create_task(stack.lookup("k"))
     await settle()
-    await stack.invalidate((Mark("tag", "t"),))
+    await stack.invalidate((Invalidation("tag", "t"),))
     top.gates["set"].set()
     await lookup
     assert stack.peek("k") is None
@@ -295,7 +301,7 @@ async def test_g3_a_purge_during_a_lookup_kills_what_it_copies_up(stack, top, lo
 async def test_a_soft_purge_makes_stale_in_every_layer(stack, top, low, runtime) -> None:
     await stack.store("k", made(stack, tags=("t",), swr=30))
     await runtime.advance(5)
-    await stack.invalidate((Mark("tag", "t", soft=True),))
+    await stack.invalidate((Invalidation("tag", "t", soft=True),))
     await runtime.advance(5)
     assert stack.peek("k").stale_from == runtime.time - 5
     top.data.clear()
@@ -313,13 +319,13 @@ async def test_delete_and_clear_empty_the_layers(stack, top, low) -> None:
     fill = made(stack)
     assert await stack.store("k", fill)
     assert stack.purged_since(0, (), "k")
-    assert not stack.purged_since(stack.marks.position, (), "k")
+    assert not stack.purged_since(stack.invalidations.position, (), "k")
 
 
 async def test_a_refused_purge_purges_nothing(stack) -> None:
     await stack.store("k", made(stack, tags=("t",)))
     with pytest.raises(KeyRefused):
-        await stack.invalidate((Mark("tag", "t"), Mark("glob", "")))
+        await stack.invalidate((Invalidation("tag", "t"), Invalidation("glob", "")))
     assert stack.peek("k") is not None
 
 
@@ -355,7 +361,7 @@ def test_an_option_that_cannot_work_is_refused(options, said) -> None:
 
 async def test_metrics_tell_events_layers_and_marks(stack) -> None:
     await stack.store("k", made(stack))
-    await stack.invalidate((Mark("tag", "t"), Mark("glob", "x*", soft=True)))
+    await stack.invalidate((Invalidation("tag", "t"), Invalidation("glob", "x*", soft=True)))
     metrics = stack.metrics()
     assert metrics["events"]["store"] == 1 and metrics["events"]["hit"] == 0
     assert metrics["layers"]["top"] == {"entries": 1}

@@ -59,7 +59,9 @@ async def test_what_is_shareable_again_is_so_on_all_instances(shared_valkey: Any
         shareable = True
         assert (await fleet[0].get("/a")).body == b"19"
         await fleet.idle()
-        await until(lambda: len({world.cache.stack.marks.position for world in fleet.worlds}) == 1)
+        await until(
+            lambda: len({world.cache.stack.invalidations.position for world in fleet.worlds}) == 1
+        )
         fleet.clock.advance(6)
         burst = asyncio.ensure_future(fleet.burst("/a", each=5))
         await gate.reached()

@@ -11,8 +11,8 @@ import pytest
 
 from layergate import LayerGate, Rule
 from layergate.asgi.scope import read_request
-from layergate.core.fleet import Waited
 from layergate.core.invalidation import PurgeReceipt
+from layergate.core.shared import Waited
 from layergate.errors import OriginAborted
 from layergate.http.explain.report import Explanation, explain
 from tests.fleet.support import Fleet
@@ -222,9 +222,9 @@ async def test_g2_a_request_cancelled_while_it_waits_for_a_lease_leaves_nothing(
 
 
 @pytest.mark.parametrize("fallback", ["fetch", "504"])
-async def test_after_the_coalesce_timeout(shared_valkey: Any, fallback: str) -> None:
+async def test_after_the_collapse_timeout(shared_valkey: Any, fallback: str) -> None:
     gate = Gate()
-    options: dict[str, Any] = {"coalesce_timeout": 0.2, "coalesce_fallback": fallback}
+    options: dict[str, Any] = {"collapse_timeout": 0.2, "collapse_fallback": fallback}
     async with Fleet(shared_valkey.url, shared_valkey.namespace, **options) as fleet:
 
         @fleet.origin.on("/slow")
@@ -247,11 +247,11 @@ async def test_after_the_coalesce_timeout(shared_valkey: Any, fallback: str) -> 
 
 
 @pytest.mark.parametrize("fallback", ["fetch", "504"])
-async def test_after_the_coalesce_timeout_stale_if_error_comes_first(
+async def test_after_the_collapse_timeout_stale_if_error_comes_first(
     shared_valkey: Any, fallback: str
 ) -> None:
     gate = Gate()
-    options: dict[str, Any] = {"coalesce_timeout": 0.2, "coalesce_fallback": fallback}
+    options: dict[str, Any] = {"collapse_timeout": 0.2, "collapse_fallback": fallback}
     async with Fleet(shared_valkey.url, shared_valkey.namespace, **options) as fleet:
 
         @fleet.origin.on("/slow")
@@ -506,7 +506,7 @@ async def test_g5_a_server_starts_without_its_redis() -> None:
 async def test_nobody_waits_twice_for_another_instance(shared_valkey: Any) -> None:
     """Those who follow a request that itself waits for a lease have waited when it gives up."""
     gate = Gate()
-    options: dict[str, Any] = {"coalesce_timeout": 0.5, "coalesce_fallback": "504"}
+    options: dict[str, Any] = {"collapse_timeout": 0.5, "collapse_fallback": "504"}
     async with Fleet(shared_valkey.url, shared_valkey.namespace, **options) as fleet:
 
         @fleet.origin.on("/hangs")

@@ -30,7 +30,7 @@ __all__ = ["LIMITS", "Fuzzer"]
 LIMITS: Final[dict[str, Any]] = {
     "head_timeout": 0.2, "body_timeout": 0.2, "send_timeout": 1, "keep_alive_timeout": 0.2,
     "upstream": {"first_byte_timeout": 0.5, "read_timeout": 0.5, "max_connections": 8},
-    "cache": {"memory": "2MB", "coalesce_timeout": 1},
+    "cache": {"memory": "2MB", "collapse_timeout": 1},
 }  # fmt: skip
 """Options of a gateway that gives up soon."""
 _AT_ONCE: Final = 16  # conversations

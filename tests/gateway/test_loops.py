@@ -13,7 +13,7 @@ from tests.gateway.support import Call, Gateway, Origin, until
 
 EVERY_LOOP = True
 
-SOON = 5.0  # seconds; who waits for its own fetch does so for coalesce_timeout, 30
+SOON = 5.0  # seconds; who waits for its own fetch does so for collapse_timeout, 30
 
 
 def _leads_to(gateway: Gateway, other: Gateway) -> None:

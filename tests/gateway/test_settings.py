@@ -100,7 +100,7 @@ _SPECIAL: dict[str, tuple[str, str, Any]] = {
     "upstream_host": ("upstream", '"upstream"', "upstream"),
     "upstream_tls_server_name": ("a.b", '"a.b"', "a.b"),
     "shared": ("redis://localhost:1", '"redis://localhost:1"', "redis://localhost:1"),
-    "coalesce_fallback": ("504", '"504"', "504"),
+    "collapse_fallback": ("504", '"504"', "504"),
     "admin_path": ("/x", '"/x"', "/x"),
     "forwarded": ("both", '"both"', "both"),
     "via": ("me", '"me"', "me"),

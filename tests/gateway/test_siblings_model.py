@@ -27,8 +27,8 @@ from hypothesis.stateful import (
 
 from layergate.core.entry import Entry
 from layergate.core.events import Counters
-from layergate.core.fleet import Joining
-from layergate.core.invalidation import Mark, Marks, PurgeReceipt
+from layergate.core.invalidation import Invalidation, Invalidations, PurgeReceipt
+from layergate.core.shared import Joining
 from layergate.errors import ConfigError, KeyRefused
 from layergate.gateway.siblings import TERM, Board, SiblingLog
 from layergate.runtime.threads import run_blocking
@@ -46,7 +46,7 @@ class Clock:
 
 
 def joining(clock: Any) -> Joining:
-    return Joining(Marks(), clock, Counters(), ())
+    return Joining(Invalidations(), clock, Counters(), ())
 
 
 class Worker:
@@ -63,7 +63,7 @@ class Worker:
         self.dead = False
 
     def store(self, number: int, clock: Clock) -> None:
-        stamp = self.joining.marks.position
+        stamp = self.joining.invalidations.position
         self.stored[number] = Entry(
             number, created=clock.now(), fresh_until=1e12, tags=(f"t{number}",), stamp=stamp
         )
@@ -74,7 +74,7 @@ class Worker:
             not self.dead
             and entry is not None
             and clock.monotonic() < self.log.trusted_until
-            and self.joining.marks.admit(entry, "")
+            and self.joining.invalidations.admit(entry, "")
         )
 
 
@@ -132,7 +132,7 @@ class Siblings(RuleBasedStateMachine):
         number = self.purges
         waiting = len(worker.out)
         receipt = run_blocking(
-            worker.log.append((Mark("tag", f"t{number}"),), self.clock.now(), wait=0.0)
+            worker.log.append((Invalidation("tag", f"t{number}"),), self.clock.now(), wait=0.0)
         )
         assert not receipt.final
         if len(worker.out) > waiting:  # it has a supervisor to send it to
@@ -231,22 +231,22 @@ def test_what_is_no_pattern_is_refused_and_not_sent():
     sent: list[dict[str, Any]] = []
     log = log_with(sent, Clock())
     with pytest.raises(KeyRefused):
-        run_blocking(log.append((Mark("glob", ""),), 0.0, wait=0.0))
+        run_blocking(log.append((Invalidation("glob", ""),), 0.0, wait=0.0))
     assert not sent
 
 
 def test_a_purge_beyond_all_measure_purges_everything():
     sent: list[dict[str, Any]] = []
     log = log_with(sent, Clock())
-    marks = tuple(Mark("tag", f"{number:050}") for number in range(100_000))
-    run_blocking(log.append(marks, 0.0, wait=0.0))
+    invalidations = tuple(Invalidation("tag", f"{number:050}") for number in range(100_000))
+    run_blocking(log.append(invalidations, 0.0, wait=0.0))
     assert sent[0]["marks"] == [["all", "", False]]
 
 
 async def test_a_purge_that_nobody_answers_is_not_final():
     sent: list[dict[str, Any]] = []
     log = log_with(sent, Clock())
-    mark = (Mark("tag", "\udc80"),)
+    mark = (Invalidation("tag", "\udc80"),)
     assert await log.append(mark, 0.0, wait=0.01) == PurgeReceipt(1, 3, final=False, scope="host")
     assert sent[0]["marks"] == [["tag", "\udc80", False]]
     log.take({"op": "final", "id": sent[0]["id"], "applied": 3, "instances": 3})  # too late

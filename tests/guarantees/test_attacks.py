@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from layergate import ConfigError, Rule
-from layergate.core.invalidation import Mark, Marks
+from layergate.core.invalidation import Invalidation, Invalidations
 from layergate.errors import OriginAborted
 from layergate.http.message.cache_control import parse_cache_control
 from layergate.http.rules import RuleSet
@@ -85,7 +85,7 @@ async def test_stale_if_error_keeps_an_anonymous_page_from_a_follower_with_a_coo
 
 
 async def test_a_stalled_body_is_not_joined_for_ever():
-    world = World(coalesce_timeout=30)
+    world = World(collapse_timeout=30)
     gate = Gate()
 
     @world.origin.on("/")
@@ -109,12 +109,12 @@ async def test_a_stalled_body_is_not_joined_for_ever():
 
 
 def test_marks_are_bounded_in_bytes_as_well_as_in_number():
-    marks = Marks()
+    invalidations = Invalidations()
     long = "http://h/?" + "x" * 60_000
-    marks.apply(1, (Mark("key", long),), 0.0)
-    assert marks.purged_since(0, (), long)
-    assert not marks.purged_since(0, (), long + "y")
-    assert all(len(value) < 100 for value in marks._hard.keys._exact)
+    invalidations.apply(1, (Invalidation("key", long),), 0.0)
+    assert invalidations.purged_since(0, (), long)
+    assert not invalidations.purged_since(0, (), long + "y")
+    assert all(len(value) < 100 for value in invalidations._hard.keys._exact)
 
 
 async def test_a_post_to_a_url_too_long_to_be_stored_leaves_no_mark():
@@ -124,9 +124,9 @@ async def test_a_post_to_a_url_too_long_to_be_stored_leaves_no_mark():
     async def handler(call: OriginCall) -> None:
         await call.reply(b"")
 
-    position = world.cache.stack.marks.position
+    position = world.cache.stack.invalidations.position
     await world.get("/", method="POST", query=b"q=" + b"x" * 2000)
-    assert world.cache.stack.marks.position == position
+    assert world.cache.stack.invalidations.position == position
 
 
 def test_a_huge_cache_control_is_read_in_linear_time():

@@ -66,7 +66,7 @@ async def through(proxies: list[Proxy]) -> None:
 
 async def tried(worlds: list[World], times: int = 3) -> None:
     """Until each instance has tried so often to join, or has fetched instead."""
-    logs: list[Any] = [world.cache.stack.fleet for world in worlds]
+    logs: list[Any] = [world.cache.stack.shared_log for world in worlds]
     await until(lambda: worlds[0].origin.total or all(log._begun >= times for log in logs))
 
 
@@ -155,7 +155,7 @@ async def test_who_came_before_a_fetch_shares_it_though_its_instance_joins_meanw
 ) -> None:
     """The wait for the fleet has ended, the fetch begins without it, and then it is there."""
     world, gate = worlds[0], Gate()
-    log: Any = world.cache.stack.fleet
+    log: Any = world.cache.stack.shared_log
 
     @world.origin.on("/page")
     async def page(call: OriginCall) -> None:
@@ -222,7 +222,7 @@ async def test_values_are_fetched_once_while_all_still_join(
         asyncio.ensure_future(stacks[number % COUNT].get("key", fetch, ttl=60))
         for number in range(REQUESTS)
     ]
-    logs: list[Any] = [stack.fleet for stack in stacks]
+    logs: list[Any] = [stack.shared_log for stack in stacks]
     await until(lambda: fetched or all(log._begun >= 3 for log in logs))
     assert fetched == 0
     await through(proxies)
@@ -258,7 +258,7 @@ def test_threads_that_ask_while_all_still_join_cost_one_call(
         )
         for line in proxies
     ]
-    logs: list[Any] = [app.cache.stack.fleet for app in apps]
+    logs: list[Any] = [app.cache.stack.shared_log for app in apps]
     answers: list[bytes] = []
 
     def client(number: int) -> None:

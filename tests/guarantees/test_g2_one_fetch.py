@@ -386,8 +386,8 @@ async def test_a_follower_cancelled_in_the_body_leaves_nothing_behind():
     assert leader.complete
 
 
-async def test_a_follower_waits_no_longer_than_the_coalesce_timeout():
-    world = World(coalesce_timeout=0.01)
+async def test_a_follower_waits_no_longer_than_the_collapse_timeout():
+    world = World(collapse_timeout=0.01)
     gate = Gate()
 
     @world.origin.on("/")
@@ -406,7 +406,7 @@ async def test_a_follower_waits_no_longer_than_the_coalesce_timeout():
 
 
 async def test_followers_that_timed_out_run_side_by_side():
-    world = World(coalesce_timeout=0.01)
+    world = World(collapse_timeout=0.01)
     barrier = asyncio.Barrier(11)
 
     @world.origin.on("/")
@@ -578,7 +578,7 @@ async def test_every_receive_that_waits_from_before_the_head_hears_of_the_discon
 
 async def test_a_request_from_another_loop_does_not_wait_for_a_loop_that_ended():
     """Nothing asyncio is kept on shared objects: a flight of a loop that is gone is nobody's."""
-    world = World(coalesce_timeout=0.01)
+    world = World(collapse_timeout=0.01)
     never = asyncio.Event()
 
     @world.origin.on("/")

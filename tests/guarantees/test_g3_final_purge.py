@@ -556,7 +556,7 @@ async def test_a_url_is_purged_in_whatever_encoding_it_was_asked_for(url):
 
 async def test_the_fetch_that_began_first_does_not_replace_one_that_began_later():
     """RFC 9111 section 4: "a cache MUST use the most recent one". No purge is involved."""
-    world = World(coalesce_timeout=0.01)
+    world = World(collapse_timeout=0.01)
     gate = Gate()
 
     @world.origin.on("/shop/item")

@@ -11,7 +11,7 @@ of requests, `stale_if_unreachable` and `origin_timeout` of the options. Held ar
   * every response is whole, and the one that was asked for;
   * no client gets an error that the origin did not cause: a call of the origin for the same target,
     by the same instance and at the same time, must have failed in a way that explains it;
-  * no client waits for longer than a leader elsewhere may keep it (`coalesce_timeout`, 30 s by
+  * no client waits for longer than a leader elsewhere may keep it (`collapse_timeout`, 30 s by
     default, of which a dead one has `lease_term`), and then its own fetch takes.
 
 ``-s`` prints a table. `make soak` tells it for longer: SOAK_SECONDS=120 SOAK_SEEDS=2,3,4 make soak
@@ -739,7 +739,7 @@ def _counted(counts: Counter[str]) -> str:
 OPTIONS: Final = {
     "stale_if_unreachable": 3600.0,
     "origin_timeout": ORIGIN_TIMEOUT,
-    "coalesce_timeout": 5.0,
+    "collapse_timeout": 5.0,
 }
 # As a gateway has them that is told nothing.
 DEFAULTS: Final = {"stale_if_unreachable": 3600.0}
@@ -758,7 +758,7 @@ async def telling(
     """A story that is about to be told. ``planted``: see `tests.processes.planted`."""
     environ = {"FLEET_PLANTED": planted}
     # For a leader elsewhere, then for a fetch of its own that hangs, on a machine that is busy.
-    most = options.get("coalesce_timeout", 30.0) + HANGS + 1.0
+    most = options.get("collapse_timeout", 30.0) + HANGS + 1.0
     upstream = {"first_byte_timeout": PATIENCE, "read_timeout": PATIENCE}
     async with contextlib.AsyncExitStack() as stack:
         valkey = stack.enter_context(Valkey(folder))

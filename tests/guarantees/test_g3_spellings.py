@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from layergate import HttpCache
 from layergate.errors import PurgeRefused
-from layergate.http.engine.cache import purge_marks
+from layergate.http.engine.cache import purge_invalidations
 from layergate.http.message.key import label_of, primary_key
 from layergate.http.message.uri import canonical_uri, uri_label
 from layergate.http.rfc9111.decision import _canonical_host
@@ -186,8 +186,8 @@ def test_every_spelling_has_the_label_that_the_purge_names(
 ) -> None:
     host, path, query, url = spelling
     decoded = unquote_to_bytes(path).decode("utf-8", "surrogateescape")
-    marks = purge_marks(urls=[f"{named}://{host}{url}"])
-    values = [mark.value for mark in marks]
+    invalidations = purge_invalidations(urls=[f"{named}://{host}{url}"])
+    values = [mark.value for mark in invalidations]
     for raw in (path, None):
         if raw is None and b"#" in path:
             continue

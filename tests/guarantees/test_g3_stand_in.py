@@ -196,12 +196,12 @@ async def test_an_option_prefers_availability(shared_valkey: Any, grace: float |
 
 
 async def test_no_wait_ends_with_what_may_have_been_purged(shared_valkey: Any) -> None:
-    """``coalesce_fallback`` and ``origin_timeout``, of an instance that is not trusted."""
+    """``collapse_fallback`` and ``origin_timeout``, of an instance that is not trusted."""
     with Proxy(shared_valkey.port) as proxy:
         urls = [shared_valkey.url, proxy.url]
         options: dict[str, Any] = {
-            "coalesce_timeout": 0.05,
-            "coalesce_fallback": "504",
+            "collapse_timeout": 0.05,
+            "collapse_fallback": "504",
             "origin_timeout": 0.05,
         }
         async with Worlds(urls, shared_valkey.namespace, **options) as worlds:

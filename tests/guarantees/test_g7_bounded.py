@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from layergate import HttpCache, MemoryLayer, PurgeRefused
-from layergate.core.invalidation import MAX_MARKS, MAX_PATTERNS
+from layergate.core.invalidation import MAX_INVALIDATIONS, MAX_PATTERNS
 from layergate.http.engine.cache import _MEMO
 from tests.support.asgi import FRESH, ClockRuntime, Gate, OriginCall, World, until
 
@@ -241,15 +241,15 @@ async def test_long_values_are_not_memoised():
 
 async def test_purges_do_not_grow_without_bound():
     world = World()
-    marks = world.cache.stack.marks
+    invalidations = world.cache.stack.invalidations
     patterns = [f"/*/{number}/*" for number in range(MAX_PATTERNS + 500)]
-    prefixes = [f"/{number}/*" for number in range(MAX_MARKS + 500)]
+    prefixes = [f"/{number}/*" for number in range(MAX_INVALIDATIONS + 500)]
     for start in range(0, len(patterns), 500):
         await world.cache.purge(patterns=patterns[start : start + 500])
-    assert 0 < marks.counts()["patterns"] <= MAX_PATTERNS
+    assert 0 < invalidations.counts()["patterns"] <= MAX_PATTERNS
     for start in range(0, len(prefixes), 500):
         await world.cache.purge(patterns=prefixes[start : start + 500])
-    assert marks.counts()["prefixes"] <= MAX_MARKS
+    assert invalidations.counts()["prefixes"] <= MAX_INVALIDATIONS
 
 
 async def test_a_stored_response_with_a_validator_is_kept_no_longer_than_keep():

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from layergate.http.extensions.groups import group_marks
+from layergate.http.extensions.groups import group_invalidations
 from layergate.http.extensions.no_vary_search import variance_of
 from layergate.http.extensions.targeted import parse_targeted
 from layergate.http.message.cache_control import parse_cache_control
@@ -54,7 +54,7 @@ FLOODS: dict[str, Callable[[int], object]] = {
     "No-Vary-Search": lambda n: variance_of(
         Fields([(b"no-vary-search", b'params=("%b")' % _long(n))])
     ),
-    "Cache-Group-Invalidation": lambda n: group_marks(
+    "Cache-Group-Invalidation": lambda n: group_invalidations(
         "http://a/", "POST", 200, Fields([(b"cache-group-invalidation", b'"%b"' % _long(n, 7000))])
     ),
     "WSGI names": lambda n: fields_of({"HTTP_" + _long(n, 250_000).decode(): "a"}),

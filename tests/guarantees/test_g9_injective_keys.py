@@ -172,8 +172,8 @@ async def test_a_host_that_is_none_or_several_is_passed(headers):
 @given(st.data())
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_a_purge_by_url_names_one_target_in_all_its_spellings(data):
-    from layergate.core.invalidation import Marks
-    from layergate.http.engine.cache import purge_marks
+    from layergate.core.invalidation import Invalidations
+    from layergate.http.engine.cache import purge_invalidations
 
     scheme = data.draw(st.sampled_from(["http", "https"]))
     host = data.draw(st.sampled_from([b"a.example", b"a.example:8080"]))
@@ -186,8 +186,8 @@ def test_a_purge_by_url_names_one_target_in_all_its_spellings(data):
         raw = quote(path, safe="/;:@!$&'()*+,=~").encode()
         return primary_key(scheme, host, path, raw, query)
 
-    marks = Marks()
-    marks.apply(1, purge_marks(urls=[target_of(key(path, query))]), 0.0)
+    invalidations = Invalidations()
+    invalidations.apply(1, purge_invalidations(urls=[target_of(key(path, query))]), 0.0)
     mine, its = label_of(key(path, query)), label_of(key(other, second))
-    assert marks.purged_since(0, (), mine)
-    assert marks.purged_since(0, (), its) is (mine == its)
+    assert invalidations.purged_since(0, (), mine)
+    assert invalidations.purged_since(0, (), its) is (mine == its)

@@ -97,10 +97,10 @@ async def test_g3_a_purge_in_the_midst_of_its_own() -> None:
     stack = world.cache.stack
     append = stack._log.append
 
-    async def slow(marks: Any, time: float, *, wait: float | None = None) -> Any:
+    async def slow(invalidations: Any, time: float, *, wait: float | None = None) -> Any:
         stack._log.append = append  # type: ignore[method-assign]
         await world.cache.purge(urls=["http://example.com/"])
-        return await append(marks, time, wait=wait)
+        return await append(invalidations, time, wait=wait)
 
     stack._log = Slow(append=slow)  # type: ignore[assignment]
     assert "stored" not in (await world.get("/", method="POST")).cache_status

@@ -65,8 +65,8 @@ def requests(draw) -> Request:
 def entries(draw) -> Entry:
     """What `policy.plan_storage` may have made: no windows where no_stale forbids them, but for
     s-maxage beside windows of its own."""
-    revalidate = draw(st.booleans())
-    windows = 0 if revalidate else 120
+    no_cache = draw(st.booleans())
+    windows = 0 if no_cache else 120
     swr = float(draw(st.integers(0, windows)))
     sie = float(draw(st.integers(0, windows)))
     generated = NOW - draw(st.integers(0, 120))
@@ -75,11 +75,11 @@ def entries(draw) -> Entry:
         [(b"etag", b'"x"')],
         b"body",
         generated=generated,
-        received=NOW,
-        revalidate=revalidate,
-        no_stale=revalidate or draw(st.booleans()),
-        anonymous=draw(st.booleans()),
-        authorized=draw(st.booleans()),
+        response_time=NOW,
+        no_cache=no_cache,
+        must_revalidate=no_cache or draw(st.booleans()),
+        without_credentials_only=draw(st.booleans()),
+        shared_with_authorization=draw(st.booleans()),
         immutable=draw(st.booleans()),
     )
     return Entry(
@@ -105,7 +105,7 @@ def verdict_at(request, entry, after):
 @given(*anything)
 def test_no_cache_is_never_used_unvalidated(request, entry, after):
     decision, *_ = verdict_at(request, entry, after)
-    if entry.value.revalidate or request.directives.no_cache:
+    if entry.value.no_cache or request.directives.no_cache:
         assert decision not in (Decision.HIT, Decision.STALE)
 
 
@@ -115,7 +115,7 @@ def test_stale_is_a_hit_only_if_the_client_said_so_and_the_origin_lets_it(reques
     decision, *_ = verdict_at(request, entry, after)
     staleness = NOW + after - entry.fresh_until
     if decision is Decision.HIT and staleness >= 0:
-        assert not entry.value.no_stale
+        assert not entry.value.must_revalidate
         allowed = request.directives.max_stale
         assert allowed is not None
         assert allowed == MAX_STALE_ANY or staleness <= allowed
@@ -197,7 +197,7 @@ def test_only_if_cached_changes_nothing_else(request, entry, after):
 @given(*anything)
 def test_what_is_anonymous_is_never_for_cookies(request, entry, after):
     decision, *_ = verdict_at(request, entry, after)
-    if entry.value.anonymous and request.cookie:
+    if entry.value.without_credentials_only and request.cookie:
         assert decision in (Decision.MISS, Decision.GATEWAY_TIMEOUT)
 
 
@@ -205,7 +205,7 @@ def test_what_is_anonymous_is_never_for_cookies(request, entry, after):
 @given(*anything)
 def test_authorization_needs_a_response_that_allows_it(request, entry, after):
     decision, *_ = verdict_at(request, entry, after)
-    if request.authorization and not entry.value.authorized:
+    if request.authorization and not entry.value.shared_with_authorization:
         assert decision in (Decision.MISS, Decision.GATEWAY_TIMEOUT)
 
 
@@ -244,10 +244,10 @@ def test_stale_if_error_inside_a_window_only(request, entry, after):
     staleness = NOW + after - entry.fresh_until
     if not allowed:
         return
-    assert not entry.value.revalidate
+    assert not entry.value.no_cache
     asked = request.directives.stale_if_error
     by_origin = staleness < entry.stale_if_error
-    by_client = asked is not None and not entry.value.no_stale and staleness < asked
+    by_client = asked is not None and not entry.value.must_revalidate and staleness < asked
     assert by_origin or by_client
 
 

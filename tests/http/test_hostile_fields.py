@@ -147,7 +147,7 @@ def test_storing(request_lines, lines, status, method):
 def test_validation(stored_lines, new_lines):
     stored, new = Fields(stored_lines), Fields(new_lines)
     cc = parse_cache_control(new.get(b"cache-control"))
-    not_modified(new, stored, received=NOW)
+    not_modified(new, stored, response_time=NOW)
     freshens(stored, new)
     head_matches(stored, new)
     head_matches(stored, new, stored_length=3)
@@ -294,7 +294,7 @@ def test_no_value_takes_more_than_linear_time(flood):
     storable_fields(fields, cc)
     vary_names(fields)
     secondary_key((b"a", b"accept"), fields)
-    not_modified(fields, fields, received=NOW)
+    not_modified(fields, fields, response_time=NOW)
     conditional_lines(fields)
     invalidated_uris("http://h/", fields)
     canonical_uri("http://h/" + flood.decode("latin-1"))

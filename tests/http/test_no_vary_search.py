@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layergate.core.invalidation import MAX_PATTERN_LENGTH, Mark, Marks, glob
-from layergate.http.engine.cache import purge_marks
+from layergate.core.invalidation import MAX_PATTERN_LENGTH, Invalidation, Invalidations, glob
+from layergate.http.engine.cache import purge_invalidations
 from layergate.http.extensions.no_vary_search import (
     MAX_PARAMS,
     SearchVariance,
@@ -251,12 +251,12 @@ def test_g3_what_purges_one_of_the_equivalent_urls_purges_what_is_stored_for_the
     )
     if class_key(stored, variance) != class_key(asked, variance):
         return
-    marks = purge_marks(**purges(kind, "".join(text)))
-    log = Marks()
-    log.apply(1, marks, 0.0)
+    invalidations = purge_invalidations(**purges(kind, "".join(text)))
+    log = Invalidations()
+    log.apply(1, invalidations, 0.0)
     meant = log.purged_since(0, (), label_of(asked))
-    reached = Marks()
-    reached.apply(1, reaching(marks), 0.0)
+    reached = Invalidations()
+    reached.apply(1, reaching(invalidations), 0.0)
     key = class_key(stored, variance)
     if variant:
         key = variant_key(key, b"x")
@@ -275,10 +275,10 @@ def test_g3_what_purges_one_of_the_equivalent_urls_purges_what_is_stored_for_the
 def test_the_longest_pattern_has_one_that_is_none_too_long(kind, ending):
     value = ("http://h/" if kind != "path" else "/") + "p" * MAX_PATTERN_LENGTH
     value = value[: MAX_PATTERN_LENGTH - len(ending)] + ending
-    marks = reaching([Mark(kind, value)])
-    Marks().apply(1, marks, 0.0)
-    assert len(marks) == (1 if kind == "prefix" and "?" not in ending else 2)
+    invalidations = reaching([Invalidation(kind, value)])
+    Invalidations().apply(1, invalidations, 0.0)
+    assert len(invalidations) == (1 if kind == "prefix" and "?" not in ending else 2)
     path = "http://h" * (kind == "path") + value.partition("?")[0].partition("*")[0]
     assert kind == "prefix" or any(
-        glob(one.value)((path if one.kind == "glob" else path[8:]) + "?\0") for one in marks
+        glob(one.value)((path if one.kind == "glob" else path[8:]) + "?\0") for one in invalidations
     )

@@ -44,7 +44,7 @@ def request(value: bytes | None, *more: tuple[bytes, bytes], method: str = "GET"
 
 def whole(body: bytes, lines: Lines | None = None, status: int = 200) -> StoredResponse:
     stored = [(b"content-length", b"%d" % len(body)), *(lines or [])]
-    return StoredResponse(status, stored, body, generated=NOW, received=NOW)
+    return StoredResponse(status, stored, body, generated=NOW, response_time=NOW)
 
 
 # -- an oracle -------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_parts_answer_what_they_cover_and_nothing_else(value, body, data) -> Non
     cuts = sorted(data.draw(st.sets(st.integers(0, len(body)), min_size=2, max_size=7)))
     parts = tuple((a, body[a:b]) for a, b in zip(cuts[::2], cuts[1::2], strict=False))
     length = data.draw(st.sampled_from([None, len(body)]))
-    stored = PartialResponse([], parts, length, generated=NOW, received=NOW)
+    stored = PartialResponse([], parts, length, generated=NOW, response_time=NOW)
     asked = request(value)
     named = None if len(value) > 2048 else positions(value, len(body))
     if not covers(asked, stored):

@@ -14,7 +14,7 @@ from layergate.errors import ConfigError
 from layergate.http.extensions.targeted import OWN, parse_targeted, policy_of
 from layergate.http.message.cache_control import DELTA_MAX, EMPTY, CacheControl
 from layergate.http.message.fields import Fields
-from layergate.http.rfc9111.plan import kept_back, targets_of
+from layergate.http.rfc9111.plan import internal_fields, targets_of
 
 TARGETS = (b"layergate-cache-control", b"cdn-cache-control")
 
@@ -217,7 +217,7 @@ def test_the_target_list_is_an_option() -> None:
     ],
 )
 def test_only_our_own_field_is_kept_from_clients(options, hidden) -> None:
-    assert kept_back(Options(**options)) == hidden
+    assert internal_fields(Options(**options)) == hidden
 
 
 @pytest.mark.parametrize(

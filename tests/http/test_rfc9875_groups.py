@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layergate.core.invalidation import Mark
+from layergate.core.invalidation import Invalidation
 from layergate.errors import PurgeRefused
-from layergate.http.engine.cache import purge_marks
+from layergate.http.engine.cache import purge_invalidations
 from layergate.http.extensions.groups import (
     MAX_GROUP_LENGTH,
     MAX_GROUPS,
-    group_marks,
+    group_invalidations,
     group_name,
     group_tags,
     without_groups,
@@ -28,10 +28,12 @@ def tags(
     return group_tags(scheme, host, Fields([(b"cache-groups", value)]))
 
 
-def marks(
+def invalidations(
     value: bytes, target: str = "https://example.com/a", method: str = "POST", status: int = 200
-) -> tuple[Mark, ...]:
-    return group_marks(target, method, status, Fields([(b"cache-group-invalidation", value)]))
+) -> tuple[Invalidation, ...]:
+    return group_invalidations(
+        target, method, status, Fields([(b"cache-group-invalidation", value)])
+    )
 
 
 def named(value: bytes) -> list[str | None]:
@@ -75,7 +77,7 @@ def test_2_lines_are_combined() -> None:
 def test_2_at_least_32_groups_of_32_characters() -> None:
     many = b", ".join(b'"%032d"' % number for number in range(32))
     assert len(tags(many) or ()) == 32
-    assert len(marks(many)) == 32
+    assert len(invalidations(many)) == 32
 
 
 def test_what_could_not_be_invalidated_is_not_stored() -> None:
@@ -88,12 +90,14 @@ def test_what_could_not_be_invalidated_is_not_stored() -> None:
     assert len(tags(longest) or ()) == 1
     assert tags(longest[:-1] + b'x"') is None
     # Nothing is stored under a longer name, so there is nothing to purge;
-    assert marks(longest[:-1] + b'x"') == ()
+    assert invalidations(longest[:-1] + b'x"') == ()
     # of too many names, all are purged that could be meant.
-    assert marks(listed(MAX_GROUPS + 1)) == (Mark("prefix", "https://example.com/"),)
-    port = marks(listed(MAX_GROUPS + 1), "http://Example.com:8080/x?y")
-    assert port == (Mark("prefix", "http://example.com:8080/"),)
-    assert len(marks(listed(MAX_GROUPS))) == MAX_GROUPS
+    assert invalidations(listed(MAX_GROUPS + 1)) == (
+        Invalidation("prefix", "https://example.com/"),
+    )
+    port = invalidations(listed(MAX_GROUPS + 1), "http://Example.com:8080/x?y")
+    assert port == (Invalidation("prefix", "http://example.com:8080/"),)
+    assert len(invalidations(listed(MAX_GROUPS))) == MAX_GROUPS
 
 
 @pytest.mark.parametrize(
@@ -109,30 +113,30 @@ def test_what_could_not_be_invalidated_is_not_stored() -> None:
 )
 def test_2_1_of_one_origin(target: str, same: bool) -> None:
     (tag,) = tags(b'"scripts"') or ("",)
-    assert (marks(b'"scripts"', target) == (Mark("tag", tag),)) == same
-    assert len(marks(b'"scripts"', target)) == 1
+    assert (invalidations(b'"scripts"', target) == (Invalidation("tag", tag),)) == same
+    assert len(invalidations(b'"scripts"', target)) == 1
 
 
 def test_what_has_no_origin_has_no_groups() -> None:
     assert tags(b'"a"', host=b"") == ()
     assert tags(b'"a"', host=b"a b") == ()
     assert tags(b'"a"', scheme="ftp") == ()
-    assert marks(b'"a"', "/a") == ()
+    assert invalidations(b'"a"', "/a") == ()
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "TRACE", "QUERY"])
 def test_3_ignored_in_responses_to_safe_methods(method: str) -> None:
     """ "The Cache-Group-Invalidation header field MUST be ignored on responses to requests that have
     a safe method"."""
-    assert marks(b'"a"', method=method) == ()
+    assert invalidations(b'"a"', method=method) == ()
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "get", "M-SEARCH"])
 @pytest.mark.parametrize("status", [200, 204, 303, 404, 500])
 def test_3_followed_in_responses_to_unsafe_ones(method: str, status: int) -> None:
-    assert len(marks(b'"a", "b"', method=method, status=status)) == 2
-    assert marks(b'"a"', method=method, status=103) == ()
-    assert marks(b"a", method=method, status=status) == ()
+    assert len(invalidations(b'"a", "b"', method=method, status=status)) == 2
+    assert invalidations(b'"a"', method=method, status=103) == ()
+    assert invalidations(b"a", method=method, status=status) == ()
 
 
 # -- no tag of somebody's is that of a group -------------------------------------------------------
@@ -150,7 +154,7 @@ def test_a_tag_of_a_field_a_rule_or_a_purge_is_no_group(value: bytes, text: str)
 def test_a_group_is_no_tag_that_a_purge_may_name() -> None:
     (tag,) = tags(b'"scripts"') or ("",)
     with pytest.raises(PurgeRefused, match="NUL"):
-        purge_marks(tags=[tag])
+        purge_invalidations(tags=[tag])
     assert response_tags(Fields([(b"cache-tag", tag.encode())])) is None
     assert fill_tags(["{x}"], {"x": tag}) is None
     assert without_groups((tag, "scripts", "\0marker x")) == ("scripts", "\0marker x")

@@ -43,7 +43,7 @@ def there_and_back(value: Any) -> Any:
 
 def response(lines: Lines, body: bytes = b"", **fields: Any) -> StoredResponse:
     status = fields.pop("status", 200)
-    return StoredResponse(status, lines, body, **{"generated": NOW, "received": NOW, **fields})
+    return StoredResponse(status, lines, body, **{"generated": NOW, "response_time": NOW, **fields})
 
 
 def packed(
@@ -77,13 +77,13 @@ responses = st.builds(
     st.lists(st.tuples(names, field_values), max_size=12),
     bodies,
     generated=moments,
-    received=moments,
-    requested=moments,
-    revalidate=switches,
-    no_stale=switches,
-    anonymous=switches,
-    authorized=switches,
-    for_known=switches,
+    response_time=moments,
+    request_time=moments,
+    no_cache=switches,
+    must_revalidate=switches,
+    without_credentials_only=switches,
+    shared_with_authorization=switches,
+    shared_with_users=switches,
     immutable=switches,
     reloaded=switches,
     traceparent=st.none()
@@ -127,7 +127,7 @@ def test_parts_come_back_as_they_were(original: PartialResponse) -> None:
 
 
 FLAGS = (
-    "revalidate", "no_stale", "anonymous", "authorized", "for_known", "immutable", "reloaded",
+    "no_cache", "must_revalidate", "without_credentials_only", "shared_with_authorization", "shared_with_users", "immutable", "reloaded",
 )  # fmt: skip
 
 
@@ -210,8 +210,8 @@ def test_codes_are_for_ever() -> None:
 def test_every_field_of_a_response_travels() -> None:
     """Who adds one has to think of the wire: a new flag, or a new code."""
     assert set(StoredResponse.__slots__) - {"_fields", "audience", "large"} == {
-        "anonymous", "authorized", "body", "for_known", "generated", "immutable", "lines",
-        "no_stale", "own", "received", "reloaded", "requested", "revalidate", "status", "traceparent",
+        "without_credentials_only", "shared_with_authorization", "body", "shared_with_users", "generated", "immutable", "lines",
+        "must_revalidate", "own", "response_time", "reloaded", "request_time", "no_cache", "status", "traceparent",
     }  # fmt: skip
     assert set(PartialResponse.__slots__) == {"parts", "vague", "whole"}
     assert VariantIndex._fields == ("names", "variants", "expires")
@@ -289,8 +289,8 @@ def test_two_lengths_that_agree_are_one() -> None:
         response([], status=-1),
         response([], status=70_000),
         response([], generated=math.nan),
-        response([], received=math.inf),
-        response([], requested=2 * FAR),
+        response([], response_time=math.inf),
+        response([], request_time=2 * FAR),
         response([(b"x", b"1")] * 1001),
         response([(b"x", "1")]),  # type: ignore[list-item]
         response([], "text"),  # type: ignore[arg-type]

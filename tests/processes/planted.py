@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from layergate.core.entry import Entry
-from layergate.core.invalidation import Mark, Marks
+from layergate.core.invalidation import Invalidation, Invalidations
 from layergate.core.stack import Stack
 from layergate.layers.redis.log import RedisLog
 
@@ -27,7 +27,7 @@ def stores_what_was_purged() -> None:
     store = Stack.store
 
     async def later(self: Stack, key: Any, entry: Entry, **more: Any) -> bool:
-        entry.stamp = entry.checked = self.marks.position
+        entry.stamp = entry.checked = self.invalidations.position
         return await store(self, key, entry, **more)
 
     Stack.store = later  # type: ignore[method-assign]
@@ -35,12 +35,14 @@ def stores_what_was_purged() -> None:
 
 def hears_no_soft_purge() -> None:
     """What was purged softly is served as if it were fresh."""
-    apply = Marks.apply
+    apply = Invalidations.apply
 
-    def hard(self: Marks, position: int, marks: Iterable[Mark], time: float) -> None:
-        apply(self, position, [mark for mark in marks if not mark.soft], time)
+    def hard(
+        self: Invalidations, position: int, invalidations: Iterable[Invalidation], time: float
+    ) -> None:
+        apply(self, position, [mark for mark in invalidations if not mark.soft], time)
 
-    Marks.apply = hard  # type: ignore[method-assign]
+    Invalidations.apply = hard  # type: ignore[method-assign]
 
 
 PLANTED: Final[dict[str, Callable[[], None]]] = {

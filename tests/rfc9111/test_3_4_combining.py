@@ -31,7 +31,7 @@ def part(first, octets, whole=10, lines=(ETAG,), *, vague=False, at=NOW, **flags
 
 def full(body, lines=(ETAG,), **flags):
     stored = [*lines, (b"content-length", b"%d" % len(body))]
-    return StoredResponse(200, stored, body, generated=NOW, received=NOW, **flags)
+    return StoredResponse(200, stored, body, generated=NOW, response_time=NOW, **flags)
 
 
 def combine(present, new, *, max_body=1000, max_tags=10, **kw):
@@ -94,7 +94,7 @@ ROWS = [
      part(2, b"x", lines=[(b"etag", b'W/"a"')]), b"0123456789"),
     ("whole-other-tag", full(b"0123456789"), part(2, b"x", lines=[(b"etag", b'"b"')]), ((2, b"x"),)),
     ("whole-other-length", full(b"0123456789", []), part(2, b"x", 11, []), ((2, b"x"),)),
-    ("whole-404", StoredResponse(404, [ETAG], b"no", generated=NOW, received=NOW), OLD,
+    ("whole-404", StoredResponse(404, [ETAG], b"no", generated=NOW, response_time=NOW), OLD,
      ((0, b"012"),)),
 ]  # fmt: skip
 
@@ -161,7 +161,7 @@ def test_a_combined_response_is_as_fresh_as_the_newest():
         entry(OLD, fresh=5.0), entry(part(3, b"3", at=NOW + 3), fresh=60.0), max_body=99, max_tags=9
     )
     assert made.fresh_until == NOW + 60
-    assert made.value.generated == made.value.received == NOW + 3
+    assert made.value.generated == made.value.response_time == NOW + 3
 
 
 def test_too_much_together_is_the_new_part_alone():
@@ -258,7 +258,7 @@ REST = [
     ("parts", "asked", "sent"), [pytest.param(*row[1:], id=f"3.4-{row[0]}") for row in REST]
 )
 def test_what_is_fetched(parts, asked, sent):
-    value = PartialResponse([ETAG], tuple(parts), 10, generated=NOW, received=NOW)
+    value = PartialResponse([ETAG], tuple(parts), 10, generated=NOW, response_time=NOW)
     rest = rest_of(get(asked), entry(value), max_body=100)
     assert (None if rest is None else rest.lines) == (
         None if sent is None else [(b"range", sent), (b"if-range", b'"a"')]

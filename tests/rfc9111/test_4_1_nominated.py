@@ -38,7 +38,7 @@ def asked(*lines: tuple[bytes, bytes]) -> Request:
 
 def entry(tag: bytes, body: bytes, *lines: tuple[bytes, bytes], status: int = 200, **kw) -> Entry:
     fields = [(b"etag", tag), (b"vary", b"Foo"), *lines]
-    stored = StoredResponse(status, fields, body, generated=0.0, received=0.0, **kw)
+    stored = StoredResponse(status, fields, body, generated=0.0, response_time=0.0, **kw)
     return Entry(stored, created=0.0, fresh_until=60.0)
 
 
@@ -58,11 +58,11 @@ def test_all_with_a_strong_tag_are_nominated():
 def test_what_may_not_be_the_answer_is_not():
     doubtful = ONE.distrusted(30.0)
     marker = Entry(HitForMiss(Refused.PRIVATE), created=0.0, fresh_until=60.0)
-    anonymous = entry(b'"3"', b"three", anonymous=True)
+    without_credentials_only = entry(b'"3"', b"three", without_credentials_only=True)
     cookie = asked((b"cookie", b"a=b"))
     assert nominated(asked(), [doubtful, marker, TWO]) == (TWO,)
-    assert nominated(asked(), [anonymous, TWO]) == (anonymous, TWO)
-    assert nominated(cookie, [anonymous, TWO, ONE]) == (TWO, ONE)
+    assert nominated(asked(), [without_credentials_only, TWO]) == (without_credentials_only, TWO)
+    assert nominated(cookie, [without_credentials_only, TWO, ONE]) == (TWO, ONE)
     assert nominated(asked(), [entry(b'"3"', b"three", status=203), TWO]) == (TWO,)
     assert nominated(asked(), [entry(b'"3"', b"three", (b"vary", b"*")), TWO]) == (TWO,)
 

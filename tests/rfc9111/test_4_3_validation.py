@@ -99,7 +99,7 @@ RECEIVED = [
     [pytest.param(*row[2:], id=f"{row[1]}-{row[0]}") for row in RECEIVED],
 )
 def test_received_preconditions(request_lines, stored, expected):
-    assert not_modified(Fields(request_lines), Fields(stored), received=NOW) is expected
+    assert not_modified(Fields(request_lines), Fields(stored), response_time=NOW) is expected
 
 
 SENT = [

@@ -103,7 +103,9 @@ def _emptied(server: Valkey) -> str:
 
 def _apart(caches: list[HttpCache]) -> bool:
     """Has one of them heard of a purge that another has not yet?"""
-    positions = {cache.stack.fleet.stats()["log_position"] for cache in caches if cache.stack.fleet}
+    positions = {
+        cache.stack.shared_log.stats()["log_position"] for cache in caches if cache.stack.shared_log
+    }
     return len(positions - {0}) > 1  # 0: has not asked for anything yet
 
 

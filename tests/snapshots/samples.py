@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from layergate.core.codec import VERSION, Codec
 from layergate.core.entry import Entry
-from layergate.core.invalidation import Mark
+from layergate.core.invalidation import Invalidation
 from layergate.http.extensions.no_vary_search import SearchVariance
 from layergate.http.message.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
 from layergate.http.message.wire import VALUES
@@ -74,19 +74,21 @@ RESPONSE = StoredResponse(
     ],
     b"<p>hello</p>" * 25,
     generated=TIME - 5.0,
-    received=TIME,
-    requested=TIME - 0.5,
-    no_stale=True,
-    anonymous=True,
-    for_known=False,
+    response_time=TIME,
+    request_time=TIME - 0.5,
+    must_revalidate=True,
+    without_credentials_only=True,
+    shared_with_users=False,
 )
-BARE = StoredResponse(404, [], b"", generated=TIME, received=TIME, revalidate=True, authorized=True)
+BARE = StoredResponse(
+    404, [], b"", generated=TIME, response_time=TIME, no_cache=True, shared_with_authorization=True
+)
 TRACED = StoredResponse(
     200,
     [(b"content-type", b"text/plain")],
     b"hello",
     generated=TIME,
-    received=TIME,
+    response_time=TIME,
     traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 )
 OWN = StoredResponse(
@@ -94,7 +96,7 @@ OWN = StoredResponse(
     [(b"cache-control", b"no-store"), (b"cdn-cache-control", b"max-age=60")],
     b"hello",
     generated=TIME,
-    received=TIME,
+    response_time=TIME,
     immutable=True,
     own=b"max-age=3600, immutable",
 )
@@ -104,27 +106,27 @@ PARTIAL = PartialResponse(
     ((0, b"abc"), (1000, b"def")),
     2000,
     generated=TIME,
-    received=TIME,
-    no_stale=True,
+    response_time=TIME,
+    must_revalidate=True,
 )
-VAGUE = PartialResponse([], ((4, b"01234"),), 9, vague=True, generated=TIME, received=TIME)
-UNKNOWN = PartialResponse([], ((4, b"01234"),), None, generated=TIME, received=TIME)
+VAGUE = PartialResponse([], ((4, b"01234"),), 9, vague=True, generated=TIME, response_time=TIME)
+UNKNOWN = PartialResponse([], ((4, b"01234"),), None, generated=TIME, response_time=TIME)
 INDEX = VariantIndex(((b"accept-encoding", b"accept-language"), ()), (b"h;1:h1:/0:one", b"two"))
 COOKIES = StoredResponse(
     200,
     [(b"set-cookie", b"a=b"), (b"set-cookie", b"c=d; Path=/"), (b"content-length", b"2")],
     b"ok",
     generated=TIME - 2.0,
-    received=TIME,
-    requested=TIME - 0.5,
+    response_time=TIME,
+    request_time=TIME - 0.5,
 )
 MARKS = (
-    Mark("tag", "product:1"),
-    Mark("key", "https://example.com/a", True),
-    Mark("prefix", "https://example.com/b"),
-    Mark("glob", "https://*.example.com/*"),
-    Mark("path", "/c/*", True),
-    Mark("all"),
+    Invalidation("tag", "product:1"),
+    Invalidation("key", "https://example.com/a", True),
+    Invalidation("prefix", "https://example.com/b"),
+    Invalidation("glob", "https://*.example.com/*"),
+    Invalidation("path", "/c/*", True),
+    Invalidation("all"),
 )
 
 SAMPLES: dict[str, Sample] = {
@@ -148,7 +150,7 @@ SAMPLES: dict[str, Sample] = {
     "search-variance": Sample(SearchVariance(False, True, (b"a b", b"id", b"\xff"))),
     "hit-for-miss": Sample(HitForMiss(Refused.SET_COOKIE)),
     "record": Sample(MARKS, record=True),
-    "record-groups": Sample((Mark("tag", GROUP),), record=True),
+    "record-groups": Sample((Invalidation("tag", GROUP),), record=True),
     "record-signed": Sample(MARKS, record=True, codec={"secret": SECRET}),
 }
 

@@ -159,7 +159,7 @@ async def test_an_instance_that_cannot_apply_what_it_hears_of_lags(sdk: Sdk, val
     limited = f"redis://limited:any@127.0.0.1:{valkey.port}/0"
     layer = {"max_disconnected": 0.5, "timeout": 0.3}
     async with Fleet([limited, valkey.url], "lag", layer=layer, telemetry=sdk.telemetry) as fleet:
-        first, second = (world.cache.stack.fleet for world in fleet.worlds)
+        first, second = (world.cache.stack.shared_log for world in fleet.worlds)
         assert first is not None
         assert second is not None
         valkey.cli("ACL", "SETUSER", "limited", "-evalsha", "-eval")

@@ -240,7 +240,7 @@ async def test_what_the_log_says_of_itself(sdk: Sdk) -> None:
     assert sdk.values("layergate.log.lag") == {"": 3}
     assert sdk.values("layergate.log.outbox") == {"": 1}
     assert sdk.values("layergate.log.trusted") == {"": 1}
-    assert world.cache.stack.fleet is not None
+    assert world.cache.stack.shared_log is not None
 
 
 async def test_caches_that_cannot_be_told_apart_are_added_up(sdk: Sdk) -> None:

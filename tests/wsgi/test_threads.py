@@ -461,7 +461,7 @@ def test_at_random_nothing_hangs_or_is_left_behind() -> None:
             write(name)
         return Body(chunks(pick, name))
 
-    app = LayerGate(origin, max_body=1000, slow_reader_timeout=0.05, coalesce_timeout=5)
+    app = LayerGate(origin, max_body=1000, slow_reader_timeout=0.05, collapse_timeout=5)
 
     def client() -> int:
         pick = random.Random()

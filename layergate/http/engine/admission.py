@@ -50,17 +50,17 @@ class Admission:
     def sighted(self, variant: bytes) -> int:
         """Note that ``variant`` has come and is not in its index; returns how often it has, this time
         included."""
-        mark = hash(variant)
+        invalidation = hash(variant)
         with self._lock:
-            sights = self._sights.pop(mark, 0) + 1
-            self._put(self._sights, mark, sights)
+            sights = self._sights.pop(invalidation, 0) + 1
+            self._put(self._sights, invalidation, sights)
         return sights
 
     def gave_way(self, variant: bytes) -> None:
         """Note that ``variant`` was there, and is not any more."""
-        mark = hash(variant)
+        invalidation = hash(variant)
         with self._lock:
-            self._put(self._sights, mark, max(1, self._sights.pop(mark, 0)))
+            self._put(self._sights, invalidation, max(1, self._sights.pop(invalidation, 0)))
 
     def room(
         self, index: VariantIndex, variant: bytes, cap: int, *, sights: int, marker: bool = False
@@ -93,19 +93,19 @@ class Admission:
         return Room(elsewhere) if elsewhere is not None and sights >= _INSISTENT else None
 
     def _is_marker(self, variant: bytes) -> bool:
-        entry = self._stack.glance(variant)
+        entry = self._stack.inspect_top(variant)
         return entry is not None and isinstance(entry.value, HitForMiss)
 
     def fade(self, primary: bytes, index: VariantIndex) -> None:
         """A variant was turned away since all are read: those that are so no more shall not be in its
         way for ever."""
-        mark, now = hash(primary), self._stack.runtime.now()
+        invalidation, now = hash(primary), self._stack.runtime.now()
         with self._lock:
-            if now - self._faded.get(mark, 0.0) < _FADING:
+            if now - self._faded.get(invalidation, 0.0) < _FADING:
                 return
-            first = mark not in self._faded
-            self._faded.pop(mark, None)
-            self._put(self._faded, mark, now)
+            first = invalidation not in self._faded
+            self._faded.pop(invalidation, None)
+            self._put(self._faded, invalidation, now)
         if not first:
             for variant in index.variants:
                 self._stack.fade(variant)
@@ -118,13 +118,13 @@ class Admission:
         read: set[tuple[bytes, ...]] = set()
         for variant in index.variants:
             if self._stack.reads(variant):
-                entry = self._stack.glance(variant)
+                entry = self._stack.inspect_top(variant)
                 if entry is not None and isinstance(entry.value, StoredResponse):
                     read |= forwarding.all_selecting(vary_names(entry.value.fields) or ())
         return next((one for one in reversed(names) if one and one not in read), None)
 
     @staticmethod
-    def _put(memory: dict[int, T], mark: int, value: T) -> None:
+    def _put(memory: dict[int, T], invalidation: int, value: T) -> None:
         if len(memory) >= _REMEMBERED:
             del memory[next(iter(memory))]
-        memory[mark] = value
+        memory[invalidation] = value

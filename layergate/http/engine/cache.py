@@ -35,10 +35,10 @@ from layergate.config import MAX_TAG_LENGTH, ONE_REQUEST_STATUSES, Options
 from layergate.core.codec import FAR
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN
-from layergate.core.fleet import Waited
 from layergate.core.flight import Flights
-from layergate.core.invalidation import Mark, PurgeReceipt, glob
+from layergate.core.invalidation import Invalidation, PurgeReceipt, glob
 from layergate.core.ports import Task
+from layergate.core.shared import Waited
 from layergate.core.stack import Found, Stack
 from layergate.errors import KeyRefused, PurgeRefused
 from layergate.http.engine.admission import Admission
@@ -50,7 +50,7 @@ from layergate.http.engine.hit_for_miss import (
     witness,
 )
 from layergate.http.extensions import cache_status
-from layergate.http.extensions.groups import group_marks
+from layergate.http.extensions.groups import group_invalidations
 from layergate.http.extensions.languages import in_language
 from layergate.http.extensions.no_vary_search import (
     SearchVariance,
@@ -95,7 +95,7 @@ from layergate.http.rfc9111.partial import (
     partial_content,
     rest_of,
 )
-from layergate.http.rfc9111.plan import Plan, kept_back, plan_update, targets_of
+from layergate.http.rfc9111.plan import Plan, internal_fields, plan_update, targets_of
 from layergate.http.rfc9111.selecting import secondary_key, varies_on_more, vary_names
 from layergate.http.rfc9111.storing import Refused
 from layergate.http.rfc9111.validation import (
@@ -107,7 +107,7 @@ from layergate.http.rfc9111.validation import (
 from layergate.http.rfc9111.variants import CODING, Codings, identified, nominated
 from layergate.http.rules import Match, RuleSet
 
-__all__ = ["Answer", "Cache", "Follow", "Lead", "Pass", "Serve", "purge_marks"]
+__all__ = ["Answer", "Cache", "Follow", "Lead", "Pass", "Serve", "purge_invalidations"]
 
 _AGES: Final[tuple[Line, ...]] = tuple((b"age", b"%d" % age) for age in range(3600))
 _MEMO: Final = 8192
@@ -245,15 +245,15 @@ class Cache:
         self._reloads: dict[int, float] = {}
         # Bound once: each saves an attribute walk per hit.
         self._top_peek = stack.top_peek
-        self._marks = stack.marks
+        self._marks = stack.invalidations
         self._obeys = options.request_directives
         self._now = stack.runtime.now
         self._monotonic = stack.runtime.monotonic
-        self._fleet = stack.fleet
+        self._shared_log = stack.shared_log
         self._counters = stack.counters
         self._says_status = options.cache_status
         self._top = stack.layers[0].name
-        self.kept_back = kept_back(options)
+        self.internal_fields = internal_fields(options)
         self._targets = frozenset(targets_of(options))
         self.forwarding = forwarding_of(options.forwarding_fields)  # type: ignore[arg-type]
         self.closer = CloserLook(self.forwarding)
@@ -283,7 +283,10 @@ class Cache:
         self.options, self.rules = changed, rules
         self.max_body = changed.max_body  # type: ignore[assignment]
         self._obeys, self._says_status = changed.request_directives, changed.cache_status
-        self.kept_back, self._targets = kept_back(changed), frozenset(targets_of(changed))
+        self.internal_fields, self._targets = (
+            internal_fields(changed),
+            frozenset(targets_of(changed)),
+        )
         self._pass_lines = {}  # after the options: see `pass_lines`
         for reference in list(self._adapters):
             adapt = reference()
@@ -312,7 +315,7 @@ class Cache:
         easily"; the caller goes on to `open`. Agrees with `decision.decide`.
         """
         # Written for speed: what `stack.peek` and a few helpers would do stands here in line.
-        if self._fleet is not None and self._monotonic() >= self._fleet.trusted_until:
+        if self._shared_log is not None and self._monotonic() >= self._shared_log.trusted_until:
             return None
         try:
             entry = self._top_peek(key)
@@ -352,7 +355,7 @@ class Cache:
             return None
         now = self._now()
         ttl = entry.fresh_until - now
-        if ttl <= 0 or stored.revalidate:
+        if ttl <= 0 or stored.no_cache:
             return None
         nothing_matters = plain[stored.audience]
         if not nothing_matters(fields) and self.closer.needed(nothing_matters, fields):
@@ -461,7 +464,7 @@ class Cache:
                 reason = Refused.COOKIE
         if reason is None or (control is not None and match is not None and match.rule.override):
             return None
-        if not self.kept_back.isdisjoint(fields):
+        if not self.internal_fields.isdisjoint(fields):
             lines = self.for_clients(lines)
         return [*lines, *self.pass_lines(reason, _UNSHARED_FWD.get(reason, "miss"))]
 
@@ -490,9 +493,9 @@ class Cache:
         fetch without validators.
         """
         until = 0.0
-        if self._fleet is not None:
+        if self._shared_log is not None:
             request.arrived = request.arrived or self._monotonic()
-            until = request.arrived + float(self.options.coalesce_timeout)  # type: ignore[arg-type]
+            until = request.arrived + float(self.options.collapse_timeout)  # type: ignore[arg-type]
         asked = self._now()
         answer = await self._open(request, alone, fresh, until, asked, late=late)
         while isinstance(answer, _Landed):
@@ -506,7 +509,7 @@ class Cache:
         stale response if there is one that may be used, or else a 504."""
         entry, request = exchange.entry, exchange.request
         if entry is not None and self.stale_if_error(request, entry):
-            self.stack.counters.on("stale", request=request, reason="coalesce-timeout")
+            self.stack.counters.on("stale", request=request, reason="collapse-timeout")
             return Serve(self.stale(exchange, request, entry))
         return _GATEWAY_TIMEOUT
 
@@ -570,7 +573,7 @@ class Cache:
             entry = None
             self.stack.counters.on("miss", request=request, reason=fwd)
         if late and (
-            self.options.coalesce_fallback == "504"
+            self.options.collapse_fallback == "504"
             or (entry is not None and self.stale_if_error(request, entry))
         ):
             return self._too_late(self._exchange(request, selected, None, entry, fwd, match))
@@ -602,8 +605,8 @@ class Cache:
         pause = float(self.options.reload_pause or 0.0)  # type: ignore[arg-type]
         last = self._reloads.get(hash(selected.storage_key), 0.0)
         if stored.reloaded:
-            last = max(last, stored.received)
-        if stored.requested <= asked and not 0.0 <= now - last < pause:
+            last = max(last, stored.response_time)
+        if stored.request_time <= asked and not 0.0 <= now - last < pause:
             return verdict
         present = self.flights.get(self.flight_key(request, match, selected))
         if present is None or self.why_alone(request, entry, match, None) is not None:
@@ -612,18 +615,18 @@ class Cache:
 
     def _note_reload(self, key: bytes) -> None:
         """A reload of what is stored under ``key`` is forwarded."""
-        mark = hash(key)
+        invalidation = hash(key)
         with self._tally:
-            self._reloads.pop(mark, None)
+            self._reloads.pop(invalidation, None)
             if len(self._reloads) >= _MEMO:
                 del self._reloads[next(iter(self._reloads))]
-            self._reloads[mark] = self._now()
+            self._reloads[invalidation] = self._now()
 
     async def _newest(self, request: Request, selected: _Selected) -> _Selected:
         """What is ``selected`` for a reload, or what another instance has replaced it with since it
         was copied here: this instance's own copy is fresh, so nothing else makes it look."""
         seen = selected.entry
-        if self._fleet is None or seen is None or selected.layer != self._top:
+        if self._shared_log is None or seen is None or selected.layer != self._top:
             return selected
 
         def enough(entry: Entry) -> bool:
@@ -914,7 +917,7 @@ class Cache:
                 if lease is Waited.TIMEOUT:
                     self.stack.counters.on("wait_timeout", request=request)
                     entry = exchange.entry
-                    if self.options.coalesce_fallback == "504" or (
+                    if self.options.collapse_fallback == "504" or (
                         entry is not None and self.stale_if_error(request, entry)
                     ):
                         exchange.gave_up = True
@@ -999,7 +1002,7 @@ class Cache:
         if request.authorization or request.personal or hash(request.key) in self._unnamed:
             return ()
         keys = self.differing_by_coding(request, index, match)
-        present = [self.stack.glance(key) for key in reversed(index.variants) if key in keys]
+        present = [self.stack.inspect_top(key) for key in reversed(index.variants) if key in keys]
         # (Parts are not compared with wholes, nor could they answer for one.)
         whole = (entry for entry in present if entry is not None and _complete(entry))
         return nominated(request, whole)
@@ -1072,7 +1075,7 @@ class Cache:
             if self.forwarding.covers(names, request.fields.names())
         ][:1]  # what was selected by fewer fields before may be for another client
         now = self.stack.runtime.now()
-        found = in_language(request, reversed(index.variants), own, self.stack.glance, now)
+        found = in_language(request, reversed(index.variants), own, self.stack.inspect_top, now)
         if found is None:
             return selected
         if not quiet:
@@ -1234,7 +1237,7 @@ class Cache:
         stored: StoredResponse = entry.value
         age = _age_line(max(0, int(self.stack.runtime.now() - stored.generated)))
         if stored.status == 200 and not_modified(
-            request.fields, stored.fields, received=stored.received
+            request.fields, stored.fields, response_time=stored.response_time
         ):
             return Served(304, [*not_modified_lines(stored.lines), age, *status_line], b"")
         part = partial_content(request, stored, [age, *status_line])
@@ -1288,7 +1291,7 @@ class Cache:
         extra = [age, *self.forward_line(exchange, follower=True)]
         if head.status in (200, 206):
             fields = Fields(head.shared_lines)
-            if not_modified(request.fields, fields, received=exchange.plan.received):
+            if not_modified(request.fields, fields, response_time=exchange.plan.response_time):
                 return Served(304, [*not_modified_lines(head.shared_lines), *extra], b"")
         return Served(head.status, [*head.shared_lines, *extra], b"")
 
@@ -1300,7 +1303,9 @@ class Cache:
         head, request = exchange.response, exchange.request
         if head.status not in (200, 206):
             return None
-        if not not_modified(request.fields, Fields(head.lines), received=exchange.plan.received):
+        if not not_modified(
+            request.fields, Fields(head.lines), response_time=exchange.plan.response_time
+        ):
             return None
         lines = [*not_modified_lines(head.lines), *self.forward_line(exchange)]
         return Served(304, lines, b"")
@@ -1379,7 +1384,7 @@ class Cache:
 
     def for_clients(self, lines: Lines) -> Lines:
         """The lines as clients see them: without what is for this cache alone."""
-        hidden = self.kept_back
+        hidden = self.internal_fields
         if not hidden:
             return lines
         return [line for line in lines if line[0].lower() not in hidden]
@@ -1424,7 +1429,7 @@ class Cache:
             if value is None:
                 index = VariantIndex((names,), ())
                 expires = max(entry.expires, now + _INDEX_LIFETIME)
-                stamp = stack.marks.position
+                stamp = stack.invalidations.position
                 new = Entry(index, created=now, fresh_until=expires, stamp=stamp, size=64)
                 if not stack.keep(exchange.primary, new):
                     return None
@@ -1504,10 +1509,12 @@ class Cache:
         if present is None or not isinstance(present.value, StoredResponse):
             return
         await self.stack.discard(key)
-        if self._fleet is not None and present.fresh_until > self.stack.runtime.now():
+        if self._shared_log is not None and present.fresh_until > self.stack.runtime.now():
             # Other instances may hold a copy that is as fresh. This purge reaches what is about to be
             # stored as well: the next request fetches it.
-            await self.stack.invalidate(self._reaching((Mark("key", label_of(key)),)), wait=0.0)
+            await self.stack.invalidate(
+                self._reaching((Invalidation("key", label_of(key)),)), wait=0.0
+            )
 
     async def _end_marker(self, exchange: Exchange) -> None:
         """What is asked for is shareable again: forget that it was not, here and on every other
@@ -1518,14 +1525,14 @@ class Cache:
             entry = await self._lookup(key)
             if entry is not None and isinstance(entry.value, HitForMiss):
                 await self.stack.discard(key)
-        if self._fleet is not None:
+        if self._shared_log is not None:
             tag = _marker_tag(exchange.primary)
-            await self.stack.invalidate((Mark("tag", tag),), wait=0.0)
+            await self.stack.invalidate((Invalidation("tag", tag),), wait=0.0)
 
     def _remembers(self, key: bytes) -> bool:
         """Does this instance have a marker for what is asked for under ``key``, whoever it is for?"""
         return any(
-            (entry := self.stack.glance(key + suffix)) is not None
+            (entry := self.stack.inspect_top(key + suffix)) is not None
             and isinstance(entry.value, HitForMiss)
             for suffix in (b"", _BESIDE, _WITH_COOKIE)
         )
@@ -1560,7 +1567,7 @@ class Cache:
     def has_room(self, exchange: Exchange, plan: Plan, *, quiet: bool = False) -> bool:
         """True if what is planned is no new variant, or may become one; see `admission`. As far as is
         known in this process. ``quiet``: nothing is noted."""
-        present = self.stack.glance(exchange.primary)
+        present = self.stack.inspect_top(exchange.primary)
         index = None if present is None else present.value
         if not isinstance(index, VariantIndex):
             return True
@@ -1649,7 +1656,7 @@ class Cache:
             VariantIndex(tuple(sets), tuple(variants), _ends(variants, ends)),
             created=now,
             fresh_until=expires,
-            stamp=self.stack.marks.position,
+            stamp=self.stack.invalidations.position,
             size=64 + sum(len(other) + 8 for other in variants),
         )
         await self.stack.store(primary, index)
@@ -1660,7 +1667,7 @@ class Cache:
         here. Nothing that somebody reads is lost when two change it at once."""
         if self.stack.peek_is_enough:
             return own
-        held = [one.entry for one in (await self.stack.survey(primary))[1:] if not one.purged]
+        held = [one.entry for one in (await self.stack.inspect(primary))[1:] if not one.purged]
         theirs = next((one.value for one in held if one is not None), None)
         if not isinstance(theirs, VariantIndex):
             return own
@@ -1729,9 +1736,9 @@ class Cache:
         if reason is Refused.VARY_STAR and exchange.state is State.ANSWERED:
             # What the 304 confirms for this request is no longer there for any other.
             await self.stack.discard(exchange.storage_key)
-            if self._fleet is not None:
-                mark = Mark("key", label_of(exchange.storage_key))
-                await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
+            if self._shared_log is not None:
+                invalidation = Invalidation("key", label_of(exchange.storage_key))
+                await self.stack.invalidate(self._reaching((invalidation,)), wait=0.0)
         ttl = self.marker_ttl(exchange)
         if reason is not None and ttl:
             await self._mark(exchange, reason, ttl)
@@ -1784,8 +1791,8 @@ class Cache:
             value,
             created=now,
             fresh_until=now + ttl,
-            tags=() if self._fleet is None else (_marker_tag(exchange.primary),),
-            stamp=self.stack.marks.position,
+            tags=() if self._shared_log is None else (_marker_tag(exchange.primary),),
+            stamp=self.stack.invalidations.position,
             size=64 + sum(map(len, value.witnesses)),
         )
         await self.stack.store(key, marker)
@@ -1878,29 +1885,31 @@ class Cache:
 
     async def after_unsafe(self, request_uri: str, method: str, status: int, lines: Lines) -> None:
         """Invalidate what an unsafe request has changed (4.4)."""
-        marks = self.unsafe_marks(request_uri, method, status, lines)
-        if marks:
+        invalidations = self.unsafe_invalidations(request_uri, method, status, lines)
+        if invalidations:
             # The client of an unsafe request does not wait for an instance that stands still.
             wait = float(self.options.layer_timeout)  # type: ignore[arg-type]
-            await self.stack.invalidate(marks, wait=wait)
+            await self.stack.invalidate(invalidations, wait=wait)
 
-    def unsafe_marks(
+    def unsafe_invalidations(
         self, request_uri: str, method: str, status: int, lines: Lines
-    ) -> tuple[Mark, ...]:
+    ) -> tuple[Invalidation, ...]:
         """What a response to this method purges (4.4, RFC 9875 section 3). Empty: nothing."""
         fields = Fields(lines)
-        groups = group_marks(request_uri, method, status, fields)
+        groups = group_invalidations(request_uri, method, status, fields)
         if not invalidates(method, status):
             return groups
         uris = invalidated_uris(request_uri, fields)
         # Nothing is stored under a longer one.
         longest = self.options.max_key_length
-        marks = _url_marks((uri for uri in uris if len(uri) <= longest), soft=False, either=True)
-        return self._reaching((*marks, *groups))
+        invalidations = _url_invalidations(
+            (uri for uri in uris if len(uri) <= longest), soft=False, either=True
+        )
+        return self._reaching((*invalidations, *groups))
 
-    def _reaching(self, marks: tuple[Mark, ...]) -> tuple[Mark, ...]:
+    def _reaching(self, invalidations: tuple[Invalidation, ...]) -> tuple[Invalidation, ...]:
         """The marks, with those by which they reach what No-Vary-Search makes equivalent."""
-        return reaching(marks) if self._search else marks
+        return reaching(invalidations) if self._search else invalidations
 
     async def after_head(self, exchange: Exchange, status: int, lines: Lines) -> None:
         """Freshen or outdate what is stored with what a HEAD brought: "each of its stored GET
@@ -1917,9 +1926,9 @@ class Cache:
                 if gone:
                     await self.stack.discard(key)
                 entry.outdate(now)
-                if self._fleet is not None:  # so too where else it is held
-                    mark = Mark("key", label_of(key), soft=not gone)
-                    await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
+                if self._shared_log is not None:  # so too where else it is held
+                    invalidation = Invalidation("key", label_of(key), soft=not gone)
+                    await self.stack.invalidate(self._reaching((invalidation,)), wait=0.0)
             elif planned is not None:
                 planned = exchange.located(planned)
                 fresh = exchange.entry_for(
@@ -1958,9 +1967,9 @@ class Cache:
                 continue
             if varies_on_more(stored.fields, fields):
                 await self.stack.discard(key)
-                if self._fleet is not None:  # the next request fetches what is stored now, too
-                    mark = Mark("key", label_of(key))
-                    await self.stack.invalidate(self._reaching((mark,)), wait=0.0)
+                if self._shared_log is not None:  # the next request fetches what is stored now, too
+                    invalidation = Invalidation("key", label_of(key))
+                    await self.stack.invalidate(self._reaching((invalidation,)), wait=0.0)
                 continue
             planned, _ = plan_update(
                 exchange.request,
@@ -1969,7 +1978,7 @@ class Cache:
                 exchange.match,
                 self.options,
                 request_time=exchange.request_time,
-                response_time=exchange.plan.received,
+                response_time=exchange.plan.response_time,
             )
             if not isinstance(planned, Plan) or planned.vary != vary_names(stored.fields):
                 continue
@@ -2054,7 +2063,7 @@ class Cache:
 
         Raises PurgeRefused when nothing is named, or something that cannot be purged.
         """
-        named = named_marks(
+        named = named_invalidations(
             tags=tags,
             urls=urls,
             prefixes=prefixes,
@@ -2065,7 +2074,10 @@ class Cache:
             schemes=schemes,
         )
         return await self.stack.purge(
-            [(*self._reaching(tuple(marks)), *_public_marks(marks)) for marks in named],
+            [
+                (*self._reaching(tuple(invalidations)), *_public_invalidations(invalidations))
+                for invalidations in named
+            ],
             counts=_is_response,
         )
 
@@ -2148,12 +2160,16 @@ class Cache:
         self.stack.forked()
 
 
-def purge_marks(**what: Any) -> tuple[Mark, ...]:
+def purge_invalidations(**what: Any) -> tuple[Invalidation, ...]:
     """The marks of a purge; arguments as `named_marks`. Raises PurgeRefused."""
-    return tuple(mark for marks in named_marks(**what) for mark in marks)
+    return tuple(
+        invalidation
+        for invalidations in named_invalidations(**what)
+        for invalidation in invalidations
+    )
 
 
-def named_marks(
+def named_invalidations(
     *,
     tags: Iterable[str] = (),
     urls: Iterable[str] = (),
@@ -2163,39 +2179,39 @@ def named_marks(
     everything: bool = False,
     soft: bool = False,
     schemes: str = "either",
-) -> list[list[Mark]]:
+) -> list[list[Invalidation]]:
     """The marks of each thing that a purge names. Raises PurgeRefused."""
     if schemes not in ("either", "exact"):
         raise PurgeRefused(f"schemes must be 'either' or 'exact', got {schemes!r}")
-    named: list[list[Mark]] = []
+    named: list[list[Invalidation]] = []
     for tag in _texts(tags, "tags"):
-        named.append([Mark("tag", _checked_tag(tag), soft)])
+        named.append([Invalidation("tag", _checked_tag(tag), soft)])
     for url in _texts(urls, "urls"):
         escaped = _escaped(url, "urls")
         if canonical_uri(escaped) is None:
             raise PurgeRefused(f"urls must be absolute http(s) URLs, got {url!r}")
-        named.append(_url_marks((escaped,), soft=soft, either=schemes == "either"))
+        named.append(_url_invalidations((escaped,), soft=soft, either=schemes == "either"))
     for prefix in _texts(prefixes, "prefixes"):
         before, colon, rest = _escaped(prefix, "prefixes").rpartition("://")
-        marks: list[Mark] = []
+        invalidations: list[Invalidation] = []
         for scheme in (before,) if colon else ("http", "https"):
             text = label_prefix(scheme, rest)
             if text is None:
                 raise PurgeRefused(f"prefixes must look like 'host/path', got {prefix!r}")
-            marks.append(Mark("prefix", text, soft))
-        named.append(marks)
+            invalidations.append(Invalidation("prefix", text, soft))
+        named.append(invalidations)
     for host in _texts(hosts, "hosts"):
         if "/" in host:
             raise PurgeRefused(f"hosts must be host names, got {host!r}; use prefixes for paths")
-        marks = []
+        invalidations = []
         for scheme in ("http", "https"):
             text = label_prefix(scheme, _escaped(host, "hosts"))
             if text is None:
                 raise PurgeRefused(f"hosts must be host names, got {host!r}")
-            marks.append(Mark("prefix", text, soft))
+            invalidations.append(Invalidation("prefix", text, soft))
             if ":" not in host.rpartition("]")[2]:
-                marks.append(Mark("prefix", text[:-1] + ":", soft))
-        named.append(marks)
+                invalidations.append(Invalidation("prefix", text[:-1] + ":", soft))
+        named.append(invalidations)
     for pattern in _texts(patterns, "patterns"):
         escaped = _escaped(pattern, "patterns")
         if "://" not in escaped and not escaped.startswith(("/", "*")):
@@ -2212,11 +2228,11 @@ def named_marks(
             glob(text)
         except KeyRefused as error:
             raise PurgeRefused(f"patterns: {error}") from None
-        named.append([Mark("path" if text.startswith("/") else "glob", text, soft)])
+        named.append([Invalidation("path" if text.startswith("/") else "glob", text, soft)])
     if not isinstance(everything, bool) or not isinstance(soft, bool):
         raise PurgeRefused("everything and soft must be True or False")
     if everything:
-        named.append([Mark("all", "", soft)])
+        named.append([Invalidation("all", "", soft)])
     if not named:
         raise PurgeRefused(
             "a purge must name something: tags, urls, prefixes, hosts, patterns or everything"
@@ -2232,7 +2248,7 @@ def _checked_tag(tag: str) -> str:
     return tag
 
 
-def _url_marks(uris: Iterable[str], *, soft: bool, either: bool) -> list[Mark]:
+def _url_invalidations(uris: Iterable[str], *, soft: bool, either: bool) -> list[Invalidation]:
     """The marks of purges of absolute URIs; ``either``: under http and https."""
     labels: dict[str, None] = {}
     for uri in uris:
@@ -2241,7 +2257,7 @@ def _url_marks(uris: Iterable[str], *, soft: bool, either: bool) -> list[Mark]:
         other = twin(own) if either else None
         if other is not None:
             labels[other] = None
-    return [Mark("key", one, soft) for one in labels]
+    return [Invalidation("key", one, soft) for one in labels]
 
 
 def _texts(values: Iterable[str], name: str) -> list[str]:
@@ -2280,13 +2296,15 @@ def _apart(match: Match | None) -> bool:
     return match is not None and match.rule.ttl is not None and not match.rule.allow_cookie
 
 
-def _public_marks(marks: Iterable[Mark]) -> list[Mark]:
+def _public_invalidations(invalidations: Iterable[Invalidation]) -> list[Invalidation]:
     """The marks by which purges of URLs reach what is stored for another host, to whose app a proxy told
     of the one that is named."""
     tags = dict.fromkeys(
-        (public_tag(mark.value), mark.soft) for mark in marks if mark.kind == "key"
+        (public_tag(invalidation.value), invalidation.soft)
+        for invalidation in invalidations
+        if invalidation.kind == "key"
     )
-    return [Mark("tag", tag, soft) for tag, soft in tags]
+    return [Invalidation("tag", tag, soft) for tag, soft in tags]
 
 
 def _end(expires: float) -> int:
@@ -2308,7 +2326,9 @@ def _later(one: Entry, than: Entry) -> bool:
     did not see?"""
     if one.stamp != than.stamp:
         return one.stamp > than.stamp
-    return isinstance(one.value, StoredResponse) and one.value.requested > than.value.requested
+    return (
+        isinstance(one.value, StoredResponse) and one.value.request_time > than.value.request_time
+    )
 
 
 def _complete(entry: Entry) -> bool:
@@ -2318,8 +2338,8 @@ def _complete(entry: Entry) -> bool:
 def _reusable(entry: Entry) -> bool:
     """Would this response, once validated, have any lifetime for those who wait?"""
     stored: StoredResponse = entry.value
-    return not stored.revalidate and (
-        entry.stale_from + entry.stale_while_revalidate > stored.received
+    return not stored.no_cache and (
+        entry.stale_from + entry.stale_while_revalidate > stored.response_time
     )
 
 

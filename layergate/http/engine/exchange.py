@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN, Span
-from layergate.core.fleet import Lease
 from layergate.core.flight import Pulse
 from layergate.core.ports import Task
+from layergate.core.shared import Lease
 from layergate.errors import OriginAborted
 from layergate.http.extensions.no_vary_search import SearchVariance, class_key
 from layergate.http.extensions.targeted import OWN
@@ -192,9 +192,9 @@ class Exchange:
         self.entry = entry
         self.fwd = fwd
         self.match = match
-        self.stamp = cache.stack.marks.position
+        self.stamp = cache.stack.invalidations.position
         self.request_time = self._touched = cache.stack.runtime.now()
-        self.began = 0.0 if cache.stack.fleet is None else cache.stack.runtime.monotonic()
+        self.began = 0.0 if cache.stack.shared_log is None else cache.stack.runtime.monotonic()
         self.state = State.PENDING
         self.pulse = Pulse(cache.stack.runtime)
         self.plan: Plan | None = None
@@ -319,7 +319,7 @@ class Exchange:
     def restart(self) -> None:
         """The fetch begins only now: what was purged before, while we waited, concerns it no more."""
         self.began = self._cache.stack.runtime.monotonic()
-        self.stamp = self._cache.stack.marks.position
+        self.stamp = self._cache.stack.invalidations.position
         self.request_time = self._touched = self._cache.stack.runtime.now()
 
     def inherit(self, other: Exchange) -> None:
@@ -634,9 +634,11 @@ class Exchange:
             vary=vary,
             names=self._cache.forwarding.selecting(vary, self.request.fields.names()),
             lines=with_vary(planned.lines, vary),
-            anonymous=planned.anonymous or stored.anonymous,
-            authorized=planned.authorized and stored.authorized,
-            for_known=planned.for_known and stored.for_known,
+            without_credentials_only=planned.without_credentials_only
+            or stored.without_credentials_only,
+            shared_with_authorization=planned.shared_with_authorization
+            and stored.shared_with_authorization,
+            shared_with_users=planned.shared_with_users and stored.shared_with_users,
         )
 
     def _completing(self, fields: Fields, now: float, *, trailers: bool) -> Relay:
@@ -734,8 +736,16 @@ class Exchange:
             or not self._cache.stack.admits(self.storage_key, entry)
         ):
             return None
-        now_for = planned.anonymous, planned.authorized, planned.for_known
-        same = now_for == (stored.anonymous, stored.authorized, stored.for_known)
+        now_for = (
+            planned.without_credentials_only,
+            planned.shared_with_authorization,
+            planned.shared_with_users,
+        )
+        same = now_for == (
+            stored.without_credentials_only,
+            stored.shared_with_authorization,
+            stored.shared_with_users,
+        )
         return planned if same else None
 
     def update(self, entry: Entry, fields: Fields, now: float) -> tuple[Plan | Refused, Lines]:
@@ -755,7 +765,9 @@ class Exchange:
         """Does ``stored``, with its fields as `update` says, answer the request that it was selected
         for? Parts do not if their validator is no longer one that this request's If-Range takes."""
         updated = planned.lines if isinstance(planned, Plan) else lines
-        renewed = stored.renewed(updated, generated=stored.generated, received=stored.received)
+        renewed = stored.renewed(
+            updated, generated=stored.generated, response_time=stored.response_time
+        )
         return covers(self.request, renewed)
 
     def _not_modified(self, fields: Fields, now: float) -> Relay:
@@ -793,7 +805,7 @@ class Exchange:
             # Valid for this request, not to be kept any longer.
             self.refused = planned
             self.entry = Entry(
-                stored.renewed(lines, generated=now, received=now, revalidate=True),
+                stored.renewed(lines, generated=now, response_time=now, no_cache=True),
                 created=now,
                 fresh_until=now,
                 stamp=self.stamp,
@@ -1101,21 +1113,21 @@ class Exchange:
             make = partial(StoredResponse, status, lines, body)
         stored = make(
             generated=plan.generated,
-            received=plan.received,
-            revalidate=plan.revalidate,
-            no_stale=plan.no_stale,
-            anonymous=plan.anonymous,
-            authorized=plan.authorized,
-            for_known=plan.for_known,
+            response_time=plan.response_time,
+            no_cache=plan.no_cache,
+            must_revalidate=plan.must_revalidate,
+            without_credentials_only=plan.without_credentials_only,
+            shared_with_authorization=plan.shared_with_authorization,
+            shared_with_users=plan.shared_with_users,
             immutable=plan.immutable,
             reloaded=self.reload,
-            requested=self.request_time,
+            request_time=self.request_time,
             traceparent=self.span.reference,
             own=plan.own,
         )
         return Entry(
             stored,
-            created=plan.received,
+            created=plan.response_time,
             fresh_until=plan.fresh_until,
             stale_while_revalidate=plan.stale_while_revalidate,
             stale_if_error=plan.stale_if_error,
@@ -1192,7 +1204,7 @@ class Exchange:
     def _stalled(self) -> bool:
         """Has nothing come for so long that a newcomer had better not wait for it?"""
         quiet = self._cache.stack.runtime.now() - self._touched
-        return quiet > self._cache.options.coalesce_timeout and not self.ended  # type: ignore[operator]
+        return quiet > self._cache.options.collapse_timeout and not self.ended  # type: ignore[operator]
 
     def fits(self, request: Request) -> bool:
         """Is the response, its head known, one that this request may be answered with?"""
@@ -1243,7 +1255,7 @@ class Exchange:
         """A place among those who wait. It may be `late` already: the beginning is gone."""
         stack = self._cache.stack
         # Cut off from the log, "no purge since" is not for us to say.
-        reader = Reader(self, request, stack.marks.position if stack.trusted else -1)
+        reader = Reader(self, request, stack.invalidations.position if stack.trusted else -1)
         with self._lock:
             reader.late = self._trimmed > 0
             self._readers.add(reader)

@@ -57,7 +57,7 @@ class Begun(NamedTuple):
 
 def begin(cache: Cache) -> Begun:
     """To be called before the app is."""
-    return Begun(cache.stack.marks.changes, cache.stack.runtime.now())
+    return Begun(cache.stack.invalidations.changes, cache.stack.runtime.now())
 
 
 def encloses_target(target: str, status: int, fields: Fields) -> bool:
@@ -120,7 +120,9 @@ def _refused(cache: Cache, asked: Request, fields: Fields, plan: Plan) -> Refuse
     if b"content-range" in fields:
         return Refused.PARTIAL  # (only a GET's Range would be seen in ``asked``)
     # Of a known user `plan_storage` has asked for more already.
-    if asked.cookie and not (plan.for_known or plan.authorized or b"cookie" in plan.vary):
+    if asked.cookie and not (
+        plan.shared_with_users or plan.shared_with_authorization or b"cookie" in plan.vary
+    ):
         return Refused.USER
     if cache.home(asked, plan)[0] != asked.key:
         return Refused.METHOD
@@ -160,7 +162,7 @@ async def after_post(
     await cache.after_unsafe(target, "POST", status, lines)
     if exchange is None:
         return None
-    marks = cache.stack.marks
+    invalidations = cache.stack.invalidations
     # In this order: what is applied in between changes the second.
-    exchange.stamp = marks.position
-    return exchange if marks.changes == begun.changes + 1 else None
+    exchange.stamp = invalidations.position
+    return exchange if invalidations.changes == begun.changes + 1 else None

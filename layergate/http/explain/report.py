@@ -519,12 +519,20 @@ class _Trace:
     def _unsafe(self, response: Response | None) -> str:
         request = self._request
         status, lines = (200, []) if response is None else (response.status, response.lines)
-        marks = self._cache.unsafe_marks(target_of(request.key), request.method, status, lines)
+        invalidations = self._cache.unsafe_invalidations(
+            target_of(request.key), request.method, status, lines
+        )
         # (Each under http and under https, of which one is told of.)
-        named = [mark.value for mark in marks if mark.kind == "key"]
+        named = [invalidation.value for invalidation in invalidations if invalidation.kind == "key"]
         purged = [one for at, one in enumerate(named) if twin(one) not in named[:at]]
-        groups = [name for mark in marks if (name := group_name(mark.value)) is not None]
-        origins = [mark.value for mark in marks if mark.kind == "prefix"]
+        groups = [
+            name
+            for invalidation in invalidations
+            if (name := group_name(invalidation.value)) is not None
+        ]
+        origins = [
+            invalidation.value for invalidation in invalidations if invalidation.kind == "prefix"
+        ]
         if purged:
             if response is None:
                 told = "If it succeeds, what is stored for its target is purged."
@@ -556,14 +564,14 @@ class _Trace:
                 " as stale.",
                 False,
             )
-        survey = await stack.survey(request.key)
-        self._layers(survey, "target")
+        inspect = await stack.inspect(request.key)
+        self._layers(inspect, "target")
         if selected.storage_key != request.key:
-            self._layers(await stack.survey(selected.storage_key), "variant")
+            self._layers(await stack.inspect(selected.storage_key), "variant")
         index = next(
             (
                 held.entry.value
-                for held in survey
+                for held in inspect
                 if held.entry is not None
                 and not held.purged
                 and isinstance(held.entry.value, VariantIndex)
@@ -575,8 +583,8 @@ class _Trace:
         if selected.entry is not None:
             self._stored(selected.entry, selected.storage_key)
 
-    def _layers(self, survey: list[Held], what: str) -> None:
-        for held in survey:
+    def _layers(self, inspect: list[Held], what: str) -> None:
+        for held in inspect:
             self._layer(held, what)
 
     def _layer(self, held: Held, what: str) -> None:
@@ -596,7 +604,7 @@ class _Trace:
             "ttl": round(-entry.staleness(now), 3),
             "kept": round(entry.expires - now, 3),
             "stamp": entry.stamp,
-            "position": self._stack.marks.position,
+            "position": self._stack.invalidations.position,
             "purges": [_caught(caught) for caught in held.caught],
         }
         kind = "fresh" if entry.fresh_until > now else "stale"
@@ -696,17 +704,20 @@ class _Trace:
             headers=_shown(stored.lines),
             bytes=octets,
             **parts,
-            received=stored.received,
+            response_time=stored.response_time,
             stamp=entry.stamp,
         )
         self._policy(Fields(stored.all_lines))
         lifetime = self._lifetime_of(entry, stored)
         by_rule = lifetime.source == "rule"
-        begins = stored.received if by_rule else stored.generated
+        begins = stored.response_time if by_rule else stored.generated
         self._lifetime(Lifetime(max(0.0, entry.stale_from - begins), lifetime.source), ttl)
         self._aged(now - stored.generated)
         self._windows(
-            entry.stale_while_revalidate, entry.stale_if_error, stored.no_stale, stored.revalidate
+            entry.stale_while_revalidate,
+            entry.stale_if_error,
+            stored.must_revalidate,
+            stored.no_cache,
         )
         validators = conditional_lines(stored.fields)
         if validators:
@@ -728,15 +739,15 @@ class _Trace:
         lines = [line for line in request.fields.lines if not _is_secret(line[0])]
         asked.fields = Fields(lines)
         asked.authorization = asked.cookie = asked.personal = False
-        age = int(stored.received - stored.generated)
+        age = int(stored.response_time - stored.generated)
         planned = plan_storage(
             asked,
             stored.status,
             Fields([*stored.all_lines, (b"age", b"%d" % age)]),
             self._match,
             self._cache.options,
-            request_time=stored.received,
-            response_time=stored.received,
+            request_time=stored.response_time,
+            response_time=stored.response_time,
         )
         if isinstance(planned, Plan) and abs(planned.fresh_until - entry.stale_from) <= 1.0:
             return planned.lifetime
@@ -784,20 +795,20 @@ class _Trace:
         age = max(0.0, seconds)
         self._add("age", _age(round(age, 1)), "4.2.3", text, seconds=round(age, 3))
 
-    def _windows(self, swr: float, sie: float, no_stale: bool, revalidate: bool) -> None:
+    def _windows(self, swr: float, sie: float, must_revalidate: bool, no_cache: bool) -> None:
         outcome = ", ".join(
             f"{name} {_age(window)}"
             for name, window in (("stale-while-revalidate", swr), ("stale-if-error", sie))
             if window
         )
         data: dict[str, Any] = {"stale_while_revalidate": swr, "stale_if_error": sie}
-        if revalidate:
+        if no_cache:
             text = "It says no-cache, so each use is validated first."
             self._add("stale-windows", "none", "5.2.2.4", text, **data)
         elif outcome:
             text = "How long it may still be used once it is stale."
             self._add("stale-windows", outcome, "RFC 5861 3", text, **data)
-        elif no_stale:
+        elif must_revalidate:
             text = "Its must-revalidate, proxy-revalidate or s-maxage forbids to use it stale."
             self._add("stale-windows", "none", "4.2.4", text, **data)
         else:
@@ -1035,12 +1046,12 @@ class _Trace:
         text = "Nothing forbids to store it, and something allows it."
         self._add("storable", "stored", "3", text, True, status=status)
         self._lifetime(planned.lifetime, planned.fresh_until - self._now)
-        self._aged(planned.received - planned.generated)
+        self._aged(planned.response_time - planned.generated)
         self._windows(
             planned.stale_while_revalidate,
             planned.stale_if_error,
-            planned.no_stale,
-            planned.revalidate,
+            planned.must_revalidate,
+            planned.no_cache,
         )
         if planned.names:
             by = ", ".join(map(_text, planned.names))
@@ -1060,9 +1071,9 @@ class _Trace:
             return False, unkept.token, f"Not stored: {unkept.explain}"
         left = planned.fresh_until - self._now
         for_whom = "everybody"
-        if planned.anonymous:
+        if planned.without_credentials_only:
             for_whom = "clients that do not say who they are"
-        elif not planned.authorized:
+        elif not planned.shared_with_authorization:
             for_whom = "requests without Authorization"
         if planned.shareable:
             text = f"It may be given to {for_whom}, those who wait for it now included."

@@ -27,7 +27,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
-from layergate.core.invalidation import Mark
+from layergate.core.invalidation import Invalidation
 from layergate.http.message.fields import Fields
 from layergate.http.message.structured import parse_list
 from layergate.http.message.uri import canonical_uri, label_prefix, origin_of
@@ -36,7 +36,7 @@ from layergate.http.rfc9111.invalidation import SAFE_METHODS
 __all__ = [
     "MAX_GROUPS",
     "MAX_GROUP_LENGTH",
-    "group_marks",
+    "group_invalidations",
     "group_name",
     "group_tags",
     "without_groups",
@@ -71,7 +71,9 @@ def group_tags(scheme: str, host: bytes, fields: Fields) -> tuple[str, ...] | No
     return () if origin is None else tuple(_tag(origin, name) for name in names)
 
 
-def group_marks(target: str, method: str, status: int, fields: Fields) -> tuple[Mark, ...]:
+def group_invalidations(
+    target: str, method: str, status: int, fields: Fields
+) -> tuple[Invalidation, ...]:
     """What a response's Cache-Group-Invalidation purges. Empty: nothing.
 
     ``target`` is the absolute target URI of the request, ``status`` and ``fields`` the response's.
@@ -89,8 +91,8 @@ def group_marks(target: str, method: str, status: int, fields: Fields) -> tuple[
     if origin is None or not names:
         return ()
     if len(names) > MAX_GROUPS:
-        return (Mark("prefix", origin),)
-    return tuple(Mark("tag", _tag(origin, name)) for name in names)
+        return (Invalidation("prefix", origin),)
+    return tuple(Invalidation("tag", _tag(origin, name)) for name in names)
 
 
 def group_name(tag: str) -> str | None:

@@ -20,7 +20,7 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
-from layergate.core.invalidation import MAX_PATTERN_LENGTH, Mark, MarkKind
+from layergate.core.invalidation import MAX_PATTERN_LENGTH, Invalidation, InvalidationKind
 from layergate.http.message.fields import Fields
 from layergate.http.message.key import label_of, query_of
 from layergate.http.message.structured import parse_dictionary
@@ -186,7 +186,7 @@ def purge_label(key: bytes) -> str:
     return label.partition("?")[0] + _ANY if rest.startswith(_CLASS) else label
 
 
-def reaching(marks: Iterable[Mark]) -> tuple[Mark, ...]:
+def reaching(invalidations: Iterable[Invalidation]) -> tuple[Invalidation, ...]:
     """The marks, with those by which they reach what is stored under the keys of classes, if one of
     the equivalent URLs could be meant.
 
@@ -194,32 +194,36 @@ def reaching(marks: Iterable[Mark]) -> tuple[Mark, ...]:
     classes of its path; and a prefix or a pattern is one of all the classes of those paths at which,
     followed by some query, it matches.
     """
-    added: dict[Mark, None] = {}
-    for mark in marks:
-        if mark.kind == "key":
-            added[Mark("tag", search_tag(mark.value), mark.soft)] = None
-        elif mark.kind in ("prefix", "glob", "path"):
-            reached = _class_pattern(mark)
+    added: dict[Invalidation, None] = {}
+    for invalidation in invalidations:
+        if invalidation.kind == "key":
+            added[Invalidation("tag", search_tag(invalidation.value), invalidation.soft)] = None
+        elif invalidation.kind in ("prefix", "glob", "path"):
+            reached = _class_pattern(invalidation)
             if reached is not None:
                 added[reached] = None
-    return (*marks, *added)
+    return (*invalidations, *added)
 
 
-def _class_pattern(mark: Mark) -> Mark | None:
+def _class_pattern(invalidation: Invalidation) -> Invalidation | None:
     """The pattern that matches the labels of classes at whose path ``mark`` matches with some query;
     None if it does so itself."""
-    kind: MarkKind = "path" if mark.kind == "path" else "glob"
-    beginning, star, _ = mark.value.partition("*")
-    path, question, _ = (mark.value if mark.kind == "prefix" else beginning).partition("?")
-    if mark.kind == "prefix":
+    kind: InvalidationKind = "path" if invalidation.kind == "path" else "glob"
+    beginning, star, _ = invalidation.value.partition("*")
+    path, question, _ = (
+        invalidation.value if invalidation.kind == "prefix" else beginning
+    ).partition("?")
+    if invalidation.kind == "prefix":
         if not question:
             return None  # all that begin so do, whatever follows
         path, star, _ = path.partition("*")  # (which stands for itself there)
     elif question:
         star = ""  # the path is known to its end
     if star or len(path) + len(_ANY) > MAX_PATTERN_LENGTH:
-        return Mark(kind, path[: MAX_PATTERN_LENGTH - 2] + "*" + _ANY[-1], mark.soft)
-    return Mark(kind, path + _ANY, mark.soft)
+        return Invalidation(
+            kind, path[: MAX_PATTERN_LENGTH - 2] + "*" + _ANY[-1], invalidation.soft
+        )
+    return Invalidation(kind, path + _ANY, invalidation.soft)
 
 
 def tag_of(key: bytes) -> str:

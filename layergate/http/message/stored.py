@@ -17,8 +17,8 @@ Part: TypeAlias = tuple[int, bytes]
 _TRACEPARENT_SIZE: Final = 55 + 49  # bytes of the text, and of a str object
 
 _SAID: Final = (
-    "generated", "received", "requested", "revalidate", "no_stale", "anonymous", "authorized",
-    "for_known", "immutable", "reloaded", "traceparent", "own",
+    "generated", "response_time", "request_time", "no_cache", "must_revalidate", "without_credentials_only", "shared_with_authorization",
+    "shared_with_users", "immutable", "reloaded", "traceparent", "own",
 )  # fmt: skip
 
 
@@ -46,23 +46,23 @@ class StoredResponse:
 
     __slots__ = (
         "_fields",
-        "anonymous",
         "audience",
-        "authorized",
         "body",
-        "for_known",
         "generated",
         "immutable",
         "large",
         "lines",
-        "no_stale",
+        "must_revalidate",
+        "no_cache",
         "own",
-        "received",
         "reloaded",
-        "requested",
-        "revalidate",
+        "request_time",
+        "response_time",
+        "shared_with_authorization",
+        "shared_with_users",
         "status",
         "traceparent",
+        "without_credentials_only",
     )
 
     def __init__(
@@ -72,15 +72,15 @@ class StoredResponse:
         body: bytes,
         *,
         generated: float,
-        received: float,
-        revalidate: bool = False,
-        no_stale: bool = False,
-        anonymous: bool = False,
-        authorized: bool = False,
-        for_known: bool = True,
+        response_time: float,
+        no_cache: bool = False,
+        must_revalidate: bool = False,
+        without_credentials_only: bool = False,
+        shared_with_authorization: bool = False,
+        shared_with_users: bool = True,
         immutable: bool = False,
         reloaded: bool = False,
-        requested: float = 0.0,
+        request_time: float = 0.0,
         traceparent: str | None = None,
         own: bytes | None = None,
     ) -> None:
@@ -88,20 +88,24 @@ class StoredResponse:
         self.lines = lines
         self.body = body
         self.generated = generated
-        self.received = received
-        self.revalidate = revalidate
-        self.no_stale = no_stale
-        self.anonymous = anonymous
-        self.authorized = authorized
-        self.for_known = for_known
+        self.response_time = response_time
+        self.no_cache = no_cache
+        self.must_revalidate = must_revalidate
+        self.without_credentials_only = without_credentials_only
+        self.shared_with_authorization = shared_with_authorization
+        self.shared_with_users = shared_with_users
         self.immutable = immutable
         self.reloaded = reloaded
-        self.requested = requested
+        self.request_time = request_time
         self.traceparent = traceparent
         self.own = own
         self.large = len(body) > PIECE
         self.audience = int(
-            Audience.ANONYMOUS if anonymous else Audience.ANYBODY if for_known else Audience.UNKNOWN
+            Audience.ANONYMOUS
+            if without_credentials_only
+            else Audience.ANYBODY
+            if shared_with_users
+            else Audience.UNKNOWN
         )
         self._fields: Fields | None = None
 

@@ -112,7 +112,7 @@ def _check_length(lines: list[Line], length: int) -> None:
 
 
 def _pack_response(stored: StoredResponse) -> list[Any]:
-    times = stored.generated, stored.received, stored.requested
+    times = stored.generated, stored.response_time, stored.request_time
     _check_head(stored.status, *times)
     block = b"\n".join([b"%b:%b" % line for line in stored.lines])
     # Read back before it is written: then no line break or colon can make other lines of it.
@@ -121,11 +121,11 @@ def _pack_response(stored: StoredResponse) -> list[Any]:
         raise ValueError("a header line is malformed")
     _check_length(lines, len(stored.body))
     flags = (
-        (_REVALIDATE if stored.revalidate else 0)
-        | (_NO_STALE if stored.no_stale else 0)
-        | (_ANONYMOUS if stored.anonymous else 0)
-        | (_AUTHORIZED if stored.authorized else 0)
-        | (_FOR_KNOWN if stored.for_known else 0)
+        (_REVALIDATE if stored.no_cache else 0)
+        | (_NO_STALE if stored.must_revalidate else 0)
+        | (_ANONYMOUS if stored.without_credentials_only else 0)
+        | (_AUTHORIZED if stored.shared_with_authorization else 0)
+        | (_FOR_KNOWN if stored.shared_with_users else 0)
         | (_IMMUTABLE if stored.immutable else 0)
         | (_RELOADED if stored.reloaded else 0)
         | (_SETS_COOKIES if _sets_cookies(lines) else 0)
@@ -150,8 +150,8 @@ def _unpack_response(packed: Any) -> StoredResponse:
         raise ValueError("a trace context is malformed")
     if type(head) is not bytes or type(block) is not bytes or type(body) is not bytes:
         raise ValueError("a response is not made of bytes")
-    status, flags, generated, received, requested = _HEAD.unpack(head)
-    _check_head(status, generated, received, requested)
+    status, flags, generated, response_time, request_time = _HEAD.unpack(head)
+    _check_head(status, generated, response_time, request_time)
     if flags > _FLAGS:
         raise ValueError("a response has unknown flags")
     lines = _read_lines(block)
@@ -163,13 +163,13 @@ def _unpack_response(packed: Any) -> StoredResponse:
         lines,
         body,
         generated=generated,
-        received=received,
-        requested=requested,
-        revalidate=flags & _REVALIDATE != 0,
-        no_stale=flags & _NO_STALE != 0,
-        anonymous=flags & _ANONYMOUS != 0,
-        authorized=flags & _AUTHORIZED != 0,
-        for_known=flags & _FOR_KNOWN != 0,
+        response_time=response_time,
+        request_time=request_time,
+        no_cache=flags & _REVALIDATE != 0,
+        must_revalidate=flags & _NO_STALE != 0,
+        without_credentials_only=flags & _ANONYMOUS != 0,
+        shared_with_authorization=flags & _AUTHORIZED != 0,
+        shared_with_users=flags & _FOR_KNOWN != 0,
         immutable=flags & _IMMUTABLE != 0,
         reloaded=flags & _RELOADED != 0,
         traceparent=None if traceparent is None else _traceparent(traceparent),
@@ -195,13 +195,13 @@ def _own(value: Any) -> bytes:
     return value
 
 
-def _check_head(status: int, generated: float, received: float, requested: float) -> None:
+def _check_head(status: int, generated: float, response_time: float, request_time: float) -> None:
     # Written so that NaN fails too.
     if not (
         100 <= status <= 999
         and -FAR <= generated <= FAR
-        and -FAR <= received <= FAR
-        and -FAR <= requested <= FAR
+        and -FAR <= response_time <= FAR
+        and -FAR <= request_time <= FAR
     ):
         raise ValueError("a status code or a time is out of range")
 

@@ -85,9 +85,9 @@ class CloserLook:
         self.every = self._tests(0, frozenset())
 
     def _tests(self, forbidden: int, told: frozenset[bytes]) -> PlainTests:
-        unknown, anonymous = (Names(forbidden | own) for own in _OF_AUDIENCE)
-        self._grown += unknown, anonymous
-        return (CAREFUL | told).isdisjoint, unknown.issuperset, anonymous.issuperset
+        unknown, without_credentials_only = (Names(forbidden | own) for own in _OF_AUDIENCE)
+        self._grown += unknown, without_credentials_only
+        return (CAREFUL | told).isdisjoint, unknown.issuperset, without_credentials_only.issuperset
 
     def plain_for(self, names: tuple[bytes, ...]) -> PlainTests:
         """The tests for a response that is selected by these ``names``."""

@@ -132,11 +132,11 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
     if entry is None or not isinstance(stored := entry.value, StoredResponse):
         return _NOTHING
     if not answers(request, stored):
-        own = request.authorization and not stored.authorized
+        own = request.authorization and not stored.shared_with_authorization
         return Verdict(Decision.MISS, "request", "3.5" if own else "G1")
     if not covers(request, stored):
         return _PART
-    if stored.revalidate:
+    if stored.no_cache:
         return Verdict(Decision.REVALIDATE, "stale", "5.2.2.4")
     if entry.doubtful:
         return Verdict(Decision.REVALIDATE, "stale", "G3")
@@ -168,7 +168,7 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
     in_window = 0 <= staleness < entry.stale_while_revalidate
     if in_window and (allowed or (directives.max_age is None and directives.max_stale is None)):
         return _STALE
-    if allowed and (staleness < 0 or not stored.no_stale):
+    if allowed and (staleness < 0 or not stored.must_revalidate):
         return _ALLOWED_STALE
     return Verdict(Decision.REVALIDATE, refused, "4.2.4" if staleness >= 0 else "5.2.1.1")
 
@@ -177,26 +177,26 @@ class ForWhom(Protocol):
     """What a stored response, or the plan for one, says of who may have it."""
 
     @property
-    def anonymous(self) -> bool: ...
+    def without_credentials_only(self) -> bool: ...
     @property
-    def authorized(self) -> bool: ...
+    def shared_with_authorization(self) -> bool: ...
     @property
-    def for_known(self) -> bool: ...
+    def shared_with_users(self) -> bool: ...
 
 
 def answers(request: Request, stored: ForWhom) -> bool:
     """May a client that says who it is, or is known, have this response at all?"""
     return (
-        not (stored.anonymous and request.cookie)
-        and (stored.authorized or not request.authorization)
-        and (stored.for_known or not request.personal)
+        not (stored.without_credentials_only and request.cookie)
+        and (stored.shared_with_authorization or not request.authorization)
+        and (stored.shared_with_users or not request.personal)
     )
 
 
 def stale_if_error(request: Request, entry: Entry, now: float) -> bool:
     """May ``entry`` stand in for an error of the origin? RFC 5861 section 4, both forms."""
     stored = entry.value
-    if not isinstance(stored, StoredResponse) or stored.revalidate:
+    if not isinstance(stored, StoredResponse) or stored.no_cache:
         return False
     if not answers(request, stored) or not covers(request, stored):
         return False
@@ -204,7 +204,7 @@ def stale_if_error(request: Request, entry: Entry, now: float) -> bool:
     if entry.stale_if_error and staleness < entry.stale_if_error:
         return True
     asked = request.directives.stale_if_error
-    return asked is not None and not stored.no_stale and staleness < asked
+    return asked is not None and not stored.must_revalidate and staleness < asked
 
 
 def stale_if_unreachable(request: Request, entry: Entry, now: float, window: float | None) -> bool:
@@ -220,8 +220,8 @@ def stale_if_unreachable(request: Request, entry: Entry, now: float, window: flo
     return (
         window is not None
         and isinstance(stored, StoredResponse)
-        and not stored.revalidate
-        and not stored.no_stale
+        and not stored.no_cache
+        and not stored.must_revalidate
         and answers(request, stored)
         and covers(request, stored)
         and entry.staleness(now) < window

@@ -243,7 +243,7 @@ def combined(
     if not _same(old, part):
         # A whole response is worth more than a part that does not speak against it.
         whole = not isinstance(old, PartialResponse)
-        keep = whole and present.fresh_until > part.received and not _differ(old, part)
+        keep = whole and present.fresh_until > part.response_time and not _differ(old, part)
         return present if keep else _completed(new)
     parts = _union(old.held, part.parts[0], max_body)
     tags = tuple(dict.fromkeys(present.tags + new.tags))
@@ -261,11 +261,13 @@ def combined(
         # For whom it is, and how long it may be used: what allows less holds.
         **part.said()
         | {
-            "revalidate": old.revalidate or part.revalidate,
-            "no_stale": old.no_stale or part.no_stale,
-            "anonymous": old.anonymous or part.anonymous,
-            "authorized": old.authorized and part.authorized,
-            "for_known": old.for_known and part.for_known,
+            "no_cache": old.no_cache or part.no_cache,
+            "must_revalidate": old.must_revalidate or part.must_revalidate,
+            "without_credentials_only": old.without_credentials_only
+            or part.without_credentials_only,
+            "shared_with_authorization": old.shared_with_authorization
+            and part.shared_with_authorization,
+            "shared_with_users": old.shared_with_users and part.shared_with_users,
             "immutable": old.immutable and part.immutable,
             "own": old.own if part.own is None else part.own,
         },

@@ -32,7 +32,7 @@ from layergate.http.rules import Match, fill_tags
 __all__ = [
     "TAG_FIELDS",
     "Plan",
-    "kept_back",
+    "internal_fields",
     "plan_storage",
     "plan_update",
     "response_tags",
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
 
     lines: Lines  # the fields to store
     generated: float
-    received: float
+    response_time: float
     fresh_until: float
     stale_while_revalidate: float
     stale_if_error: float
@@ -63,11 +63,11 @@ class Plan(NamedTuple):
     tags: tuple[str, ...]
     vary: tuple[bytes, ...]  # request fields that select it: those of Vary and of the rule
     names: tuple[bytes, ...]  # and those by which proxies tell the app where it is
-    revalidate: bool
-    no_stale: bool
-    anonymous: bool
-    authorized: bool
-    for_known: bool
+    no_cache: bool
+    must_revalidate: bool
+    without_credentials_only: bool
+    shared_with_authorization: bool
+    shared_with_users: bool
     immutable: bool
     lifetime: Lifetime
     own: bytes | None = None  # LayerGate-Cache-Control, which is stored but not sent
@@ -80,8 +80,8 @@ class Plan(NamedTuple):
     @property
     def shareable(self) -> bool:
         """May requests that wait for it now be answered with it, as with a stored response?"""
-        return not self.revalidate and (
-            self.fresh_until + self.stale_while_revalidate > self.received
+        return not self.no_cache and (
+            self.fresh_until + self.stale_while_revalidate > self.response_time
         )
 
 
@@ -95,7 +95,7 @@ def _targets(names: tuple[str, ...]) -> tuple[bytes, ...]:
     return tuple(name.encode("ascii") for name in names)
 
 
-def kept_back(options: Options) -> frozenset[bytes]:
+def internal_fields(options: Options) -> frozenset[bytes]:
     """The response fields, lower-case names, that are for this cache and not for its clients."""
     return _kept_back(options.strip_tags, OWN in targets_of(options))
 
@@ -213,7 +213,7 @@ def plan_storage(
     # A rule's lifetime is ours to count: it runs from when the response came.
     fresh_until = (response_time if by_rule else generated) + lifetime.seconds
     must = directives.must_revalidate or directives.proxy_revalidate or directives.no_cache
-    no_stale = must or directives.s_maxage is not None
+    must_revalidate = must or directives.s_maxage is not None
     brief = by_rule and rule is not None and rule.is_brief(status)
     windows: list[float] = []
     for own, granted in (
@@ -226,31 +226,33 @@ def plan_storage(
         if own is not None:
             windows.append(0.0 if must else float(own))
         else:
-            windows.append(0.0 if no_stale or brief or granted is None else float(granted))  # type: ignore[arg-type]
+            windows.append(0.0 if must_revalidate or brief or granted is None else float(granted))  # type: ignore[arg-type]
     swr, sie = windows
     keep = float(options.keep) if has_validator(fields) else 0.0  # type: ignore[arg-type]
     expires = fresh_until + max(swr, sie, keep)
     if expires <= response_time:
         return Refused.EXPIRED
-    drop = kept_back(options)
+    drop = internal_fields(options)
     if b"set-cookie" in fields and not keeps_cookies(match):
         drop |= _COOKIES
     return Plan(
         lines=with_vary(storable_fields(fields, directives, drop=drop), names),
         vary=names,
         generated=generated,
-        received=response_time,
+        response_time=response_time,
         fresh_until=fresh_until,
         stale_while_revalidate=swr,
         stale_if_error=sie,
-        expires=expires if no_stale else max(expires, fresh_until + _unreachable(options)),
+        expires=expires if must_revalidate else max(expires, fresh_until + _unreachable(options)),
         tags=tags,
         names=forwarding_of(options.forwarding_fields).selecting(names, request.fields.names()),  # type: ignore[arg-type]
-        revalidate=directives.no_cache,
-        no_stale=no_stale,
-        anonymous=guessed or (by_rule and rule is not None and not rule.allow_cookie),
-        authorized=allowed or (by_rule and rule is not None and bool(rule.allow_authorization)),
-        for_known=for_all or (by_rule and rule is not None and rule.allow_cookie),
+        no_cache=directives.no_cache,
+        must_revalidate=must_revalidate,
+        without_credentials_only=guessed
+        or (by_rule and rule is not None and not rule.allow_cookie),
+        shared_with_authorization=allowed
+        or (by_rule and rule is not None and bool(rule.allow_authorization)),
+        shared_with_users=for_all or (by_rule and rule is not None and rule.allow_cookie),
         immutable=directives.immutable,
         lifetime=lifetime,
         own=fields.get(OWN) if OWN in drop else None,
@@ -383,5 +385,5 @@ def plan_update(
             planned = Refused.TAGS
         else:
             planned = planned._replace(tags=tags)
-    hidden = kept_back(options)
+    hidden = internal_fields(options)
     return planned, [line for line in lines if line[0] not in hidden]

@@ -51,7 +51,7 @@ carries ours and none of the client's."""
 _UNSAFE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def not_modified(request_fields: Fields, stored_fields: Fields, *, received: float) -> bool:
+def not_modified(request_fields: Fields, stored_fields: Fields, *, response_time: float) -> bool:
     """Whether a GET or HEAD is to be answered with 304 from a stored *200* (RFC 9111 4.3.2).
 
     ``received`` is when the stored response was received (seconds since the epoch). Of the
@@ -72,15 +72,15 @@ def not_modified(request_fields: Fields, stored_fields: Fields, *, received: flo
         return etag is not None and any(weak_match(tag, etag) for tag in tags)
     # 13.1.3: "MUST ignore the If-Modified-Since header field if the received field value is not a
     # valid HTTP-date, the field value has more than one member": two lines are no date together.
-    since = parse_http_date(request_fields.get(b"if-modified-since"), now=received)
+    since = parse_http_date(request_fields.get(b"if-modified-since"), now=response_time)
     if since is None:
         return False
     # "a cache SHOULD use the stored response's Date field value (or, if no Date field is present,
     # the time that the stored response was received) to evaluate the conditional."
-    modified = parse_http_date(stored_fields.first(b"last-modified"), now=received)
+    modified = parse_http_date(stored_fields.first(b"last-modified"), now=response_time)
     if modified is None:
-        modified = parse_http_date(stored_fields.first(b"date"), now=received)
-    return (received if modified is None else modified) <= since
+        modified = parse_http_date(stored_fields.first(b"date"), now=response_time)
+    return (response_time if modified is None else modified) <= since
 
 
 def has_validator(fields: Fields) -> bool:

@@ -15,8 +15,8 @@ import logging
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from layergate.core.fleet import Joining
 from layergate.core.ports import Task
+from layergate.core.shared import Joining
 from layergate.layers.redis.server import Server, Subscription
 
 if TYPE_CHECKING:

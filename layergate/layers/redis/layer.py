@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from layergate.core.codec import Codec
 from layergate.core.entry import Entry
-from layergate.core.fleet import Joining
 from layergate.core.layer import Key
 from layergate.core.lease import Exponential, Waiting
+from layergate.core.shared import Joining
 from layergate.errors import ConfigError, LayerUnavailable, WireError
 from layergate.layers.redis.keys import digest, entry_key, lease_key
 from layergate.layers.redis.server import Server
@@ -317,7 +317,7 @@ class RedisLayer:
             joined is not None
             and size + sum(map(len, tags)) <= self.largest
             and self._server.breaker.state == "closed"
-            and joined.log.place(joined.joining.marks.position) is not None
+            and joined.log.place(joined.joining.invalidations.position) is not None
         )
 
     def _encoded(self, joined: _Joined, key: Key, entry: Entry) -> bytes | None:

@@ -27,10 +27,10 @@ from collections.abc import Callable, Coroutine
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from layergate.core.fleet import Joining, Waited
 from layergate.core.flight import Pulse
 from layergate.core.layer import Key
 from layergate.core.lease import Waiting
+from layergate.core.shared import Joining, Waited
 from layergate.errors import LayerUnavailable
 from layergate.layers.redis.companion import Companion
 from layergate.layers.redis.keys import digest, lease_key, waiters_key
@@ -51,7 +51,7 @@ _NOTE: Final = 64  # characters
 
 
 class RedisLease:
-    """`layergate.core.fleet.Lease`."""
+    """`layergate.core.shared.Lease`."""
 
     __slots__ = ("__weakref__", "_leases", "lost", "name", "recent", "released", "token", "until")
 
@@ -99,7 +99,7 @@ class _Release(NamedTuple):
 
 
 class RedisLeases:
-    """`layergate.core.fleet.Leases` on one Redis.
+    """`layergate.core.shared.Leases` on one Redis.
 
     ``secret``: as for `keys.digest`. ``term``: seconds that a lease lasts without being renewed.
     ``waiting``: how often to look again. ``companion``: renews what is held, and listens.

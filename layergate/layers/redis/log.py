@@ -86,10 +86,10 @@ from hashlib import blake2b, sha1
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from layergate.core.codec import MAX_MARKS, Codec
-from layergate.core.fleet import Joining
+from layergate.core.codec import MAX_INVALIDATIONS, Codec
 from layergate.core.flight import Pulse
-from layergate.core.invalidation import Mark, PurgeReceipt, matcher
+from layergate.core.invalidation import Invalidation, PurgeReceipt, matcher
+from layergate.core.shared import Joining
 from layergate.errors import LayerError, LayerUnavailable, WireError
 from layergate.layers.redis.companion import Companion
 from layergate.layers.redis.keys import log_key
@@ -115,7 +115,7 @@ _POLL: Final = (0.0, 0.001, 0.001, 0.002, 0.002, 0.004, 0.004, 0.008, 0.016, 0.0
 _LEAPS: Final = 64  # of the log, remembered
 _HOPELESS: Final = 0.25  # seconds that requests do not ask again after a failure
 _STUCK: Final = 10.0  # seconds after which a sync that does not end is not waited for
-_EVERYTHING: Final = (Mark("all"),)
+_EVERYTHING: Final = (Invalidation("all"),)
 _ORPHANS: Final = 256
 
 
@@ -154,13 +154,13 @@ class _Reply(NamedTuple):
 
 
 class _Applied(NamedTuple):
-    """A record as it was applied. ``marks`` is empty for a leap."""
+    """A record as it was applied. ``invalidations`` is empty for a leap."""
 
     log: bytes
     position: int
     before: int
     tip: bytes
-    marks: tuple[Mark, ...]
+    invalidations: tuple[Invalidation, ...]
     time: float
     at: float  # monotonic
 
@@ -172,7 +172,7 @@ class _Waiting(NamedTuple):
     applied here; None for a repetition.
     """
 
-    marks: tuple[Mark, ...]
+    invalidations: tuple[Invalidation, ...]
     time: float
     again: bytes
     below: int | None
@@ -197,7 +197,7 @@ class _Overtaken(LayerError):
 
 
 class RedisLog:
-    """`layergate.core.fleet.Log` on one Redis.
+    """`layergate.core.shared.Log` on one Redis.
 
     ``namespace``        the log's name; without braces.
     ``max_disconnected`` how long this instance is trusted without hearing from Redis, in seconds;
@@ -221,7 +221,7 @@ class RedisLog:
             namespace = namespace.encode()
         self._server = server
         self._codec = codec
-        self._marks = joining.marks
+        self._marks = joining.invalidations
         self._runtime = joining.runtime
         self._counters = joining.counters
         self._trusted_for = max_disconnected
@@ -440,24 +440,24 @@ class RedisLog:
         return isinstance(error, RedisTimeoutError) and self._left_to_join() > 0
 
     async def append(
-        self, marks: tuple[Mark, ...], time: float, *, wait: float | None = None
+        self, invalidations: tuple[Invalidation, ...], time: float, *, wait: float | None = None
     ) -> PurgeReceipt:
         """See `Log.append`."""
-        for mark in marks:
-            matcher(mark)  # raises KeyRefused
+        for invalidation in invalidations:
+            matcher(invalidation)  # raises KeyRefused
         self._look_at_process()
         try:
-            home, position, nonce = await self._append(marks, time)
+            home, position, nonce = await self._append(invalidations, time)
             await self._leave_for_stranded()
         except BaseException as error:
             # Also when it was cancelled: nobody knows whether Redis has it.
-            self._put_off(marks, time)
+            self._put_off(invalidations, time)
             if not isinstance(error, Exception):
                 raise
             self._counters.on("layer_error", layer="shared", operation="append", error=error)
             self._companion.ensure()
             return PurgeReceipt(1, 1, final=False, scope="fleet")
-        return await self._wait(marks, time, home, position, nonce, wait)
+        return await self._wait(invalidations, time, home, position, nonce, wait)
 
     async def leave(self) -> None:
         """See `Log.leave`. Never raises, and asks nothing if this instance is no member."""
@@ -615,14 +615,14 @@ class RedisLog:
         while self._outbox:
             with self._lock:
                 batch = list(self._outbox)[:_BATCH]
-            records = [(one.marks, one.time, one.again) for one in batch]
+            records = [(one.invalidations, one.time, one.again) for one in batch]
             await self._append_records(records, probe=probe)
             with self._lock:
                 for one in batch:
                     # (unless it overflowed meanwhile)
                     if self._outbox and self._outbox[0] is one:
                         self._outbox.popleft()
-                        self._outbox_marks -= len(one.marks)
+                        self._outbox_marks -= len(one.invalidations)
                 self._look_below()
 
     def _place(self, *, member: bool = False) -> _Place:
@@ -767,7 +767,7 @@ class RedisLog:
         """False, and everything is dropped, if it does not follow what was applied here."""
         if record.position <= self._applied:
             return True
-        marks = self._marks
+        invalidations = self._marks
         if record.before > self._applied:
             self._miss(record.before, told)
         elif (record.before < self._applied and record.blob) or not self._follows(record):
@@ -777,7 +777,7 @@ class RedisLog:
         log = self._view.log
         assert log is not None
         now = self._runtime.now()
-        purged: tuple[Mark, ...] = ()
+        purged: tuple[Invalidation, ...] = ()
         time = now
         if record.blob:
             try:
@@ -790,7 +790,7 @@ class RedisLog:
                 told.append(("record_refused", {"error": error}))
                 purged = _EVERYTHING
             # By the clock here: made stale is made stale now, not in an hour.
-            marks.apply(self._local(record.position), purged, min(time, now))
+            invalidations.apply(self._local(record.position), purged, min(time, now))
         else:
             if self._settled_in:
                 told.append(("log_leap", {}))
@@ -816,10 +816,10 @@ class RedisLog:
     def _remember(self, record: _Applied) -> None:
         recent = self._recent
         recent.append(record)
-        self._recent_marks += len(record.marks)
+        self._recent_marks += len(record.invalidations)
         while len(recent) > _RECENT or self._recent_marks > _MARKS:
             forgotten = recent.popleft()
-            self._recent_marks -= len(forgotten.marks)
+            self._recent_marks -= len(forgotten.invalidations)
             self._forgotten = forgotten.at
 
     def _miss(self, position: int, told: list[tuple[str, dict[str, Any]]]) -> None:
@@ -841,14 +841,14 @@ class RedisLog:
 
     # -- what waits to be appended -------------------------------------------------------------
 
-    def _put_off(self, marks: tuple[Mark, ...], time: float) -> None:
+    def _put_off(self, invalidations: tuple[Invalidation, ...], time: float) -> None:
         """Apply here what could not be appended, and remember to append it."""
         with self._lock:
             below = self._marks.position
-            for start in range(0, len(marks), MAX_MARKS):
-                part = marks[start : start + MAX_MARKS]
+            for start in range(0, len(invalidations), MAX_INVALIDATIONS):
+                part = invalidations[start : start + MAX_INVALIDATIONS]
                 self._wait_for_redis(_Waiting(part, time, b"", below))
-            self._marks.apply(below + 1, marks, time)
+            self._marks.apply(below + 1, invalidations, time)
 
     def _append_lost(self, log: bytes, after: int) -> None:
         """Records of ``log`` after position ``after`` that were applied here are not in it."""
@@ -883,13 +883,13 @@ class RedisLog:
         waiting = {one.again for one in self._outbox}
         for one in records:
             again = _again(one.log, one.position, one.tip)
-            if one.marks and again not in waiting:
-                self._wait_for_redis(_Waiting(one.marks, one.time, again, None))
+            if one.invalidations and again not in waiting:
+                self._wait_for_redis(_Waiting(one.invalidations, one.time, again, None))
 
     def _wait_for_redis(self, record: _Waiting) -> None:
         outbox = self._outbox
         outbox.append(record)
-        self._outbox_marks += len(record.marks)
+        self._outbox_marks += len(record.invalidations)
         if len(outbox) > _OUTBOX or self._outbox_marks > _MARKS:
             below = self._lowest()
             outbox.clear()
@@ -908,20 +908,23 @@ class RedisLog:
     # -- appending -----------------------------------------------------------------------------
 
     async def _append(
-        self, marks: tuple[Mark, ...], time: float, again: bytes = b""
+        self, invalidations: tuple[Invalidation, ...], time: float, again: bytes = b""
     ) -> tuple[bytes, int, bytes]:
         """Incarnation, position and nonce of the record in Redis (the last one, if there are so many
         marks that they are several). They are applied here."""
-        parts = [marks[start : start + MAX_MARKS] for start in range(0, len(marks), MAX_MARKS)]
+        parts = [
+            invalidations[start : start + MAX_INVALIDATIONS]
+            for start in range(0, len(invalidations), MAX_INVALIDATIONS)
+        ]
         return await self._append_records(
             [
                 (part, time, b"%b:%d" % (again, number) if again and number else again)
-                for number, part in enumerate(parts or [marks])
+                for number, part in enumerate(parts or [invalidations])
             ]
         )
 
     async def _append_records(
-        self, records: list[tuple[tuple[Mark, ...], float, bytes]], *, probe: bool = False
+        self, records: list[tuple[tuple[Invalidation, ...], float, bytes]], *, probe: bool = False
     ) -> tuple[bytes, int, bytes]:
         for _ in range(_RETRIES):
             log = self._view.log
@@ -929,9 +932,9 @@ class RedisLog:
                 await self._ask(SYNC, probe=probe)
                 continue
             arguments: list[Any] = []
-            for marks, time, again in records:
+            for invalidations, time, again in records:
                 nonce = blake2b(again, digest_size=8).digest() if again else os.urandom(8)
-                arguments += nonce, again, self._encoded(log, marks, time)
+                arguments += nonce, again, self._encoded(log, invalidations, time)
             reply = await self._ask(APPEND, arguments, probe=probe)
             if reply is None or not reply.appended:
                 continue
@@ -947,16 +950,16 @@ class RedisLog:
         with self._lock:
             return any(before < position < after for before, after in self._leaps)
 
-    def _encoded(self, log: bytes, marks: tuple[Mark, ...], time: float) -> bytes:
+    def _encoded(self, log: bytes, invalidations: tuple[Invalidation, ...], time: float) -> bytes:
         try:
-            return self._codec.encode_record(log, marks, time)
+            return self._codec.encode_record(log, invalidations, time)
         except WireError:  # a tag beyond all measure: purge too much rather than too little
-            soft = all(mark.soft for mark in marks)
-            return self._codec.encode_record(log, (Mark("all", soft=soft),), time)
+            soft = all(invalidation.soft for invalidation in invalidations)
+            return self._codec.encode_record(log, (Invalidation("all", soft=soft),), time)
 
     async def _wait(
         self,
-        marks: tuple[Mark, ...],
+        invalidations: tuple[Invalidation, ...],
         time: float,
         home: bytes,
         position: int,
@@ -983,7 +986,7 @@ class RedisLog:
                     if log != place.log:
                         await self._ask(SYNC)
                     again = _again(home, position, nonce)
-                    home, position, nonce = await self._append(marks, time, again)
+                    home, position, nonce = await self._append(invalidations, time, again)
                     if wait is None:
                         deadline = monotonic() + bound
                     continue
@@ -1048,7 +1051,7 @@ def _again(log: bytes, position: int, nonce: bytes) -> bytes:
 
 
 def _read(answer: Any) -> _Reply:
-    log, last, complete, member, raw, appended, mark, leap, seal = answer
+    log, last, complete, member, raw, appended, invalidation, leap, seal = answer
     records = []
     for name, fields in raw:
         before, tip, blob = fields[1], fields[3], fields[5]
@@ -1061,7 +1064,7 @@ def _read(answer: Any) -> _Reply:
         bool(member),
         records,
         int(appended),
-        mark,
+        invalidation,
         int(leap),
         seal,
     )

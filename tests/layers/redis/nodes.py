@@ -13,9 +13,9 @@ import pytest
 
 from layergate.core.codec import Codec
 from layergate.core.events import Counters
-from layergate.core.fleet import Joining
-from layergate.core.invalidation import Mark, Marks
+from layergate.core.invalidation import Invalidation, Invalidations
 from layergate.core.lease import Exponential, Waiting
+from layergate.core.shared import Joining
 from layergate.layers.redis.keys import log_key
 from layergate.layers.redis.leases import RedisLeases
 from layergate.layers.redis.log import RedisLog
@@ -125,11 +125,11 @@ class Node:
         wrap: Callable[[Any], Any] = lambda server: server,
     ) -> None:
         self.runtime = world.runtime() if runtime is None else runtime
-        self.marks = Marks()
+        self.invalidations = Invalidations()
         self.events: list[str] = []
         self.counters = Counters([lambda event, facts: self.events.append(event)])
         self.codec = Codec(secret=secret)
-        joining = Joining(self.marks, self.runtime, self.counters, ())
+        joining = Joining(self.invalidations, self.runtime, self.counters, ())
         server = Server(url, connect_timeout=1.0, timeout=timeout, namespace=namespace)
         server.bind(self.runtime, self.counters)
         self.server = wrap(server)
@@ -160,11 +160,11 @@ class Node:
 
     @property
     def position(self) -> int:
-        return self.marks.position
+        return self.invalidations.position
 
     def knows(self, tag: str, since: int) -> bool:
         """Is what bears ``tag`` and was stamped ``since`` gone?"""
-        return self.marks.purged_since(since, (tag,), "label")
+        return self.invalidations.purged_since(since, (tag,), "label")
 
     def held(self, tag: str) -> Callable[[], bool]:
         """Is what would be fetched now, bearing ``tag``, still valid when asked later?"""
@@ -172,8 +172,8 @@ class Node:
         return lambda: not self.knows(tag, since)
 
     async def purge(self, tag: str, *, wait: float | None = None, soft: bool = False) -> Reach:
-        marks = (Mark("tag", tag, soft),)
-        receipt = await self.log.append(marks, self.runtime.now(), wait=wait)
+        invalidations = (Invalidation("tag", tag, soft),)
+        receipt = await self.log.append(invalidations, self.runtime.now(), wait=wait)
         assert receipt.scope == "fleet"
         return Reach(receipt.applied, receipt.instances, receipt.final)
 

@@ -19,9 +19,9 @@ import redis.asyncio
 from layergate.core.codec import ValueType
 from layergate.core.entry import Entry
 from layergate.core.events import Counters
-from layergate.core.fleet import Joining, SharedLayer, Waited
-from layergate.core.invalidation import Marks
+from layergate.core.invalidation import Invalidations
 from layergate.core.layer import Layer
+from layergate.core.shared import Joining, SharedLayer, Waited
 from layergate.errors import ConfigError, LayerUnavailable, WireError
 from layergate.layers.redis import RedisLayer
 from layergate.layers.redis.keys import digest, entry_key, lease_key
@@ -73,7 +73,7 @@ class Conformance(LayerConformance):
 
     async def make_layer(self) -> RedisLayer:
         layer = RedisLayer(self.url, namespace=namespace(), timeout=5.0, **self.options)
-        log, _ = layer.join(Joining(Marks(), self.runtime(), Counters(), ()))
+        log, _ = layer.join(Joining(Invalidations(), self.runtime(), Counters(), ()))
         self.log = log
         assert await log.catch_up()
         joined = layer._joined
@@ -152,7 +152,7 @@ class World:
         layer = RedisLayer(target, **{"timeout": 5.0, **options})
         runtime: Any = ThreadRuntime() if self.blocking else LoopRuntime()
         counters = Counters([lambda *event: self.events.append(event)])
-        log, _ = layer.join(Joining(Marks(), runtime, counters, (POINT,)))
+        log, _ = layer.join(Joining(Invalidations(), runtime, counters, (POINT,)))
         self._made.append((layer, log))
         return layer
 
@@ -192,7 +192,7 @@ def entry(
 
 
 def position(layer: RedisLayer) -> int:
-    return 0 if layer._joined is None else layer._joined.joining.marks.position
+    return 0 if layer._joined is None else layer._joined.joining.invalidations.position
 
 
 def stored(layer: RedisLayer, key: str) -> bytes:
@@ -350,10 +350,10 @@ def test_a_stamp_survives_to_the_precision_of_the_log(world: World, shared_valke
     layer = world.layer(shared_valkey.url, namespace=shared_valkey.namespace)
     log = log_of(layer)
     assert layer._joined is not None
-    marks = layer._joined.joining.marks
+    invalidations = layer._joined.joining.invalidations
 
     async def story() -> None:
-        stamp = marks.position
+        stamp = invalidations.position
         await layer.set("key", entry(layer, stamp=stamp))
         found = await layer.get("key")
         assert found is not None
@@ -526,15 +526,15 @@ async def test_before_it_belongs_to_a_stack_it_is_of_no_use():
 
 def test_it_belongs_to_one_stack():
     layer = RedisLayer("redis://h")
-    joining = Joining(Marks(), ThreadRuntime(), Counters(), ())
+    joining = Joining(Invalidations(), ThreadRuntime(), Counters(), ())
     layer.join(joining)
     with pytest.raises(ConfigError, match="must belong to one stack"):
         layer.join(joining)
 
 
 def test_a_client_of_the_other_world_is_refused_when_it_joins():
-    threads = Joining(Marks(), ThreadRuntime(), Counters(), ())
-    loop = Joining(Marks(), LoopRuntime(), Counters(), ())
+    threads = Joining(Invalidations(), ThreadRuntime(), Counters(), ())
+    loop = Joining(Invalidations(), LoopRuntime(), Counters(), ())
     with pytest.raises(ConfigError, match="serves both"):
         RedisLayer(redis.asyncio.Redis()).join(threads)
     with pytest.raises(ConfigError, match="serves both"):

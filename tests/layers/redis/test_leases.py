@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from layergate.core.fleet import Leases, Waited
 from layergate.core.lease import Fixed
+from layergate.core.shared import Leases, Waited
 from layergate.errors import LayerUnavailable
 from layergate.layers.redis import leases as leases_module
 from layergate.layers.redis.keys import digest, entry_key, lease_key, waiters_key

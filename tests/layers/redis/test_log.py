@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from layergate.core.invalidation import Mark
+from layergate.core.invalidation import Invalidation
 from layergate.errors import KeyRefused
 from layergate.layers.redis import log as log_module
 from layergate.layers.redis.leases import RedisLease
@@ -166,10 +166,10 @@ def test_a_soft_purge_counts_from_now_whatever_the_clock_of_its_maker(
         one, other = await fleet(world, shared_valkey, 2)
         since = other.position
         ahead = one.runtime.now() + 3600
-        receipt = await one.log.append((Mark("tag", "a", soft=True),), ahead)
+        receipt = await one.log.append((Invalidation("tag", "a", soft=True),), ahead)
         assert receipt.final
         assert not other.knows("a", since)
-        entry_time = other.marks._soft.since(since, ("a",), "label")
+        entry_time = other.invalidations._soft.since(since, ("a",), "label")
         assert entry_time is not None and entry_time <= other.runtime.now()
 
     world.run(scenario())
@@ -179,9 +179,12 @@ def test_a_pattern_that_is_refused_is_not_appended(world: Any, shared_valkey: Sh
     async def scenario() -> None:
         (node,) = await fleet(world, shared_valkey, 1)
         held = node.held("a")
-        for marks in [(Mark("glob", ""),), (Mark("tag", "a"), Mark("glob", "*" * 99))]:
+        for invalidations in [
+            (Invalidation("glob", ""),),
+            (Invalidation("tag", "a"), Invalidation("glob", "*" * 99)),
+        ]:
             with pytest.raises(KeyRefused):
-                await node.log.append(marks, 0.0)
+                await node.log.append(invalidations, 0.0)
         assert records(shared_valkey) == []
         assert held()
 
@@ -191,10 +194,10 @@ def test_a_pattern_that_is_refused_is_not_appended(world: Any, shared_valkey: Sh
 def test_more_marks_than_one_record_holds(world: Any, shared_valkey: SharedValkey) -> None:
     async def scenario() -> None:
         one, other = await fleet(world, shared_valkey, 2)
-        marks = tuple(Mark("tag", f"t{number}") for number in range(2500))
+        invalidations = tuple(Invalidation("tag", f"t{number}") for number in range(2500))
         before = [other.held(f"t{number}") for number in (0, 999, 1000, 2499)]
         unrelated = other.held("unrelated")
-        assert (await one.log.append(marks, 1.0)).final
+        assert (await one.log.append(invalidations, 1.0)).final
         assert not any(held() for held in before)
         assert unrelated()
         assert len(records(shared_valkey)) == 3
@@ -208,7 +211,7 @@ def test_a_mark_that_cannot_travel_purges_everything(
     async def scenario() -> None:
         one, other = await fleet(world, shared_valkey, 2)
         held = other.held("a")
-        assert (await one.log.append((Mark("tag", "x" * 9000),), 1.0)).final
+        assert (await one.log.append((Invalidation("tag", "x" * 9000),), 1.0)).final
         assert not held()
 
     world.run(scenario())
@@ -229,7 +232,7 @@ def test_many_purges_at_once(world: Any, shared_valkey: SharedValkey) -> None:
         await world.together(*(purging(node, name) for node, name in names))
         assert len(records(shared_valkey)) == 90
         await eventually(world, lambda: {node.log.applied for node in nodes} == {90})
-        assert {node.marks.counts()["tags"] for node in nodes} == {90}
+        assert {node.invalidations.counts()["tags"] for node in nodes} == {90}
 
     world.run(scenario())
 
@@ -885,8 +888,8 @@ def test_more_was_lost_than_anybody_remembers(
         joiner = Node(world, valkey.url, "fleet")
         await joiner.join()
         _, (_, _, _, _, _, blob, *_) = records(valkey)[1]
-        marks, _ = joiner.codec.decode_record(joiner.log.log_id or b"", blob)
-        assert marks == (Mark("all"),)
+        invalidations, _ = joiner.codec.decode_record(joiner.log.log_id or b"", blob)
+        assert invalidations == (Invalidation("all"),)
 
     world.run(scenario())
 
@@ -945,7 +948,7 @@ def test_a_purge_made_up_for_is_lost_before_its_maker_has_seen_it_in_the_log(
                 shared_valkey.cli("RESTORE", key, 0, dump, "REPLACE")
 
         held = still.held("a")
-        node.log._put_off((Mark("tag", "a"),), node.runtime.now())
+        node.log._put_off((Invalidation("tag", "a"),), node.runtime.now())
         lost.append(lose)
         await node.log.sync()
         assert "log_leap" in node.events and not lost
@@ -1219,7 +1222,7 @@ FORKING = """
     import json, os, sys, time
     from layergate.core.codec import Codec
     from layergate.core.events import Counters
-    from layergate.core.fleet import Joining
+    from layergate.core.shared import Joining
     from layergate.core.invalidation import Mark, Marks
     from layergate.layers.redis.leases import RedisLeases
     from layergate.layers.redis.log import RedisLog
@@ -1346,7 +1349,7 @@ def test_stamps_are_positions_with_room_for_local_ones(shared_valkey: SharedValk
         log = node.log
         await node.purge("a")
         at_one = node.position
-        log._put_off((Mark("tag", "b"),), FAR)
+        log._put_off((Invalidation("tag", "b"),), FAR)
         assert node.position == at_one + 1
         assert log.place(at_one) == log.place(at_one + 1) == (log.log_id, 1)
         assert log.to_wire(at_one) == 1

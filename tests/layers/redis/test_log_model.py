@@ -271,7 +271,8 @@ EVENTS: dict[Callable[[History], Any], int] = {
 
 
 @pytest.mark.parametrize(
-    "seed", [pytest.param(seed, marks=() if seed < 8 else pytest.mark.soak) for seed in range(24)]
+    "seed",
+    [pytest.param(seed, marks=() if seed < 8 else pytest.mark.soak) for seed in range(24)],
 )
 def test_a_final_purge_is_final(
     shared_valkey: SharedValkey, seed: int, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from layergate.core.codec import ValueType
 from layergate.core.events import Counters
-from layergate.core.invalidation import Mark, Marks, PurgeReceipt
+from layergate.core.invalidation import Invalidation, Invalidations, PurgeReceipt
 from layergate.core.layer import Key, Layer
 from layergate.core.ports import Runtime
 
@@ -22,7 +22,7 @@ __all__ = ["Joining", "Lease", "Leases", "Log", "SharedLayer", "Waited"]
 
 
 class Log(Protocol):
-    """The invalidation log as one instance sees it. It applies records to the stack's `Marks`."""
+    """The invalidation log as one instance sees it. It applies records to the stack's `Invalidations`."""
 
     @property
     def trusted_until(self) -> float:
@@ -32,7 +32,7 @@ class Log(Protocol):
         ...
 
     async def append(
-        self, marks: tuple[Mark, ...], time: float, *, wait: float | None = None
+        self, invalidations: tuple[Invalidation, ...], time: float, *, wait: float | None = None
     ) -> PurgeReceipt:
         """Append one record made at ``time`` (seconds since the epoch), apply it here, and wait
         until every live instance has applied it, at most ``wait`` seconds (None: as long as it may
@@ -131,7 +131,7 @@ class Leases(Protocol):
 class Joining(NamedTuple):
     """What a stack gives to its shared layer, once, when it is made. Nothing may start then."""
 
-    marks: Marks
+    invalidations: Invalidations
     runtime: Runtime
     counters: Counters
     values: Sequence[ValueType]  # how the stack's values go over the wire, beside plain data
