@@ -44,7 +44,7 @@ ROUNDS = 9
 
 
 def entry(now: float, tags: tuple[str, ...] = (), stamp: int = 0) -> Entry:
-    stored = StoredResponse(200, LINES, BODY, generated=now, received=now)
+    stored = StoredResponse(200, LINES, BODY, generated=now, response_time=now)
     return Entry(
         stored, created=now, fresh_until=now + 3600, tags=tags, stamp=stamp, size=stored.size
     )

@@ -354,7 +354,7 @@ class Codec:
     def decode_record(self, log: bytes, data: bytes) -> tuple[tuple[Invalidation, ...], float]:
         """The marks and the time of a record of the log of incarnation ``log``.
 
-        `Marks.apply` takes these marks without an error. Raises WireError, and nothing else.
+        `Invalidations.apply` takes these marks without an error. Raises WireError, and nothing else.
         """
         try:
             payload, compressed = _opened(self._record_mac, log, data, _MAX_RECORD)

@@ -5,7 +5,7 @@ when its fetch began; it is invalid if a matching mark is newer. So
 
 - a purge costs the same for one entry and for a million,
 - a fill that began before a purge dies on arrival, however late it ends,
-- a hit compares two integers (`Entry.checked` and `Marks.position`) and looks closer only when a
+- a hit compares two integers (`Entry.checked` and `Invalidations.position`) and looks closer only when a
   purge happened since this entry was last looked at.
 
 Nothing here compares clocks; positions alone decide. The wall time of a mark is kept for one
@@ -86,7 +86,7 @@ class Invalidation(NamedTuple):
 class Caught(NamedTuple):
     """A purge that concerns an entry.
 
-    ``kind``, ``value``, ``soft``: as in `Mark`; or the kind ``log``: nobody knows any more what was
+    ``kind``, ``value``, ``soft``: as in `Invalidation`; or the kind ``log``: nobody knows any more what was
     purged since this entry was stamped. ``time``: when it was purged, seconds since the epoch; None
     for the kind ``log``, and where so much was purged since that nobody knows.
     """

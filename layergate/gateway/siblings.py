@@ -18,7 +18,7 @@ had run out, or W was gone.
 - W was started after R was appended: it began with nothing, so nothing it holds was fetched before R.
 
 The worker that purges applies its purge at once, before it sends it: to the others it is one of the
-log, and to itself it is never sent back. Positions in `Marks` are each worker's own, for entries never
+log, and to itself it is never sent back. Positions in `Invalidations` are each worker's own, for entries never
 go from one memory to another; the log's positions only number what is acknowledged.
 
 A worker that stands still, is thus waited for no longer than `TERM`. When it goes on, it is not

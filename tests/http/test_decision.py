@@ -63,7 +63,7 @@ def requests(draw) -> Request:
 
 @st.composite
 def entries(draw) -> Entry:
-    """What `policy.plan_storage` may have made: no windows where no_stale forbids them, but for
+    """What `policy.plan_storage` may have made: no windows where must_revalidate forbids them, but for
     s-maxage beside windows of its own."""
     no_cache = draw(st.booleans())
     windows = 0 if no_cache else 120

@@ -148,7 +148,16 @@ def test_fields_are_updated():
     assert fields.all(b"content-encoding") == [b"gzip"]
 
 
-@pytest.mark.parametrize("flag", ["revalidate", "no_stale", "anonymous", "authorized", "for_known"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "no_cache",
+        "must_revalidate",
+        "without_credentials_only",
+        "shared_with_authorization",
+        "shared_with_users",
+    ],
+)
 def test_what_allows_less_holds(flag):
     less = flag not in ("authorized", "for_known")
     for old, new in ((less, not less), (not less, less), (less, less), (not less, not less)):

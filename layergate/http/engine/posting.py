@@ -48,7 +48,7 @@ _OVERRIDES: Final = frozenset({b"x-http-method", b"x-http-method-override", b"x-
 
 
 class Begun(NamedTuple):
-    """What is noted when a POST begins. ``changes``: `Marks.changes`; ``time``: seconds since the
+    """What is noted when a POST begins. ``changes``: `Invalidations.changes`; ``time``: seconds since the
     epoch."""
 
     changes: int

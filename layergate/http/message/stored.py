@@ -28,16 +28,16 @@ class StoredResponse:
     ``status``, ``lines`` (header fields as stored; no Age), ``body``.
     ``generated``: when its age was 0, seconds since the epoch; ``now - generated`` is its
     current_age (4.2.3).
-    ``received``: when it arrived here or was last validated; ``requested``: when that was asked for.
-    ``revalidate``: never to be used without validation (``no-cache``).
-    ``no_stale``: never to be used stale (must-revalidate, proxy-revalidate, s-maxage), whatever the
+    ``response_time``: when it arrived here or was last validated; ``request_time``: when that was asked for.
+    ``no_cache``: never to be used without validation (``no-cache``).
+    ``must_revalidate``: never to be used stale (must-revalidate, proxy-revalidate, s-maxage), whatever the
     client says; the stale windows of the entry are already what they may be.
-    ``anonymous``: its lifetime is a rule's or a guess, so only for requests without credentials.
-    ``authorized``: RFC 9111 3.5 allows it for requests with Authorization.
+    ``without_credentials_only``: its lifetime is a rule's or a guess, so only for requests without credentials.
+    ``shared_with_authorization``: RFC 9111 3.5 allows it for requests with Authorization.
     ``traceparent``: the span of the fetch that brought it, or validated it last; None if nobody
     traced that.
     ``own``: its LayerGate-Cache-Control, which is stored with it but not sent; None if it has none.
-    ``for_known``: it may be given to a client whose user the app knows (`Request.personal`).
+    ``shared_with_users``: it may be given to a client whose user the app knows (`Request.personal`).
     ``immutable``: it will not change while it is fresh (RFC 8246), so a reload does not ask for it.
     ``reloaded``: it was fetched or validated for a client that would not have what was fresh.
     ``large``: its body is sent in pieces (see `ranges.PIECE`).

@@ -54,7 +54,7 @@ _UNSAFE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 def not_modified(request_fields: Fields, stored_fields: Fields, *, response_time: float) -> bool:
     """Whether a GET or HEAD is to be answered with 304 from a stored *200* (RFC 9111 4.3.2).
 
-    ``received`` is when the stored response was received (seconds since the epoch). Of the
+    ``response_time`` is when the stored response was received (seconds since the epoch). Of the
     preconditions, "the If-Match and If-Unmodified-Since conditional header fields are not
     applicable to a cache". A caller must not ask for other stored status codes: RFC 9110 13.2.1,
     "A server MUST ignore all received preconditions if its response to the same request without

@@ -20,7 +20,7 @@ executed at r, s <= r, t < s + max_disconnected. Claim: I has applied R.
   ``term``, by which time I's trust, founded before the loss, is over.
 
 Where an instance that was not trusted *when the reply came* finds a seam in the log, it cannot know
-what was purged meanwhile without it: everything it holds goes (`Marks.rise`). One that was trusted
+what was purged meanwhile without it: everything it holds goes (`Invalidations.rise`). One that was trusted
 keeps what it holds: nothing was final without it. Seams are seen by the chain: each record names its
 predecessor ``p``, and n is the position applied so far.
 
@@ -61,7 +61,7 @@ goes backward, and forward by at most one ``stride`` from call to call, which is
 ``term`` is than ``max_disconnected``. A rate that differs by less than a fifth is covered too. No
 clocks of two machines are compared.
 
-**Positions.** Here (`Marks.position`, `Entry.stamp`) they are ``(base + n) << 40 | k``. k counts what
+**Positions.** Here (`Invalidations.position`, `Entry.stamp`) they are ``(base + n) << 40 | k``. k counts what
 was purged here only, while Redis was away; ``base`` makes them grow over incarnations. On the wire
 they are n: an entry stamped between two k's travels with the lower bound. Purges that wait to be
 appended (the *outbox*) are not in the log yet, so another instance may have stamped an entry higher

@@ -1223,7 +1223,7 @@ FORKING = """
     from layergate.core.codec import Codec
     from layergate.core.events import Counters
     from layergate.core.shared import Joining
-    from layergate.core.invalidation import Mark, Marks
+    from layergate.core.invalidation import Invalidation, Invalidations
     from layergate.layers.redis.leases import RedisLeases
     from layergate.layers.redis.log import RedisLog
     from layergate.layers.redis.server import Server
@@ -1231,7 +1231,7 @@ FORKING = """
     from layergate.runtime.threads import ThreadRuntime, run_blocking
 
     url, namespace = sys.argv[1:]
-    runtime, marks = ThreadRuntime(), Marks()
+    runtime, marks = ThreadRuntime(), Invalidations()
     joining = Joining(marks, runtime, Counters(), ())
     server = Server(url, connect_timeout=1.0, timeout=1.0, namespace=namespace)
     server.bind(runtime, joining.counters)
@@ -1252,7 +1252,7 @@ FORKING = """
         told["caught up"] = run_blocking(log.catch_up())
         told["token"] = leases.token_of(b"k") is not None
         log.channel
-        receipt = run_blocking(log.append((Mark("tag", "child"),), 0.0, wait=5.0))
+        receipt = run_blocking(log.append((Invalidation("tag", "child"),), 0.0, wait=5.0))
         told["receipt"] = list(receipt)[:2]
         os.write(write, json.dumps(told).encode())
         run_blocking(log.leave())
