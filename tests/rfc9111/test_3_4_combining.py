@@ -25,7 +25,7 @@ def entry(value, *, stamp=0, fresh=60.0, tags=()):
 
 
 def part(first, octets, whole=10, lines=(ETAG,), *, vague=False, at=NOW, **flags):
-    what = {"generated": at, "received": at, **flags}
+    what = {"generated": at, "response_time": at, **flags}
     return PartialResponse(list(lines), ((first, octets),), whole, vague=vague, **what)
 
 
