@@ -159,7 +159,7 @@ def test_fields_are_updated():
     ],
 )
 def test_what_allows_less_holds(flag):
-    less = flag not in ("authorized", "for_known")
+    less = flag not in ("shared_with_authorization", "shared_with_users")
     for old, new in ((less, not less), (not less, less), (less, less), (not less, not less)):
         made = combine(part(0, b"0", **{flag: old}), part(1, b"1", **{flag: new}))
         assert getattr(made.value, flag) is (less if less in (old, new) else not less)
