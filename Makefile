@@ -22,7 +22,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX WEB_CONCURRENCY __PYVENV_LAUNCHER__
 .DEFAULT_GOAL := help
 # One environment, several targets: with -j two pips would install into it at once.
 .NOTPARALLEL:
-.PHONY: help test check demo demo-fleet demo-observed bench bench-gateway soak soak-gateway fuzz clean
+.PHONY: help test check demo demo-fleet demo-observed bench bench-against bench-gateway soak soak-gateway fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -60,6 +60,10 @@ demo-observed: ## two instances under load, as a Prometheus on PATH sees them (d
 bench: ## how fast, beside the floor, Starlette, FastAPI and other caches (minutes)
 	@tools/env.sh $(BENCH_VENV) bench $(PYTHON)
 	@$(BENCH_PY) benchmarks/run.py $(ARGS)
+
+bench-against: ## this tree beside another revision of it: make bench-against REV=main (minutes)
+	@tools/env.sh $(BENCH_VENV) bench $(PYTHON)
+	@$(BENCH_PY) benchmarks/against.py $(or $(REV),HEAD) $(ARGS)
 
 bench-gateway: ## the gateway beside nginx and Varnish (apt-get install nginx-light varnish wrk)
 	@tools/env.sh $(BENCH_VENV) bench $(PYTHON)
