@@ -247,11 +247,11 @@ def measure(tree: str, valkey_port: int, only: set[str]) -> dict[str, float]:
 
     asyncio.run(loop_rows())
     if wanted("WSGI miss"):
-        gate = WsgiGate(wsgi_origin, memory="8MB", **options)
+        wsgi = WsgiGate(wsgi_origin, memory="8MB", **options)
         for number in range(12):
             note(
                 "WSGI miss",
-                wsgi_asked(gate, [environ(BROWSER, f"/m/{number}/{i}") for i in range(300)]),
+                wsgi_asked(wsgi, [environ(BROWSER, f"/m/{number}/{i}") for i in range(300)]),
             )
     if wanted("L2 hit") and valkey_port:
         asyncio.run(second_layer(LayerGate, valkey_port, note, options))
