@@ -5,6 +5,8 @@ LayerGateError
 │   └── SettingsError            in a file, the environment or a command line: it says where
 ├── LayerError                   a layer could not be read or written
 │   ├── LayerUnavailable         it is not asked at all for now: its breaker is open
+│   ├── LayerTimeout(TimeoutError)  it did not answer in time
+│   ├── LayerRefused             it answered, and said no
 │   └── PartialWriteError        strict write policy: some layers took the entry, some did not
 ├── WireError                    an entry or a purge that cannot travel, or bytes that are none
 ├── KeyRefused(ValueError)       a key, tag or pattern over its size cap or of the wrong type
@@ -32,6 +34,8 @@ __all__ = [
     "KeyRefused",
     "LayerError",
     "LayerGateError",
+    "LayerRefused",
+    "LayerTimeout",
     "LayerUnavailable",
     "OriginAborted",
     "OriginUnreachable",
@@ -78,6 +82,17 @@ class LayerUnavailable(LayerError):
     """The layer was not asked: its breaker is open after failures, or it is not part of a stack yet.
 
     Raised at once, without any I/O.
+    """
+
+
+class LayerTimeout(LayerError, TimeoutError):
+    """The layer did not answer within its time budget."""
+
+
+class LayerRefused(LayerError):
+    """The layer's system answered, and said no: no permission, a value too large, out of space.
+
+    It is there, so its breaker does not open for this.
     """
 
 
