@@ -578,7 +578,6 @@ class Pool:
         self._tls = _tls_context(options) if options.tls else None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self.opened = 0  # connections made so far
 
     @property
     def open(self) -> int:
@@ -754,7 +753,6 @@ class Pool:
                         f"no connection to {options.address}: {error}"
                     ) from error
             else:
-                self.opened += 1
                 return connection
 
     async def _open(self) -> Connection:

@@ -103,6 +103,20 @@ async def test_pipelined_requests_are_answered_in_order():
         ]
 
 
+async def test_two_pipelined_hits_in_one_packet_are_two_requests():
+    """Also when the same bytes come again: only a packet with one request is remembered."""
+    async with Origin() as origin, Gateway(origin) as gateway:
+        for path in ("/a", "/b"):
+            await gateway.ask(path)
+        client = await gateway.client()
+        pair = b"GET /a HTTP/1.1\r\n%bGET /b HTTP/1.1\r\n%b" % (HOST + b"\r\n", HOST + b"\r\n")
+        for _ in range(3):
+            await client.send(pair)
+            answers = [await client.response() for _ in range(2)]
+            assert [(one.body, one.hit) for one in answers] == [(b"/a 1", True), (b"/b 1", True)]
+        assert not any(pair in hits for hits in gateway.server.known.values())
+
+
 async def test_a_slow_response_holds_back_the_pipelined_hit_behind_it():
     async with Origin() as origin, Gateway(origin) as gateway:
         go_on = asyncio.Event()
@@ -189,6 +203,7 @@ EMPTY_ROWS = [
     pytest.param(204, "", id="9110 15.3.5: 204"),
     pytest.param(204, "Content-Length: 0\r\n", id="9110 8.6: no length in a 204"),
     pytest.param(304, 'ETag: "a"\r\nContent-Length: 10\r\n', id="9110 15.4.5: 304"),
+    pytest.param(304, 'ETag: "a"\r\n', id="9112 6.3: 304 ends with its head"),
     pytest.param(205, "Content-Length: 0\r\n", id="9110 15.3.6: 205"),
 ]
 
@@ -432,6 +447,50 @@ async def test_content_must_go_on_in_time():
         response = await client.response()
         assert (response.status, response.header("connection")) == (408, "close")
         await client.ended()
+
+
+async def test_content_must_go_on_in_time_after_a_pause():
+    """The time limit holds again when a paused client is read from again, and the client sends no more."""
+    async with (
+        Origin() as origin,
+        Gateway(origin, upstream={"max_connections": 1}, body_timeout=0.1) as gateway,
+    ):
+        go_on = asyncio.Event()
+
+        @origin.on("/busy")
+        async def busy(call: Call) -> None:
+            await go_on.wait()
+            await call.reply()
+
+        @origin.on("/")
+        async def handler(call: Call) -> None:
+            await call.content()
+
+        first = await gateway.client()
+        await first.request("/busy")
+        await origin.received(1)
+        # The only connection to the origin is taken, so the content waits in the gateway.
+        client = await gateway.client()
+        await client.request("/", "Content-Length: 1000000", method="POST")
+        await until(lambda: _reading(gateway), "the request's head")
+        (connection,) = _reading(gateway)
+        cycle = connection._newest
+        sent = 0
+        while not connection._reading_paused:
+            await client.send(b"x" * 16_384)
+            sent += 16_384
+            await until(lambda: cycle._size == sent, "the content")  # noqa: B023
+        assert not connection.deadline
+        go_on.set()
+        assert (await first.response()).status == 200
+        response = await client.response()
+        assert (response.status, response.header("connection")) == (408, "close")
+        await client.ended()
+
+
+def _reading(gateway):
+    """The connections whose request has yet to be read to its end."""
+    return [one for one in gateway.server.connections if one._newest is not None]
 
 
 async def test_content_that_the_origin_does_not_take_is_not_the_clients_fault():

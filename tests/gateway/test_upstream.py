@@ -47,6 +47,12 @@ FRAMINGS = [
         False, b"ok", 1, id="9.3 HTTP/1.0 that persists",
     ),
     pytest.param(
+        ok(
+            "Transfer-Encoding: chunked", "Connection: keep-alive", body=b"2\r\nok\r\n0\r\n\r\n"
+        ).replace(b"1.1", b"1.0", 1),
+        False, b"ok", 2, id="6.1 chunks in HTTP/1.0",
+    ),
+    pytest.param(
         b"HTTP/1.0 200 OK\r\nCache-Control: no-store\r\n\r\nok", True, b"ok", 2, id="old and plain"
     ),
     pytest.param(
