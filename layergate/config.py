@@ -1,10 +1,10 @@
-"""Option objects: frozen, validated when they are made, with errors that say what to write instead.
+"""Option objects: frozen and validated when they are made, with errors that say what to write instead.
 
-Durations are seconds (int or float) or `datetime.timedelta`; sizes are bytes or ``"256MB"``.
+Durations are seconds (int or float) or `datetime.timedelta`. Sizes are bytes or ``"256MB"``.
 """
 
-# What these objects are given comes from users: a check that the declared type makes "redundant" is
-# exactly the check that turns a typing mistake into a readable error.
+# Users write the values of these objects. A check that the declared type makes "redundant" is exactly
+# the check that turns a mistake into a readable error.
 # mypy: disable-error-code="redundant-expr,unreachable"
 
 from __future__ import annotations
@@ -47,38 +47,41 @@ Seconds: TypeAlias = float | datetime.timedelta
 StatusSeconds: TypeAlias = Seconds | Mapping[int, Seconds]
 """A duration, or one for each status code."""
 
-# What a rule's ttl covers when it is one number: final answers that mean the same to everyone.
-# 206, 405, 414 and 501 are heuristically cacheable too (RFC 9110 15.1), but errors of a request's
-# form are no one else's business, and parts are not whole responses.
+# The statuses that a rule's ttl covers when it is one number: final answers that mean the same to every
+# client. 206, 405, 414, and 501 are heuristically cacheable too (RFC 9110 15.1), but an error in one
+# request's form concerns no other client, and a part is not a whole response.
 DEFAULT_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
-# What is not there may be there soon: the request that creates it does not always name it.
+# A missing resource may exist soon, and the request that creates it does not always name its URL.
 _MISSING: Final = frozenset({404, 410})
 MISSING_TTL: Final = 10.0
-"""What one number of a rule's ttl is at most for 404 and 410, seconds."""
+"""The longest lifetime that a rule's ttl gives to 404 and 410 when it is one number, seconds."""
 ONE_REQUEST_STATUSES: Final = frozenset({407, 408, 412, 416, 417, 425, 426, 428, 429, 431, 511})
-"""The status codes that speak of one request, by what is part of no key: never stored."""
+"""The status codes that depend on one request, by parts of it that are not in any key: never stored."""
 NO_STATUSES: Final = (
-    "statuses is no option any more; write ttl={200: 60, 404: 5}, seconds by status"
+    "statuses is no longer an option; write ttl={200: 60, 404: 5}, seconds by status"
 )
 MAX_TAG_LENGTH: Final = 256
-# Fields that have a meaning of their own, which is not that of RFC 9213.
+# Fields whose meaning is not that of RFC 9213.
 _NO_TARGETS: Final = frozenset({"cache-control", "expires", "pragma", "surrogate-control"})
-# What a cache is built with, so that a running one cannot change it.
+# Options that a cache is built with. A running cache cannot change them.
 FIXED_OPTIONS: Final = frozenset({
     "memory", "shared", "layers", "layer_timeout", "name", "telemetry", "trace_hits", "trace_keys",
     "hooks", "no_vary_search", "forwarding_fields",
 })  # fmt: skip
 ADMIN_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 ADMIN_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
-_LEAST_MEMORY: Final = 4096  # bytes; what a MemoryLayer needs
-_MEMORY_SHARE: Final = 8  # an entry takes at most so large a part of a MemoryLayer
-_SHARED_LARGEST: Final = 16 * 1024 * 1024 - 1024  # what a RedisLayer takes by default, bytes
+_LEAST_MEMORY: Final = 4096  # bytes that a MemoryLayer needs
+_MEMORY_SHARE: Final = 8  # an entry takes at most this fraction (1/8) of a MemoryLayer
+_SHARED_LARGEST: Final = 16 * 1024 * 1024 - 1024  # largest entry of a RedisLayer by default, bytes
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::path)?\}")
 
 
 def seconds(value: Any, option: str, where: str, *, optional: bool = True) -> float | None:
-    """Validate a duration. Raises ConfigError; None passes when it is ``optional``."""
+    """Return a duration in seconds. None is valid if ``optional``.
+
+    Raises ConfigError.
+    """
     if value is None:
         if optional:
             return None
@@ -101,21 +104,21 @@ def seconds(value: Any, option: str, where: str, *, optional: bool = True) -> fl
 
 
 def flag(value: Any, option: str, where: str) -> bool:
-    """Validate a switch. Raises ConfigError."""
+    """Return a switch that is True or False. Raises ConfigError."""
     if not isinstance(value, bool):
         raise ConfigError(f"{option} must be True or False, got {value!r}{where}")
     return value
 
 
 def count(value: Any, option: str, *, low: int, where: str = "") -> int:
-    """Validate a number of things. Raises ConfigError."""
+    """Return a count that is at least ``low``. Raises ConfigError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ConfigError(f"{option} must be an integer >= {low}, got {value!r}{where}")
     return value
 
 
 def strings(value: Any, option: str, where: str) -> tuple[str, ...]:
-    """Validate a list of non-empty strings. Raises ConfigError."""
+    """Return a list of non-empty strings as a tuple. Raises ConfigError."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise ConfigError(
             f"{option} must be a list of strings, got {value!r}{where};"
@@ -136,14 +139,14 @@ def _ttl(value: Any, where: str) -> float | dict[int, float] | None:
             if value is None or isinstance(value, int | float | datetime.timedelta):
                 raise
             raise ConfigError(
-                f"ttl must be a number of seconds, a timedelta or a mapping from status codes to such"
-                f" as {{200: 60, 404: 5}}, got {value!r}{where}"
+                f"ttl must be a number of seconds, a timedelta, or a mapping by status code such as"
+                f" {{200: 60, 404: 5}}, got {value!r}{where}"
             ) from None
     if not value:
         raise ConfigError(f"ttl must name at least one status code, got {{}}{where}")
     found: dict[int, float] = {}
     for key, duration in value.items():
-        # The keys of TOML and JSON are text.
+        # In TOML and JSON, keys are text.
         text = isinstance(key, str) and re.fullmatch("[1-9][0-9]{2}", key, re.ASCII)
         status = int(key) if text else key
         if isinstance(status, bool) or not isinstance(status, int):
@@ -152,12 +155,12 @@ def _ttl(value: Any, where: str) -> float | dict[int, float] | None:
             )
         if not 200 <= status <= 599 or status in (206, 304):
             raise ConfigError(
-                "ttl must name status codes that are final and whole (200-599, not 206 or 304), got"
-                f" {status}{where}"
+                "ttl must name status codes of final and whole responses (200-599, not 206 or 304),"
+                f" got {status}{where}"
             )
         if status in ONE_REQUEST_STATUSES:
             raise ConfigError(
-                f"ttl names {status}, which speaks of one request and is never stored{where};"
+                f"ttl names {status}, which applies to one request only and is never stored{where};"
                 " leave it out"
             )
         if status in found:
@@ -179,7 +182,7 @@ def _hosts(hosts: Any, where: str) -> frozenset[str] | None:
 
 
 def unknown_option(name: str, known: Iterable[str], owner: str) -> ConfigError:
-    """The error for an option that does not exist, with the nearest one that does."""
+    """The error for an option that does not exist. It suggests the nearest name that does."""
     import difflib
 
     known = sorted(known)
@@ -189,13 +192,13 @@ def unknown_option(name: str, known: Iterable[str], owner: str) -> ConfigError:
 
 
 class _DefaultSize(str):
-    """A size that nobody has given."""
+    """The default of a size, to tell it from the same value given by a user."""
 
     __slots__ = ()
 
 
 class _DefaultBytes(int):
-    """What has become of it."""
+    """A default size in bytes, to tell it from the same value given by a user."""
 
     __slots__ = ()
 
@@ -205,36 +208,35 @@ _MAX_BODY: Final = _DefaultSize("8MB")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Policy for the requests whose path matches; the first rule that matches wins.
+    """Policy for the requests whose path matches. The first rule that matches wins.
 
-    ``path``: a pattern over the decoded path. ``{name}`` stands for (a part of) one segment, up to
-    the first occurrence of the text that follows it; ``{name:path}`` and ``*`` for any run of
-    characters, slashes included; anything else stands for itself.
+    ``path``: a pattern over the decoded path. ``{name}`` stands for one segment, or for a part of one up
+    to the first occurrence of the text that follows it. ``{name:path}`` and ``*`` stand for any
+    characters, slashes included. Everything else stands for itself.
 
-    ``ttl``, ``stale_while_revalidate``, ``stale_if_error``: seconds, or None for "as the response
-    says". They serve responses that say nothing about caching; where the app sends its own
-    directives those win, unless ``override``.
-    ``ttl`` as one number covers the statuses 200, 203, 204, 300, 301, 308, 404 and 410, the last two
-    for at most 10 seconds, without stale windows. Or seconds for each status, ``{200: 60, 404: 5}``:
-    then no other status is covered.
+    ``ttl``, ``stale_while_revalidate``, ``stale_if_error``: seconds. None: as the response says.
+    They apply to responses that say nothing about caching. The app's own directives win, unless
+    ``override`` is set. ``ttl`` as one number covers the statuses 200, 203, 204, 300, 301, 308, 404, and
+    410; the last two for at most 10 seconds and without stale windows. A mapping such as
+    ``{200: 60, 404: 5}`` gives seconds for each status and covers no other status.
 
-    ``tags``: surrogate keys for each response; ``{name}`` is filled from the path.
-    ``vary``: request header fields the response depends on, added to its ``Vary``.
-    ``override``: the ttl wins over the app's directives, but for ``no-store`` and ``private``.
+    ``tags``: tags for each response. ``{name}`` is filled in from the path.
+    ``vary``: request fields that the response depends on. They are added to its ``Vary``.
+    ``override``: the ttl wins over the app's directives, except ``no-store`` and ``private``.
     ``bypass``: never look up, never store.
-    ``hosts``: only for these hosts (``example.com``, any port); None: all.
+    ``hosts``: cover only these hosts (``example.com``, with any port). None: all hosts.
 
-    ``allow_authorization``: with True, *clients with a wrong Authorization, or with none, are answered
-    from what the app gave to one with the right one*: a hit asks the app nothing. Say so only for paths
-    whose response everybody may have. ``"each"``: the response is shared among the requests with the very
-    same Authorization, and no others get it; one that is withdrawn is good until the response is stale.
-    False: the ttl does not apply to a request with Authorization.
-    ``allow_cookie``: let the ttl apply to requests with a Cookie; ``X-API-Key`` and others that commonly
-    hold credentials count as cookies. *Clients with a wrong one, or with none, are answered too.*
-    Neither has an effect on a route that declares a security scheme (see the README).
+    ``allow_authorization``: True: *clients with a wrong Authorization, or with none, get the response that
+    the app gave to a client with the right one*, because a hit does not call the app. Use it only for
+    paths whose response everybody may have. ``"each"``: share a response only among requests with the same
+    Authorization. A withdrawn one works until the stored response is stale and its stale windows have
+    ended. False: the ttl does not apply to a request with Authorization.
+    ``allow_cookie``: apply the ttl to requests with a Cookie, ``X-API-Key``, or another field that commonly
+    holds credentials. *Clients with a wrong one, or with none, are answered too.*
+    Neither option affects a route that declares authentication (see the README).
     ``allow_set_cookie``: store responses that set cookies. True: without their Set-Cookie lines,
     which go to the client whose request was forwarded. ``"keep"``: with them, so that *every client
-    gets the same cookie*: never for one that names a session, a user or a CSRF token.
+    gets the same cookie*. Never use it for a cookie that names a session, a user, or a CSRF token.
 
     Raises ConfigError.
     """
@@ -251,7 +253,7 @@ class Rule:
     allow_authorization: bool | Literal["each"] = False
     allow_cookie: bool = False
     allow_set_cookie: bool | Literal["keep"] = False
-    statuses: InitVar[Any] = None  # an option of the past, refused with what to write instead
+    statuses: InitVar[Any] = None  # a former option, refused with what to write instead
 
     def __post_init__(self, statuses: Any) -> None:
         put = object.__setattr__
@@ -267,7 +269,7 @@ class Rule:
         rest = _PLACEHOLDER.sub("", self.path)
         if "{" in rest or "}" in rest:
             raise ConfigError(
-                f"path has a brace that is no placeholder{where}; write {{name}} or {{name:path}}"
+                f"path has a brace outside of a placeholder{where}; write {{name}} or {{name:path}}"
             )
         if len(set(names)) != len(names):
             raise ConfigError(f"path names a placeholder twice{where}")
@@ -282,7 +284,7 @@ class Rule:
                 raise ConfigError(
                     f"tags must be at most {MAX_TAG_LENGTH} characters, got {len(tag)}{where}"
                 )
-            # A route's policy ("*") is filled with whatever parameters the route has.
+            # A route's policy has the path "*". Its tags use the parameters of the route.
             missing = set(_PLACEHOLDER.findall(tag)) - set(names)
             if missing and self.path != "*":
                 raise ConfigError(
@@ -313,7 +315,7 @@ class Rule:
             raise ConfigError(f"bypass excludes ttl and tags{where}; drop one of them")
 
     def lifetime(self, status: int) -> float | None:
-        """The seconds that ``ttl`` gives a response with this status; None: it does not cover it."""
+        """The seconds that ``ttl`` gives to a response with this status. None: it is not covered."""
         ttl: Any = self.ttl
         if isinstance(ttl, Mapping):
             return ttl.get(status)
@@ -322,19 +324,19 @@ class Rule:
         return float(min(ttl, MISSING_TTL) if status in _MISSING else ttl)
 
     def is_brief(self, status: int) -> bool:
-        """True if a response with this status is not to be used for longer than that, nor stale."""
+        """True if a response with this status has no stale windows, because a plain ttl covers it."""
         return status in _MISSING and not isinstance(self.ttl, Mapping)
 
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """The endpoint for purging, looking and explaining. Without an Admin there is none.
+    """The endpoint for purges, statistics, and explanations. Without an Admin there is no endpoint.
 
-    ``path``: where it lives, e.g. ``/_layergate``; ``POST {path}/purge``, ``GET {path}/stats``,
-    ``POST {path}/explain``.
-    ``token``: what ``Authorization: Bearer …`` must carry.
-    ``networks``: if given, only clients from these networks (``"10.0.0.0/8"``) are heard.
-    ``purge_method``: whether the ``PURGE`` method works on any URL, behind the same token.
+    ``path``: where the endpoint is, such as ``/_layergate``. It serves ``POST {path}/purge``,
+    ``GET {path}/stats``, and ``POST {path}/explain``.
+    ``token``: the bearer token that requests must carry in ``Authorization``.
+    ``networks``: accept only clients from these networks, such as ``"10.0.0.0/8"``. None: all clients.
+    ``purge_method``: accept the ``PURGE`` method on any URL, with the same token.
 
     Raises ConfigError.
     """
@@ -350,7 +352,9 @@ class Admin:
                 f"path must be an absolute path such as '/_layergate', got {self.path!r} in Admin"
             )
         if not isinstance(self.token, str) or not self.token:
-            raise ConfigError("token must be a non-empty string in Admin; anyone could purge")
+            raise ConfigError(
+                "token must be a non-empty string in Admin; without one, anyone could purge"
+            )
         if not ADMIN_TOKEN.fullmatch(self.token):
             raise ConfigError("token must be printable ASCII without spaces in Admin")
         flag(self.purge_method, "purge_method", " in Admin")
@@ -368,7 +372,7 @@ class Admin:
 
 
 def check_telemetry(value: Any) -> None:
-    """Raises ConfigError for what certainly is no value of the option ``telemetry``."""
+    """Raises ConfigError for a value that the option ``telemetry`` cannot have."""
     if value is None or isinstance(value, bool) or hasattr(value, "observe"):
         return
     raise ConfigError(
@@ -382,7 +386,7 @@ def _ratio(value: Any, option: str) -> float:
         return float(value)
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ConfigError(
-            f"{option} must be True, False or a share from 0 to 1, got {value!r}; 0.01 is one in 100"
+            f"{option} must be True, False, or a share from 0 to 1, got {value!r}; 0.01 is one in 100"
         )
     return float(value)
 
@@ -399,7 +403,7 @@ def _rules(rules: Any) -> tuple[Rule, ...]:
         for tag in rule.tags:
             if rule.path == "*" and _PLACEHOLDER.search(tag):
                 raise ConfigError(
-                    f"tags use a placeholder, which the path does not name, in rule '*': {tag!r};"
+                    f"tags use a placeholder that the path does not name, in rule '*': {tag!r};"
                     " write Rule('/{name:path}', ...)"
                 )
     return checked
@@ -430,11 +434,11 @@ def _forwarding_fields(names: Any) -> tuple[str, ...] | None:
 
 
 def _check_shared(shared: Any) -> None:
-    """What is certainly wrong; the layer that is made of it looks closer."""
+    """Raises ConfigError for a value that cannot be a shared layer. The layer checks the rest."""
     if isinstance(shared, str) and "://" in shared:
         return
     if isinstance(shared, str | bytes | bool | int | float | Collection | type):
-        # Whatever it is may hold a password.
+        # The value may hold a password, so it is shown only if that is impossible.
         plain = shared is None or isinstance(shared, bool | int | float) or not shared
         shown = f"{shared!r}" if plain or "@" not in repr(shared) else type(shared).__name__
         raise ConfigError(
@@ -445,94 +449,97 @@ def _check_shared(shared: Any) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Everything an `HttpCache` can be told; `LayerGate(app, **options)` takes the same names.
+    """The options of `HttpCache`. `LayerGate(app, **options)` takes the same names.
+
+    Times are seconds, sizes are bytes.
 
     What is stored
-      ``memory``            budget of the memory layer: body + headers + key + overhead. Bytes; None:
-                            64 MB.
+      ``memory``            budget of the memory layer: bodies, headers, keys, and overhead. None: 64 MB.
       ``shared``            the layer that all instances share, below the memory layer: a URL
                             (``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://``,
                             ``redis+sentinel://``), a redis-py client, or a `RedisLayer` with options
-                            of its own. None: this process alone.
-      ``layers``            layers of your own instead, top first; excludes ``memory``, ``shared``.
-      ``rules``             policies by path, first match wins.
+                            of its own. None: no shared layer.
+      ``layers``            layers of your own instead, top first. Excludes ``memory`` and ``shared``.
+      ``rules``             policies by path. The first match wins.
       ``targets``           response fields that come before Cache-Control and Expires, the most
                             preferred first (RFC 9213).
-      ``heuristic``         fraction of the time since Last-Modified that a response without explicit
-                            freshness counts as fresh (RFC 9111 4.2.2), e.g. 0.1. None: off.
-      ``max_body``          a larger body is not stored. Bytes, and no more than a layer can take: the
-                            memory layer an eighth of its budget. By default 8 MB, or that.
-      ``max_inflight``      bodies being received to be stored, all together. Bytes.
-      ``max_tags``          a response with more tags is not stored.
-      ``max_variants``      stored variants (``Vary``) per target.
-      ``language_order``    whether "en, de" and "de, en" in Accept-Language may select different
-                            variants: RFC 9110 12.5.4 leaves it to the app.
-      ``language_match``    a request that selects no stored variant, and prefers one language to all
-                            others, gets the fresh one that was stored for others and whose
-                            Content-Language is just that. Beyond what RFC 9111 4.1 allows.
-      ``nominate_codings``  send the entity tags of stored variants with a request that selects none
-                            of them and differs from theirs by Accept-Encoding alone (RFC 9111
-                            4.3.1), so that a 304 can name one. Only for apps whose tags differ
-                            wherever their content does: see `layergate.http.rfc9111.variants`.
-      ``forwarding_fields`` request fields by which proxies tell the app its scheme, host, port, prefix
+      ``heuristic``         the fraction of the time since Last-Modified for which a response without
+                            explicit freshness is fresh (RFC 9111 4.2.2), such as 0.1. None: off.
+      ``max_body``          the largest body to store; at most what a layer takes, which for the memory
+                            layer is an eighth of its budget. By default 8 MB, or that.
+      ``max_inflight``      the size of all bodies together that are being received to be stored.
+      ``max_tags``          tags of one response. A response with more is not stored.
+      ``max_variants``      stored variants of one target (``Vary``).
+      ``max_key_length``    bytes of host, path, and query. A longer target bypasses the cache.
+      ``keep``              how long a stale response with a validator is kept for revalidation.
+
+    What selects a response
+      ``forwarding_fields`` request fields by which proxies tell the app its scheme, host, port, prefix,
                             or method. They select a response as if ``Vary`` named them. None: the
-                            usual ones, which are `layergate.http.privacy.forwarding.FORWARDING_FIELDS`.
-      ``max_key_length``    a target (host + path + query) longer than this is passed. Bytes.
-      ``no_vary_search``    use a response for all targets that its No-Vary-Search makes equivalent to
-                            its own. A purge of a URL then purges every such response of its path.
-                            All instances that share a layer must agree on this.
-      ``keep``              how long a stale response with a validator is kept for revalidation. s.
+                            usual ones, `layergate.http.privacy.forwarding.FORWARDING_FIELDS`.
+      ``language_order``    True: "en, de" and "de, en" in Accept-Language may select different
+                            variants. RFC 9110 12.5.4 leaves this to the app.
+      ``language_match``    True: a request that selects no stored variant, and prefers one language to all
+                            others, gets the fresh variant that was stored for others and whose
+                            Content-Language is just that one. This is more than RFC 9111 4.1 allows.
+      ``nominate_codings``  True: send the entity tags of stored variants with a request that selects none
+                            of them and differs from theirs by Accept-Encoding alone (RFC 9111 4.3.1),
+                            so that a 304 can name one. Only for apps whose tags differ wherever their
+                            content does: see `layergate.http.rfc9111.variants`.
+      ``no_vary_search``    True: use a response for all targets that its No-Vary-Search makes equivalent
+                            to its own. A purge of a URL then purges every such response of its path.
+                            All instances that share a layer must use the same value.
 
-    What happens at the same time
-      ``collapse``          concurrent identical requests share one call of the app.
-      ``collapse_timeout``  how long a follower waits for the leader's response: to begin, or, if the
-                            leader is another instance, to be stored. s.
-      ``collapse_fallback`` what follows that: ``"fetch"``, a fetch of its own; ``"504"``, a stale
-                            response if ``stale-if-error`` permits one, or else 504.
-      ``max_waiters``       followers in this process; more are passed.
-      ``hit_for_miss_ttl``  how long a target that turned out not to be shareable is not collapsed. s.
-      ``background_refreshes``  refreshes at a time; more are put off to a later request.
-      ``slow_reader_timeout``   how long, in all, a client may hold up others that read the same stream,
-                            before it is cut off; and how long a body that only its own client holds
-                            up may keep what ``max_inflight`` would give to others. s.
-      ``abandoned_timeout`` how long a fetch goes on that no client waits for (any more). Under WSGI it
-                            holds the thread of the client that left: one second at most. s.
-      ``shutdown_timeout``  how long background work may go on after the lifespan's shutdown. s.
+    Concurrent requests
+      ``collapse``          True: concurrent identical requests share one call to the app.
+      ``collapse_timeout``  how long a follower waits for the leader's response to begin or, if the
+                            leader is another instance, to be stored.
+      ``collapse_fallback`` what a follower does after that. ``"fetch"``: fetch on its own. ``"504"``:
+                            send a stale response if ``stale-if-error`` permits one, or else 504.
+      ``max_waiters``       followers in this process. Further requests are forwarded without waiting.
+      ``hit_for_miss_ttl``  how long requests for a target that is not shareable are not collapsed.
+      ``background_refreshes``  refreshes at a time. Further ones are left to a later request.
+      ``slow_reader_timeout``   how long, in total, a client may hold up others that read the same stream
+                            before it is cut off. After as long, a body that only its own client holds
+                            up no longer counts toward ``max_inflight``.
+      ``abandoned_timeout`` how long a fetch that no client waits for goes on. Under WSGI it holds the
+                            thread of the client that left, so it goes on for at most one second.
+      ``shutdown_timeout``  how long background work may go on after the lifespan's shutdown.
 
-    Trouble
-      ``layer_timeout``     a layer's operation that takes longer has failed: a miss. s.
-      ``origin_timeout``    with a stale response that ``stale-if-error`` permits at hand, how long
-                            the app may take to begin its response. s. None: no limit.
-
-      ``stale_if_unreachable``  how long after its freshness a stored response may stand in when the
-                            origin cannot be reached: the app raises a ConnectionError (such as
-                            `OriginUnreachable`) or answers 502, 503 or 504. Not if the response
+    Failures
+      ``layer_timeout``     a layer's operation that takes longer has failed and counts as a miss.
+      ``origin_timeout``    how long the app may take to begin its response before a stale response that
+                            ``stale-if-error`` permits is sent instead. None: no limit.
+      ``stale_if_unreachable``  how long after its lifetime a stored response may stand in if the origin
+                            cannot be reached: the app raises a ConnectionError (such as
+                            `OriginUnreachable`) or answers 502, 503, or 504. Not if the response
                             forbids it (must-revalidate, proxy-revalidate, s-maxage, no-cache).
-                            s. None: not unless ``stale-if-error`` permits it.
-      ``stale_if_untrusted``  for how long after this instance lost touch with the shared layer (past
-                            its ``max_disconnected``) a stored response may still stand in for an
-                            origin that fails, within the windows that permit it. A purge that passes
-                            meanwhile goes unheard here: a receipt that says ``final`` then does not
-                            cover these responses. s. None: what may have been purged never stands
-                            in.
+                            None: only as ``stale-if-error`` permits.
+      ``stale_if_untrusted``  how long after this instance lost contact with the shared layer (beyond its
+                            ``max_disconnected``) a stored response may stand in for an origin that
+                            fails, within the windows that permit it. This instance misses a purge that
+                            happens meanwhile, so a receipt that says ``final`` does not cover these
+                            responses. None: a response that may have been purged never stands in.
 
-    What is heard and said
-      ``request_directives``  obey the Cache-Control of requests (RFC 9111 5.2.1).
-      ``reload_pause``      how often clients may have what is fresh fetched again all the same
-                            (``no-cache``, ``max-age=0`` …): after such a reload, others of its target
-                            are answered from the store for so long. s. None or 0: each is forwarded.
-      ``cache_status``      send Cache-Status (RFC 9211).
-      ``name``              LayerGate's name in there.
-      ``strip_tags``        keep Cache-Tag and Surrogate-Key from clients.
-      ``admin``             the purge endpoint. None: no endpoint.
-      ``telemetry``         spans and metrics through OpenTelemetry. None: if opentelemetry-api is
-                            installed. Or an ``OpenTelemetry(...)`` on providers of your own.
-      ``trace_hits``        spans for hits in the memory layer too: True, or for so large a share of
-                            them, e.g. 0.01. Each costs several hits.
-      ``trace_keys``        spans tell a hash of the cache key.
-      ``hooks``             called with (event name, facts) for what happens, but for hits, bypass
-                            rules, and what is forwarded because it is known not to be shareable:
-                            these are counted only.
+    Requests and responses
+      ``request_directives``  True: obey the Cache-Control of requests (RFC 9111 5.2.1).
+      ``reload_pause``      after a client's reload (``no-cache``, ``max-age=0`` ...) of a fresh response, how
+                            long other reloads of its target are answered from the store. None or 0: every
+                            reload is forwarded.
+      ``cache_status``      True: send Cache-Status (RFC 9211).
+      ``name``              this cache's name in Cache-Status.
+      ``strip_tags``        True: keep Cache-Tag and Surrogate-Key from clients.
+
+    Administration and telemetry
+      ``admin``             the endpoint for purges, statistics, and explanations. None: no endpoint.
+      ``telemetry``         spans and metrics through OpenTelemetry. None: on if opentelemetry-api is
+                            installed. Or an ``OpenTelemetry(...)`` with providers of your own.
+      ``trace_hits``        spans for hits in the memory layer too: True, or a share of them such as 0.01.
+                            A span costs as much as several hits.
+      ``trace_keys``        True: spans carry a hash of the cache key.
+      ``hooks``             callables that receive (event name, facts). Hits, bypass rules, and requests
+                            that are forwarded because their target is known not to be shareable are
+                            counted but not reported.
 
     Raises ConfigError.
     """
@@ -661,7 +668,7 @@ class Options:
                 raise ConfigError(f"hooks must be callable, got {hook!r}")
 
     def _max_body(self) -> int:
-        """``max_body`` in bytes. Raises ConfigError if no layer takes so much."""
+        """``max_body`` in bytes. Raises ConfigError if no layer takes a body of that size."""
         given, largest = self.max_body, self._largest()
         if isinstance(given, _DefaultSize | _DefaultBytes):
             most = parse_size(_MAX_BODY, option="max_body")
@@ -669,14 +676,14 @@ class Options:
         size = parse_size(given, option="max_body")
         if largest is not None and size > largest:
             raise ConfigError(
-                f"max_body must be at most {largest} bytes here, since no layer takes a larger"
-                f" response, got {given!r}; lower it, or raise memory (whose layer takes an eighth of"
-                " its budget), or the max_entry or max_size of a layer"
+                f"max_body must be at most {largest} bytes here, because no layer takes a larger"
+                f" response, got {given!r}; lower it, or raise memory (the memory layer takes an eighth"
+                " of its budget), or raise the max_entry or max_size of a layer"
             )
         return size
 
     def _largest(self) -> int | None:
-        """The most bytes that a response may have which any layer takes; None: nobody knows."""
+        """The size of the largest response that any layer takes, in bytes. None: it is not known."""
         if self.layers is None:
             memory: int = self.memory  # type: ignore[assignment]
             takes: list[int | None] = [memory // _MEMORY_SHARE]
@@ -689,7 +696,7 @@ class Options:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Options:
-        """Options from keyword arguments; an unknown name is a ConfigError that suggests one."""
+        """Options from keyword arguments. Raises ConfigError, which suggests a name for an unknown one."""
         known = {f.name for f in fields(cls)}
         for name in options:
             if name not in known:
@@ -697,10 +704,7 @@ class Options:
         return cls(**options)
 
     def replaced(self, changes: Mapping[str, Any]) -> Options:
-        """These options with some of them changed.
-
-        Raises ConfigError, also for one of `FIXED_OPTIONS`.
-        """
+        """These options with ``changes``. Raises ConfigError, also for one of `FIXED_OPTIONS`."""
         fixed = FIXED_OPTIONS.intersection(changes)
         if fixed:
             raise ConfigError(

@@ -1,23 +1,23 @@
-"""The error tree. Every exception LayerGate raises on purpose is one of these.
+"""The error tree. Every exception that LayerGate raises on purpose is one of these.
 
 LayerGateError
-├── ConfigError(ValueError)      an option is wrong; raised at start-up
-│   └── SettingsError            in a file, the environment or a command line: it says where
+├── ConfigError(ValueError)      an option has a value that cannot work; raised at start-up
+│   └── SettingsError            the same in a file, the environment, or a command line, with the place
 ├── LayerError                   a layer could not be read or written
-│   ├── LayerUnavailable         it is not asked at all for now: its breaker is open
-│   ├── LayerTimeout(TimeoutError)  it did not answer in time
-│   ├── LayerRefused             it answered, and said no
-│   └── PartialWriteError        strict write policy: some layers took the entry, some did not
-├── WireError                    an entry or a purge that cannot travel, or bytes that are none
-├── KeyRefused(ValueError)       a key, tag or pattern over its size cap or of the wrong type
-├── PurgeRefused(ValueError)     a purge request that names nothing, or something unusable
-├── ExplainRefused(ValueError)   a request to be explained that could not be sent
-├── OriginUnreachable(ConnectionError)  no connection to the origin, or none that gave a response
-├── OriginAborted                the origin broke off a response that was being streamed along
-├── FetchTimeout(TimeoutError)   a caller's `timeout` passed before the fetch it waits for ended
-├── FetchAborted                 the fetch was cancelled before it gave a value
-└── FetchRecursion(RuntimeError) a fetch waits, directly or in a circle, for itself
-    └── GateRecursion            a middleware that its own application calls
+│   ├── LayerUnavailable         LayerGate did not ask the layer: its breaker is open
+│   ├── LayerTimeout(TimeoutError)  the layer did not answer in time
+│   ├── LayerRefused             the layer answered with a refusal
+│   └── PartialWriteError        strict write policy: not every layer accepted the entry
+├── WireError                    an entry or a purge cannot be encoded, or bytes cannot be decoded
+├── KeyRefused(ValueError)       a key, tag, or pattern is empty, too long, or of the wrong type
+├── PurgeRefused(ValueError)     a purge names nothing, or something that cannot be purged
+├── ExplainRefused(ValueError)   a request to be explained is not a valid request
+├── OriginUnreachable(ConnectionError)  the origin gave no response
+├── OriginAborted                the origin broke off a response that followers were reading
+├── FetchTimeout(TimeoutError)   a caller's `timeout` passed before the fetch ended
+├── FetchAborted                 the fetch was cancelled before it returned a value
+└── FetchRecursion(RuntimeError) a fetch waits for itself, directly or in a circle
+    └── GateRecursion            a middleware was called by its own application
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class ConfigError(LayerGateError, ValueError):
 
 
 class SettingsError(ConfigError):
-    """Settings that cannot work: all that is wrong with them, a line each.
+    """The gateway's settings cannot work. The message has one line for each problem.
 
-    ``problems``: pairs of where it is (``layergate.toml:14``, ``$LAYERGATE_MEMORY``, ``--memory``; ""
-    for what is missing everywhere) and what it is. None of them shows a secret.
-    ``warnings``: what is odd beside them, such as a variable that is not known: it may be why.
+    ``problems``: pairs of a place (``layergate.toml:14``, ``$LAYERGATE_MEMORY``, ``--memory``; "" for a
+    setting that is missing everywhere) and a description. No description shows a secret.
+    ``warnings``: oddities that may explain the problems, such as an unknown variable.
     """
 
     def __init__(self, problems: Sequence[tuple[str, str]], warnings: Sequence[str] = ()) -> None:
@@ -71,7 +71,7 @@ class SettingsError(ConfigError):
 
 
 class LayerError(LayerGateError):
-    """A layer failed. ``layer`` is its name; ``__cause__`` is what the layer raised."""
+    """A layer failed. ``layer`` is its name; ``__cause__`` is the exception that the layer raised."""
 
     def __init__(self, layer: str, message: str) -> None:
         super().__init__(message)
@@ -79,7 +79,7 @@ class LayerError(LayerGateError):
 
 
 class LayerUnavailable(LayerError):
-    """The layer was not asked: its breaker is open after failures, or it is not part of a stack yet.
+    """The layer was not asked, because its breaker is open or because it is not part of a stack yet.
 
     Raised at once, without any I/O.
     """
@@ -90,16 +90,16 @@ class LayerTimeout(LayerError, TimeoutError):
 
 
 class LayerRefused(LayerError):
-    """The layer's system answered, and said no: no permission, a value too large, out of space.
+    """The layer's system answered with a refusal: no permission, a value too large, out of space.
 
-    It is there, so its breaker does not open for this.
+    The system is reachable, so this does not open the breaker.
     """
 
 
 class PartialWriteError(LayerError):
-    """Strict write policy: at least one layer refused the write.
+    """Under the strict write policy, at least one layer did not accept the write.
 
-    ``failed`` maps the names of the layers that failed to what they raised; ``written`` names the
+    ``failed`` maps the names of those layers to the exceptions that they raised. ``written`` names the
     layers that hold the new entry.
     """
 
@@ -111,48 +111,51 @@ class PartialWriteError(LayerError):
 
 
 class WireError(LayerGateError):
-    """Something cannot travel to a shared layer, or what came from there is not to be used: damaged,
-    forged, too large, or written by a version that this one does not know. For a reader, a miss."""
+    """A value cannot be encoded for a shared layer, or bytes from there cannot be used.
+
+    Such bytes are damaged, forged, too large, or written by an unknown version. Readers take them for a
+    miss.
+    """
 
 
 class KeyRefused(LayerGateError, ValueError):
-    """A key, tag or pattern is over its size cap, empty, or of the wrong type."""
+    """A key, tag, or pattern is over its size cap, is empty, or has the wrong type."""
 
 
 class PurgeRefused(LayerGateError, ValueError):
-    """A purge names nothing, or something that cannot be purged. The message says what."""
+    """A purge names nothing, or something that cannot be purged. The message says which."""
 
 
 class ExplainRefused(LayerGateError, ValueError):
-    """What is to be explained is no request or response. The message says what to write."""
+    """The request or response to be explained is not valid. The message says what to write."""
 
 
 class OriginUnreachable(LayerGateError, ConnectionError):
-    """The connection to the origin could not be made, or it ended before the head of a response.
+    """The origin could not be connected to, or the connection ended before the head of a response.
 
-    For an app that forwards requests to raise: then a stored response may stand in, as long as
-    ``stale_if_unreachable`` says (RFC 9111 section 4.2.4, "disconnected").
+    Raise it from an app that forwards requests. A stored response may then stand in, for as long as
+    ``stale_if_unreachable`` permits (RFC 9111 section 4.2.4, "disconnected").
     """
 
 
 class OriginAborted(LayerGateError):
-    """The origin ended a response before its end while followers were streaming along."""
+    """The origin broke off a response while followers were reading it."""
 
 
 class FetchTimeout(LayerGateError, TimeoutError):
-    """A caller's ``timeout`` passed, with no stale value to use. The fetch goes on without it."""
+    """A caller's ``timeout`` passed, and there was no stale value to use. The fetch goes on."""
 
 
 class FetchAborted(LayerGateError):
-    """The fetch was cancelled, by a shutdown or by itself, before it gave a value."""
+    """The fetch was cancelled, by a shutdown or by itself, before it returned a value."""
 
 
 class FetchRecursion(LayerGateError, RuntimeError):
-    """A fetch asks the cache for what only this very fetch can give, directly or in a circle."""
+    """A fetch asks the cache for a value that only this fetch can provide, directly or in a circle."""
 
 
 class GateRecursion(FetchRecursion):
-    """A `LayerGate` gets the request that it has just handed to its own application: it is inside itself.
+    """A `LayerGate` receives the request that it has just passed to its own application.
 
-    Most often ``app.wsgi_app = LayerGate(app)``, where ``LayerGate(app.wsgi_app)`` is meant.
+    The usual cause is ``app.wsgi_app = LayerGate(app)``. Write ``LayerGate(app.wsgi_app)``.
     """

@@ -1,5 +1,5 @@
-"""What an endpoint sets in a context variable, as middleware outside of LayerGate sees it: what the README
-says of it, and no more."""
+"""Which middleware outside LayerGate sees a context variable that an endpoint sets: the table of
+`docs/middleware.md`, and no more."""
 
 from __future__ import annotations
 

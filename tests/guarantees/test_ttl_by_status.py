@@ -28,7 +28,7 @@ from tests.scenarios.model import Step
 from tests.support.asgi import World
 
 UP = "http://127.0.0.1:8000"
-INSTEAD = r"statuses is no option any more; write ttl=\{200: 60, 404: 5\}"
+INSTEAD = r"statuses is no longer an option; write ttl=\{200: 60, 404: 5\}"
 
 
 def test_a_number_covers_the_usual_statuses_and_is_short_for_what_is_missing():
@@ -164,7 +164,7 @@ def test_in_the_gateway(tmp_path: Path):
         ("statuses = [200]", "rules[0] has no 'statuses'; write ttl = {200 = 60, 404 = 5}, seconds by status"),
         ("ttl = {200 = -1}", "rules[0].ttl[200] must be >= 0 seconds, got -1"),
         ("ttl = {}", "rules[0].ttl must name at least one status code, got {}"),
-        ("ttl = {429 = 1}", "rules[0].ttl names 429, which speaks of one request and is never stored"),
+        ("ttl = {429 = 1}", "rules[0].ttl names 429, which applies to one request only and is never stored"),
     ],
 )  # fmt: skip
 def test_what_the_gateway_refuses(tmp_path: Path, line: str, told: str):
