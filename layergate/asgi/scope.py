@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 from urllib.parse import unquote
 
+from layergate.asgi.messages import Scope
 from layergate.http.message.fields import Fields, Lines
-from layergate.http.message.key import primary_key
+from layergate.http.message.key import primary_key, quoted
 from layergate.http.message.request import Asked, Request
 from layergate.http.privacy.identity import is_somebody, is_users_name
 from layergate.http.privacy.tokens import TOKEN_NAMES, is_token
 
 __all__ = [
+    "HIT_FOR_MISS",
     "Arrived",
-    "Scope",
     "asked_request",
     "forward_scope",
     "has_token",
@@ -24,9 +25,12 @@ __all__ = [
     "refresh_scope",
     "route_path",
     "scope_key",
+    "target_uri",
 ]
 
-Scope: TypeAlias = MutableMapping[str, Any]
+HIT_FOR_MISS: Final = "layergate.hit_for_miss"
+"""Scope key: the cache key and the hit-for-miss marker that `LayerGate.plain_hit` has just found, so that
+the middleware does not look for them again. It is read only in scopes that have ``extensions``."""
 
 
 class Arrived:
@@ -130,6 +134,16 @@ def scope_key(scope: Scope, host: bytes) -> bytes:
         scope.get("query_string", b""),
         scope.get("root_path", ""),
     )
+
+
+def target_uri(scope: Scope) -> str:
+    """The target URI, as keys are labelled."""
+    raw = scope.get("raw_path")
+    path = quoted(scope["path"].encode("utf-8", "surrogatepass")) if raw is None else raw
+    host = b",".join(value for name, value in scope["headers"] if name == b"host")
+    query = scope.get("query_string", b"")
+    uri = b"%b://%b%b" % (scope.get("scheme", "http").encode(), host, path or b"/")
+    return (uri + b"?" + query if query else uri).decode("latin-1")
 
 
 def read_request(scope: Scope, *, obey_directives: bool) -> Request:

@@ -37,7 +37,7 @@ if sys.platform != "win32":
     import termios
 
 from layergate.asgi import LayerGate
-from layergate.asgi.middleware import MARKED
+from layergate.asgi.scope import HIT_FOR_MISS
 from layergate.gateway.forward import FORWARDED, ForwardPolicy
 from layergate.gateway.head import (
     CONTINUE,
@@ -935,7 +935,7 @@ class _Head:
         self.expects = False
         self.upgrade = False
         self.plain = True  # is it in origin-form?
-        self.marked: tuple[bytes, HitForMiss] | None = None  # see `asgi.middleware.MARKED`
+        self.marked: tuple[bytes, HitForMiss] | None = None  # see `asgi.scope.HIT_FOR_MISS`
 
     def check(self, upgrades: bool, options: GatewayOptions) -> None:
         """Raises HeadRefused."""
@@ -1182,7 +1182,7 @@ class Cycle:
             "extensions": extensions,
         }
         if head.marked is not None:
-            scope[MARKED] = head.marked
+            scope[HIT_FOR_MISS] = head.marked
         return scope
 
     async def receive(self) -> Message:

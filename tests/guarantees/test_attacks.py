@@ -215,7 +215,7 @@ async def test_a_fetch_cancelled_before_its_first_step_leaves_no_flight():
 
 
 async def test_a_receive_that_fails_does_not_cut_a_shared_body_short(monkeypatch):
-    monkeypatch.setattr("layergate.asgi.middleware._WATCH_AFTER", 0.01)
+    monkeypatch.setattr("layergate.asgi.sending._WATCH_AFTER", 0.01)
     world = World()
     gate = Gate()
 

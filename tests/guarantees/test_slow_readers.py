@@ -69,7 +69,7 @@ async def test_a_reader_that_trickles_is_cut_off_as_well():
 
 async def test_other_readers_that_look_up_do_not_put_it_off(monkeypatch: pytest.MonkeyPatch):
     """They wait for more, in vain, and wait again: as they do every five seconds."""
-    monkeypatch.setattr("layergate.asgi.middleware._WATCH_AFTER", 0.01)
+    monkeypatch.setattr("layergate.asgi.sending._WATCH_AFTER", 0.01)
     world = World(max_body=100_000, slow_reader_timeout=0.1)
     gate = Gate()
     whole = streams(world, 20, gate)
