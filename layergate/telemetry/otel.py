@@ -394,9 +394,9 @@ class _Tracer:
             elif fact == "key":
                 if self._trace_keys:
                     found[names.KEY_HASH] = _hashed(value)
-            elif fact == "marks":
-                found[names.MARKS] = len(value)
-                found[names.KINDS] = sorted({mark.kind for mark in value})
+            elif fact == "invalidations":
+                found[names.INVALIDATIONS] = len(value)
+                found[names.KINDS] = sorted({one.kind for one in value})
             elif fact == "receipt":
                 found[names.INSTANCES] = value.instances
                 found[names.APPLIED] = value.applied

@@ -1,4 +1,5 @@
-"""Marks never under-invalidate, whatever overflows; globs mean what a regex would."""
+"""Purges never invalidate too little, whichever table overflows; a glob matches what its regular
+expression would."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def test_a_glob_that_cannot_be_is_refused(pattern: str) -> None:
         ("plain*", "plain-key", True),
     ],
 )
-def test_a_path_mark_sees_what_follows_the_authority(
+def test_a_path_purge_sees_what_follows_the_authority(
     pattern: str, label: str, matches: bool
 ) -> None:
     invalidations = Invalidations()
@@ -61,7 +62,7 @@ def entry(stamp: int = 0, tags: tuple[str, ...] = (), fresh_until: float = 1e6) 
 
 TAGS = ["t0", "t1", "t2", "t3"]
 LABELS = ["a", "ab", "b", "bb"]
-any_mark = st.one_of(
+any_purge = st.one_of(
     st.builds(Invalidation, st.just("tag"), st.sampled_from(TAGS), st.booleans()),
     st.builds(Invalidation, st.just("key"), st.sampled_from(LABELS), st.booleans()),
     st.builds(Invalidation, st.just("prefix"), st.sampled_from(["a", "ab", "b"]), st.booleans()),
@@ -72,21 +73,21 @@ any_mark = st.one_of(
 )
 
 
-def matches(mark: Invalidation, tags: tuple[str, ...], label: str) -> bool:
-    match mark.kind:
+def matches(purge: Invalidation, tags: tuple[str, ...], label: str) -> bool:
+    match purge.kind:
         case "tag":
-            return mark.value in tags
+            return purge.value in tags
         case "key":
-            return mark.value == label
+            return purge.value == label
         case "prefix":
-            return label.startswith(mark.value)
+            return label.startswith(purge.value)
         case "glob":
-            return re.fullmatch(mark.value.replace("*", ".*"), label) is not None
+            return re.fullmatch(purge.value.replace("*", ".*"), label) is not None
     return True
 
 
 @given(
-    log=st.lists(any_mark, max_size=30),
+    log=st.lists(any_purge, max_size=30),
     stamp=st.integers(0, 10),
     tags=st.sets(st.sampled_from(TAGS), max_size=2).map(tuple),
     label=st.sampled_from(LABELS),
@@ -94,22 +95,22 @@ def matches(mark: Invalidation, tags: tuple[str, ...], label: str) -> bool:
     looked_at=st.sets(st.integers(1, 30), max_size=3),
 )
 @settings(max_examples=600)
-def test_marks_never_invalidate_too_little(log, stamp, tags, label, caps, looked_at) -> None:
+def test_purges_never_invalidate_too_little(log, stamp, tags, label, caps, looked_at) -> None:
     exact = caps == (100, 100)
     invalidations = Invalidations(max_marks=caps[0], max_patterns=caps[1])
     subject = entry(stamp, tags)
     admitted = True
-    for position, mark in enumerate(log, 1):
-        invalidations.apply(position, [mark], float(position))
+    for position, purge in enumerate(log, 1):
+        invalidations.apply(position, [purge], float(position))
         if position in looked_at and position >= stamp:
             admitted = admitted and invalidations.admit(subject, label)
     hits = [
-        (position, mark)
-        for position, mark in enumerate(log, 1)
-        if position > stamp and matches(mark, tags, label)
+        (position, purge)
+        for position, purge in enumerate(log, 1)
+        if position > stamp and matches(purge, tags, label)
     ]
-    hard = any(not mark.soft for _, mark in hits)
-    soft = [float(position) for position, mark in hits if mark.soft]
+    hard = any(not purge.soft for _, purge in hits)
+    soft = [float(position) for position, purge in hits if purge.soft]
     caught = invalidations.catching(subject, label)
     lifetime = subject.stale_from
     gone = not invalidations.admit(subject, label)
@@ -132,7 +133,7 @@ def test_marks_never_invalidate_too_little(log, stamp, tags, label, caps, looked
             assert subject.stale_from == soft[0]
 
 
-def test_what_sinks_into_a_floor_stays_purged_and_later_entries_live() -> None:
+def test_a_purge_in_the_floors_still_counts_and_later_entries_live() -> None:
     invalidations = Invalidations(max_marks=10)
     for number in range(1, 1001):
         invalidations.apply(number, [Invalidation("tag", f"t{number}")], 0.0)
@@ -142,8 +143,8 @@ def test_what_sinks_into_a_floor_stays_purged_and_later_entries_live() -> None:
         assert not invalidations.purged_since(1000, (f"t{number}",), "k")
 
 
-def test_a_mark_is_in_sight_while_it_is_moved() -> None:
-    """A reader without a lock must not find a gap between taking out and putting back."""
+def test_a_reader_finds_a_purge_while_it_is_moved() -> None:
+    """Readers take no lock, so there must be no gap between removing and adding."""
     invalidations = Invalidations(max_marks=2)
     invalidations.apply(1, [Invalidation("tag", "t")], 0.0)
     seen: list[bool] = []

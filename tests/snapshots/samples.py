@@ -120,7 +120,7 @@ COOKIES = StoredResponse(
     response_time=TIME,
     request_time=TIME - 0.5,
 )
-MARKS = (
+INVALIDATIONS = (
     Invalidation("tag", "product:1"),
     Invalidation("key", "https://example.com/a", True),
     Invalidation("prefix", "https://example.com/b"),
@@ -149,9 +149,9 @@ SAMPLES: dict[str, Sample] = {
     "index": Sample(INDEX),
     "search-variance": Sample(SearchVariance(False, True, (b"a b", b"id", b"\xff"))),
     "hit-for-miss": Sample(HitForMiss(Refused.SET_COOKIE)),
-    "record": Sample(MARKS, record=True),
+    "record": Sample(INVALIDATIONS, record=True),
     "record-groups": Sample((Invalidation("tag", GROUP),), record=True),
-    "record-signed": Sample(MARKS, record=True, codec={"secret": SECRET}),
+    "record-signed": Sample(INVALIDATIONS, record=True, codec={"secret": SECRET}),
 }
 
 

@@ -199,7 +199,7 @@ async def test_a_purge(world: World, sdk: Sdk) -> None:
         "layergate.purge.final": True,
         "layergate.purge.instances": 1,
         "layergate.purge.kinds": ("key", "tag"),
-        "layergate.purge.marks": 4,
+        "layergate.purge.invalidations": 4,
         "layergate.purge.matched": 0,
         "layergate.purge.scope": "process",
     }

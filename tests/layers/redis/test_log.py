@@ -169,7 +169,7 @@ def test_a_soft_purge_counts_from_now_whatever_the_clock_of_its_maker(
         receipt = await one.log.append((Invalidation("tag", "a", soft=True),), ahead)
         assert receipt.final
         assert not other.knows("a", since)
-        entry_time = other.invalidations._soft.since(since, ("a",), "label")
+        entry_time = other.invalidations._soft.earliest_after(since, ("a",), "label")
         assert entry_time is not None and entry_time <= other.runtime.now()
 
     world.run(scenario())

@@ -1,5 +1,7 @@
-"""Marks against a model that keeps every one of them: never too little, and nothing too much as long as
-the caps are not reached."""
+"""Applied purges against a model that remembers all of them.
+
+They never invalidate too little, and never too much while no cap is reached.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layergate.core import invalidation
 from layergate.core.entry import Entry
-from layergate.core.invalidation import Invalidation, Invalidations
+from layergate.core.invalidation import Invalidation, Invalidations, tables
 
 LABELS = [
     f"{scheme}://{host}{path}"
@@ -34,22 +35,22 @@ invalidations = st.one_of(
 rarely_all = st.builds(Invalidation, st.just("all"), st.just(""), st.booleans())
 
 
-def naive(mark: Invalidation, tags: tuple[str, ...], label: str) -> bool:
+def naive(purge: Invalidation, tags: tuple[str, ...], label: str) -> bool:
     def matches(pattern: str, text: str) -> bool:
         regex = ".*".join(map(re.escape, pattern.split("*")))
         return re.fullmatch(regex, text, re.DOTALL) is not None
 
-    match mark.kind:
+    match purge.kind:
         case "tag":
-            return mark.value in tags
+            return purge.value in tags
         case "key":
-            return mark.value == label
+            return purge.value == label
         case "prefix":
-            return label.startswith(mark.value)
+            return label.startswith(purge.value)
         case "glob":
-            return matches(mark.value, label)
+            return matches(purge.value, label)
         case "path":
-            return matches(mark.value, "/" + label.split("://")[1].partition("/")[2])
+            return matches(purge.value, "/" + label.split("://")[1].partition("/")[2])
     return True
 
 
@@ -72,20 +73,20 @@ def test_model(
     lengths: int,
     shift: int,
 ) -> None:
-    """``shift``: positions of a shared log are beyond 64 bits."""
+    """``shift``: the positions of a shared log need more than 64 bits."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(invalidation, "_LENGTHS", lengths)
+        patch.setattr(tables, "_MAX_LENGTHS", lengths)
         known = Invalidations(max_marks=caps[0], max_patterns=caps[1])
-        for position, mark in enumerate(log, 1):
-            known.apply(position << shift, [mark], float(position))
+        for position, purge in enumerate(log, 1):
+            known.apply(position << shift, [purge], float(position))
     since <<= shift
     met = [
-        (float(position), mark)
-        for position, mark in enumerate(log, 1)
-        if position << shift > since and naive(mark, tags, label)
+        (float(position), purge)
+        for position, purge in enumerate(log, 1)
+        if position << shift > since and naive(purge, tags, label)
     ]
-    hard = any(not mark.soft for _, mark in met)
-    soft = [time for time, mark in met if mark.soft]
+    hard = any(not purge.soft for _, purge in met)
+    soft = [time for time, purge in met if purge.soft]
     gone = known.purged_since(since, tags, label)
     stale = known.purged_since(since, tags, label, soft=True)
     entry = Entry("v", created=0.0, fresh_until=1e6, stamp=since, tags=tags)
@@ -113,7 +114,7 @@ def test_a_flood_of_keys_voids_little(shift: int) -> None:
         assert known.purged_since(position - 1 << shift, (), f"http://h/{position}")
         assert not known.purged_since(4_000 << shift, (), f"http://h/{position}")
     others = sum(known.purged_since(0, (), f"http://h/other/{one}") for one in range(1_000))
-    # 3,000 sunk marks in 32,768 slots, three each: 1.3 %. (Ten times that has no chance at all.)
+    # 3,000 purges in 32,768 slots, three slots each: 1.3 % expected. Ten times that never happens.
     assert others < 130
     assert known.counts()["keys"] == 1_000
 
