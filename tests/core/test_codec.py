@@ -1,4 +1,4 @@
-"""Whatever goes over the wire comes back as it was; whatever else is there is a WireError (G10)."""
+"""An entry or a record comes back as it was written; any other bytes are a WireError (G10)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from layergate.core import codec as module
 from layergate.core.codec import (
     FAR,
     MAX_INVALIDATION_LENGTH,
@@ -34,6 +33,7 @@ from layergate.core.codec import (
     Codec,
     ValueType,
 )
+from layergate.core.codec.entries import HEAD
 from layergate.core.entry import Entry
 from layergate.core.invalidation import Invalidation, Invalidations
 from layergate.errors import ConfigError, LayerGateError, WireError
@@ -45,7 +45,6 @@ zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else
 KEY = b"key"
 LOG = b"0123456789abcdef"
 SECRET = "a secret of 16 bytes or more"
-HEAD = module._HEAD
 PLAIN_HEAD = HEAD.pack(LOG, 7, 0, 1.0, 2.0, 0.0, 0.0, 2.0)
 
 thorough = settings(max_examples=300, deadline=None)
@@ -411,8 +410,8 @@ def test_a_str_secret_is_its_utf8() -> None:
 def test_what_does_not_verify_is_not_decompressed(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = any_codec(secret=SECRET)
     data = encoded("x" * 1000, secret=SECRET, compress_above=0)
-    monkeypatch.setattr(codec, "_decompressor", lambda: pytest.fail("was decompressed"))
-    monkeypatch.setattr(codec, "_unpackb", lambda *_, **__: pytest.fail("was unpacked"))
+    monkeypatch.setattr(codec._zstd, "_decompressor", lambda: pytest.fail("was decompressed"))
+    monkeypatch.setattr(codec._values, "_unpackb", lambda *_, **__: pytest.fail("was unpacked"))
     with pytest.raises(WireError, match="signature"):
         codec.decode(KEY, data[:-1] + bytes([data[-1] ^ 1]))
 
@@ -518,13 +517,13 @@ TUPLE = b"\xd4\x00t"
 SET = b"\xd4\x00s"
 FROZEN = b"\xd4\x00f"
 WHEN = b"\xd4\x00d"
-POINT_MARK = b"\xc7\x00\x01"
+POINT_MARKER = b"\xc7\x00\x01"
 
 
 @pytest.mark.parametrize("depth", [1025, 1100, 100_000])
 @pytest.mark.parametrize(
     "level",
-    [b"\x91", b"\x81\xa1a", b"\x92" + TUPLE, b"\x92" + FROZEN, b"\x92" + POINT_MARK, b"\x81"],
+    [b"\x91", b"\x81\xa1a", b"\x92" + TUPLE, b"\x92" + FROZEN, b"\x92" + POINT_MARKER, b"\x81"],
     ids=["list", "dict", "tuple", "frozenset", "value", "key"],
 )
 def test_depth_cannot_break_the_stack(level: bytes, depth: int) -> None:
@@ -572,10 +571,10 @@ def test_nested_declarations_take_no_time() -> None:
         b"\x91\xd4\x7ft",  # an unknown type, with a name
         b"\x92\xc7\x00\x7f\x01",  # without
         b"\x92\xd4\x01x\x92\x01\x02",  # a known type, with a name
-        b"\x91" + POINT_MARK,  # no value
-        b"\x93" + POINT_MARK + b"\x92\x01\x02\x01",  # more than one
-        b"\x92" + POINT_MARK + b"\x92\x01\xc3",  # one that its type refuses
-        b"\x92" + POINT_MARK + b"\x01",
+        b"\x91" + POINT_MARKER,  # no value
+        b"\x93" + POINT_MARKER + b"\x92\x01\x02\x01",  # more than one
+        b"\x92" + POINT_MARKER + b"\x92\x01\xc3",  # one that its type refuses
+        b"\x92" + POINT_MARKER + b"\x01",
         b"\x92" + SET + b"\x90",  # a set of a list
         b"\x93" + SET + b"\x01\x01",  # twice the same
         b"\x93" + SET + b"\x01\xc3",  # 1 and True are the same to a set
@@ -749,7 +748,7 @@ def test_a_record_comes_back_as_it_was(
         LOG, codec.encode_record(LOG, record, moment)
     )
     assert back == record
-    assert all(type(mark) is Invalidation for mark in back)
+    assert all(type(invalidation) is Invalidation for invalidation in back)
     assert same(when, moment)
     Invalidations().apply(1, back, when)  # and is applied without an error
 
@@ -759,8 +758,8 @@ def test_what_is_too_long_becomes_a_shorter_prefix() -> None:
     long = "https://h/" + "x" * MAX_INVALIDATION_LENGTH
     for kind in ("key", "prefix"):
         record = any_codec().encode_record(LOG, (Invalidation(kind, long, True),), 1.0)
-        (mark,), _ = any_codec().decode_record(LOG, record)
-        assert mark == Invalidation("prefix", long[:MAX_INVALIDATION_LENGTH], True)
+        (invalidation,), _ = any_codec().decode_record(LOG, record)
+        assert invalidation == Invalidation("prefix", long[:MAX_INVALIDATION_LENGTH], True)
 
 
 @pytest.mark.parametrize(
