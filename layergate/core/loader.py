@@ -378,7 +378,10 @@ class Loader(Fetching):
 
     def metrics(self) -> dict[str, Any]:
         """As `Stack.metrics`, and the flights under way, and those that are background refreshes."""
-        flights = {"under_way": len(self._flights), "refreshing": len(self._refreshing)}
+        flights = {
+            "under_way": len(self._fetches.table),
+            "refreshing": len(self._fetches.refreshing),
+        }
         return {**super().metrics(), "flights": flights}
 
     async def aclose(self, timeout: float = 5.0) -> None:

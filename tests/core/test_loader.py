@@ -247,7 +247,7 @@ async def test_g2_a_cancelled_follower_leaves_no_waiter(stack) -> None:
     await settle()
     followers = [begin(stack, "k", source, ttl=60) for _ in range(5)]
     await settle()
-    flight = stack._flights.get("k")
+    flight = stack._fetches.table.get("k")
     assert flight.pulse.waiting == 6
     for follower in followers:
         follower.cancel()
@@ -829,7 +829,7 @@ async def test_a_callers_timeout_is_its_own(stack, runtime, events) -> None:
         await hasty
     assert isinstance(hasty.exception(), TimeoutError)
     assert len(events.of("wait_timeout")) == 1
-    assert stack._flights.get("k").pulse.waiting == 1
+    assert stack._fetches.table.get("k").pulse.waiting == 1
     gate.set()
     assert await patient == "a"
 
