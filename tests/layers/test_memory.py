@@ -221,7 +221,7 @@ class TestEviction:
         fill(layer, range(21))
         assert key_for(0) not in layer
         layer.set(key_for(0), entry())
-        assert layer._nodes[key_for(0)].queue is layer._main
+        assert layer._nodes[key_for(0)].queue is layer._store.main
         fill(layer, range(1000, 2000))
         assert key_for(0) in layer
 
@@ -232,21 +232,21 @@ class TestEviction:
             layer.peek(key_for(0))
         fill(layer, range(20, 21))
         node = layer._nodes[key_for(0)]
-        assert node.queue is layer._main
+        assert node.queue is layer._store.main
         assert node.freq == 0
 
     def test_the_ghost_forgets(self) -> None:
         layer = layer_for(20)
         fill(layer, range(1000))
         layer.set(key_for(0), entry())
-        assert layer._nodes[key_for(0)].queue is layer._small
-        assert len(layer._ghost) <= 21
+        assert layer._nodes[key_for(0)].queue is layer._store.small
+        assert len(layer._store.ghost) <= 21
 
     def test_the_ghost_is_emptied_by_clear(self) -> None:
         layer = layer_for(20)
         fill(layer, range(30))
         layer.clear()
-        assert len(layer._ghost) == 0
+        assert len(layer._store.ghost) == 0
 
     def test_main_gives_up_what_is_no_longer_read(self) -> None:
         layer = layer_for(100)
@@ -271,7 +271,7 @@ class TestEviction:
             for _ in range(3):
                 layer.peek(key_for(number))
         touched = 0
-        main = layer._main
+        main = layer._store.main
         original = main.__class__.push
 
         def push(queue: Any, node: Any) -> None:
@@ -442,9 +442,9 @@ class TestExpiry:
         layer = layer_for(10, clock=clock)
         layer.set("inf", entry(lifetime=float("inf")))
         layer.set("far", entry(lifetime=1e300))
-        assert layer._buckets == {}
+        assert layer._store.expiry.rings == {}
         layer.set("inf", entry(lifetime=5.0))
-        assert len(layer._buckets) == 1
+        assert len(layer._store.expiry.rings) == 1
         layer.set("inf", entry(lifetime=float("inf")))
         clock.now += 1e9
         layer.reclaim()
@@ -482,8 +482,8 @@ class TestExpiry:
         assert layer.reclaim() == 2
         for key in ("wanted", "unwanted"):
             layer.set(key, entry(now=clock.now))
-        assert layer._nodes["wanted"].queue is layer._main
-        assert layer._nodes["unwanted"].queue is layer._small
+        assert layer._nodes["wanted"].queue is layer._store.main
+        assert layer._nodes["unwanted"].queue is layer._store.small
 
     def test_a_clock_that_goes_back_does_no_harm(self) -> None:
         clock = Clock()
@@ -522,10 +522,10 @@ class TestChurn:
         after = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         assert after - before < 1000 * COST / 2
-        assert len(layer._buckets) < 700
-        assert len(layer._bucket_ends) == len(layer._buckets)
-        assert len(layer._ghost) <= 1001
-        assert len(layer._ghost._members) <= 1001
+        assert len(layer._store.expiry.rings) < 700
+        assert len(layer._store.expiry.ends) == len(layer._store.expiry.rings)
+        assert len(layer._store.ghost) <= 1001
+        assert len(layer._store.ghost._members) <= 1001
         assert layer.bytes_used <= layer.budget
 
     def test_time_passing_does_not_gather_buckets(self) -> None:
@@ -535,7 +535,7 @@ class TestChurn:
         for number in range(20_000):
             clock.now += 10.0
             layer.set(key_for(number % 100), entry(now=clock.now, lifetime=rng.uniform(1.0, 1e6)))
-        assert len(layer._buckets) < 500
+        assert len(layer._store.expiry.rings) < 500
 
     def test_what_leaves_is_freed_at_once(self) -> None:
         class Value:
@@ -584,7 +584,7 @@ class TestChurn:
             gc.enable()
         assert len(layer) == 0
         assert layer.bytes_used == 0
-        assert layer._buckets == {}
+        assert layer._store.expiry.rings == {}
         layer.set("after", shared)
         assert layer.peek("after") is shared
 
@@ -683,7 +683,7 @@ class TestAccounting:
             layer.set(key, one)
         used = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
-        assert len(layer) == len(layer._ghost) == 10_000
+        assert len(layer) == len(layer._store.ghost) == 10_000
         assert used / len(layer) < 400
 
 

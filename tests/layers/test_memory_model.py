@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from layergate.core.entry import Entry
-from layergate.layers.memory import _NIL, OVERHEAD, MemoryLayer, _Node
+from layergate.layers.memory import OVERHEAD, MemoryLayer
+from layergate.layers.memory.queues import NIL, Node
 
 KEYS = st.sampled_from([*(f"k{n}" for n in range(10)), b"k1", b"\xff"])
 SIZES = st.one_of(st.integers(1, 400), st.sampled_from([500, 900, 1500, 2500, 4000]))
@@ -112,7 +113,7 @@ class MemoryModel(RuleBasedStateMachine):
     def queues_and_buckets_are_whole(self) -> None:
         layer = self.layer
         queued = []
-        for queue in (layer._small, layer._main):
+        for queue in (layer._store.small, layer._store.main):
             nodes = ring(queue.ring, "next", "prev")
             assert all(node.queue is queue for node in nodes)
             assert sum(node.cost for node in nodes) == queue.bytes
@@ -121,14 +122,14 @@ class MemoryModel(RuleBasedStateMachine):
         assert len(queued) == len(layer)
         assert all(0 <= node.freq <= 3 for node in queued)
         scheduled = 0
-        for end, sentinel in layer._buckets.items():
+        for end, sentinel in layer._store.expiry.rings.items():
             for node in ring(sentinel, "exp_next", "exp_prev"):
                 assert node.entry.expires <= end
                 assert node in queued
                 scheduled += 1
-        assert scheduled == sum(node.exp_next is not _NIL for node in queued)
-        assert sorted(layer._bucket_ends) == sorted(layer._buckets)
-        assert _NIL.next is _NIL.prev is _NIL.exp_next is _NIL.exp_prev is _NIL
+        assert scheduled == sum(node.exp_next is not NIL for node in queued)
+        assert sorted(layer._store.expiry.ends) == sorted(layer._store.expiry.rings)
+        assert NIL.next is NIL.prev is NIL.exp_next is NIL.exp_prev is NIL
 
 
 def charge(key: str | bytes, entry: Entry) -> int:
@@ -138,7 +139,7 @@ def charge(key: str | bytes, entry: Entry) -> int:
     return cost
 
 
-def ring(sentinel: _Node, forth: str, back: str) -> list[_Node]:
+def ring(sentinel: Node, forth: str, back: str) -> list[Node]:
     nodes = []
     node = getattr(sentinel, forth)
     while node is not sentinel:
