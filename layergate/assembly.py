@@ -69,8 +69,8 @@ class CacheStack(Loader):
             stale_if_untrusted=stale_if_untrusted,
         )
         check_telemetry(telemetry)
-        logs.turn_on()
-        self.counters.observe(hooks=(logs.Warnings(self.runtime.monotonic),))
+        logs.enable_debug()
+        self.counters.observe(hooks=(logs.DegradedWarnings(self.runtime.monotonic),))
         told = telemetry_of(telemetry)
         if told is not None:
             self.counters.observe(tracer=told.tracer(trace_keys=trace_keys, name=name))
@@ -127,19 +127,19 @@ class HttpCache(Cache):
 
     def _observe(self, options: Options) -> None:
         """Tell the log, and OpenTelemetry if that is wanted and there."""
-        logs.turn_on()
+        logs.enable_debug()
         stack, top = self.stack, self.stack.layers[0].name
-        stack.counters.observe(hooks=(logs.Warnings(self.runtime.monotonic),))
+        stack.counters.observe(hooks=(logs.DegradedWarnings(self.runtime.monotonic),))
         telemetry = telemetry_of(options.telemetry)
         if telemetry is not None:
             tracer = telemetry.tracer(trace_keys=options.trace_keys, name=options.name)
             stack.counters.observe(tracer=tracer)
             telemetry.observe(stack, self.stats, name=options.name, http=True)
             if options.trace_hits:
-                self.first_look = telemetry.first_look(
+                self.first_look = telemetry.traced_peek(
                     self.first_look, tracer, ratio=float(options.trace_hits), layer=top
                 )
-        self.first_look = logs.first_look(self.first_look, top)
+        self.first_look = logs.logged_peek(self.first_look, top)
 
     @classmethod
     def given(

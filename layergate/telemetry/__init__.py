@@ -1,6 +1,6 @@
-"""What is told of a cache: spans and metrics (`otel`), the log (`logs`), by the names in `names`.
+"""What a cache reports: spans and metrics (`otel`), and the log (`logs`), with the names in `names`.
 
-Nothing here imports OpenTelemetry before it is known to be wanted and there.
+OpenTelemetry is imported only if it is wanted and installed.
 """
 
 from __future__ import annotations
@@ -16,34 +16,35 @@ __all__ = ["Telemetry", "telemetry_of"]
 
 
 class Telemetry(Protocol):
-    """`layergate.telemetry.otel.OpenTelemetry`, or what stands in for it."""
+    """What the option ``telemetry`` accepts: `layergate.telemetry.otel.OpenTelemetry`, or a stand-in."""
 
     def tracer(self, *, trace_keys: bool, name: str) -> Tracer:
-        """Who is told of one cache's spans. ``name``: the cache's."""
+        """The tracer for the cache called ``name``. ``trace_keys``: spans carry a hash of the key."""
         ...
 
     def observe(
         self, stack: Stack, stats: Callable[[], dict[str, Any]], *, name: str, http: bool
     ) -> None:
-        """Read this stack's counters, and what ``stats`` says, when metrics are collected, as long
-        as the stack lives."""
+        """Read the counters of this stack, and ``stats``, whenever metrics are collected, as long as the
+        stack lives. ``http``: the stack counts requests one by one."""
         ...
 
-    def first_look(self, peek: Any, tracer: Tracer, *, ratio: float, layer: str) -> Any:
-        """``peek``, with a span for each hit, or for a share of them."""
+    def traced_peek(self, peek: Any, tracer: Tracer, *, ratio: float, layer: str) -> Any:
+        """``peek`` with a span for a share of the hits. ``ratio``: 0 to 1. ``layer``: the name of the top
+        layer."""
         ...
 
 
 def telemetry_of(option: Any) -> Telemetry | None:
-    """What the option ``telemetry`` asks for; None: nothing is told.
+    """What to report to, for a value of the option ``telemetry``; None: nothing.
 
-    Raises ConfigError if it is wanted and cannot be had.
+    Raises ConfigError for True if opentelemetry-api is not installed.
     """
     if option is False:
         return None
     if option is not None and option is not True:
-        told: Telemetry = option
-        return told
+        given: Telemetry = option
+        return given
     try:
         import opentelemetry.metrics
         import opentelemetry.trace  # noqa: F401

@@ -1,11 +1,11 @@
-"""Every name that LayerGate's telemetry uses: spans, metrics, attributes. Nothing else names any.
+"""Every name that LayerGate's telemetry uses: spans, metrics, attributes. No other module defines one.
 
-OpenTelemetry's semantic conventions name what is not ours (``http.*``, ``error.type``); there are
-none for caches. What is ours is under ``layergate.``, with units as the conventions have them:
-seconds ``s``, bytes ``By``, and counted things in braces.
+OpenTelemetry's semantic conventions name what other software has too (``http.*``, ``error.type``). They have no
+names for caches. LayerGate's own names begin with ``layergate.``, with units as in the conventions: seconds
+``s``, bytes ``By``, and counted things in braces.
 
-Of a request no attribute tells more than its method. Path, query and fields may hold what is
-nobody's business, and a key is made of them: it is told only on request, and hashed (`KEY_HASH`).
+An attribute shows nothing of a request but its method. Path, query and fields may be private, and a key is made
+of them: it is reported only on request, as a hash (`KEY_HASH`).
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 SCOPE: Final = "layergate"
-"""The instrumentation scope of all of it."""
+"""The instrumentation scope."""
 
-# -- spans: what the engine calls an operation -> its span ---------------------------------------
+# -- spans: the engine's name of an operation -> its span ----------------------------------------
 
 SPANS: Final[Mapping[str, str]] = {
-    "lookup": "layergate.lookup",          # what is stored for a request, in all layers
-    "fetch": "layergate.fetch",            # a call of the app (or of a fetch function)
-    "revalidate": "layergate.revalidate",  # one with validators of ours
-    "refresh": "layergate.refresh",        # one in the background: a trace of its own
-    "wait": "layergate.wait",              # a follower's, for a fetch of another request
-    "store": "layergate.store",            # of what was fetched, into all layers
-    "backfill": "layergate.backfill",      # of what a lower layer had, into one above
-    "purge": "layergate.purge",            # until every instance has applied it
+    "lookup": "layergate.lookup",          # find what is stored for a request, in all layers
+    "fetch": "layergate.fetch",            # call the app, or a fetch function
+    "revalidate": "layergate.revalidate",  # call the app with validators of the cache
+    "refresh": "layergate.refresh",        # call it in the background: a trace of its own
+    "wait": "layergate.wait",              # a follower waits for the fetch of another request
+    "store": "layergate.store",            # store what was fetched, in all layers
+    "backfill": "layergate.backfill",      # copy an entry of a lower layer into the ones above
+    "purge": "layergate.purge",            # purge, until every instance has applied it
 }  # fmt: skip
 
 READY: Final = "layergate.fetch.ready"
-"""Event on a fetch's span: the fleet's lease is ours (or is not waited for any longer), the app is
-called from here on."""
+"""An event on the span of a fetch: the app is called from here on. The lease has been taken, or the fetch goes
+ahead without it."""
 
-# -- attributes: what the engine calls a fact -> its attribute -----------------------------------
+# -- attributes: the engine's name of a fact -> its attribute ------------------------------------
 
 ERROR_TYPE: Final = "error.type"
 METHOD: Final = "http.request.method"
@@ -58,8 +58,8 @@ SOURCE: Final = "layergate.source"
 
 ATTRIBUTES: Final[Mapping[str, str]] = {
     "age": AGE,                       # of the stored response, seconds
-    "keys": "layergate.keys",         # how many, of a fetch or lookup in bulk
-    "layer": LAYER,                   # a layer's name
+    "keys": "layergate.keys",         # the number of keys of a bulk fetch or lookup
+    "layer": LAYER,                   # the name of a layer
     "method": METHOD,
     "reason": REASON,                 # why there is a fetch, in the words of RFC 9211 2.2
     "refused": "layergate.refused",   # why a response is not stored
@@ -69,12 +69,12 @@ ATTRIBUTES: Final[Mapping[str, str]] = {
     "size": "layergate.size",         # of what is stored, bytes
     "source": SOURCE,                 # the layer that an entry is copied from
     "status": STATUS,
-    "stored": "layergate.stored",     # was it, in the end?
+    "stored": "layergate.stored",     # whether the response was stored in the end
 }  # fmt: skip
 
-# By what durations are told apart.
+# The facts by which durations are distinguished.
 DURATION_ATTRIBUTES: Final[Mapping[str, str]] = {"scope": SCOPE_OF_WAIT, "status": STATUS}
-# By what events are counted apart (`layergate.core.events.LABELS`).
+# The labels of events (`layergate.core.events.LABELS`).
 EVENT_ATTRIBUTES: Final[Mapping[str, str]] = {
     "layer": LAYER,
     "operation": OPERATION,
@@ -86,12 +86,14 @@ EVENT_ATTRIBUTES: Final[Mapping[str, str]] = {
 
 
 class Instrument(NamedTuple):
-    """``kind``: what it is by OpenTelemetry's names: ``histogram``, ``counter``, ``updown`` (what
-    can be added up over instances), ``gauge`` (what cannot: of several the highest tells most),
-    ``least`` (a gauge of which the lowest does).
+    """One metric.
 
-    What is counted has its unit in braces: then every exporter to Prometheus makes the same name of
-    it. (Of the unit ``1`` some make the suffix ``_ratio``.)"""
+    ``unit``  a counted thing has its unit in braces, because then every exporter to Prometheus makes the same
+              name of it. Of the unit ``1`` some make the suffix ``_ratio``.
+    ``kind``  ``histogram``; ``counter``; ``updown``, which can be added up over instances; ``gauge``, which
+              cannot, and of which the highest value matters; ``least``, a gauge of which the lowest value
+              matters.
+    """
 
     name: str
     unit: str
@@ -99,7 +101,7 @@ class Instrument(NamedTuple):
     kind: str = "counter"
 
 
-# Durations of operations, as histograms, by what the engine calls them.
+# Durations, by the engine's name of the operation.
 _FETCH: Final = Instrument(
     "layergate.fetch.duration", "s", "Calls of the app, to the end of its response.", "histogram"
 )
@@ -108,16 +110,16 @@ DURATIONS: Final[Mapping[str, Instrument]] = {
     "revalidate": _FETCH,
     "refresh": _FETCH,
     "wait": Instrument("layergate.wait.duration", "s", "Waits for the fetch of another request.", "histogram"),
-    "purge": Instrument("layergate.purge.duration", "s", "From a purge to its being applied everywhere.", "histogram"),
+    "purge": Instrument("layergate.purge.duration", "s", "Purges, until every instance has applied them.", "histogram"),
 }  # fmt: skip
 AGES: Final = Instrument(
     "layergate.hit.age",
     "s",
-    "Age of the response at a hit; of hits in the top layer one in 256.",
+    "Age of the response at a hit. One in 256 hits in the top layer is recorded.",
     "histogram",
 )
 BUCKETS: Final[Mapping[str, tuple[float, ...]]] = {
-    # As the conventions advise for HTTP durations.
+    # As the conventions recommend for HTTP durations.
     _FETCH.name: (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
     DURATIONS["wait"].name: (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
     DURATIONS["purge"].name: (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),
@@ -128,43 +130,43 @@ REQUESTS: Final = Instrument(
     "layergate.requests", "{request}", "GET and HEAD requests, by how they were answered."
 )
 
-# Counted by the engine, as events; by what it calls them.
+# Events of the engine, by their names.
 COUNTS: Final[Mapping[str, Instrument]] = {
-    "backfill": Instrument("layergate.backfills", "{entry}", "Entries copied into a layer above."),
-    "fetch_error": Instrument("layergate.fetch.errors", "{error}", "Calls of the app that raised."),
-    "layer_error": Instrument("layergate.layer.errors", "{error}", "Operations of layers that failed."),
-    "purge": Instrument("layergate.purges", "{purge}", "Purges made here, by unsafe requests too."),
-    "refresh": Instrument("layergate.refreshes", "{refresh}", "Background refreshes begun."),
+    "backfill": Instrument("layergate.backfills", "{entry}", "Entries copied into a higher layer."),
+    "fetch_error": Instrument("layergate.fetch.errors", "{error}", "Calls of the app that failed."),
+    "layer_error": Instrument("layergate.layer.errors", "{error}", "Layer operations that failed."),
+    "purge": Instrument("layergate.purges", "{purge}", "Purges made by this instance, including those by unsafe requests."),
+    "refresh": Instrument("layergate.refreshes", "{refresh}", "Background refreshes that began."),
     "refresh_skipped": Instrument(
         "layergate.refresh.skipped", "{refresh}", "Background refreshes that were not needed, or too many."
     ),
-    "refused": Instrument("layergate.refusals", "{response}", "Responses not stored, by reason."),
+    "refused": Instrument("layergate.refusals", "{response}", "Responses that were not stored, by reason."),
     "stale": Instrument(
         "layergate.stale",
         "{response}",
-        "Stale responses used, by reason; of those who waited for the same error, one.",
+        "Stale responses that were used, by reason. Requests that waited for the same error count once.",
     ),
-    "store": Instrument("layergate.stores", "{entry}", "Entries written, markers and indexes included."),
-    "wait_timeout": Instrument("layergate.wait.timeouts", "{request}", "Waits given up."),
-    "write_error": Instrument("layergate.write.errors", "{error}", "Entries that a layer did not take."),
+    "store": Instrument("layergate.stores", "{entry}", "Entries written, including markers and indexes."),
+    "wait_timeout": Instrument("layergate.wait.timeouts", "{request}", "Waits that were given up."),
+    "write_error": Instrument("layergate.write.errors", "{error}", "Entries that a layer did not accept."),
 }  # fmt: skip
 
-# What a layer says of itself (`Layer.stats`).
+# What a layer reports (`Layer.stats`).
 LAYERS: Final[Mapping[str, Instrument]] = {
     "breaker": Instrument(
         "layergate.breaker.state", "{state}", "0 closed, 1 half-open, 2 open.", "gauge"
     ),
-    "budget": Instrument("layergate.layer.limit", "By", "What a layer may use.", "updown"),
-    "bytes": Instrument("layergate.layer.usage", "By", "What a layer uses.", "updown"),
+    "budget": Instrument("layergate.layer.limit", "By", "Bytes that a layer may use.", "updown"),
+    "bytes": Instrument("layergate.layer.usage", "By", "Bytes that a layer uses.", "updown"),
     "entries": Instrument("layergate.layer.entries", "{entry}", "Entries in a layer.", "updown"),
     "evictions": Instrument("layergate.evictions", "{entry}", "Entries removed to make room."),
 }
-# What the log says of itself (`Log.stats`).
+# What the log reports (`Log.stats`).
 LOG: Final[Mapping[str, Instrument]] = {
     "log_lag": Instrument(
         "layergate.log.lag",
         "{position}",
-        "Positions of the shared log known to be there and not applied yet.",
+        "Positions of the shared log that are known to exist and are not applied yet.",
         "gauge",
     ),
     "log_outbox": Instrument(
@@ -180,18 +182,21 @@ LOG: Final[Mapping[str, Instrument]] = {
         "least",
     ),
 }
-# What is under way, as `Cache.stats` says.
+# What is under way (`Cache.stats`).
 STATES: Final[Mapping[str, Instrument]] = {
     "flights": Instrument(
-        "layergate.flights", "{fetch}", "Fetches under way that others may join.", "updown"
+        "layergate.flights", "{fetch}", "Fetches under way that other requests may join.", "updown"
     ),
     "inflight_bytes": Instrument(
-        "layergate.flight.usage", "By", "Bodies being received to be stored.", "updown"
+        "layergate.flight.usage", "By", "Bodies that are being received to be stored.", "updown"
     ),
     "refreshing": Instrument(
         "layergate.refresh.active", "{refresh}", "Background refreshes under way.", "updown"
     ),
     "waiters": Instrument(
-        "layergate.waiters", "{request}", "Requests that wait for another one's fetch.", "updown"
+        "layergate.waiters",
+        "{request}",
+        "Requests that wait for the fetch of another one.",
+        "updown",
     ),
 }

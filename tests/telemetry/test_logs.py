@@ -91,14 +91,14 @@ def logger() -> Any:
 
 @pytest.mark.parametrize("value", ["1", "true", "on"])
 def test_the_environment_turns_it_on(logger: logging.Logger, value: str) -> None:
-    logs.turn_on({"LAYERGATE_DEBUG": value})
+    logs.enable_debug({"LAYERGATE_DEBUG": value})
     assert logs.DECISIONS.isEnabledFor(logging.DEBUG)
 
 
 @pytest.mark.parametrize("environ", [{}, {"LAYERGATE_DEBUG": ""}, {"LAYERGATE_DEBUG": "0"}])
 def test_otherwise_it_is_left_alone(logger: logging.Logger, environ: dict[str, str]) -> None:
     before = logger.level
-    logs.turn_on(environ)
+    logs.enable_debug(environ)
     assert logger.level == before
 
 
@@ -106,7 +106,7 @@ def test_it_goes_to_stderr_where_nobody_handles_it(
     logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.Logger, "hasHandlers", lambda self: False)
-    logs.turn_on({"LAYERGATE_DEBUG": "1"})
+    logs.enable_debug({"LAYERGATE_DEBUG": "1"})
     assert len(logger.handlers) == 1
 
 
@@ -115,7 +115,7 @@ def test_it_goes_to_stderr_where_nobody_handles_it(
 
 def test_warnings_are_few(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    warn = logs.Warnings(lambda: now)
+    warn = logs.DegradedWarnings(lambda: now)
     for _ in range(1000):
         warn("layer_error", {"layer": "a", "operation": "get", "error": OSError("no\nroute")})
     assert warnings(caplog) == ["layer a: get failed: OSError('no\\nroute')"]
@@ -129,14 +129,14 @@ def test_warnings_are_few(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_breaker_that_closes_may_be_told_of_again(caplog: pytest.LogCaptureFixture) -> None:
-    warn = logs.Warnings(lambda: 0.0)
+    warn = logs.DegradedWarnings(lambda: 0.0)
     for state in ("open", "half-open", "open", "closed", "open"):
         warn("breaker", {"layer": "redis", "was": "", "state": state})
     assert len(warnings(caplog)) == 2
 
 
 def test_what_is_ordinary_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    warn = logs.Warnings(lambda: 0.0)
+    warn = logs.DegradedWarnings(lambda: 0.0)
     warn("refresh_skipped", {"reason": "another instance does it"})
     warn("miss", {})
     warn("backfill", {"source": "a", "layer": "b"})
@@ -151,5 +151,5 @@ async def test_a_layer_that_fails_is_warned_of(caplog: pytest.LogCaptureFixture)
         await world.get(f"/{number}")
     await world.idle()
     told = warnings(caplog)
-    assert [line.split(":")[0] for line in told].count("layer low did not take an entry") == 1
+    assert [line.split(":")[0] for line in told].count("layer low did not accept an entry") == 1
     assert sum("get failed" in line for line in told) == 1
