@@ -1,4 +1,5 @@
-"""What a cache reports: spans and metrics (`otel`), and the log (`logs`), with the names in `names`.
+"""What a cache reports: spans and metrics (`otel`), and the log (`logs`), with the names in
+`names`.
 
 OpenTelemetry is imported only if it is wanted and installed.
 """
@@ -16,22 +17,24 @@ __all__ = ["Telemetry", "telemetry_of"]
 
 
 class Telemetry(Protocol):
-    """What the option ``telemetry`` accepts: `layergate.telemetry.otel.OpenTelemetry`, or a stand-in."""
+    """What the option ``telemetry`` accepts: `layergate.telemetry.otel.OpenTelemetry`, or a
+    stand-in."""
 
     def tracer(self, *, trace_keys: bool, name: str) -> Tracer:
-        """The tracer for the cache called ``name``. ``trace_keys``: spans carry a hash of the key."""
+        """The tracer for the cache called ``name``. ``trace_keys``: spans carry a hash of the
+        key."""
         ...
 
     def observe(
         self, stack: Stack, stats: Callable[[], dict[str, Any]], *, name: str, http: bool
     ) -> None:
-        """Read the counters of this stack, and ``stats``, whenever metrics are collected, as long as the
-        stack lives. ``http``: the stack counts requests one by one."""
+        """Read the counters of this stack, and ``stats``, whenever metrics are collected, as long
+        as the stack lives. ``http``: the stack counts requests one by one."""
         ...
 
     def traced_peek(self, peek: Any, tracer: Tracer, *, ratio: float, layer: str) -> Any:
-        """``peek`` with a span for a share of the hits. ``ratio``: 0 to 1. ``layer``: the name of the top
-        layer."""
+        """``peek`` with a span for a share of the hits. ``ratio``: 0 to 1. ``layer``: the name of
+        the top layer."""
         ...
 
 

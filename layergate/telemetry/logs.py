@@ -1,9 +1,10 @@
 """What is logged, under the logger ``layergate``.
 
-``layergate.decisions`` logs one line for each request that was decided on, at DEBUG: the outcome and the
-reason. ``layergate`` logs a WARNING when something works worse than it should: at most once in `EVERY`
-seconds for each kind and layer, with the number of warnings left out, so that a system that is down does not
-fill the disk as well. ``LAYERGATE_DEBUG=1`` in the environment turns DEBUG on.
+``layergate.decisions`` logs one line for each request that was decided on, at DEBUG: the outcome
+and the reason. ``layergate`` logs a WARNING when something works worse than it should: at most once
+in `EVERY` seconds for each kind and layer, with the number of warnings left out, so that a system
+that is down does not fill the disk as well. ``LAYERGATE_DEBUG=1`` in the environment turns DEBUG
+on.
 
 A line shows the path of a request, never its query or its fields.
 """
@@ -25,8 +26,8 @@ EVERY: Final = 60.0
 _logger = logging.getLogger("layergate")
 DECISIONS: Final = logging.getLogger("layergate.decisions")
 
-# Event -> warning, with facts in braces. The shared layer itself reports that it does not answer, since it
-# can also say for how long.
+# Event -> warning, with facts in braces. The shared layer itself reports that it does not answer,
+# since it can also say for how long.
 _DEGRADED: Final[Mapping[str, str]] = {
     "layer_error": "layer {layer}: {operation} failed: {error}",
     "lease_lost": "a lease expired before its fetch ended; the response is not stored",
@@ -52,7 +53,8 @@ class DegradedWarnings:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # (event, layer, operation or reason) -> when the next warning is due, and how many were left out.
+        # (event, layer, operation or reason) -> when the next warning is due, and how many were
+        # left out.
         self._last: dict[tuple[str, Any, Any], tuple[float, int]] = {}
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
@@ -96,7 +98,8 @@ def _shown(value: object) -> str:
 
 
 def enable_debug(environ: Mapping[str, str] = os.environ) -> None:
-    """Set the logger to DEBUG if ``LAYERGATE_DEBUG`` is set. If no handler is installed, log to stderr."""
+    """Set the logger to DEBUG if ``LAYERGATE_DEBUG`` is set. If no handler is installed, log to
+    stderr."""
     if environ.get("LAYERGATE_DEBUG", "").lower() not in ("1", "true", "yes", "on"):
         return
     _logger.setLevel(logging.DEBUG)
@@ -107,8 +110,8 @@ def enable_debug(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def logged_peek(peek: Any, layer: str) -> Any:
-    """``peek`` with a log line for each hit, if DEBUG is on. It must be on when the cache is made, because a
-    hit has no time to check. ``layer``: the name of the top layer."""
+    """``peek`` with a log line for each hit, if DEBUG is on. It must be on when the cache is made,
+    because a hit has no time to check. ``layer``: the name of the top layer."""
     if not DECISIONS.isEnabledFor(logging.DEBUG):
         return peek
 

@@ -1,8 +1,8 @@
 """Metrics: the counters of all caches, read at each collection.
 
-An SDK keeps the first observable instrument of a name, and silently drops the callbacks of any other. So
-there is one set of instruments for each pair of providers, and it reads all caches that are alive. Caches of
-the same name in one process are added up.
+An SDK keeps the first observable instrument of a name, and silently drops the callbacks of any
+other. So there is one set of instruments for each pair of providers, and it reads all caches that
+are alive. Caches of the same name in one process are added up.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def _read_requests(stack: Stack, _: Any, http: bool) -> _Values:
         counts["bypass", ""] += counters.bypassed
         counts["miss", ""] += counters.forwarded
     else:
-        # Values, not requests: what `stats` counts. A call that joined the lookup of another call, and
-        # was answered from what that found, counts as both.
+        # Values, not requests: what `stats` counts. A call that joined the lookup of another call,
+        # and was answered from what that found, counts as both.
         for outcome in ("stale", "miss", "collapsed", "bypass"):
             counts[outcome, ""] += counters[outcome]
     for (outcome, layer), count in counts.items():

@@ -1,11 +1,12 @@
-"""Every name that LayerGate's telemetry uses: spans, metrics, attributes. No other module defines one.
+"""Every name that LayerGate's telemetry uses: spans, metrics, attributes. No other module defines
+one.
 
-OpenTelemetry's semantic conventions name what other software has too (``http.*``, ``error.type``). They have no
-names for caches. LayerGate's own names begin with ``layergate.``, with units as in the conventions: seconds
-``s``, bytes ``By``, and counted things in braces.
+OpenTelemetry's semantic conventions name what other software has too (``http.*``, ``error.type``).
+They have no names for caches. LayerGate's own names begin with ``layergate.``, with units as in the
+conventions: seconds ``s``, bytes ``By``, and counted things in braces.
 
-An attribute shows nothing of a request but its method. Path, query and fields may be private, and a key is made
-of them: it is reported only on request, as a hash (`KEY_HASH`).
+An attribute shows nothing of a request but its method. Path, query and fields may be private, and a
+key is made of them: it is reported only on request, as a hash (`KEY_HASH`).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ SPANS: Final[Mapping[str, str]] = {
 }  # fmt: skip
 
 READY: Final = "layergate.fetch.ready"
-"""An event on the span of a fetch: the app is called from here on. The lease has been taken, or the fetch goes
-ahead without it."""
+"""An event on the span of a fetch: the app is called from here on. The lease has been taken, or the
+fetch goes ahead without it."""
 
 # -- attributes: the engine's name of a fact -> its attribute ------------------------------------
 
@@ -88,11 +89,11 @@ EVENT_ATTRIBUTES: Final[Mapping[str, str]] = {
 class Instrument(NamedTuple):
     """One metric.
 
-    ``unit``  a counted thing has its unit in braces, because then every exporter to Prometheus makes the same
-              name of it. Of the unit ``1`` some make the suffix ``_ratio``.
-    ``kind``  ``histogram``; ``counter``; ``updown``, which can be added up over instances; ``gauge``, which
-              cannot, and of which the highest value matters; ``least``, a gauge of which the lowest value
-              matters.
+    ``unit``  a counted thing has its unit in braces, because then every exporter to Prometheus
+              makes the same name of it. Of the unit ``1`` some make the suffix ``_ratio``.
+    ``kind``  ``histogram``; ``counter``; ``updown``, which can be added up over instances;
+              ``gauge``, which cannot, and of which the highest value matters; ``least``, a gauge of
+              which the lowest value matters.
     """
 
     name: str

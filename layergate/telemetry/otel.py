@@ -1,19 +1,21 @@
 """`OpenTelemetry`: LayerGate's spans and metrics, through opentelemetry-api alone.
 
-`spans` makes a span of what the engine calls an operation, `metrics` reads the counters, and `names` has
-every name. The application sets up an SDK and exporters; nothing here depends on them.
+`spans` makes a span of what the engine calls an operation, `metrics` reads the counters, and
+`names` has every name. The application sets up an SDK and exporters; nothing here depends on them.
 
-*When it is on.* An application sets up its SDK before or after it makes its middleware. So the provider that
-exists when a cache is made says nothing. The API is made for that: tracers and instruments that are made
-early start working when the provider is set. Therefore ``telemetry=None`` means: on, if opentelemetry-api
-can be imported. While there is no SDK (both global providers are still the API's own, and no other was
-given), no spans are made. Nothing would change if they were, except that they would take microseconds.
+*When it is on.* An application sets up its SDK before or after it makes its middleware. So the
+provider that exists when a cache is made says nothing. The API is made for that: tracers and
+instruments that are made early start working when the provider is set. Therefore ``telemetry=None``
+means: on, if opentelemetry-api can be imported. While there is no SDK (both global providers are
+still the API's own, and no other was given), no spans are made. Nothing would change if they were,
+except that they would take microseconds.
 
-*The hit path.* A span costs as much as several hits. So hits have no spans unless ``trace_hits`` asks for
-them; then the measuring code is around `Cache.peek`, not in it. Hits are counted where they always were, and
-the counters are read when metrics are collected. All counts are observable instruments on `Counters`, so
-``stats`` and metrics cannot differ. Only the age of a response at a hit cannot be read later: OpenTelemetry
-has no observable histogram, and recording into one costs about two hits. So every 256th hit is recorded.
+*The hit path.* A span costs as much as several hits. So hits have no spans unless ``trace_hits``
+asks for them; then the measuring code is around `Cache.peek`, not in it. Hits are counted where
+they always were, and the counters are read when metrics are collected. All counts are observable
+instruments on `Counters`, so ``stats`` and metrics cannot differ. Only the age of a response at a
+hit cannot be read later: OpenTelemetry has no observable histogram, and recording into one costs
+about two hits. So every 256th hit is recorded.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ class OpenTelemetry:
         self._reader = CounterReader(self._meter)
 
     def tracer(self, *, trace_keys: bool, name: str) -> CacheTracer:
-        """The tracer for the cache called ``name``. ``trace_keys``: spans carry a hash of the key."""
+        """The tracer for the cache called ``name``. ``trace_keys``: spans carry a hash of the
+        key."""
         with self._lock:
             if not self._histograms:
                 for instrument in (*names.DURATIONS.values(), names.AGES):
@@ -82,13 +85,13 @@ class OpenTelemetry:
     def observe(
         self, stack: Stack, stats: Callable[[], dict[str, Any]], *, name: str, http: bool
     ) -> None:
-        """Read the counters of this stack, and ``stats`` (a bound method), at each collection, as long as
-        their objects live. ``http``: the stack counts requests one by one."""
+        """Read the counters of this stack, and ``stats`` (a bound method), at each collection, as
+        long as their objects live. ``http``: the stack counts requests one by one."""
         self._reader.add(stack, stats, name=name, http=http)
 
     def traced_peek(self, peek: Any, tracer: Tracer, *, ratio: float, layer: str) -> Any:
-        """``peek`` with a span for a share of the hits. ``ratio``: 0 to 1. ``layer``: the name of the top
-        layer."""
+        """``peek`` with a span for a share of the hits. ``ratio``: 0 to 1. ``layer``: the name of
+        the top layer."""
         assert isinstance(tracer, CacheTracer)
         hit = tracer.hit
         draw = random.random

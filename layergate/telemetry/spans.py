@@ -1,21 +1,23 @@
 """Spans: what the engine calls an operation, for OpenTelemetry.
 
-*What is traced.* The engine says when an operation begins and ends (`Counters.span`), and knows nothing more.
-Here the operation becomes a span. It is a child of the request's span if there is one, because a request is
-answered in its own context. Work in the background (a refresh within stale-while-revalidate) is a trace of
-its own, with a link to the request that caused it: it may outlive that request, and is not part of its
-response time. Storing is part of the fetch whose response it stores, though it may end after it.
+*What is traced.* The engine says when an operation begins and ends (`Counters.span`), and knows
+nothing more. Here the operation becomes a span. It is a child of the request's span if there is
+one, because a request is answered in its own context. Work in the background (a refresh within
+stale-while-revalidate) is a trace of its own, with a link to the request that caused it: it may
+outlive that request, and is not part of its response time. Storing is part of the fetch whose
+response it stores, though it may end after it.
 
-*What is linked.* A follower did not make the fetch that it waits for, so its wait links to the leader's
-fetch. Within a process the engine has the leader's span; across instances the lease carries its context, as
-a W3C ``traceparent``. What is stored carries it too: a lookup that finds a response links to the fetch that
-brought it, perhaps hours ago and on another machine. Only sampled spans are referred to. A link to a span
-that was not recorded leads nowhere, and takes its bytes in every entry.
+*What is linked.* A follower did not make the fetch that it waits for, so its wait links to the
+leader's fetch. Within a process the engine has the leader's span; across instances the lease
+carries its context, as a W3C ``traceparent``. What is stored carries it too: a lookup that finds a
+response links to the fetch that brought it, perhaps hours ago and on another machine. Only sampled
+spans are referred to. A link to a span that was not recorded leads nowhere, and takes its bytes in
+every entry.
 
-*The span of a fetch begins before its lease is requested*, because the lease has to name the span. If
-another instance turns out to hold the lease, and its response is used, the span is dropped: a span that is
-never ended is never exported. If this instance gets the lease, an event says when, and the measured duration
-begins then.
+*The span of a fetch begins before its lease is requested*, because the lease has to name the span.
+If another instance turns out to hold the lease, and its response is used, the span is dropped: a
+span that is never ended is never exported. If this instance gets the lease, an event says when, and
+the measured duration begins then.
 """
 
 from __future__ import annotations
@@ -68,8 +70,9 @@ _CONFIGURED: Final = any(
 def _sdk_is_set_up() -> bool:
     """Whether the application has set up an SDK, for spans or for metrics.
 
-    The API has a public name only for the first of its two stand-ins, and asking for it takes longer than
-    all the rest of a span that is not made. Hence the look at where the API keeps its providers.
+    The API has a public name only for the first of its two stand-ins, and asking for it takes
+    longer than all the rest of a span that is not made. Hence the look at where the API keeps its
+    providers.
     """
     if (
         getattr(_trace_state, "_TRACER_PROVIDER", _trace_state) is None
@@ -87,7 +90,8 @@ class CacheTracer:
 
     ``name``        the cache's name.
     ``trace_keys``  spans carry a hash of the key.
-    ``has_sdk``     True: spans are made from the start. False: once the application has set up an SDK.
+    ``has_sdk``     True: spans are made from the start. False: once the application has set up an
+                    SDK.
     """
 
     __slots__ = ("_ages", "_base", "_has_sdk", "_histograms", "_of_layer", "_otel", "_trace_keys")
@@ -189,15 +193,16 @@ class CacheTracer:
         attributes: Mapping[str, Any],
         context: Context | None = None,
     ) -> None:
-        """Record into a histogram. The span of ``context`` is the exemplar, if the SDK wants one."""
+        """Record into a histogram. The span of ``context`` is the exemplar, if the SDK wants
+        one."""
         try:
             self._histograms[instrument].record(value, {**self._base, **attributes}, context)
         except Exception:
             _logger.exception("a measurement could not be recorded")
 
     def hit(self, stored: Any, key: bytes, layer: str, began: int) -> None:
-        """Make a span for a hit in the top layer. ``began``: when the lookup did, in nanoseconds since the
-        epoch."""
+        """Make a span for a hit in the top layer. ``began``: when the lookup did, in nanoseconds
+        since the epoch."""
         try:
             facts = {
                 "result": "hit",
@@ -219,8 +224,8 @@ class _OtelSpan:
     """A `Span` that OpenTelemetry records.
 
     ``root``     it is the root of a trace of its own.
-    ``carries``  it is part of its request's trace, or of none. If False, the request names a trace that
-                 nothing has joined yet, and the app is to join that one.
+    ``carries``  it is part of its request's trace, or of none. If False, the request names a trace
+                 that nothing has joined yet, and the app is to join that one.
     """
 
     __slots__ = (
@@ -290,8 +295,8 @@ class _OtelSpan:
         return self._current()
 
     def carry(self) -> Mapping[bytes, bytes | None]:
-        """See `Span`. Written by the propagators of the application. Baggage belongs to the request, so a
-        fetch that is part of no request sends none."""
+        """See `Span`. Written by the propagators of the application. Baggage belongs to the
+        request, so a fetch that is part of no request sends none."""
         if not self._carries or not self.otel.get_span_context().is_valid:
             return {}
         written: dict[str, str] = {}
@@ -323,8 +328,8 @@ class _OtelSpan:
             kind = str(status)
         try:
             if kind is not None:
-                # Without the message, which may quote private data. The code that raised the error can
-                # report it.
+                # Without the message, which may quote private data. The code that raised the error
+                # can report it.
                 self.otel.set_status(Status(StatusCode.ERROR))
                 self.otel.set_attribute(names.ERROR_TYPE, kind)
             self.otel.end()

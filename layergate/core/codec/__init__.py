@@ -5,14 +5,14 @@ secret (G10).
     payload   of an entry:  log, position, size, times (72 bytes) | msgpack [code, tags, value]
               of a record:  msgpack [time, kind, value, soft, kind, value, soft, ...]
 
-The payload of an entry may be one zstd frame, which a flag says. The MAC is HMAC-SHA256, cut to 16 bytes,
-over purpose, version, flags, key and payload as they are in the blob. So a blob that is copied to another
-key, or from an entry to the log, does not verify. With a secret, nothing is parsed before it verifies.
-The configuration decides whether a secret is required, never the flag.
+The payload of an entry may be one zstd frame, which a flag says. The MAC is HMAC-SHA256, cut to 16
+bytes, over purpose, version, flags, key and payload as they are in the blob. So a blob that is
+copied to another key, or from an entry to the log, does not verify. With a secret, nothing is
+parsed before it verifies. The configuration decides whether a secret is required, never the flag.
 
-Without a secret, a client of the shared system can store any plain data under any key, and can make one
-decode build objects of some 80 times ``max_size`` bytes. It can do no more: nothing is pickled, and
-nothing is imported by name.
+Without a secret, a client of the shared system can store any plain data under any key, and can make
+one decode build objects of some 80 times ``max_size`` bytes. It can do no more: nothing is pickled,
+and nothing is imported by name.
 
     blobs        version, flags and MAC around a payload
     compression  zstd with a bound on what comes out

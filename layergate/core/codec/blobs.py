@@ -34,8 +34,8 @@ def seal_blob(mac: hmac.HMAC | None, key: bytes, flags: int, parts: tuple[Any, .
 def open_blob(mac: hmac.HMAC | None, key: bytes, data: bytes, max_size: int) -> tuple[Any, int]:
     """The payload of a blob (bytes or a memoryview), and whether it is compressed.
 
-    ``max_size``: the longest payload accepted, in bytes. Raises WireError, or IndexError if the blob
-    is cut short.
+    ``max_size``: the longest payload accepted, in bytes. Raises WireError, or IndexError if the
+    blob is cut short.
     """
     if data[0] != VERSION:
         raise WireError(f"format version {data[0]} is not known here")

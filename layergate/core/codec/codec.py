@@ -45,10 +45,10 @@ class Codec:
     """Entries and log records to bytes and back. Safe to use from any number of threads.
 
     ``values``          the types that values may have beside plain data.
-    ``secret``          at least 16 bytes (a str is encoded as UTF-8). Data that is not signed with it
-                        is refused. None: nothing is signed, and signed data is refused.
-    ``compress_above``  bytes. A larger entry is compressed if that saves at least an eighth. None: no
-                        entry is compressed.
+    ``secret``          at least 16 bytes (a str is encoded as UTF-8). Data that is not signed with
+                        it is refused. None: nothing is signed, and signed data is refused.
+    ``compress_above``  bytes. A larger entry is compressed if that saves at least an eighth. None:
+                        no entry is compressed.
     ``max_size``        bytes of a payload before compression. A larger one is neither encoded nor
                         decoded.
 
@@ -97,8 +97,8 @@ class Codec:
     def encode(self, key: bytes, entry: Entry, *, position: int, log: bytes) -> bytes:
         """The entry as bytes.
 
-        ``key``       what the entry is stored under. With a secret, only a reader that passes the same
-                      key can decode it.
+        ``key``       what the entry is stored under. With a secret, only a reader that passes the
+                      same key can decode it.
         ``position``  the stamp of the entry, as a position (0 to 2**64 - 1) of the log whose
                       incarnation is ``log`` (16 bytes).
 
@@ -190,12 +190,12 @@ class Codec:
     def encode_record(
         self, log: bytes, invalidations: tuple[Invalidation, ...], time: float
     ) -> bytes:
-        """A record of the log whose incarnation is ``log`` (16 bytes), made at ``time`` (seconds since
-        the epoch), with at most 1000 invalidations.
+        """A record of the log whose incarnation is ``log`` (16 bytes), made at ``time`` (seconds
+        since the epoch), with at most 1000 invalidations.
 
         A key or prefix of more than 8192 characters becomes a shorter prefix, which purges no less.
-        Raises WireError for any other invalidation that long, for too many of them, and for a malformed
-        one.
+        Raises WireError for any other invalidation that long, for too many of them, and for a
+        malformed one.
         """
         try:
             check_log(log)
@@ -226,8 +226,8 @@ class Codec:
             raise WireError(_undecodable(error)) from None
 
     def seal(self, log: bytes) -> bytes:
-        """Proof that the incarnation ``log`` was made by a process that knows the secret (16 bytes);
-        b"" without a secret."""
+        """Proof that the incarnation ``log`` was made by a process that knows the secret (16
+        bytes); b"" without a secret."""
         if self._log_mac is None:
             return b""
         mac = self._log_mac.copy()

@@ -32,8 +32,9 @@ _KINDS: Final[tuple[InvalidationKind, ...]] = get_args(InvalidationKind)
 def record_document(invalidations: tuple[Invalidation, ...], time: float) -> list[Any]:
     """The list for a record made at ``time`` (seconds since the epoch).
 
-    A key or prefix that is too long becomes a shorter prefix, which purges no less. Raises WireError
-    for any other invalidation that is too long, for too many of them, and for a malformed one.
+    A key or prefix that is too long becomes a shorter prefix, which purges no less. Raises
+    WireError for any other invalidation that is too long, for too many of them, and for a malformed
+    one.
     """
     if len(invalidations) > MAX_INVALIDATIONS:
         raise WireError(

@@ -1,9 +1,10 @@
 """Values as msgpack: plain data, and the types that are registered as `ValueType`.
 
 Plain data is None, bool, int (64 bits), float, str, bytes, list, tuple, dict, set, frozenset and
-datetime. Every type comes back as itself. A type that msgpack does not have becomes a list that begins
-with a *marker*, a msgpack extension type. No value is packed into bytes inside bytes, so the limits of
-msgpack on nesting (511 levels in msgpack 1.1, 1024 in others) hold for the whole document.
+datetime. Every type comes back as itself. A type that msgpack does not have becomes a list that
+begins with a *marker*, a msgpack extension type. No value is packed into bytes inside bytes, so the
+limits of msgpack on nesting (511 levels in msgpack 1.1, 1024 in others) hold for the whole
+document.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ PLAIN: Final = 0
 
 _STRUCTURE: Final = 0  # the extension type of the markers for tuple, set, frozenset and datetime
 # msgpack allocates a list at the length that it declares, before its items are read, and up to 1024
-# lists inside each other. So a list may declare no more items than this, and no more than the data has
-# bytes.
+# lists inside each other. So a list may declare no more items than this, and no more than the data
+# has bytes.
 _MAX_ITEMS: Final = 1_000_000
 
 _NATIVE: Final = frozenset(
@@ -36,9 +37,10 @@ class ValueType(NamedTuple):
 
     ``code``    1 to 127. It must never change.
     ``type``    exactly this class; its subclasses are not included.
-    ``pack``    makes plain data of a value. Raises ValueError for a value that ``unpack`` would refuse.
-    ``unpack``  makes the value of plain data. The data may be hostile: raises ValueError unless it is
-                exactly what ``pack`` writes.
+    ``pack``    makes plain data of a value. Raises ValueError for a value that ``unpack`` would
+                refuse.
+    ``unpack``  makes the value of plain data. The data may be hostile: raises ValueError unless it
+                is exactly what ``pack`` writes.
     """
 
     code: int
@@ -92,8 +94,8 @@ class ValuePacker:
             )
             packer.pack(document)
         except UnicodeEncodeError:
-            # Lone surrogates, which tags from header fields may have. They are rare, and this way is
-            # slower for every str.
+            # Lone surrogates, which tags from header fields may have. They are rare, and this way
+            # is slower for every str.
             packer = self._packer(
                 default=self._marked,
                 strict_types=True,
@@ -158,8 +160,8 @@ class ValuePacker:
         return document
 
     def unpack_flat(self, data: Any, *, max_items: int, max_text: int) -> Any:
-        """The same for a list of at most ``max_items`` numbers and texts of at most ``max_text`` bytes
-        each. May raise any exception."""
+        """The same for a list of at most ``max_items`` numbers and texts of at most ``max_text``
+        bytes each. May raise any exception."""
         return self._unpackb(
             data,
             max_array_len=max_items,
@@ -190,8 +192,8 @@ class _Marker:
 class _MarkerReader:
     """The msgpack hooks for one document with markers.
 
-    ``open``: how many markers are in a list that has not ended yet. A marker that is not the first item
-    of a list stays open forever, which gives it away.
+    ``open``: how many markers are in a list that has not ended yet. A marker that is not the first
+    item of a list stays open forever, which gives it away.
     """
 
     __slots__ = ("open", "types")

@@ -132,9 +132,9 @@ class Call:
         )
 
     def _is_safe(self, flight: Flight) -> bool:
-        """Whether no purge can have become final, without reaching this instance, between the start of
-        this fetch and the start of this call. While the log is out of reach, a call takes only what is
-        fetched after the call began."""
+        """Whether no purge can have become final, without reaching this instance, between the start
+        of this fetch and the start of this call. While the log is out of reach, a call takes only
+        what is fetched after the call began."""
         return self._stack.trusted or flight.fetch_began >= self._started
 
     # -- waiting -------------------------------------------------------------------------------
@@ -163,7 +163,8 @@ class Call:
         while True:
             seen = pulse.version  # read first, so that a change from here on ends the wait at once
             if not policy.force and flight.entry is None:
-                # Also if the flight has failed by now: the window must not depend on who wakes first.
+                # Also if the flight has failed by now: the window must not depend on who wakes
+                # first.
                 entry = self._usable_stale(flight, "stale_while_revalidate")
                 if entry is not None:
                     self._count_use(key, entry)

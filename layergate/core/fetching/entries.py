@@ -15,7 +15,8 @@ __all__ = ["due_for_refresh", "new_entry"]
 def new_entry(
     runtime: Runtime, value: Any, tags: tuple[str, ...], policy: Policy, stamp: int
 ) -> tuple[Entry, Mapping[str, float] | None] | None:
-    """The entry for a value, and caps on its freshness (layer name -> seconds, or None for no caps).
+    """The entry for a value, and caps on its freshness (layer name -> seconds, or None for no
+    caps).
 
     None if the value is not to be stored.
     """

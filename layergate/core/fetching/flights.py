@@ -49,8 +49,8 @@ class Flight:
     ``previous``    the flight of the same key that this one replaces, until it has been waited for.
     ``stored``      the entry that the layers have, if any: stale, or fresh but due for a refresh.
     ``entry``       the outcome: from a layer, or from the source if ``fetched``. If it is None when
-                    ``done`` is set, see ``error`` and ``aborted``; if both are unset, a bulk fetch left
-                    the key out.
+                    ``done`` is set, see ``error`` and ``aborted``; if both are unset, a bulk fetch
+                    left the key out.
     ``storing``     the value is being written to the layers.
     ``pulse``       beats at every change.
     ``span``        the span of the fetch, which waiting callers link to.
@@ -102,8 +102,8 @@ class Flight:
         self.traceback = None if trace is None else trace.tb_next
 
     def raise_error(self) -> NoReturn:
-        """Raise what the fetch raised. Each caller raises its own copy, if the error can be copied: a
-        shared one would collect the tracebacks and contexts of all callers."""
+        """Raise what the fetch raised. Each caller raises its own copy, if the error can be copied:
+        a shared one would collect the tracebacks and contexts of all callers."""
         assert self.error is not None
         raise _own_copy(self.error).with_traceback(self.traceback)
 

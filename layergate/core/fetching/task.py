@@ -1,4 +1,5 @@
-"""The background task of one or several flights: look into the layers, take the lease, fetch, store.
+"""The background task of one or several flights: look into the layers, take the lease, fetch,
+store.
 
 `FetchTask.start` runs it. Whatever happens, every flight of the task gets an outcome.
 """
@@ -141,8 +142,8 @@ class FetchTask:
     # -- before the fetch ----------------------------------------------------------------------
 
     async def _look(self, pending: dict[Key, Flight]) -> None:
-        """Finish the flights whose key is fresh in some layer. Give the stale entries of the others to
-        their callers."""
+        """Finish the flights whose key is fresh in some layer. Give the stale entries of the others
+        to their callers."""
         stack, refreshing = self._stack, self._fetches.refreshing
         with stack.counters.span("lookup", keys=len(pending)) as span:
             if len(pending) == 1:
@@ -185,8 +186,8 @@ class FetchTask:
         """The fleet-wide right to fetch the one key that is pending.
 
         None if another instance has fetched the key (then no flight is pending any more), or if the
-        fetch goes ahead without a lease: the shared layer is away, or the other instance takes longer
-        than ``fetch_term``.
+        fetch goes ahead without a lease: the shared layer is away, or the other instance takes
+        longer than ``fetch_term``.
 
         A fetch of many keys takes no leases: it would have to wait for each key in turn.
         """
@@ -195,7 +196,8 @@ class FetchTask:
         flight = pending[key]
         until = stack.runtime.monotonic() + self._fetches.term
         while await stack.catch_up():
-            # In a background refresh callers are served already, so one refresh in the fleet is enough.
+            # In a background refresh callers are served already, so one refresh in the fleet is
+            # enough.
             background = flight in self._fetches.refreshing
             wait = 0.0 if background else max(0.0, until - stack.runtime.monotonic())
             try:
@@ -274,7 +276,8 @@ class FetchTask:
                         refused = "purged"
                     span.note(refused=refused)
             except PartialWriteError:
-                # Each layer that failed has raised its `write_error` event. The caller gets the value.
+                # Each layer that failed has raised its `write_error` event. The caller gets the
+                # value.
                 _logger.debug("the fetched value of %r is not in every layer", key)
         if refused is not None:
             stack.counters.on("refused", key=key, reason=refused)

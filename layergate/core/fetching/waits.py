@@ -1,7 +1,7 @@
 """Which fetch waits for which other, so that a fetch that waits for itself is refused.
 
-A fetch function may ask the cache for other keys. If it asks, directly or in a circle, for a key that only
-itself can give, it would wait forever.
+A fetch function may ask the cache for other keys. If it asks, directly or in a circle, for a key
+that only itself can give, it would wait forever.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ __all__ = ["WaitNode", "current_node"]
 
 
 class WaitNode:
-    """One background task. ``waits``: the tasks that its fetch is waiting for, once for each wait."""
+    """One background task. ``waits``: the tasks that its fetch is waiting for, once for each
+    wait."""
 
     __slots__ = ("waits",)
 

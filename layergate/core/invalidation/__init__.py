@@ -9,9 +9,9 @@ invalidates it. Therefore:
 - A hit compares two integers (`Entry.checked` and `Invalidations.position`). It looks closer only
   if there was a purge since this entry was last checked.
 
-Positions alone decide; clocks are never compared. A purge also has a wall-clock time, for one reason:
-a *soft* purge makes an entry stale from that time on, and the stale windows of the entry are counted
-from the first soft purge that matched it.
+Positions alone decide; clocks are never compared. A purge also has a wall-clock time, for one
+reason: a *soft* purge makes an entry stale from that time on, and the stale windows of the entry
+are counted from the first soft purge that matched it.
 
     records    `Invalidation`: one thing that is purged
     globs      patterns with ``*``

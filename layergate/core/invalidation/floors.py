@@ -1,10 +1,10 @@
 """A table of fixed size that takes the purges which are too many to be kept exactly.
 
-Each purged value has three slots of the table, chosen by its hash. A slot holds the newest position of
-all purges that use it. A value that was purged therefore has three slots that are at least as high as
-its purge. A value that was not purged counts as purged only if all three of its slots are high by
-chance. With n purges in a table of m slots that is the case for (1 - e^(-3n/m))^3 of all other values.
-So a collision can invalidate too much, but never too little.
+Each purged value has three slots of the table, chosen by its hash. A slot holds the newest position
+of all purges that use it. A value that was purged therefore has three slots that are at least as
+high as its purge. A value that was not purged counts as purged only if all three of its slots are
+high by chance. With n purges in a table of m slots that is the case for (1 - e^(-3n/m))^3 of all
+other values. So a collision can invalidate too much, but never too little.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Floors:
                 self._low[slot] = moment.position & _WORD
 
     def earliest_after(self, value: str, position: int) -> float | None:
-        """The time of the earliest purge of ``value`` after ``position``, or an earlier one; None if
-        there is none. `UNKNOWN` if the table keeps no times."""
+        """The time of the earliest purge of ``value`` after ``position``, or an earlier one; None
+        if there is none. `UNKNOWN` if the table keeps no times."""
         slots = self._slots_of(value)
         for slot in slots:
             if self._position(slot) <= position:

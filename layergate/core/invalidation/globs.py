@@ -1,7 +1,7 @@
 """Patterns in which ``*`` stands for any run of characters.
 
-They are matched without regular expressions, in time linear in the length of the text, so no pattern
-can make a hit slow.
+They are matched without regular expressions, in time linear in the length of the text, so no
+pattern can make a hit slow.
 """
 
 from __future__ import annotations

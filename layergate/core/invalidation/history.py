@@ -1,7 +1,7 @@
 """The purges of one and the same thing, as a short list of positions and times.
 
-A hard purge needs only the latest position: it invalidates whatever is older. Soft purges need more,
-because the stale windows of an entry are counted from the *first* soft purge that matched it.
+A hard purge needs only the latest position: it invalidates whatever is older. Soft purges need
+more, because the stale windows of an entry are counted from the *first* soft purge that matched it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def extended(history: History, moment: Moment, depth: int) -> History:
     """``history`` with ``moment`` at its end, at most ``depth`` long.
 
     If it would be longer, its two oldest moments become one, with the position of the newer and the
-    time of the older. The merged moment matches only entries that one of the two would have matched,
-    and its time is no later than theirs.
+    time of the older. The merged moment matches only entries that one of the two would have
+    matched, and its time is no later than theirs.
     """
     history = (*history, moment)
     if len(history) > depth:

@@ -14,24 +14,25 @@ class PurgeReceipt(NamedTuple):
 
     ``applied``, ``instances``
                    ``applied`` of the ``instances`` that are alive have applied the purge.
-    ``final``      True: no instance serves a response whose fetch began before the purge (G3). Every
-                   live instance has applied it, and an instance that is cut off treats what it holds
-                   as stale. False: the shared system is away (this process has applied the purge,
-                   and appends it to the log as soon as the system is back), or the call was not to
-                   wait long enough. With ``stale_if_untrusted``, ``final`` does not cover what a
-                   cut-off instance serves in place of a failing origin.
+    ``final``      True: no instance serves a response whose fetch began before the purge (G3).
+                   Every live instance has applied it, and an instance that is cut off treats what
+                   it holds as stale. False: the shared system is away (this process has applied the
+                   purge, and appends it to the log as soon as the system is back), or the call was
+                   not to wait long enough. With ``stale_if_untrusted``, ``final`` does not cover
+                   what a cut-off instance serves in place of a failing origin.
     ``scope``      which instances the fields above count, and the purge reaches:
 
-                   - ``process``: this process only, because no layer is shared. Other processes keep
-                     what they hold.
+                   - ``process``: this process only, because no layer is shared. Other processes
+                     keep what they hold.
                    - ``host``: the workers of one gateway.
                    - ``fleet``: every instance that uses the shared layer.
 
-    The other fields describe the memory of *this process* right before the purge, whatever the scope
-    is:
+    The other fields describe the memory of *this process* right before the purge, whatever the
+    scope is:
 
     ``matched``           how many entries the purge named. None if no layer can be scanned.
-    ``matched_at_least``  True: the scan stopped at its limit (`matching.MOST`), so there may be more.
+    ``matched_at_least``  True: the scan stopped at its limit (`matching.MOST`), so there may be
+                          more.
     ``seen``              True: everything that the purge named was found. False: all entries were
                           scanned, and something that was named was not among them; it may be held
                           elsewhere, nowhere, or it may be mistyped. None: not known.

@@ -1,4 +1,5 @@
-"""What a purge names. A record of the log is a tuple of `Invalidation` and the time of the purge."""
+"""What a purge names. A record of the log is a tuple of `Invalidation` and the time of the
+purge."""
 
 from __future__ import annotations
 
@@ -39,9 +40,9 @@ class Caught(NamedTuple):
     ``kind``, ``value``, ``soft``   as in `Invalidation`. The additional kind ``log`` says that the
                                     purges since the entry was stamped are no longer known, so the
                                     entry counts as purged.
-    ``time``                        when the purge was made, in seconds since the epoch. None for the
-                                    kind ``log``, and if so many purges followed that it is no longer
-                                    known.
+    ``time``                        when the purge was made, in seconds since the epoch. None for
+                                    the kind ``log``, and if so many purges followed that it is no
+                                    longer known.
     """
 
     kind: str

@@ -79,7 +79,8 @@ class _Severity:
         """The purges after ``position`` that match an entry with these tags and this label, each
         with its earliest time."""
         found: list[_Match] = []
-        # Patterns before prefixes: a pattern that moves to a prefix meanwhile is found in one of them.
+        # Patterns before prefixes: a pattern that moves to a prefix meanwhile is found in one of
+        # them.
         for value, time in self.globs.matching(label, label, position):
             found.append(("glob", value, time))
         path = ""
@@ -109,11 +110,11 @@ class Invalidations:
     """All that one instance knows of the log.
 
     ``position``  the last log position that was applied. It only grows.
-    ``floor``     entries with a stamp below it are gone, because the purges since are no longer known
-                  (see `rise`). It only grows.
-    ``changes``   how often ``position`` or ``floor`` has changed. If two readings are equal, nothing
-                  was purged in between; if they differ by one, exactly one record was applied,
-                  whatever the log counts its positions by.
+    ``floor``     entries with a stamp below it are gone, because the purges since are no longer
+                  known (see `rise`). It only grows.
+    ``changes``   how often ``position`` or ``floor`` has changed. If two readings are equal,
+                  nothing was purged in between; if they differ by one, exactly one record was
+                  applied, whatever the log counts its positions by.
 
     The log calls `apply` and `rise`, one thread at a time. Any thread may call the other methods,
     without a lock.
@@ -186,8 +187,8 @@ class Invalidations:
         return True
 
     def catching(self, entry: Entry, label: str) -> tuple[Caught, ...]:
-        """Why `admit` refuses an entry or makes it stale: the hard purges since it was last checked,
-        and the soft purge that ended its freshness lifetime. Changes nothing."""
+        """Why `admit` refuses an entry or makes it stale: the hard purges since it was last
+        checked, and the soft purge that ended its freshness lifetime. Changes nothing."""
         if entry.stamp < self.floor:
             return (Caught("log", "", False, None),)
         hard = self._hard.matching(entry.checked, entry.tags, label)

@@ -1,10 +1,11 @@
-"""The purges that an instance remembers, one table for each way to select entries, bounded in number.
+"""The purges that an instance remembers, one table for each way to select entries, bounded in
+number.
 
-`ExactTable` holds tags and keys, `PrefixTable` prefixes, `PatternTable` patterns. When a table is full,
-its oldest purge moves to a coarser place: from an `ExactTable` to `Floors`, from a `PatternTable` to the
-prefix that the pattern begins with (or, if it begins with a star, to a purge of everything). A coarser
-place may invalidate more, never less. A purge is written to its new place before it leaves the old one,
-so a reader in another thread always finds it.
+`ExactTable` holds tags and keys, `PrefixTable` prefixes, `PatternTable` patterns. When a table is
+full, its oldest purge moves to a coarser place: from an `ExactTable` to `Floors`, from a
+`PatternTable` to the prefix that the pattern begins with (or, if it begins with a star, to a purge
+of everything). A coarser place may invalidate more, never less. A purge is written to its new place
+before it leaves the old one, so a reader in another thread always finds it.
 
 One thread writes at a time; any thread may read without a lock.
 """
@@ -79,7 +80,8 @@ class ExactTable:
             del exact[oldest]  # only now, when the floors hold it
 
     def earliest_after(self, value: str, position: int) -> float | None:
-        """The earliest time of the purges of ``value`` after ``position``; None if there are none."""
+        """The earliest time of the purges of ``value`` after ``position``; None if there are
+        none."""
         if self.newest <= position:
             return None
         value = _bounded(value)
@@ -172,8 +174,8 @@ class PatternTable:
         self.newest = -1
 
     def add(self, pattern: str, matches: Glob, moment: Moment, demote: Demote) -> None:
-        """Take in that ``pattern``, compiled to ``matches``, was purged at ``moment``. ``demote`` is
-        called for each pattern that has to go."""
+        """Take in that ``pattern``, compiled to ``matches``, was purged at ``moment``. ``demote``
+        is called for each pattern that has to go."""
         start = self._order.get(pattern)
         if start is None:
             start = self._lengths.cut(pattern.partition("*")[0])

@@ -25,9 +25,10 @@ _SHARED: Final = (
 def estimate_size(value: object) -> int:
     """About how many bytes ``value`` takes, with everything it refers to.
 
-    Exact for None, numbers, str, bytes and bytearray. Containers are walked through (each object once, so
-    cycles end), other objects through ``__dict__`` and ``__slots__``. Classes, functions and modules count
-    nothing, because they are shared. After some ten thousand objects the rest is extrapolated.
+    Exact for None, numbers, str, bytes and bytearray. Containers are walked through (each object
+    once, so cycles end), other objects through ``__dict__`` and ``__slots__``. Classes, functions
+    and modules count nothing, because they are shared. After some ten thousand objects the rest is
+    extrapolated.
     """
     if value.__class__ in _FLAT:
         return sys.getsizeof(value)
@@ -57,7 +58,8 @@ def estimate_size(value: object) -> int:
 
 
 class _Walk:
-    """A container that is being walked through: ``done`` of its ``count`` children have been visited.
+    """A container that is being walked through: ``done`` of its ``count`` children have been
+    visited.
 
     ``start`` is the total in bytes before the first of them.
     """
@@ -72,7 +74,8 @@ class _Walk:
 
 
 def _extrapolated(walks: Sequence[_Walk], total: int) -> int:
-    """The total, on the assumption that the rest of every open container is like what was visited."""
+    """The total, on the assumption that the rest of every open container is like what was
+    visited."""
     for walk in reversed(walks):
         if walk.done:
             total += (total - walk.start) * (walk.count - walk.done) // walk.done
@@ -82,8 +85,8 @@ def _extrapolated(walks: Sequence[_Walk], total: int) -> int:
 def _children(value: object) -> tuple[Sequence[object], int]:
     """The objects that ``value`` refers to, and their number.
 
-    They are a copy, so that a container may change while it is walked through, and no more than will be
-    visited. So there may be fewer than their number says.
+    They are a copy, so that a container may change while it is walked through, and no more than
+    will be visited. So there may be fewer than their number says.
     """
     cut = _MAX_OBJECTS + 1
     found: list[object] = []

@@ -1,8 +1,8 @@
 """Nodes in buckets by the time their entries expire.
 
-The width of a bucket is at most a sixteenth of the lifetime, and at least one second. So there are some
-hundreds of buckets however many entries, a node is unlinked in O(1), and an entry is reclaimable no later
-than 1/16 of its lifetime after its end.
+The width of a bucket is at most a sixteenth of the lifetime, and at least one second. So there are
+some hundreds of buckets however many entries, a node is unlinked in O(1), and an entry is
+reclaimable no later than 1/16 of its lifetime after its end.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class ExpiryBuckets:
         return bool(self.ends) and self.ends[0] <= now
 
     def first(self) -> Node | None:
-        """A node of the bucket that ends first. None if that bucket is empty; then it is dropped."""
+        """A node of the bucket that ends first. None if that bucket is empty; then it is
+        dropped."""
         ring = self.rings[self.ends[0]]
         node = ring.exp_next
         if node is not ring:

@@ -31,19 +31,20 @@ class MemoryLayer:
     ``budget``     what all entries together may cost: bytes, or a size such as ``"64MB"`` (see
                    `layergate.sizes.parse_size`); at least 4 KiB. Never exceeded.
     ``name``       unique within a stack; the key of metrics.
-    ``ttl``        seconds. The stack keeps no entry in this layer fresh for longer; the layer itself only
-                   carries the attribute. None: no cap.
+    ``ttl``        seconds. The stack keeps no entry in this layer fresh for longer; the layer
+                   itself only carries the attribute. None: no cap.
     ``max_entry``  the largest payload accepted: bytes, or a size. None: an eighth of the budget.
-    ``clock``      seconds since the Unix epoch. Must be the clock that the times of entries come from.
-    ``sizeof``     a function from a value to its bytes, called for entries whose ``size`` is 0. None:
-                   `estimate_size`.
+    ``clock``      seconds since the Unix epoch. Must be the clock that the times of entries come
+                   from.
+    ``sizeof``     a function from a value to its bytes, called for entries whose ``size`` is 0.
+                   None: `estimate_size`.
 
     Raises `ConfigError` for an option that cannot work.
 
-    Safe for threads. Reads take no lock. Writes share one, and hold it for a bounded time, except `keys`,
-    which copies all keys. During a concurrent write a reader gets the entry from before or from after it.
-    A fork during a write empties the copy of the child. Not safe in signal handlers: a write from one would
-    wait for the write that it interrupted.
+    Safe for threads. Reads take no lock. Writes share one, and hold it for a bounded time, except
+    `keys`, which copies all keys. During a concurrent write a reader gets the entry from before or
+    from after it. A fork during a write empties the copy of the child. Not safe in signal handlers:
+    a write from one would wait for the write that it interrupted.
     """
 
     def __init__(
@@ -122,8 +123,8 @@ class MemoryLayer:
         return None if node is None or not node.entry.expires > self._clock() else node.entry
 
     def reads(self, key: Key) -> int | None:
-        """How often an entry has been read lately: 0 if not since it was stored, at most 4. None if there
-        is no entry, or if it has expired. Not counted as a read."""
+        """How often an entry has been read lately: 0 if not since it was stored, at most 4. None if
+        there is no entry, or if it has expired. Not counted as a read."""
         node = self._nodes.get(key)
         if node is None or not node.entry.expires > self._clock():
             return None
@@ -148,7 +149,8 @@ class MemoryLayer:
 
     @property
     def largest(self) -> int:
-        """The largest payload that is ever kept, in bytes: ``max_entry``, if the budget has room for it."""
+        """The largest payload that is ever kept, in bytes: ``max_entry``, if the budget has room
+        for it."""
         return min(self.max_entry, self.budget - OVERHEAD)
 
     def takes(self, key: Key, size: int, tags: tuple[str, ...] = ()) -> bool:
@@ -182,8 +184,8 @@ class MemoryLayer:
             return list(self._nodes)
 
     def scan(self, most: int) -> tuple[list[tuple[Key, Entry]], bool]:
-        """At most ``most`` keys with their entries, and whether these are all. Takes the lock and O(most)
-        time. Not counted as reads."""
+        """At most ``most`` keys with their entries, and whether these are all. Takes the lock and
+        O(most) time. Not counted as reads."""
         with self._lock:
             found = [(key, node.entry) for key, node in islice(self._nodes.items(), most)]
             return found, len(found) == len(self._nodes)
@@ -193,8 +195,8 @@ class MemoryLayer:
 
         ``evictions``    entries removed to make room,
         ``expirations``  entries reclaimed because their ``expires`` had passed,
-        ``rejections``   entries declined: too large, large and seen for the first time, or expired on
-                         arrival.
+        ``rejections``   entries declined: too large, large and seen for the first time, or expired
+                         on arrival.
         """
         store = self._store
         return {
@@ -211,12 +213,12 @@ class MemoryLayer:
     def set(self, key: Key, entry: Entry) -> None:
         """Keep the entry, replacing any other under this key.
 
-        The layer declines a payload over ``max_entry``, a cost over the budget, an entry whose ``expires``
-        has passed, and a large entry (over 1/40 of the budget, at least 4 KiB) that is new here while there
-        is no free room for it. Then nothing is under the key afterwards.
+        The layer declines a payload over ``max_entry``, a cost over the budget, an entry whose
+        ``expires`` has passed, and a large entry (over 1/40 of the budget, at least 4 KiB) that is
+        new here while there is no free room for it. Then nothing is under the key afterwards.
 
-        Raises whatever ``sizeof`` raises, and `ValueError` if it returns a negative size. Then, too, nothing
-        is under the key afterwards.
+        Raises whatever ``sizeof`` raises, and `ValueError` if it returns a negative size. Then,
+        too, nothing is under the key afterwards.
         """
         try:
             payload = entry.size
@@ -229,8 +231,8 @@ class MemoryLayer:
             self.delete(key)
             raise
         now = self._clock()
-        # What leaves is collected here and freed after the lock is released: freeing may take long, and
-        # may run a finalizer that uses this very layer.
+        # What leaves is collected here and freed after the lock is released: freeing may take long,
+        # and may run a finalizer that uses this very layer.
         dead: list[object] = []
         store = self._store
         with self._lock:
@@ -260,16 +262,16 @@ class MemoryLayer:
         with self._lock:
             nodes, rings = self._store.clear()
             self._nodes = self._store.nodes
-        # The rings are cut here, outside the lock. Left to the garbage collector, millions of linked
-        # nodes would be one long pause for every thread.
+        # The rings are cut here, outside the lock. Left to the garbage collector, millions of
+        # linked nodes would be one long pause for every thread.
         for node in chain(nodes.values(), rings):
             node.prev = node.next = node.exp_prev = node.exp_next = NIL
 
     def reclaim(self, limit: int = 1000) -> int:
         """Remove at most ``limit`` expired entries, and return how many were removed.
 
-        Writes do this in passing. Call it from time to time where writes are rare. An entry may stay for up
-        to a sixteenth of its lifetime (at least a second) after its ``expires``.
+        Writes do this in passing. Call it from time to time where writes are rare. An entry may
+        stay for up to a sixteenth of its lifetime (at least a second) after its ``expires``.
         """
         dead: list[object] = []
         now = self._clock()

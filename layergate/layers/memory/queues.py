@@ -16,9 +16,9 @@ _HASH_MASK: Final = (1 << 60) - 1  # two digits of a CPython int: 32 bytes inste
 class Node:
     """One entry's place in the dict, in a queue and in an expiry bucket.
 
-    ``prev`` and ``next`` link the queue, ``exp_prev`` and ``exp_next`` the bucket. Both are rings around
-    a sentinel. A node that is in no ring links to `NIL`, so that a reader that still holds one node
-    does not keep a chain of removed ones alive.
+    ``prev`` and ``next`` link the queue, ``exp_prev`` and ``exp_next`` the bucket. Both are rings
+    around a sentinel. A node that is in no ring links to `NIL`, so that a reader that still holds
+    one node does not keep a chain of removed ones alive.
 
     ``cost`` is in bytes. ``freq`` counts reads, up to 3.
     """
@@ -119,7 +119,7 @@ class Ghost:
         digest = hash(key) & _HASH_MASK
         if digest not in self._members:
             return False
-        # The key keeps its place in the order until its turn comes. If it returns to the ghost queue
-        # before that, it is forgotten a little early; searching the order would cost more.
+        # The key keeps its place in the order until its turn comes. If it returns to the ghost
+        # queue before that, it is forgotten a little early; searching the order would cost more.
         self._members.remove(digest)
         return True

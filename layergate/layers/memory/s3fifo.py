@@ -1,33 +1,35 @@
 """What the memory layer holds, and which entry leaves when room is needed.
 
 The algorithm is S3-FIFO, as described in Yang et al., "FIFO queues are all you need for cache
-eviction", SOSP 2023, with the names of the paper: a *small* queue (10 % of the budget) on probation, a
-*main* queue, a *ghost* queue of key hashes, and two bits of *freq* per entry. It was chosen because a hit
-moves nothing, so `MemoryLayer.peek` needs no lock, and because most keys of a web cache are requested only
-once: they leave through *small* without ever displacing *main*. SIEVE has an equally cheap hit and one
-queue less, and was measured beside it (``benchmarks/eviction.py``, hit ratios in % for S3-FIFO / SIEVE /
-LRU): nearly level on Zipf traffic (73.9 / 73.4 / 69.1), behind where large one-hit wonders pass through
-(67.4 / 63.6 / 47.6), and behind where popularity shifts (66.6 / 61.1 / 67.7).
+eviction", SOSP 2023, with the names of the paper: a *small* queue (10 % of the budget) on
+probation, a *main* queue, a *ghost* queue of key hashes, and two bits of *freq* per entry. It was
+chosen because a hit moves nothing, so `MemoryLayer.peek` needs no lock, and because most keys of a
+web cache are requested only once: they leave through *small* without ever displacing *main*. SIEVE
+has an equally cheap hit and one queue less, and was measured beside it (``benchmarks/eviction.py``,
+hit ratios in % for S3-FIFO / SIEVE / LRU): nearly level on Zipf traffic (73.9 / 73.4 / 69.1),
+behind where large one-hit wonders pass through (67.4 / 63.6 / 47.6), and behind where popularity
+shifts (66.6 / 61.1 / 67.7).
 
 This implementation differs from the paper in these points:
 
 - Queues are measured in bytes, not in entries.
-- *Large* entries cost more than a quarter of the small queue, which is 1/40 of the budget. They are kept
-  while there is free room. When room must be made, a large entry is declined on first sight, remembered in
-  the ghost queue, and admitted straight to *main* when it comes again ("cache on second hit", Maggs and
-  Sitaraman, "Algorithmic nuggets in content delivery", CCR 2015). So a large one-hit wonder evicts nothing.
+- *Large* entries cost more than a quarter of the small queue, which is 1/40 of the budget. They are
+  kept while there is free room. When room must be made, a large entry is declined on first sight,
+  remembered in the ghost queue, and admitted straight to *main* when it comes again ("cache on
+  second hit", Maggs and Sitaraman, "Algorithmic nuggets in content delivery", CCR 2015). So a large
+  one-hit wonder evicts nothing.
 - One read on probation earns a place in *main*. The paper requires two; that measured lower.
 - One eviction from *main* gives at most `_SECOND_CHANCES` entries another round. When everything is
   popular, one entry is as good a victim as the next, and no write walks the whole queue.
-- An expired entry is dropped wherever it is met, and does not count as an eviction. If it was wanted (it
-  was in *main*, or was read since it came), its ghost remains, so that the refetched entry goes straight to
-  *main*.
+- An expired entry is dropped wherever it is met, and does not count as an eviction. If it was
+  wanted (it was in *main*, or was read since it came), its ghost remains, so that the refetched
+  entry goes straight to *main*.
 
-An entry is charged for its key, its payload, its tags, and `OVERHEAD` bytes for everything around them, so
-that the budget is close to what the process grows by.
+An entry is charged for its key, its payload, its tags, and `OVERHEAD` bytes for everything around
+them, so that the budget is close to what the process grows by.
 
-`MemoryLayer` calls `S3Fifo` under its lock. Nothing here locks, reads a clock or frees memory: whatever
-leaves is appended to ``dead``, and the caller frees it after the lock is released.
+`MemoryLayer` calls `S3Fifo` under its lock. Nothing here locks, reads a clock or frees memory:
+whatever leaves is appended to ``dead``, and the caller frees it after the lock is released.
 """
 
 from __future__ import annotations
@@ -45,9 +47,9 @@ __all__ = ["OVERHEAD", "S3Fifo", "cost_of"]
 OVERHEAD: Final = 640
 """Bytes charged to every entry on top of key, payload and tags.
 
-Measured (``benchmarks/memory_overhead.py``) as the growth of the resident set per entry, less the sizes of
-key, payload and tags. It covers the node, its share of the dict, of the ghost queue and of the buckets, the
-`Entry` with its numbers, and what the allocator rounds up.
+Measured (``benchmarks/memory_overhead.py``) as the growth of the resident set per entry, less the
+sizes of key, payload and tags. It covers the node, its share of the dict, of the ghost queue and of
+the buckets, the `Entry` with its numbers, and what the allocator rounds up.
 """
 
 _SMALL_SHARE: Final = 10  # small is a tenth of the budget
@@ -107,7 +109,8 @@ class S3Fifo:
     def clear(self) -> tuple[dict[Key, Node], tuple[Node, ...]]:
         """Forget everything but the counters, without touching the nodes.
 
-        Returns the nodes and the sentinels, so that the caller can cut their links outside the lock.
+        Returns the nodes and the sentinels, so that the caller can cut their links outside the
+        lock.
         """
         linked = self.nodes, (self.small.ring, self.main.ring, *self.expiry.rings.values())
         self._clear()
@@ -141,8 +144,9 @@ class S3Fifo:
             queue.bytes += cost - node.cost
             node.cost = cost
         else:
-            # Out of its queue while room is made, or it could be its own victim. A large entry goes to
-            # main: it must not push everything else out of small, and it is wanted, as it came again.
+            # Out of its queue while room is made, or it could be its own victim. A large entry goes
+            # to main: it must not push everything else out of small, and it is wanted, as it came
+            # again.
             queue.remove(node)
             self._make_room(cost, now, dead)
             node.cost = cost
@@ -168,8 +172,8 @@ class S3Fifo:
                 limit -= 1
 
     def _remember(self, key: Key) -> None:
-        # As many ghosts as there are entries: the bound of the paper, in proportion to the memory that
-        # OVERHEAD has charged for them.
+        # As many ghosts as there are entries: the bound of the paper, in proportion to the memory
+        # that OVERHEAD has charged for them.
         self.ghost.add(key, len(self.nodes) + 1)
 
     def _make_room(self, cost: int, now: float, dead: list[object]) -> None:
