@@ -1,9 +1,9 @@
 """Sizes as people write them: ``"256MB"``, ``"1.5 GiB"``, ``"64kb"``, or a plain number of bytes.
 
-KB and KiB, MB and MiB, GB and GiB, TB and TiB are the same thing here: powers of 1024. These
-numbers are memory budgets, and the tools that sit next to this library in production (nginx's
-``10m``, Varnish's ``malloc,256m``, Redis's ``maxmemory 256mb``) count so. A budget that meant 7 %
-less than its neighbour's would be a trap, and no one wants a cache of exactly 10**6 bytes.
+KB and KiB, MB and MiB, GB and GiB, TB and TiB mean the same: powers of 1024. These sizes are memory
+budgets, and the tools that run next to this library in production (nginx's ``10m``, Varnish's
+``malloc,256m``, Redis's ``maxmemory 256mb``) count this way. A budget that meant 7 % less than its
+neighbor's would be a trap, and a cache of exactly 10**6 bytes has no use.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ _FACTORS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
 
 def parse_size(value: int | str, *, option: str) -> int:
-    """The size in bytes, at least 1; fractions of a byte are dropped.
+    """The size in bytes, at least 1. Fractions of a byte are dropped.
 
-    ``value`` is a number of bytes (an int), or a string: a decimal number, then optionally a unit
-    ``B``, ``K``/``KB``/``KiB``, ``M...``, ``G...`` or ``T...`` in any case, with or without a
-    space. Every unit is a power of 1024.
+    ``value``   a number of bytes (an int), or a string: a decimal number, then optionally a unit
+                ``B``, ``K``/``KB``/``KiB``, ``M...``, ``G...`` or ``T...`` in any case, with or
+                without a space. Every unit is a power of 1024.
+    ``option``  the name of the setting in error messages.
 
-    ``option`` is the name the error message gives to the setting.
-
-    Raises `ConfigError` for anything else: another type (bool and float included), a malformed
-    string, a size below one byte or beyond what this platform can address.
+    Raises `ConfigError` for anything else: another type (including bool and float), a malformed
+    string, a size below one byte, or a size beyond what this platform can address.
     """
     size = _read(value)
     if size is None:

@@ -1,11 +1,11 @@
-"""A breaker: what fails again and again is not asked for a while.
+"""A circuit breaker: a system that fails again and again is not called for a while.
 
     closed ──(so many failures in a row)──> open ──(retry time)──> half-open ──(success)──> closed
                                              ^────────(failure)────────┘
 
-While it is open nobody waits for a sick system. When the retry time has come, one call is let
-through as a probe; no other until that has an outcome, or until another retry interval has passed
-(a probe may be cancelled, and then never tells).
+While it is open, no request waits for the failing system. When the retry time has come, one call is
+let through as a probe. No other call is, until the probe has an outcome or another retry interval
+has passed, because a probe may be cancelled and then never reports.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ State: TypeAlias = Literal["closed", "half-open", "open"]
 
 _NUMBERS: Final[dict[State, int]] = {"closed": 0, "half-open": 1, "open": 2}
 _GROWTH: Final = 2.0
-_JITTER: Final = 0.25  # of the interval, added at random: instances do not probe in step
+_JITTER: Final = (
+    0.25  # share of the interval added at random, so that instances do not probe in step
+)
 
 
 class Breaker:
-    """Counts outcomes, says who may try.
+    """Counts outcomes, and decides which calls may be made.
 
-    `enter` before a call; then `succeeded` or `failed` with the ticket it gave. Outcomes of calls
-    that began before the breaker last opened or closed are ignored: of a thousand calls in flight
-    when a system dies the first few open the breaker, and the others neither prolong the retry
-    interval nor open it again after it has recovered.
+    Call `enter` before a call, then `succeeded` or `failed` with the ticket that it returned.
+    Outcomes of calls that began before the breaker last opened or closed are ignored. So when a
+    system dies with a thousand calls in flight, the first few failures open the breaker, and the
+    others neither prolong the retry interval nor open it again after it has recovered.
 
-    ``clock``     seconds, monotonic.
+    ``clock``     monotonic seconds.
     ``random``    uniform in [0, 1).
-    ``lock``      held for a few instructions, never while something is awaited.
-    ``failures``  in a row that open it.
-    ``retry``     seconds until the first probe; each probe that fails doubles it, up to ``cap``.
-    ``changed``   called with (state before, state now), after the fact and without the lock.
+    ``lock``      held for a few instructions, never across an await.
+    ``failures``  how many in a row open the breaker.
+    ``retry``     seconds until the first probe. Each probe that fails doubles them, up to ``cap``.
+    ``changed``   called with (state before, state now), after the change and without the lock.
+    ``opened``    how often the breaker went from closed to open.
     """
 
     __slots__ = (
@@ -74,10 +77,11 @@ class Breaker:
         self._cap = max(retry, cap)
         self._changed = changed
         self._state: State = "closed"
-        self._failed = 0  # in a row
+        self._failed = 0  # failures in a row
         self._interval = retry
         self._retry_at = 0.0
-        # Counts openings and closings. A ticket is the era it was given in.
+        # Counts openings and closings. A ticket is the era in which it was given.
+        # >82
         self._era = 0
         self.opened = 0  # how often it went from closed to open
 
@@ -87,19 +91,18 @@ class Breaker:
 
     @property
     def number(self) -> int:
-        """The state for metrics: 0 closed, 1 half-open, 2 open."""
+        """The state as a number for metrics: 0 closed, 1 half-open, 2 open."""
         return _NUMBERS[self._state]
 
     def enter(self, *, probe: bool = False) -> int | None:
-        """A ticket for one call, or None: do not ask now.
+        """A ticket for one call; None if the system must not be called now.
 
-        With ``probe`` the call is let through in any state: it is the caller who decides how often
-        the system is tried.
+        ``probe``: the call is let through in any state. The caller limits how often it probes.
         """
         if self._state == "closed":
             return self._era
         with self._lock:
-            if self.state == "closed":  # by now
+            if self.state == "closed":  # it closed meanwhile
                 return self._era
             now = self._clock()
             if not probe and now < self._retry_at:
@@ -113,7 +116,7 @@ class Breaker:
         return era
 
     def succeeded(self, ticket: int) -> None:
-        """The call was answered, if only to refuse it."""
+        """The system answered the call, even if only to refuse it."""
         if not self._failed and self._state == "closed":
             return
         with self._lock:
@@ -129,13 +132,13 @@ class Breaker:
         self._tell(was, "closed")
 
     def failed(self, ticket: int) -> None:
-        """The call was not answered, or not in time."""
+        """The system did not answer the call, or not in time."""
         with self._lock:
             if ticket != self._era:
                 return
             was = self._state
             if was == "open":
-                return  # the outcome of a probe that was given up on
+                return  # the outcome of a probe that was given up
             if was == "closed":
                 self._failed += 1
                 if self._failed < self._failures:

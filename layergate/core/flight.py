@@ -1,4 +1,5 @@
-"""In-process single-flight: who leads the fetch of a key, and how the others are woken."""
+"""In-process single-flight: which fetch of a key is under way, and how waiting requests are
+woken."""
 
 from __future__ import annotations
 
@@ -11,10 +12,10 @@ __all__ = ["Flights", "Pulse"]
 
 
 class Pulse:
-    """Wakes everyone who waits for "something changed".
+    """Wakes all tasks or threads that wait for "something changed".
 
-    A waiter passes the ``version`` it has seen, so a change between looking and waiting is never
-    missed. A waiter that is cancelled or times out leaves nothing behind.
+    A waiter passes the ``version`` that it has seen, so a change between looking and waiting is
+    never missed. A waiter that is cancelled or times out leaves nothing behind.
     """
 
     __slots__ = ("_lock", "_runtime", "_waiters", "version")
@@ -26,7 +27,7 @@ class Pulse:
         self.version = 0
 
     def beat(self) -> None:
-        """Something changed: wake all who wait."""
+        """Something changed: wake all waiters."""
         with self._lock:
             self.version += 1
             waiters, self._waiters = self._waiters, set()
@@ -34,10 +35,12 @@ class Pulse:
             event.set()
 
     async def wait(self, seen: int, timeout: float | None = None) -> bool:
-        """Return True when ``version`` differs from ``seen``; False after ``timeout`` seconds."""
+        """Wait until ``version`` differs from ``seen``, then return True; False after
+        ``timeout`` seconds (None: no limit)."""
         if self.version != seen:
             return True
-        # Made outside the lock: a runtime may use the occasion to end dead work, which may beat us.
+        # Made outside the lock: a runtime may clean up ended work in `event`, which may call
+        # `beat`.
         event = self._runtime.event()
         with self._lock:
             if self.version != seen:
@@ -58,7 +61,7 @@ F = TypeVar("F")
 
 
 class Flights(Generic[F]):
-    """The flights under way, at most one per key."""
+    """The flights under way, at most one for each key."""
 
     __slots__ = ("_flights", "_lock")
 
@@ -70,9 +73,10 @@ class Flights(Generic[F]):
         return self._flights.get(key)
 
     def lead(self, key: Key, flight: F, *, instead_of: F | None = None) -> F:
-        """Make ``flight`` the key's flight and return it; or return the one that is there.
+        """Make ``flight`` the flight of the key and return it; or return the flight that is already
+        there.
 
-        One that is there gives way only if it is ``instead_of``.
+        A flight that is there is replaced only if it is ``instead_of``.
         """
         with self._lock:
             present = self._flights.get(key)
@@ -82,7 +86,7 @@ class Flights(Generic[F]):
             return present
 
     def land(self, key: Key, flight: F) -> None:
-        """Take the flight off the table, if it is still the key's flight."""
+        """Remove the flight, if it is still the flight of the key."""
         with self._lock:
             if self._flights.get(key) is flight:
                 del self._flights[key]

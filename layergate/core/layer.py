@@ -28,15 +28,15 @@ class Layer(Protocol):
 
     Optional attributes, all in seconds, None for none: ``ttl``, ``stale_while_revalidate``,
     ``stale_if_error`` cap what the stack writes here; with a ``timeout`` the layer ends its own
-    operations, and the stack's ``layer_timeout`` is not for it. ``largest``: the most bytes of an entry
-    that it ever keeps.
+    operations, and the stack's ``layer_timeout`` is not for it. ``largest``: the most bytes of an
+    entry that it ever keeps.
 
-    Optional methods: ``look``, as `get`, for an observer: it leaves no trace in ``stats``, nor in what is
-    evicted next. ``takes(key, size, tags)``: would an entry of ``size`` bytes be kept, as things are
-    now? It answers at once, without I/O; a layer that has no such method is taken to keep everything.
-    ``reads`` and ``fade``, of a top layer: how often something has been read of late, for what bounds
-    the number of entries of one kind; see `MemoryLayer.reads`. ``scan``, as in `MemoryLayer`: without it
-    nobody can tell what a purge meets here.
+    Optional methods: ``look``, as `get`, for an observer: it leaves no trace in ``stats``, nor in
+    what is evicted next. ``takes(key, size, tags)``: would an entry of ``size`` bytes be kept, as
+    things are now? It answers at once, without I/O; a layer that has no such method is taken to
+    keep everything. ``reads`` and ``fade``, of a top layer: how often something has been read of
+    late, for what bounds the number of entries of one kind; see `MemoryLayer.reads`. ``scan``, as
+    in `MemoryLayer`: without it nobody can tell what a purge meets here.
     """
 
     @property

@@ -20,7 +20,8 @@ class Waiting(Protocol):
     """A wait strategy. Immutable, so that it can be shared."""
 
     def delays(self, random: Callable[[], float]) -> Iterator[float]:
-        """The pauses of one wait, in seconds, each > 0. Endless. ``random`` is uniform in [0, 1)."""
+        """The pauses of one wait, in seconds, each > 0. Endless. ``random`` is uniform in [0,
+        1)."""
         ...
 
 
@@ -46,8 +47,8 @@ class Fixed:
 class Exponential:
     """Look after ``first`` seconds, then after ``factor`` times as long each time, up to ``most``.
 
-    ``jitter``: which share of a pause is random, from 0 (none) to 1, so that those who began to wait
-    together do not all look at once. It only ever shortens.
+    ``jitter``: which share of a pause is random, from 0 (none) to 1, so that those who began to
+    wait together do not all look at once. It only ever shortens.
 
     Raises ConfigError.
     """

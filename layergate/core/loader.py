@@ -38,16 +38,16 @@ class Loader(Fetching):
                          themselves, and nothing is stored for them (event ``bypass``).
     ``max_refreshes``    how many background refreshes may run at once; beyond it the stale value
                          is served without one (event ``refresh_skipped``).
-    ``fetch_term``       seconds after which a flight that has not landed is given up: those who wait
-                         for it go on waiting, the next caller begins a new one, and what the old
-                         one brings is not stored. It is not stopped; give fetches timeouts of
+    ``fetch_term``       seconds after which a flight that has not landed is given up: those who
+                         wait for it go on waiting, the next caller begins a new one, and what the
+                         old one brings is not stored. It is not stopped; give fetches timeouts of
                          their own.
     ``layer_timeout``    seconds that one operation of a layer may take; beyond, it has failed.
-    ``stale_if_untrusted``
-                         seconds after losing touch with a shared layer's log for which a stale value
-                         may still stand in for a fetch that fails, within its ``stale_if_error``. A
-                         purge that passes meanwhile goes unheard, so a receipt's ``final`` does not
-                         cover these values. None: what may have been purged never stands in.
+    ``stale_if_untrusted`` seconds after losing touch with a shared layer's log for which a stale
+                         value may still stand in for a fetch that fails, within its
+                         ``stale_if_error``. A purge that passes meanwhile goes unheard, so a
+                         receipt's ``final`` does not cover these values. None: what may have been
+                         purged never stands in.
 
     Values are handed out as they are, not copied: do not change what `get` returns.
 
@@ -377,7 +377,8 @@ class Loader(Fetching):
     # -- the rest ------------------------------------------------------------------------------
 
     def metrics(self) -> dict[str, Any]:
-        """As `Stack.metrics`, and the flights under way, and those that are background refreshes."""
+        """As `Stack.metrics`, and the flights under way, and those that are background
+        refreshes."""
         flights = {
             "under_way": len(self._fetches.table),
             "refreshing": len(self._fetches.refreshing),

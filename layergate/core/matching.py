@@ -1,7 +1,7 @@
-"""What a purge is about to reach: a bounded look through what this process holds, before it is applied.
+"""What a purge will match: a bounded scan of what this process holds, before the purge is applied.
 
-A purge itself never looks for entries (see `invalidation`). This is for who asks for one and wants to
-know whether there was anything of that name, or whether they have mistyped it.
+A purge itself never searches for entries (see `invalidation`). This scan is for the receipt: it
+tells whether anything of that name was there, or whether the name may be mistyped.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from layergate.core.layer import Key
 __all__ = ["MOST", "MOST_BY_LABEL", "PART", "Matched", "Matching"]
 
 MOST: Final = 10_000
-"""Entries that are looked at for one purge by tags: some 10 ms of work, measured."""
+"""Entries that are scanned for one purge by tags. Measured at some 10 ms of work."""
 MOST_BY_LABEL: Final = 5_000
-"""As many if their labels are needed, which takes longer: some 20 ms."""
+"""Entries that are scanned if their labels are needed, which takes longer: some 20 ms."""
 PART: Final = 100
-"""Of these, as many as are looked at without a pause: less than a millisecond."""
+"""Entries that are scanned without a pause: less than a millisecond."""
 
 
 class Matched(NamedTuple):
-    """``matched``, ``matched_at_least``, ``seen``, ``unknown``: see `PurgeReceipt`."""
+    """What a scan found. See `PurgeReceipt` for the fields."""
 
     matched: int | None = None
     matched_at_least: bool = False
@@ -33,9 +33,9 @@ class Matched(NamedTuple):
 
 
 class Matching:
-    """Which of the things that a purge names are met among entries, and by how many of these.
+    """Which of the things that a purge names match entries, and how many entries they match.
 
-    ``named``: the marks of each thing. Raises KeyRefused for a pattern that `glob` refuses.
+    ``named``: the invalidations of each thing. Raises KeyRefused for a pattern that `glob` refuses.
     """
 
     def __init__(self, named: Sequence[Sequence[Invalidation]]) -> None:
@@ -59,7 +59,8 @@ class Matching:
         self.most = MOST_BY_LABEL if self._by_label else MOST
 
     def meets(self, entry: Entry, key: Key, label: Callable[[Key], str]) -> bool:
-        """Is this entry one of those that are named? ``label``: gives the label of its key."""
+        """Whether this entry is named, and note by which of the things. ``label``: gives the
+        label of its key."""
         if not self._by_label and not self._all and self._tags.keys().isdisjoint(entry.tags):
             return False
         met = [*self._all]
@@ -76,5 +77,5 @@ class Matching:
 
     @property
     def all_seen(self) -> bool:
-        """Has everything that is named met some entry?"""
+        """Whether everything that is named has matched an entry."""
         return not self._unseen

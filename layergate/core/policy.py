@@ -24,14 +24,14 @@ __all__ = [
 MAX_KEY_BYTES: Final = 4096
 MAX_TAGS: Final = 64
 MAX_TAG_LENGTH: Final = 256
-MAX_SECONDS: Final = 2**31  # as RFC 9111 1.2.2: 68 years are for ever
+MAX_SECONDS: Final = 2**31  # 68 years, which RFC 9111 1.2.2 takes for infinity
 
 TimeToLive: TypeAlias = float | Mapping[str, float]
 Tags: TypeAlias = Iterable[str] | Callable[[Any], Iterable[str]]
 
 
 class Options(TypedDict, total=False):
-    """The keyword options of `get`, `mget` and `wrap`; see `Loader.get` for their meaning."""
+    """The keyword options of `get`, `mget` and `wrap`. See `Loader.get` for their meaning."""
 
     ttl: TimeToLive | None
     tags: Tags
@@ -47,7 +47,7 @@ class Options(TypedDict, total=False):
 def checked_key(key: Any) -> None:
     """Raises KeyRefused unless ``key`` is a non-empty str or bytes of at most 4096 bytes."""
     if isinstance(key, str):
-        # A character is at most four bytes: most keys need no encoding to know that they fit.
+        # A character is at most four bytes, so most keys need not be encoded to know that they fit.
         size = len(key)
         if size * 4 > MAX_KEY_BYTES:
             size = len(key.encode("utf-8", "surrogatepass"))
@@ -86,8 +86,10 @@ def _seconds(option: str, value: Any, remedy: str, *, zero: bool = False) -> flo
         or (value == 0 and not zero)
         or value > MAX_SECONDS
     ):
-        least = "from 0" if zero else "above 0"
-        raise ConfigError(f"{option} must be seconds, {least} to 2**31, got {value!r}; {remedy}")
+        least = "at least 0" if zero else "more than 0"
+        raise ConfigError(
+            f"{option} must be {least} and at most 2**31 seconds, got {value!r}; {remedy}"
+        )
     return float(value)
 
 
@@ -97,15 +99,23 @@ def _fraction(option: str, value: Any, remedy: str, *, zero: bool) -> float:
         or not isinstance(value, (int, float))
         or not (0 <= value < 1 if zero else 0 < value < 1)
     ):
-        least = "from 0" if zero else "above 0"
+        least = "at least 0" if zero else "more than 0"
         raise ConfigError(
-            f"{option} must be a fraction, {least} to below 1, got {value!r}; {remedy}"
+            f"{option} must be a fraction, {least} and less than 1, got {value!r}; {remedy}"
         )
     return float(value)
 
 
 class Policy:
-    """Checked options. ``ttl`` is the longest lifetime; ``per_layer`` caps the single layers."""
+    """Checked options, with the same meaning as for `Loader.get`.
+
+    ``ttl``        seconds; the longest lifetime.
+    ``per_layer``  seconds by layer name, if ``ttl`` was given per layer; else None.
+    ``tags``       the tags, if they do not depend on the value.
+    ``tag_of``     a function from a value to its tags; else None.
+
+    Raises ConfigError or KeyRefused, naming the option.
+    """
 
     __slots__ = (
         "force",
@@ -145,7 +155,7 @@ class Policy:
             self.per_layer = _per_layer(ttl, layers)
             self.ttl = max(self.per_layer.values())
         else:
-            self.ttl = _seconds("ttl", ttl, "do not cache at all by calling the fetch yourself")
+            self.ttl = _seconds("ttl", ttl, "to not cache at all, call the fetch yourself")
         self.tag_of: Callable[[Any], Iterable[str]] | None = None
         self.tags: tuple[str, ...] = ()
         if callable(tags):
@@ -153,48 +163,56 @@ class Policy:
         elif tags:
             self.tags = checked_tags(tags)
         self.stale_while_revalidate = _seconds(
-            "stale_while_revalidate", stale_while_revalidate, "0 for no window", zero=True
+            "stale_while_revalidate", stale_while_revalidate, "use 0 for no window", zero=True
         )
         self.stale_if_error = _seconds(
-            "stale_if_error", stale_if_error, "0 for no window", zero=True
+            "stale_if_error", stale_if_error, "use 0 for no window", zero=True
         )
         self.negative_ttl = negative_ttl
         if negative_ttl is not None:
             self.negative_ttl = _seconds(
-                "negative_ttl", negative_ttl, "0 to not cache None, None to use ttl", zero=True
+                "negative_ttl",
+                negative_ttl,
+                "use 0 to not cache None, or None to use ttl",
+                zero=True,
             )
-        self.jitter = _fraction("jitter", jitter, "0 for none", zero=True)
+        self.jitter = _fraction("jitter", jitter, "use 0 for no jitter", zero=True)
         self.refresh_ahead = refresh_ahead
         if refresh_ahead is not None:
             self.refresh_ahead = _fraction(
-                "refresh_ahead", refresh_ahead, "None for none", zero=False
+                "refresh_ahead", refresh_ahead, "use None for no refresh ahead", zero=False
             )
         self.soft_timeout = soft_timeout
         if soft_timeout is not None:
-            self.soft_timeout = _seconds("soft_timeout", soft_timeout, "None for none", zero=True)
+            self.soft_timeout = _seconds(
+                "soft_timeout", soft_timeout, "use None for no soft timeout", zero=True
+            )
         self.timeout = timeout
         if timeout is not None:
-            self.timeout = _seconds("timeout", timeout, "None to wait without limit")
+            self.timeout = _seconds("timeout", timeout, "use None to wait without limit")
         if not isinstance(force, bool):
-            raise ConfigError(f"force must be True or False, got {force!r}; leave it out for False")
+            raise ConfigError(
+                f"force must be True or False, got {force!r}; leave it out to use False"
+            )
         self.force = force
 
     def copy(self, **changes: Any) -> Policy:
-        """The same with some attributes changed, which are not checked again."""
+        """The same options with some attributes changed. The changes are not checked."""
         other = object.__new__(Policy)
         for name in self.__slots__:
             setattr(other, name, changes[name] if name in changes else getattr(self, name))
         return other
 
     def tags_of(self, value: Any) -> tuple[str, ...]:
-        """The tags of a fetched value. Raises KeyRefused, and what a callable ``tags`` raises."""
+        """The tags of a fetched value. Raises KeyRefused, and whatever a callable ``tags``
+        raises."""
         return self.tags if self.tag_of is None else checked_tags(self.tag_of(value))
 
 
 def _per_layer(ttl: Mapping[str, float], layers: Sequence[Layer]) -> dict[str, float]:
     names = [layer.name for layer in layers]
     if not ttl or not set(ttl) <= set(names):
-        raise ConfigError(f"ttl must name layers out of {names}, got {dict(ttl)!r}")
+        raise ConfigError(f"ttl must name layers among {names}, got {dict(ttl)!r}")
     return {
         name: _seconds(
             f"ttl[{name!r}]", value, "leave the layer out to use the longest of the others"
@@ -208,14 +226,14 @@ def _layers_own_ttl(layers: Sequence[Layer]) -> float:
     known = [ttl for ttl in own if ttl is not None]
     if len(known) < len(own):
         raise ConfigError(
-            "ttl must be given, in seconds, got None; pass ttl=..., or CacheStack(..., ttl=...),"
+            "ttl must be a number of seconds, got None; pass ttl=..., or CacheStack(..., ttl=...),"
             " or give every layer a ttl of its own"
         )
     return float(max(known))
 
 
 def checked_keys(keys: Iterable[Key]) -> list[Key]:
-    """The keys without duplicates, in their order. Raises KeyRefused as `checked_key`."""
+    """The keys without duplicates, in their order. Raises KeyRefused as `checked_key` does."""
     if isinstance(keys, (str, bytes)):
         raise KeyRefused(f"keys must be a list of keys, got {keys!r}; write [{keys!r}]")
     listed = list(keys)

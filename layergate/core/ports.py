@@ -1,4 +1,5 @@
-"""What the core needs from outside: a clock, a way to wait, a way to run something in the background.
+"""What the core needs from outside: a clock, a way to wait, a way to run something in the
+background.
 
 Engine code is ``async def`` and awaits nothing but these ports (and layers). Under asyncio they
 suspend; under threads their ``async def`` methods block, so that a coroutine runs to its end in one

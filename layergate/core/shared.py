@@ -1,8 +1,8 @@
 """What the core needs from a system that several instances share: a log, leases, a layer with both.
 
-An *instance* is one process that uses the shared layer. Each tails the log, and is *trusted* until a
-moment on its own monotonic clock: until then no purge can have become final without it, because the
-shared system would have waited for its word. Past that moment it treats what it holds as stale,
+An *instance* is one process that uses the shared layer. Each tails the log, and is *trusted* until
+a moment on its own monotonic clock: until then no purge can have become final without it, because
+the shared system would have waited for its word. Past that moment it treats what it holds as stale,
 until it has caught up with the log. No clocks of two machines are ever compared (G3).
 """
 
@@ -22,7 +22,8 @@ __all__ = ["Joining", "Lease", "Leases", "Log", "SharedLayer", "Waited"]
 
 
 class Log(Protocol):
-    """The invalidation log as one instance sees it. It applies records to the stack's `Invalidations`."""
+    """The invalidation log as one instance sees it. It applies records to the stack's
+    `Invalidations`."""
 
     @property
     def trusted_until(self) -> float:
@@ -53,7 +54,8 @@ class Log(Protocol):
         ...
 
     async def leave(self) -> None:
-        """This instance goes: purges need not wait for it any more. A later `catch_up` joins anew."""
+        """This instance goes: purges need not wait for it any more. A later `catch_up` joins
+        anew."""
         ...
 
     def forked(self) -> None:
@@ -95,9 +97,9 @@ class Lease(Protocol):
         ...
 
     async def release(self, *, free: bool = False) -> None:
-        """Give it back and wake those who wait; if the shared system is away, as soon as it is back.
-        ``free``: what was fetched is not to be shared, so they may all fetch at once. Idempotent,
-        never raises."""
+        """Give it back and wake those who wait; if the shared system is away, as soon as it is
+        back. ``free``: what was fetched is not to be shared, so they may all fetch at once.
+        Idempotent, never raises."""
         ...
 
 

@@ -299,12 +299,12 @@ class Stack:
         top layer's copy may have a shorter TTL than the one below). Never an expired or purged one.
 
         It is copied into the layers above, where ``ttl`` (layer name -> seconds from now) caps its
-        freshness, or the layer's own ``ttl`` does. A layer that fails counts as a miss.
-        With ``after`` only what was fetched or validated later than that one counts.
-        ``enough``: whether an entry has all that is wanted. One that has not counts as stale, and
-        as less than any that has: the layers below may hold more.
-        ``quiet``: the same answer, but nothing is copied or counted; the entry is a copy of its own.
-        ``below``: not what the top layer holds, nor is it copied there.
+        freshness, or the layer's own ``ttl`` does. A layer that fails counts as a miss. With
+        ``after`` only what was fetched or validated later than that one counts. ``enough``: whether
+        an entry has all that is wanted. One that has not counts as stale, and as less than any that
+        has: the layers below may hold more. ``quiet``: the same answer, but nothing is copied or
+        counted; the entry is a copy of its own. ``below``: not what the top layer holds, nor is it
+        copied there.
         """
         if not await self.catch_up():
             return None if below else await self._lookup_distrusted(key, quiet=quiet)
@@ -656,8 +656,8 @@ class Stack:
         )
 
     def vouches(self, key: Key, entry: Entry, grace: float | None) -> bool:
-        """May a stale entry, found under ``key`` earlier on, be used in place of a fetch that fails or
-        takes too long? Not once it has been purged, nor while purges may pass unheard (G3): the
+        """May a stale entry, found under ``key`` earlier on, be used in place of a fetch that fails
+        or takes too long? Not once it has been purged, nor while purges may pass unheard (G3): the
         shared log is asked for now, not when the entry was found.
 
         ``grace``: seconds for which it may after the log was last heard; None: not at all.

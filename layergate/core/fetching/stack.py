@@ -58,13 +58,13 @@ class Fetching(Stack):
         ):
             if type(number) is not int or number < least:
                 raise ConfigError(
-                    f"{option} must be a whole number from {least}, got {number!r};"
-                    f" leave it out for the default"
+                    f"{option} must be an integer of at least {least}, got {number!r};"
+                    f" leave it out to use the default"
                 )
         if isinstance(fetch_term, bool) or not isinstance(fetch_term, (int, float)):
-            raise ConfigError(f"fetch_term must be seconds, got {fetch_term!r}; e.g. 60")
+            raise ConfigError(f"fetch_term must be a number of seconds, got {fetch_term!r}; try 60")
         if not fetch_term > 0:
-            raise ConfigError(f"fetch_term must be above 0 seconds, got {fetch_term!r}; e.g. 60")
+            raise ConfigError(f"fetch_term must be more than 0 seconds, got {fetch_term!r}; try 60")
         if ttl is not None:
             ttl = Policy(self.layers, None, ttl=ttl).ttl
         self._now = runtime.now
