@@ -344,7 +344,7 @@ async def test_a_refused_purge_purges_nothing(stack) -> None:
         ({"max_patterns": True}, "max_patterns"),
         ({"hooks": print}, "hooks must be a list"),
         ({"hooks": [3]}, "got 3"),
-        ({"hooks": [settle]}, "do not wait"),
+        ({"hooks": [settle]}, "not async ones"),
         ({"ttl": -1}, "ttl"),
         ({"max_waiters": 0}, "max_waiters"),
         ({"max_refreshes": -1}, "max_refreshes"),
