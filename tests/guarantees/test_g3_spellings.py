@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from layergate import HttpCache
 from layergate.errors import PurgeRefused
-from layergate.http.engine.cache import purge_invalidations
+from layergate.http.engine.purge import purge_invalidations
 from layergate.http.message.key import label_of, primary_key
 from layergate.http.message.uri import canonical_uri, uri_label
 from layergate.http.rfc9111.decision import _canonical_host

@@ -8,7 +8,7 @@ import pytest
 
 from layergate import HttpCache, MemoryLayer, PurgeRefused
 from layergate.core.invalidation import MAX_INVALIDATIONS, MAX_PATTERNS
-from layergate.http.engine.cache import _MEMO
+from layergate.http.engine.added_lines import MEMO
 from tests.support.asgi import FRESH, ClockRuntime, Gate, OriginCall, World, until
 
 
@@ -214,18 +214,19 @@ async def test_a_body_under_way_does_not_hold_more_than_the_inflight_budget():
 async def test_memo_tables_stay_bounded_under_a_flood_of_values():
     world = World()
     cache = world.cache
+    status, learned = cache.settings.status, cache.engine.learned
     world.origin.answers("/v", {**FRESH, "vary": "x-a"})
     await world.get("/v")
     fields = {b"host": b"example.com"}
     from layergate.http.message.key import primary_key
 
     key = primary_key("http", b"example.com", "/v", b"/v", b"")
-    for number in range(_MEMO + 100):
+    for number in range(MEMO + 100):
         cache.peek(key, {**fields, b"x-a": b"%d" % number})
-        cache._hit_lines[number]
-        cache.interned([(b"x", b"%d" % number)])
-    for table in (cache._secondaries, cache._hit_lines, cache._line_pool, cache._pass_lines):
-        assert 0 <= len(table) <= _MEMO
+        status.hits[number]
+        learned.shared_lines([(b"x", b"%d" % number)])
+    for table in (cache._hits._secondaries, status.hits, learned._lines, status._bypassed):
+        assert 0 <= len(table) <= MEMO
     assert (await world.get("/v")).hit
 
 
@@ -235,8 +236,8 @@ async def test_long_values_are_not_memoised():
     for number in range(3):
         await world.get("/v", headers={"x-a": f"{number}" * 2000})
         await world.get("/v", headers={"x-a": f"{number}" * 2000})
-    assert not world.cache._secondaries
-    assert all(len(value) <= 128 for _, value in world.cache._line_pool)
+    assert not world.cache._hits._secondaries
+    assert all(len(value) <= 128 for _, value in world.cache.engine.learned._lines)
 
 
 async def test_purges_do_not_grow_without_bound():

@@ -173,7 +173,7 @@ async def test_a_host_that_is_none_or_several_is_passed(headers):
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_a_purge_by_url_names_one_target_in_all_its_spellings(data):
     from layergate.core.invalidation import Invalidations
-    from layergate.http.engine.cache import purge_invalidations
+    from layergate.http.engine.purge import purge_invalidations
 
     scheme = data.draw(st.sampled_from(["http", "https"]))
     host = data.draw(st.sampled_from([b"a.example", b"a.example:8080"]))

@@ -417,10 +417,10 @@ async def test_a_range_over_the_cap_leaves_the_parts_where_they_are():
 async def test_without_a_budget_the_rest_comes_all_the_same():
     world = Film(max_inflight=600)
     await world.get("/", **asks(0, 599))
-    assert world.cache.take_inflight(500)
+    assert world.cache.engine.budget.take(500, cap=600)
     call = await world.get("/")
     assert call.body == BODY
-    world.cache.give_inflight(500)
+    world.cache.engine.budget.give(500)
     world.assert_nothing_left()
     assert not (await world.get("/")).hit
 

@@ -120,8 +120,8 @@ async def test_the_pause_can_be_changed_while_it_runs():
 
 
 async def test_what_is_known_of_reloads_is_bounded():
-    world = World()
+    learned = World().cache.engine.learned
     for number in range(8300):
-        world.cache._note_reload(b"%d" % number)
-    assert len(world.cache._reloads) == 8192
-    assert hash(b"8299") in world.cache._reloads and hash(b"0") not in world.cache._reloads
+        learned.note_reload(b"%d" % number)
+    assert len(learned._reloads) == 8192
+    assert learned.last_reload(b"8299") > 0 and learned.last_reload(b"0") == 0

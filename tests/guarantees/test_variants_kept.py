@@ -183,7 +183,7 @@ async def test_what_a_target_varies_by_is_kept_while_it_is_read():
 
 async def test_what_is_remembered_of_variants_is_bounded():
     world = World()
-    admission = world.cache._admission
+    admission = world.cache.engine.admission
     for number in range(17_000):
         admission.sighted(b"%d" % number)
         admission.gave_way(b"x%d" % number)

@@ -6,7 +6,6 @@ import ast
 import inspect
 import json
 import re
-import textwrap
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from layergate import Admin, HttpCache, LayerGate, MemoryLayer, Rule
 from layergate.asgi.scope import read_request
 from layergate.errors import ExplainRefused
-from layergate.http.engine.cache import Cache
+from layergate.http.engine import decide
 from layergate.http.explain import report as explain_module
 from layergate.http.explain.report import Explanation, Response, Step, explain, section
 from layergate.http.message.request import Asked as AskedRequest
@@ -441,7 +440,7 @@ async def test_a_soft_purge_is_looked_at_in_a_copy() -> None:
 
 
 def test_there_is_a_sentence_for_every_reason_to_decide() -> None:
-    sources = inspect.getsource(decision), textwrap.dedent(inspect.getsource(Cache.verdict))
+    sources = inspect.getsource(decision), inspect.getsource(decide)
     verdicts = [
         node
         for source in sources

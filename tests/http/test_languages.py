@@ -91,7 +91,7 @@ async def test_what_expires_as_it_is_chosen_is_not_validated_for_another(
         world.clock.advance(2)
         return found
 
-    monkeypatch.setattr("layergate.http.engine.cache.in_language", slow)
+    monkeypatch.setattr("layergate.http.engine.lookup.in_language", slow)
     await world.get("/", headers={"accept-language": "en, de"})
     world.clock.advance(59)
     await world.get("/", headers={"accept-language": "de"})

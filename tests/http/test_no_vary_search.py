@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layergate.core.invalidation import MAX_PATTERN_LENGTH, Invalidation, Invalidations, glob
-from layergate.http.engine.cache import purge_invalidations
+from layergate.http.engine.purge import purge_invalidations
 from layergate.http.extensions.no_vary_search import (
     MAX_PARAMS,
     SearchVariance,

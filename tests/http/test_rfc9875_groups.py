@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from layergate.core.invalidation import Invalidation
 from layergate.errors import PurgeRefused
-from layergate.http.engine.cache import purge_invalidations
+from layergate.http.engine.purge import purge_invalidations
 from layergate.http.extensions.groups import (
     MAX_GROUP_LENGTH,
     MAX_GROUPS,

@@ -88,12 +88,13 @@ class SlowInt(int):
 
 def test_no_count_is_lost() -> None:
     cache = LayerGate(Origin("no-store")).cache
+    budget = cache.engine.budget
 
     def work() -> None:
         for _ in range(5):
-            assert cache.take_inflight(SlowInt(3))
-            cache.waiting(SlowInt(1))
-            cache.refreshing(SlowInt(1))
+            assert budget.take(SlowInt(3), cap=1000)
+            budget.count_waiter(SlowInt(1))
+            budget.count_refresh(SlowInt(1))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

@@ -260,7 +260,11 @@ def test_a_forked_child_starts_anew() -> None:
         thread = threading.Thread(target=ask, args=(app, "/slow"))
         thread.start()
         gate.reached()
-        for lock in (app.cache.flights._lock, app.cache._tally, app.cache.stack._log._lock):
+        engine = app.cache.engine
+        locks = [part._lock for part in (
+            engine.flights, engine.budget, engine.admission, engine.learned, engine.stack._log
+        )]
+        for lock in locks:
             lock.acquire()
         pid = os.fork()
         if not pid:
@@ -272,7 +276,7 @@ def test_a_forked_child_starts_anew() -> None:
             assert app.cache.stats()["flights"] == 0
             print("child is fine", flush=True)
             os._exit(0)
-        for lock in (app.cache.flights._lock, app.cache._tally, app.cache.stack._log._lock):
+        for lock in locks:
             lock.release()
         _, status = os.waitpid(pid, 0)
         gate.open()

@@ -47,6 +47,10 @@ class Admission:
         self._sights: dict[int, int] = {}  # by hash; oldest first
         self._faded: dict[int, float] = {}  # when a target's reads were last lowered; oldest first
 
+    def forked(self) -> None:
+        """In the child of a fork: a thread of the parent may hold the lock."""
+        self._lock = self._stack.runtime.lock()
+
     def sighted(self, variant: bytes) -> int:
         """Note that ``variant`` has come and is not in its index; returns how often it has, this time
         included."""

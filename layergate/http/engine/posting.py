@@ -31,8 +31,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from layergate.http.engine.cache import Cache, _Selected
+from layergate.http.engine.cache import Cache
+from layergate.http.engine.engine import Engine
 from layergate.http.engine.exchange import Exchange
+from layergate.http.engine.fetch import new_exchange
+from layergate.http.engine.keys import place_of
+from layergate.http.engine.lookup import Selected
+from layergate.http.engine.purge import after_unsafe
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.request import Request
 from layergate.http.message.uri import canonical_uri, resolve_uri
@@ -82,7 +87,7 @@ def encloses_target(target: str, status: int, fields: Fields) -> bool:
 
 
 def judged(
-    cache: Cache,
+    engine: Engine,
     request: Request,
     status: int,
     fields: Fields,
@@ -98,20 +103,21 @@ def judged(
     """
     asked = request.for_refresh()  # a GET: no preconditions, no range, no content
     asked.directives = request.directives
-    match = route or cache.rules.match(asked.path, asked.host)
-    selected = _Selected(None, asked.key, None, False)
-    exchange = cache._exchange(asked, selected, None, None, "method", match)
+    settings = engine.settings
+    match = route or settings.rules.match(asked.path, asked.host)
+    selected = Selected(None, asked.key, None, False)
+    exchange = new_exchange(engine, asked, selected, None, None, "method", match)
     exchange.request_time = request_time
-    exchange.refused = passes(asked, max_key_length=cache.options.max_key_length)
-    planned = exchange.judged(status, fields, cache.stack.runtime.now(), trailers=trailers)
+    exchange.refused = passes(asked, max_key_length=settings.max_key_length)
+    planned = exchange.judged(status, fields, engine.runtime.now(), trailers=trailers)
     if isinstance(planned, Plan):
-        refused = _refused(cache, asked, fields, planned)
+        refused = _refused(engine, asked, fields, planned)
         if refused is not None:
             return exchange, refused
     return exchange, planned
 
 
-def _refused(cache: Cache, asked: Request, fields: Fields, plan: Plan) -> Refused | None:
+def _refused(engine: Engine, asked: Request, fields: Fields, plan: Plan) -> Refused | None:
     """Why not even what may be stored for a GET is stored for a POST; None: it is. See the module."""
     if plan.lifetime.source not in _EXPLICIT or not plan.shareable:
         return Refused.METHOD
@@ -124,7 +130,7 @@ def _refused(cache: Cache, asked: Request, fields: Fields, plan: Plan) -> Refuse
         plan.shared_with_users or plan.shared_with_authorization or b"cookie" in plan.vary
     ):
         return Refused.USER
-    if cache.home(asked, plan)[0] != asked.key:
+    if place_of(engine.settings, asked, plan).primary != asked.key:
         return Refused.METHOD
     return None
 
@@ -149,7 +155,7 @@ async def after_post(
     fields = Fields(lines)
     if encloses_target(target, status, fields):
         exchange, planned = judged(
-            cache,
+            cache.engine,
             read(),
             status,
             fields,
@@ -159,7 +165,7 @@ async def after_post(
         )
         if isinstance(planned, Refused):
             exchange = None
-    await cache.after_unsafe(target, "POST", status, lines)
+    await after_unsafe(cache.engine, target, "POST", status, lines)
     if exchange is None:
         return None
     invalidations = cache.stack.invalidations

@@ -18,13 +18,26 @@ from layergate.config import Rule
 from layergate.core.entry import Entry
 from layergate.core.invalidation import Caught
 from layergate.core.stack import Held
-from layergate.http.engine.cache import Cache, _floor, _Selected
+from layergate.http.engine.cache import Cache
+from layergate.http.engine.decide import pause_reload, verdict_on
 from layergate.http.engine.exchange import ORIGIN_ERRORS, Exchange
+from layergate.http.engine.fetch import missing_rest, new_exchange, nominees, validators
+from layergate.http.engine.hit_for_miss import marker_for, marker_ttl, recent_reason
+from layergate.http.engine.lookup import Selected, select
+from layergate.http.engine.open import may_forward
 from layergate.http.engine.posting import encloses_target, judged
+from layergate.http.engine.purge import unsafe_invalidations
+from layergate.http.engine.refresh import has_room_to_refresh
+from layergate.http.engine.respond import remaining, respond
+from layergate.http.engine.sharing import flight_key, refresh_key, why_uncollapsed
+from layergate.http.engine.stand_in import excuse, may_stand_in, may_stand_in_for_error
+from layergate.http.engine.store import refusal_of_layers
+from layergate.http.engine.update import head_says
+from layergate.http.engine.variant_index import room_for
 from layergate.http.extensions.groups import group_name
 from layergate.http.extensions.targeted import parse_targeted, policy_of
 from layergate.http.message.fields import Fields, Lines
-from layergate.http.message.key import target_of
+from layergate.http.message.key import target_of, variant_key
 from layergate.http.message.request import Request
 from layergate.http.message.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
 from layergate.http.message.uri import twin
@@ -34,7 +47,7 @@ from layergate.http.rfc9111.decision import NO_ANSWER, Decision, Verdict, is_rel
 from layergate.http.rfc9111.freshness import Lifetime
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
 from layergate.http.rfc9111.partial import Rest
-from layergate.http.rfc9111.plan import Plan, plan_storage, targets_of
+from layergate.http.rfc9111.plan import Plan, plan_storage
 from layergate.http.rfc9111.selecting import normalise
 from layergate.http.rfc9111.storing import Refused
 from layergate.http.rfc9111.validation import conditional_lines, freshens
@@ -293,7 +306,8 @@ class _Trace:
     """One explanation being written."""
 
     def __init__(self, cache: Cache, request: Request, live: bool) -> None:
-        self._cache = cache
+        self._engine = cache.engine
+        self._settings = cache.engine.settings
         self._stack = cache.stack
         self._request = request
         self._live = live
@@ -327,11 +341,11 @@ class _Trace:
         )
 
     async def of(self, response: Response | None) -> Explanation:
-        cache, request = self._cache, self._request
+        engine, request = self._engine, self._request
         self._key()
         reason = self._passes()
         if reason is None:
-            self._match = cache.rules.match(request.path, request.host)
+            self._match = self._settings.rules.match(request.path, request.host)
             reason = self._rule()
         else:
             self._refusal("rule" if reason is Refused.RULE else "request", reason)
@@ -339,21 +353,21 @@ class _Trace:
             return self._passed(reason, response)
 
         self._asker()
-        selected = await cache.select(request, quiet=True)
+        selected = await select(engine, request, quiet=True)
         if self._live:
             await self._held(selected)
         if request.key != request.exact:
             text = "What the path's responses say in No-Vary-Search makes these targets one."
             self._add("search", target_of(request.key), "4", text, digest=_digest(request.key))
-        verdict = cache.verdict(request, selected.entry, self._now, vary_miss=selected.vary_miss)
+        verdict = verdict_on(request, selected.entry, self._now, vary_miss=selected.vary_miss)
         if is_reload(verdict.decision, verdict.fwd):
-            verdict = cache.paused(request, selected, self._match, verdict, self._now)
+            verdict = pause_reload(engine, request, selected, self._match, verdict, self._now)
         if request.foreign_range and verdict.decision in (Decision.MISS, Decision.REVALIDATE):
             self._refusal("request", Refused.RANGE)
             return self._passed(Refused.RANGE, response)
         told = await self._decision(verdict, selected)
         entry = selected.entry
-        ttl = None if entry is None else _floor(-entry.staleness(self._now))
+        ttl = None if entry is None else remaining(entry, self._now)
         stored, refused = None, None
         if response is not None and verdict.decision is not Decision.GATEWAY_TIMEOUT:
             stored, refused, told = self._response(response, verdict, selected)
@@ -379,10 +393,10 @@ class _Trace:
 
     def _passes(self) -> Refused | None:
         """Why this request is none of the cache's business, but for a rule, or None."""
-        cache, request = self._cache, self._request
-        longest = cache.options.max_key_length
+        settings, request = self._settings, self._request
+        longest = settings.max_key_length
         # As the middleware does, which looks at these rules before anything else.
-        if request.method in _READS and cache.rules.bypasses.cover(request.path, longest):
+        if request.method in _READS and settings.rules.bypasses.cover(request.path, longest):
             return Refused.RULE
         return passes(request, max_key_length=longest)
 
@@ -405,7 +419,7 @@ class _Trace:
                 count=len(ranges),
             )
         if match is None:
-            if len(self._cache.rules):
+            if len(self._settings.rules):
                 self._add("rule", "none", "3", "No rule covers this path and host.")
             return None
         if match.rule.bypass:
@@ -430,7 +444,7 @@ class _Trace:
         return None
 
     def _asker(self) -> None:
-        request, options = self._request, self._cache.options
+        request, options = self._request, self._settings.options
         named = sorted(_text(name) for name in identity_in(request.fields.names()))
         if request.authorization:
             self._add(
@@ -466,7 +480,7 @@ class _Trace:
 
     def _passed(self, reason: Refused, response: Response | None) -> Explanation:
         request = self._request
-        if reason is not Refused.RULE and not self._cache.may_pass(request, reason):
+        if reason is not Refused.RULE and not may_forward(request, reason):
             text = _DECIDED["5.2.1.7"]
             self._add("decision", "only-if-cached", "5.2.1.7", text, False)
             return self._concluded("only-if-cached", "", None, None, reason.token, text)
@@ -493,7 +507,7 @@ class _Trace:
             self._add("storable", "no", "RFC 9110 9.3.3", text, False)
             return False, "Its response is not stored."
         exchange, planned = judged(
-            self._cache,
+            self._engine,
             self._request,
             response.status,
             fields,
@@ -519,8 +533,8 @@ class _Trace:
     def _unsafe(self, response: Response | None) -> str:
         request = self._request
         status, lines = (200, []) if response is None else (response.status, response.lines)
-        invalidations = self._cache.unsafe_invalidations(
-            target_of(request.key), request.method, status, lines
+        invalidations = unsafe_invalidations(
+            self._settings, target_of(request.key), request.method, status, lines
         )
         # (Each under http and under https, of which one is told of.)
         named = [invalidation.value for invalidation in invalidations if invalidation.kind == "key"]
@@ -553,7 +567,7 @@ class _Trace:
 
     # -- what is held --------------------------------------------------------------------------
 
-    async def _held(self, selected: _Selected) -> None:
+    async def _held(self, selected: Selected) -> None:
         stack, request = self._stack, self._request
         if not stack.trusted:
             self._add(
@@ -639,13 +653,13 @@ class _Trace:
                 rfc, text = "G3", f"{where} holds a response, made stale {by}."
         self._add("layer", f"{held.layer}: {kind}", rfc, text, good, **data)
 
-    async def _variants(self, index: VariantIndex, selected: _Selected) -> None:
+    async def _variants(self, index: VariantIndex, selected: Selected) -> None:
         fields = self._request.fields
         selects = []
         for names in index.names:
             one: dict[str, str | None] = {}
             for name in names:
-                order = self._cache.options.language_order
+                order = self._settings.language_order
                 value = normalise(name, fields.all(name), language_order=order)
                 secret = value is not None and _is_secret(name)
                 one[_text(name)] = "…" if secret else None if value is None else _text(value)
@@ -719,13 +733,13 @@ class _Trace:
             stored.must_revalidate,
             stored.no_cache,
         )
-        validators = conditional_lines(stored.fields)
-        if validators:
-            names = " and ".join(_text(name) for name, _ in validators)
+        conditional = conditional_lines(stored.fields)
+        if conditional:
+            names = " and ".join(_text(name) for name, _ in conditional)
             text = f"Once stale it can be validated with {names}."
-            if not self._cache.validators(key, stored):
+            if not validators(self._engine, key, stored):
                 text += " Since a 304 updates nothing (see 'validator'), it is fetched anew."
-            self._add("validators", names, "4.3.1", text, lines=_shown(validators))
+            self._add("validators", names, "4.3.1", text, lines=_shown(conditional))
         else:
             text = "It has no validator, so once stale it is fetched anew."
             self._add("validators", "none", "4.3.1", text)
@@ -745,7 +759,7 @@ class _Trace:
             stored.status,
             Fields([*stored.all_lines, (b"age", b"%d" % age)]),
             self._match,
-            self._cache.options,
+            self._settings.options,
             request_time=stored.response_time,
             response_time=stored.response_time,
         )
@@ -757,7 +771,7 @@ class _Trace:
 
     def _policy(self, fields: Fields) -> None:
         """Which field decides how the response is kept, where there was a choice."""
-        targets = targets_of(self._cache.options)
+        targets = self._settings.targets
         present = [name for name in targets if name in fields]
         if not present:
             return
@@ -813,7 +827,7 @@ class _Trace:
             self._add("stale-windows", "none", "4.2.4", text, **data)
         else:
             text = "Nothing says that it may be used once it is stale."
-            window = self._cache.options.stale_if_unreachable
+            window = self._settings.stale_if_unreachable
             if window:
                 text = "Once stale it may be used only if the origin cannot be reached."
                 data["stale_if_unreachable"] = window
@@ -831,9 +845,9 @@ class _Trace:
 
     # -- the decision --------------------------------------------------------------------------
 
-    async def _decision(self, verdict: Verdict, selected: _Selected) -> str:
+    async def _decision(self, verdict: Verdict, selected: Selected) -> str:
         """Returns a sentence for the conclusion, or ""."""
-        cache, request, entry = self._cache, self._request, selected.entry
+        engine, request, entry = self._engine, self._request, selected.entry
         decision = verdict.decision
         text = _DECIDED[verdict.rfc]
         if decision is Decision.MISS and not self._live:
@@ -843,7 +857,7 @@ class _Trace:
         self._add("decision", decision.value, verdict.rfc, text, good, fwd=verdict.fwd)
         if usable:
             assert entry is not None
-            status = cache.respond(request, entry, []).status
+            status = respond(engine, request, entry, []).status
             if status == 304:
                 text = "The client has this response already: it gets a 304 without content."
                 self._add("precondition", "304", "4.3.2", text, True)
@@ -863,34 +877,34 @@ class _Trace:
             return await self._forward(entry, selected, verdict)
         return ""
 
-    def _refresh(self, selected: _Selected) -> None:
-        cache = self._cache
+    def _refresh(self, selected: Selected) -> None:
+        engine = self._engine
         entry = selected.entry
         assert entry is not None
-        present = cache.flights.get(cache.refresh_key(entry, self._request, selected))
+        present = engine.flights.get(refresh_key(entry, self._request, selected))
         if present is not None and present.joinable(self._request):
             outcome, text = "under way", "It is being refreshed already."
-        elif cache.refreshes_enough:
+        elif not has_room_to_refresh(engine):
             outcome, text = "put off", "As many refreshes as background_refreshes allows are going."
         else:
             outcome, text = "begins", "It is refreshed in the background."
         self._add("refresh", outcome, "RFC 5861 3", text)
 
-    async def _forward(self, entry: Entry | None, selected: _Selected, verdict: Verdict) -> str:
-        cache, request, told = self._cache, self._request, ""
-        marker = await cache.marker_for(request, selected, quiet=True)
+    async def _forward(self, entry: Entry | None, selected: Selected, verdict: Verdict) -> str:
+        engine, request, told = self._engine, self._request, ""
+        marker = await marker_for(engine, request, selected, quiet=True)
         if marker is not None:
             self._refusal("marker", marker.reason)
             told = f"Its last response was not stored: {marker.reason.explain}"
-        elif (other := await cache.refused_of_late(selected)) is not None:
+        elif (other := await recent_reason(engine, selected)) is not None:
             told = (
                 f"Its last response was not stored, to a request with other fields: {other.explain}"
             )
-        why = cache.why_alone(request, entry, self._match, marker)
+        why = why_uncollapsed(self._settings, request, entry, self._match, marker)
         if why is not None:
             self._add("flight", "alone", "G4", _ALONE[why], None, why=why)
         else:
-            present = cache.flights.get(cache.flight_key(request, self._match, selected))
+            present = engine.flights.get(flight_key(request, self._match, selected))
             if present is not None and present.joinable(request):
                 text = "The same is being fetched already, and this request waits for that."
                 self._add("flight", "follows", "4", text, True, readers=present.readers)
@@ -898,21 +912,21 @@ class _Trace:
                 text = "It is fetched now, once for all who ask meanwhile."
                 self._add("flight", "leads", "4", text)
             if verdict.fwd == "partial":
-                self._rest = cache.rest_of(request, selected.entry)
+                self._rest = missing_rest(engine, request, selected.entry)
         if self._rest is not None:
             first, stop = self._rest.missing
             text = "The rest is fetched, and the answer made of what is stored and that."
             outcome = f"{first}-{stop - 1}"
             self._add("rest", outcome, "3.4", text, None, headers=_shown(self._rest.lines))
-        nominees = cache.nominees(request, selected, entry, self._match)
-        if nominees:
-            name, value = nominating_line(nominees)
+        nominated = nominees(engine, request, selected, entry, self._match)
+        if nominated:
+            name, value = nominating_line(nominated)
             text = "A 304 that names one of the stored variants makes that one the answer."
             self._add("validators", _text(name), "4.3.1", text, lines=_shown([(name, value)]))
-        if entry is not None and cache.stale_if_error(request, entry):
+        if entry is not None and may_stand_in_for_error(engine, request, entry):
             text = "If the app fails, the stored response stands in for it."
             self._add("stale-if-error", "allowed", "RFC 5861 4", text, True)
-        elif entry is not None and cache.stands_in(request, entry, unreachable=True):
+        elif entry is not None and may_stand_in(engine, request, entry, unreachable=True):
             text = "If the origin cannot be reached, the stored response stands in for it."
             self._add("stale-if-unreachable", "allowed", "4.2.4", text, True)
         return told
@@ -920,10 +934,10 @@ class _Trace:
     # -- the response --------------------------------------------------------------------------
 
     def _response(
-        self, response: Response, verdict: Verdict, selected: _Selected
+        self, response: Response, verdict: Verdict, selected: Selected
     ) -> tuple[bool, str | None, str]:
         """Whether the response is stored, the token of why not, and a sentence."""
-        cache, request = self._cache, self._request
+        engine, request = self._engine, self._request
         decision, entry = verdict.decision, selected.entry
         fields = Fields(response.lines)
         self._add(
@@ -940,7 +954,8 @@ class _Trace:
         if decision is Decision.STALE:
             part = entry is not None and isinstance(entry.value, PartialResponse)
             request = request.for_refresh(part=part)
-        exchange = cache._exchange(
+        exchange = new_exchange(
+            engine,
             request,
             selected,
             None,
@@ -967,13 +982,16 @@ class _Trace:
         if (
             response.status in ORIGIN_ERRORS
             and exchange.entry is not None
-            and cache.stands_in(request, exchange.entry, unreachable=response.status in NO_ANSWER)
+            and may_stand_in(
+                engine, request, exchange.entry, unreachable=response.status in NO_ANSWER
+            )
         ):
             text = "The stored response stands in for the error, which is not stored."
-            exchange.unreachable = response.status in NO_ANSWER
-            excuse = cache.excuse(exchange, request)
-            rfc = "RFC 5861 4" if excuse == "stale-if-error" else "4.2.4"
-            self._add("validation", excuse, rfc, text, True)
+            window = excuse(
+                engine, request, exchange.entry, unreachable=response.status in NO_ANSWER
+            )
+            rfc = "RFC 5861 4" if window == "stale-if-error" else "4.2.4"
+            self._add("validation", window, rfc, text, True)
             return False, None, text
         if request.method != "GET":
             return self._head(exchange, entry, response.status, fields)
@@ -1013,7 +1031,7 @@ class _Trace:
     def _head(
         self, exchange: Exchange, entry: Entry | None, status: int, fields: Fields
     ) -> tuple[bool, str | None, str]:
-        says = self._cache.head_says(exchange, entry, status, fields, self._now)
+        says = head_says(self._engine, exchange, entry, status, fields, self._now)
         if says is None:
             outcome, text = (
                 "left",
@@ -1033,14 +1051,16 @@ class _Trace:
         if isinstance(planned, Refused):
             exchange.refused = planned
             self._refusal("storable", planned)
-            ttl = self._cache.marker_ttl(exchange)
+            ttl = marker_ttl(self._settings, exchange)
             if ttl:
                 text = "For so long nobody waits for another one's response to this target."
                 self._add("marker", _age(ttl), "G4", text, None, seconds=ttl)
             return False, planned.token, f"Not stored: {planned.explain}"
         planned = exchange.located(planned)
-        exchange.secondary = self._cache.secondary(planned.names, exchange.request.fields)
-        if not self._cache.has_room(exchange, planned, quiet=True):
+        exchange.secondary = self._settings.secondary(planned.names, exchange.request.fields)
+        variant = variant_key(exchange.primary, exchange.secondary)
+        room = room_for(self._engine, exchange.primary, planned.names, variant, quiet=True)
+        if not room.there:
             self._refusal("storable", Refused.VARIANTS)
             return False, Refused.VARIANTS.token, f"Not stored: {Refused.VARIANTS.explain}"
         text = "Nothing forbids to store it, and something allows it."
@@ -1096,8 +1116,8 @@ class _Trace:
             text = "Cache-Status says 'stored' only if all of it is at hand with its head."
             self._add("room", "unknown length", "G11", text)
         else:
-            refused = self._cache.takes(exchange, plan, length)
-            if length > self._cache.options.max_inflight:  # type: ignore[operator]
+            refused = refusal_of_layers(self._engine, exchange, plan, length)
+            if length > self._settings.max_inflight:
                 refused = Refused.BUDGET
             if refused is None:
                 self._add("room", "yes", "G11", "A layer takes a response of this size.", True)

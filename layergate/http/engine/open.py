@@ -1,0 +1,138 @@
+"""Open: the line of verbs for a request that the hit path could not answer.
+
+    bypass? -> lookup -> decide -> serve | collapse
+
+The driver calls `open_request` for each attempt at a request, through `Cache.open`, and acts on the
+`Answer`. Nothing here calls the app.
+"""
+
+from __future__ import annotations
+
+from layergate.http.engine.answers import GATEWAY_TIMEOUT, Answer, Landed, Lead, Pass
+from layergate.http.engine.collapse import collapse, give_up
+from layergate.http.engine.decide import decide
+from layergate.http.engine.engine import Engine
+from layergate.http.engine.fetch import missing_rest, new_exchange
+from layergate.http.engine.lookup import select
+from layergate.http.engine.serve import serve
+from layergate.http.engine.stand_in import may_stand_in_for_error
+from layergate.http.message.request import Request
+from layergate.http.rfc9111.decision import Decision, passes
+from layergate.http.rfc9111.storing import Refused
+
+__all__ = ["may_forward", "open_request"]
+
+
+async def open_request(
+    engine: Engine, request: Request, *, uncollapsed: bool, ignore_stored: bool, late: bool
+) -> Answer:
+    """The answer to one attempt at a request.
+
+    ``uncollapsed``: it has waited in vain and is not to wait again; ``late``: it has waited too long.
+    ``ignore_stored``: what is stored has failed validation; fetch without validators.
+    """
+    until = 0.0
+    if engine.stack.shared_log is not None:
+        request.arrived = request.arrived or engine.runtime.monotonic()
+        until = request.arrived + engine.settings.collapse_timeout
+    asked = engine.runtime.now()
+    answer = await _attempt(
+        engine,
+        request,
+        uncollapsed=uncollapsed,
+        ignore_stored=ignore_stored,
+        late=late,
+        until=until,
+        asked=asked,
+        last=False,
+    )
+    while isinstance(answer, Landed):
+        # Between threads once is enough: what is stored by now is from a fetch that ended just
+        # before. Between instances it ends with the patience for them.
+        answer = await _attempt(
+            engine,
+            request,
+            uncollapsed=uncollapsed,
+            ignore_stored=ignore_stored,
+            late=False,
+            until=until,
+            asked=asked,
+            last=True,
+        )
+    return answer
+
+
+async def _attempt(
+    engine: Engine,
+    request: Request,
+    *,
+    uncollapsed: bool,
+    ignore_stored: bool,
+    late: bool,
+    until: float,
+    asked: float,
+    last: bool,
+) -> Answer | Landed:
+    settings = engine.settings
+    reason = passes(request, max_key_length=settings.max_key_length)
+    if reason is not None:
+        if not may_forward(request, reason):
+            return GATEWAY_TIMEOUT
+        return _pass(engine, request, reason, "method" if reason is Refused.METHOD else "bypass")
+    match = settings.rules.match(request.path, request.host) if len(settings.rules) else None
+    if match is not None and match.rule.bypass:
+        return _pass(engine, request, Refused.RULE, "bypass")
+
+    with engine.counters.span("lookup", method=request.method, key=request.key) as span:
+        selected = await select(engine, request)
+        decided = await decide(
+            engine, request, selected, match, ignore_stored=ignore_stored, asked=asked
+        )
+        (decision, fwd, _), selected, entry, now, reload = decided
+        span.note(result=decision, layer=selected.layer or None)
+        if entry is not None:
+            span.note(age=now - entry.value.generated)
+            span.link(entry.value.traceparent)
+    if decision is Decision.HIT or decision is Decision.STALE:
+        return serve(engine, request, match, decided)
+    if decision is Decision.GATEWAY_TIMEOUT:
+        return GATEWAY_TIMEOUT
+    if request.foreign_range:
+        return _pass(engine, request, Refused.RANGE, "bypass")
+    if decision is Decision.MISS:
+        if fwd == "partial":
+            selected = selected._replace(rest=missing_rest(engine, request, entry))
+        entry = None
+        engine.counters.on("miss", request=request, reason=fwd)
+    if late and (
+        settings.collapse_fallback_504
+        or (entry is not None and may_stand_in_for_error(engine, request, entry))
+    ):
+        return give_up(engine, new_exchange(engine, request, selected, None, entry, fwd, match))
+    answer = await collapse(
+        engine,
+        request,
+        entry,
+        fwd,
+        match,
+        selected,
+        uncollapsed=uncollapsed,
+        until=until,
+        last=last,
+    )
+    if reload and isinstance(answer, Lead):
+        answer.exchange.reload = True
+        engine.learned.note_reload(selected.storage_key)
+    return answer
+
+
+def may_forward(request: Request, reason: Refused) -> bool:
+    """Whether a request that the cache has no part in may be forwarded. One that is meant for the
+    cache, and wants no forwarding, may not (5.2.1.7)."""
+    return reason is Refused.METHOD or not request.directives.only_if_cached
+
+
+def _pass(engine: Engine, request: Request, reason: Refused, fwd: str) -> Pass:
+    request.outcome, request.reason = "bypass", reason.token
+    engine.counters.on("bypass", reason=reason.token)
+    return Pass(reason, engine.settings.status.bypassed(reason, fwd))
