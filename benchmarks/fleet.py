@@ -151,7 +151,8 @@ async def fill(port: int, stack: Stack, have: int, want: int) -> None:
                 key = b"entry %d" % number
                 small = Entry(number, created=0, fresh_until=time.time() + 9e5, tags=("all", "x"))
                 small.stamp = stack.invalidations.position
-                pipe.set(layer._entry_key(key), layer._encoded(layer._joined, key, small))
+                name = layer.blob_name(key)
+                pipe.set(name, layer._encoded(layer._joined, name, small))
             await pipe.execute()
 
 

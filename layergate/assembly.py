@@ -18,6 +18,7 @@ from layergate.http.engine.cache import Cache
 from layergate.http.extensions.no_vary_search import purge_label
 from layergate.http.message.wire import VALUES
 from layergate.layers.memory import MemoryLayer
+from layergate.layers.schemes import layer_of
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.telemetry import logs, telemetry_of
@@ -252,7 +253,5 @@ def _shared_layer(options: Options) -> Layer:
                 " others go into layers=[...]"
             )
         return shared
-    from layergate.layers.redis import RedisLayer
-
     patience = float(options.layer_timeout)  # type: ignore[arg-type]
-    return RedisLayer(shared, timeout=min(patience, 0.2), connect_timeout=min(patience, 1.0))
+    return layer_of(shared, timeout=min(patience, 0.2), connect_timeout=min(patience, 1.0))

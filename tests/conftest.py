@@ -17,8 +17,8 @@ HERE = Path(__file__).parent
 # nothing left for the other workers. What is missing here only costs time.
 LONGEST = (
     "processes/test_fleet.py",
-    "layers/redis/test_log.py",
-    "layers/redis/test_server.py",
+    "shared/test_log.py",
+    "layers/redis/test_client.py",
     "gateway/test_supervisor.py",
     "processes/test_wsgi_servers.py",
     "gateway/test_siblings.py",
@@ -32,7 +32,7 @@ LONGEST = (
     "guarantees/test_g3_fleet_history.py",
     "faults/test_fault_table.py",
     "telemetry/test_fleet.py",
-    "layers/redis/test_companion.py",
+    "shared/test_heartbeat.py",
     "fleet/test_http.py",
     "gateway/test_server.py",
     "cli/test_command.py",

@@ -31,7 +31,7 @@ class Layer(Protocol):
     operations, and the stack's ``layer_timeout`` is not for it. ``largest``: the most bytes of an
     entry that it ever keeps.
 
-    Optional methods: ``look``, as `get`, for an observer: it leaves no trace in ``stats``, nor in
+    Optional methods: ``inspect``, as `get`, for an observer: it leaves no trace in ``stats``, nor in
     what is evicted next. ``takes(key, size, tags)``: would an entry of ``size`` bytes be kept, as
     things are now? It answers at once, without I/O; a layer that has no such method is taken to
     keep everything. ``reads`` and ``fade``, of a top layer: how often something has been read of

@@ -69,7 +69,7 @@ def _no_peek(_key: Key) -> None:
 
 def _look(layer: Layer, key: Key) -> MaybeAwaitable[Entry | None]:
     """A layer's entry, if it can be without being taken for a read."""
-    look: Callable[[Key], MaybeAwaitable[Entry | None]] = getattr(layer, "look", layer.get)
+    look: Callable[[Key], MaybeAwaitable[Entry | None]] = getattr(layer, "inspect", layer.get)
     return look(key)
 
 
@@ -247,7 +247,7 @@ class Stack:
     def inspect_top(self, key: Key) -> Entry | None:
         """As `peek`, but nothing that has expired, and it does not count as a read."""
         top = self.layers[0]
-        look: Callable[[Key], Any] | None = getattr(top, "look", None)
+        look: Callable[[Key], Any] | None = getattr(top, "inspect", None)
         if look is None or not isinstance(top, PeekableLayer) or not self.trusted:
             return None
         try:

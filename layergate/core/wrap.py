@@ -1,4 +1,4 @@
-"""The decorator `wrap`, and how a call becomes a key."""
+"""The decorator `wrap`, and how a call becomes a key. `Loader.wrap` makes what is here."""
 
 # What these functions are given comes from users: the check that the declared type makes redundant
 # is the one that turns a typing mistake into a readable error.
@@ -15,15 +15,13 @@ import hashlib
 import inspect
 import string
 import uuid
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeAlias
 
-from layergate.core.layer import Key
+from layergate.core.entry import Entry
+from layergate.core.layer import Key, Layer
 from layergate.core.policy import Options, Policy
 from layergate.errors import ConfigError, KeyRefused
-
-if TYPE_CHECKING:
-    from layergate.core.loader import Loader
 
 __all__ = ["KeyOf", "Wrapped"]
 
@@ -44,6 +42,22 @@ _BY_REPR: Final = frozenset({
 })  # fmt: skip
 
 
+class _Loader(Protocol):
+    """What a wrapped function needs of the `Loader` that has wrapped it."""
+
+    @property
+    def layers(self) -> Sequence[Layer]: ...
+
+    @property
+    def default_ttl(self) -> float | None: ...
+
+    def fresh(self, key: Key) -> Entry | None: ...
+
+    async def read(self, key: Key, fetch: Callable[[], Any], policy: Policy) -> Any: ...
+
+    async def delete(self, key: Key) -> bool: ...
+
+
 class Wrapped(Generic[P]):
     """A function whose results are cached; made by `Loader.wrap`.
 
@@ -53,7 +67,7 @@ class Wrapped(Generic[P]):
 
     def __init__(
         self,
-        loader: Loader,
+        loader: _Loader,
         function: Callable[P, Any],
         key: KeyOf | None,
         options: Options,

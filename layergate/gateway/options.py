@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from layergate.config import ADMIN_PATH, ADMIN_TOKEN, Admin, Options, count, flag, seconds, strings
 from layergate.errors import ConfigError
 from layergate.http.privacy.forwarding import FORWARDING_FIELDS
+from layergate.layers.schemes import layer_of
 from layergate.sizes import parse_size
 
 __all__ = ["CACHE_DEFAULTS", "FORWARDED", "Address", "GatewayOptions", "Network", "UpstreamOptions"]
@@ -334,7 +335,7 @@ class GatewayOptions:
 
     def cache_arguments(self) -> dict[str, Any]:
         """The keyword arguments for the gateway's `HttpCache`: ``cache`` with ``admin``, and with a
-        `RedisLayer` where ``shared`` is a URL.
+        shared layer of its own where ``shared`` is a URL.
 
         Each call makes a new layer: one for each process.
 
@@ -350,10 +351,8 @@ class GatewayOptions:
         if self.cache.layers is not None:
             del arguments["memory"]
         if isinstance(self.cache.shared, str):
-            from layergate.layers.redis import RedisLayer
-
             patience = float(self.cache.layer_timeout)  # type: ignore[arg-type]
-            arguments["shared"] = RedisLayer(
+            arguments["shared"] = layer_of(
                 self.cache.shared,
                 timeout=min(patience, 0.2),
                 namespace=self.shared_namespace,

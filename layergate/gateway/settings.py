@@ -39,6 +39,7 @@ from layergate.gateway.catalogue import PREFIX, RIVALS, SETTINGS, Kind, Setting
 from layergate.gateway.options import CACHE_DEFAULTS, GatewayOptions, UpstreamOptions
 from layergate.gateway.toml_lines import Place, key_lines
 from layergate.http.rules import RuleSet
+from layergate.layers.schemes import shown_url
 from layergate.sizes import parse_size
 
 __all__ = ["CONFIG_VARIABLE", "Entry", "Settings", "load"]
@@ -483,9 +484,7 @@ class _Reading:
         if setting.kind is Kind.HIDDEN:
             return Entry(setting.name, _HIDDEN, given.origin, hidden=True)
         if setting.name == "shared" and given.value is not None:
-            from layergate.layers.redis.url import parse_url
-
-            shown = str(parse_url(given.value))
+            shown = shown_url(given.value)
             if {"@", "?"} & set(given.value):  # a password, or options that may be one
                 return Entry(setting.name, shown, given.origin, hidden=True)
         return Entry(setting.name, given.value, given.origin)

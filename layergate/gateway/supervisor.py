@@ -42,10 +42,11 @@ from layergate.gateway.listening import Listeners
 from layergate.gateway.notify import VARIABLE, notify
 from layergate.gateway.options import GatewayOptions
 from layergate.gateway.reloading import held, waiting
-from layergate.gateway.siblings import Board
+from layergate.gateway.siblings import TERM
 from layergate.gateway.spawned import entry as entry_of
 from layergate.http.rules import RuleSet
 from layergate.runtime.clock import monotonic
+from layergate.shared.members import Members
 
 __all__ = ["WORKER", "Alone", "Load", "Supervisor", "run"]
 
@@ -267,7 +268,7 @@ class Supervisor:
         self._reports: dict[int, _Report] = {}
         self._report_numbers = itertools.count()
         self._workers: dict[int, _Worker] = {}
-        self._board = Board(monotonic)
+        self._members: Members[int] = Members(monotonic, term=TERM)
         self._due: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
         self._started = False  # all were ready once
@@ -347,7 +348,7 @@ class Supervisor:
         assert self._listeners is not None
         serial = next(self._serials)
         # Before it can hold anything: it is told of every purge from now on.
-        self._board.join(serial)
+        self._members.join(serial)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sockets = [sock.fileno() for sock in self._listeners.of(number)]
@@ -365,7 +366,7 @@ class Supervisor:
             )
         except BaseException:
             ours.close()
-            self._board.leave(serial)
+            self._members.leave(serial)
             raise
         finally:
             theirs.close()
@@ -513,13 +514,13 @@ class Supervisor:
         match message["op"]:
             case "sync":
                 worker.silent = 0
-                worker.send(pack({"op": "grant", "until": self._board.grant(worker.serial)}))
+                worker.send(pack({"op": "grant", "until": self._members.grant(worker.serial)}))
             case "ready":
                 self._ready(worker)
             case "purge":
                 self._purge(worker, message)
             case "applied":
-                self._board.applied(worker.serial, int(message["n"]))
+                self._members.applied(worker.serial, int(message["n"]))
                 self._settle()
             case "leave":
                 self._left(worker)
@@ -574,7 +575,7 @@ class Supervisor:
     # -- purges --------------------------------------------------------------------------------
 
     def _purge(self, worker: _Worker, message: Mapping[str, Any]) -> None:
-        position = self._board.append(worker.serial, int(message["id"]))
+        position = self._members.append(worker.serial, int(message["id"]))
         frame = pack(
             {"op": "purged", "n": position, "time": message["time"], "marks": message["marks"]}
         )
@@ -584,12 +585,12 @@ class Supervisor:
         self._settle()
 
     def _left(self, worker: _Worker) -> None:
-        self._board.leave(worker.serial)
+        self._members.leave(worker.serial)
         self._settle()
 
     def _settle(self) -> None:
         """Answer the purges that are final, and look again when the next one may be."""
-        for done in self._board.settled():
+        for done in self._members.settled():
             asker = self._workers.get(done.by)
             if asker is not None:
                 asker.send(
@@ -605,7 +606,7 @@ class Supervisor:
         if self._due is not None:
             self._due.cancel()
             self._due = None
-        due = self._board.due()
+        due = self._members.due()
         if due is not None:
             left = max(0.0, due - monotonic())
             self._due = asyncio.get_running_loop().call_later(left, self._settle)

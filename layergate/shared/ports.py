@@ -19,7 +19,8 @@ of space). Any other exception counts as a fault of the system: it costs a miss 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from inspect import isawaitable
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from layergate.core.layer import MaybeAwaitable
 
@@ -33,7 +34,15 @@ __all__ = [
     "RemovableCells",
     "Tag",
     "WaitableCells",
+    "answered",
 ]
+
+T = TypeVar("T")
+
+
+async def answered(answer: MaybeAwaitable[T]) -> T:
+    """What a method of a port answers, awaited if it is awaitable."""
+    return await answer if isawaitable(answer) else answer
 
 
 class Limits(NamedTuple):

@@ -141,9 +141,9 @@ class LayerConformance(ABC):
         assert self.get(b"absent") is None
 
     def test_a_look_is_a_get_that_leaves_no_trace(self) -> None:
-        look = getattr(self.layer, "look", None)
+        look = getattr(self.layer, "inspect", None)
         if look is None:
-            raise unittest.SkipTest("the layer has no look")
+            raise unittest.SkipTest("the layer has no inspect")
         self.set("k", self.entry(b"v", tags=("t",)))
         counted = ("entries", "hits", "misses", "errors")
         before = {name: self.layer.stats().get(name) for name in counted}

@@ -80,7 +80,7 @@ class Site:
     def members(self) -> int:
         """How many instances purges wait for, by what is in the Valkey."""
         log: Any = self.cache.stack.shared_log
-        return int(self.valkey.cli("ZCARD", log._keys[2].decode()))
+        return int(self.valkey.cli("ZCARD", log._journal.keys[2].decode()))
 
     def purged(self, client: Any, **what: Any) -> dict[str, Any]:
         answer = client.post("/_layergate/purge", json=what, headers=TOKEN)
@@ -95,9 +95,9 @@ def hit(answer: Any) -> bool:
 
 def connected(site: Site, log: Any) -> bool:
     """Is nothing under way?"""
-    sides = log._server._sides.values()
-    listens = site.valkey.cli("PUBSUB", "NUMSUB", log.own_channel)[1]
-    return bool(listens) and not any(side.batcher._tasks for side in sides)
+    pools = log._journal._client._pools.values()
+    listens = site.valkey.cli("PUBSUB", "NUMSUB", log._journal.own_channel(log.instance))[1]
+    return bool(listens) and not any(pool.batcher._tasks for pool in pools)
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_values_with_asyncio_run_for_each_call(shared_valkey: Any) -> None:
     asyncio.run(stack.delete("key"))
     assert asyncio.run(stack.get("key", fetch, ttl=60)) == 2
     log: Any = stack.shared_log
-    assert shared_valkey.cli("ZCARD", log._keys[2].decode()) == 0
+    assert shared_valkey.cli("ZCARD", log._journal.keys[2].decode()) == 0
 
 
 def test_two_caches_in_one_process(shared_valkey: Any) -> None:
@@ -251,7 +251,7 @@ def test_a_loop_that_is_closed_over_what_runs(shared_valkey: Any) -> None:
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
             answer = await client.get(path)
             # A socket that is just being connected is nobody's yet.
-            await until(lambda: not log.companion.running or connected(site, log))
+            await until(lambda: not log.heartbeat.running or connected(site, log))
         return answer
 
     for site in sites:

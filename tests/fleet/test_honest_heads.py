@@ -36,7 +36,7 @@ async def test_a_redis_that_does_not_answer_stores_nothing(proxy: Proxy) -> None
     layer = {"timeout": 5.0, "max_disconnected": None}
     async with Fleet(proxy.url, "honest", count=1, memory="400KB", layer=layer) as fleet:
         world = fleet[0]
-        breaker = world.cache.stack.layers[1]._server.breaker
+        breaker = world.cache.stack.layers[1]._client.breaker
         proxy.refuse()
         fleet.origin.answers("/large", FRESH, b"x" * 80_000)  # more than an eighth of the memory
         fleet.origin.answers("/small", FRESH, b"x" * 10)

@@ -1,6 +1,6 @@
 """The argument at the head of `layergate.gateway.siblings`, tried on every order of events.
 
-A supervisor's `Board` and the `SiblingLog` of each worker, with queues between them that deliver
+A supervisor's `Members` and the `SiblingLog` of each worker, with queues between them that deliver
 when the test says so, and a clock that only the test moves. Held throughout: who is trusted has
 applied every purge that is final and of which it holds what was fetched before.
 """
@@ -30,8 +30,9 @@ from layergate.core.events import Counters
 from layergate.core.invalidation import Invalidation, Invalidations, PurgeReceipt
 from layergate.core.shared import Joining
 from layergate.errors import ConfigError, KeyRefused
-from layergate.gateway.siblings import TERM, Board, SiblingLog
+from layergate.gateway.siblings import TERM, SiblingLog
 from layergate.runtime.threads import run_blocking
+from layergate.shared.members import Members
 
 
 class Clock:
@@ -92,7 +93,7 @@ class Siblings(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.board = Board(self.clock.monotonic)
+        self.members: Members[int] = Members(self.clock.monotonic, term=TERM)
         self.all: dict[int, Worker] = {}
         self.serials = 0
         self.purges = 0
@@ -109,7 +110,7 @@ class Siblings(RuleBasedStateMachine):
 
     def start(self) -> Worker:
         self.serials += 1
-        self.board.join(self.serials)
+        self.members.join(self.serials)
         worker = self.all[self.serials] = Worker(self.serials, self.clock, 3)
         worker.store(self.purges, self.clock)
         worker.out.append({"op": "sync"})
@@ -149,17 +150,17 @@ class Siblings(RuleBasedStateMachine):
                 return
             message = worker.out.popleft()
             if message["op"] == "sync":
-                until = self.board.grant(worker.serial)
+                until = self.members.grant(worker.serial)
                 worker.inbox.append(wired({"op": "grant", "until": until}))
             elif message["op"] == "purge":
-                position = self.board.append(worker.serial, message["id"])
+                position = self.members.append(worker.serial, message["id"])
                 for other in self.all.values():
                     if other is not worker:
                         other.inbox.append({**message, "op": "purged", "n": position})
             elif message["op"] == "applied":
-                self.board.applied(worker.serial, message["n"])
+                self.members.applied(worker.serial, message["n"])
             elif message["op"] == "leave":
-                self.board.leave(worker.serial)
+                self.members.leave(worker.serial)
             self.settle()
 
     @rule(worker=workers, count=st.integers(1, 5))
@@ -179,7 +180,7 @@ class Siblings(RuleBasedStateMachine):
             return
         if fate == "dies":
             worker.dead = True
-            self.board.leave(worker.serial)
+            self.members.leave(worker.serial)
             del self.all[worker.serial]
             self.settle()
         elif fate == "leaves":
@@ -188,7 +189,7 @@ class Siblings(RuleBasedStateMachine):
             worker.log.lost()
 
     def settle(self) -> None:
-        for done in self.board.settled():
+        for done in self.members.settled():
             assert 1 <= done.applied == done.instances
             self.final.add(self.asked[done.by, done.number])
 
@@ -202,7 +203,7 @@ class Siblings(RuleBasedStateMachine):
         """Nothing waits for ever: not even for those who never answer."""
         self.clock.time += TERM
         self.settle()
-        assert self.board.due() is None
+        assert self.members.due() is None
 
 
 TestSiblings = pytest.mark.filterwarnings("ignore")(Siblings.TestCase)

@@ -67,7 +67,7 @@ async def through(proxies: list[Proxy]) -> None:
 async def tried(worlds: list[World], times: int = 3) -> None:
     """Until each instance has tried so often to join, or has fetched instead."""
     logs: list[Any] = [world.cache.stack.shared_log for world in worlds]
-    await until(lambda: worlds[0].origin.total or all(log._begun >= times for log in logs))
+    await until(lambda: worlds[0].origin.total or all(log.turns.begun >= times for log in logs))
 
 
 async def test_a_burst_that_comes_while_all_still_join_is_one_call(
@@ -164,7 +164,7 @@ async def test_who_came_before_a_fetch_shares_it_though_its_instance_joins_meanw
 
     calls = [world.call("/page") for _ in range(5)]
     await tried(worlds[:1])
-    log._join_by = float("-inf")  # too long
+    log.patience._join_by = float("-inf")  # too long
     await gate.reached()
     await world.waiting(4)
     await through(proxies)
@@ -223,7 +223,7 @@ async def test_values_are_fetched_once_while_all_still_join(
         for number in range(REQUESTS)
     ]
     logs: list[Any] = [stack.shared_log for stack in stacks]
-    await until(lambda: fetched or all(log._begun >= 3 for log in logs))
+    await until(lambda: fetched or all(log.turns.begun >= 3 for log in logs))
     assert fetched == 0
     await through(proxies)
     assert set(await asyncio.gather(*values)) == {1}
@@ -269,7 +269,7 @@ def test_threads_that_ask_while_all_still_join_cost_one_call(
         thread.start()
     # In each process one tries to join (or what runs beside them does), and the others wait for it.
     waits = REQUESTS - COUNT
-    until_holds(lambda: calls or sum(log._pulse.waiting for log in logs) >= waits)
+    until_holds(lambda: calls or sum(log.turns.waiting for log in logs) >= waits)
     # Longer than an operation may take, so that an impatient one has gone ahead.
     time.sleep(0.3)
     assert not calls

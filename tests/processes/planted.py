@@ -12,14 +12,14 @@ from typing import Any, Final
 from layergate.core.entry import Entry
 from layergate.core.invalidation import Invalidation, Invalidations
 from layergate.core.stack import Stack
-from layergate.layers.redis.log import RedisLog
+from layergate.shared.log import SharedLog
 
 __all__ = ["PLANTED", "plant"]
 
 
 def trusts_for_ever() -> None:
     """One that is cut off goes on as if nothing could be purged meanwhile."""
-    RedisLog.trusted_until = property(lambda _: float("inf"), lambda *_: None)  # type: ignore[assignment]
+    SharedLog.trusted_until = property(lambda _: float("inf"), lambda *_: None)  # type: ignore[assignment]
 
 
 def stores_what_was_purged() -> None:

@@ -15,11 +15,11 @@ from layergate import Admin, HttpCache, LayerGate, MemoryLayer, Rule
 from layergate.layers.redis import RedisLayer
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.wsgi import LayerGate as WSGILayerGate
-from tests.layers.redis.nodes import settle
 from tests.scenarios import asgi, wsgi
 from tests.scenarios.checks import check_step
 from tests.scenarios.model import TOKEN, Scenario
 from tests.scenarios.table import SCENARIOS
+from tests.support.nodes import settle
 from tests.support.redis_servers import Valkey
 
 # Rows whose expectation is about one process, each with the reason.

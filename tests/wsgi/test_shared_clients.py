@@ -76,7 +76,7 @@ def test_an_app_for_each_test_is_not_waited_for(shared_valkey: Any) -> None:
     purged = client.post("/_layergate/purge", json={"tags": ["x"]}, headers=TOKEN)
     assert purged.json is not None and purged.json["result"]["instances"] == 1
     log: Any = last.cache.stack.shared_log
-    assert shared_valkey.cli("ZCARD", log._keys[2].decode()) == 1
+    assert shared_valkey.cli("ZCARD", log._journal.keys[2].decode()) == 1
     last.flask.wsgi_app.close()  # type: ignore[attr-defined]
 
 

@@ -63,8 +63,7 @@ class ValuePacker:
             msgpack: Any = import_module("msgpack")
         except ImportError as error:
             raise ConfigError(
-                "a shared layer needs msgpack, which is not installed;"
-                " run: pip install 'layergate[redis]'"
+                "a shared layer needs msgpack, which is not installed; run: pip install msgpack"
             ) from error
         self._packer: Callable[..., Any] = msgpack.Packer
         self._unpackb: Callable[..., Any] = msgpack.unpackb

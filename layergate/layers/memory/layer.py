@@ -117,7 +117,7 @@ class MemoryLayer:
             return None
         return entry
 
-    def look(self, key: Key) -> Entry | None:
+    def inspect(self, key: Key) -> Entry | None:
         """As `get`, but not counted as a read."""
         node = self._nodes.get(key)
         return None if node is None or not node.entry.expires > self._clock() else node.entry

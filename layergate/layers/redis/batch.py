@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from layergate.layers.redis.link import Command
+from layergate.layers.redis.connection import Command
 
 __all__ = ["LIMIT", "Batcher"]
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError
 
-from layergate.layers.redis.link import Command, Word
+from layergate.layers.redis.connection import Command, Word
 from layergate.layers.redis.url import Address
 
 __all__ = ["Redirection", "Slots", "redirection", "slot_of"]

@@ -1,51 +1,29 @@
-"""Names in Redis.
+"""Names of the log and the waiters in Redis, beside those of `layergate.shared.names`.
 
-What belongs to one cache key carries one *hash tag* (``{digest}``), and so lies in one slot of a
-cluster: a script may touch the entry and its lease at once. What belongs to the log carries the
+All that belongs to one cache key carries one *hash tag* (``{digest}``), and so lies in one slot of a
+Cluster: a script may touch the entry and its lease at once. All that belongs to the log carries the
 namespace as its tag.
-
-Cache keys themselves never leave the process (G9): they may hold what users typed, and be long.
 """
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Final
 
-from layergate.core.layer import Key
+__all__ = ["digest_of", "log_key", "waiters_key"]
 
-__all__ = ["digest", "entry_key", "lease_key", "log_key", "waiters_key"]
-
-_SIZE: Final = 20  # bytes: 2**80 entries before two are likely to share a digest
+_DIGEST: Final = 40  # characters
 
 
-def digest(key: Key, secret: bytes = b"") -> bytes:
-    """What ``key`` is called in Redis: 40 hex digits. With a ``secret`` (any length, empty for
-    none) nobody can tell from it which key it is, not even by trying those that are likely.
-    """
-    if len(secret) > blake2b.MAX_KEY_SIZE:
-        secret = blake2b(secret).digest()
-    # "a" and b"a" are two keys.
-    data = b"s" + key.encode("utf-8", "surrogatepass") if isinstance(key, str) else b"b" + key
-    name = blake2b(data, digest_size=_SIZE, key=secret, person=b"layergate key")
-    return name.hexdigest().encode()
+def digest_of(lease: str) -> str:
+    """The digest in the name of a lease."""
+    return lease[-_DIGEST - 1 : -1]
 
 
-def entry_key(namespace: bytes, name: bytes) -> bytes:
-    """Where the entry of the key with digest ``name`` lies."""
-    return b"%b:e:{%b}" % (namespace, name)
+def waiters_key(namespace: str, digest: str) -> bytes:
+    """Which instances wait for the lease of the key with this digest."""
+    return f"{namespace}:w:{{{digest}}}".encode()
 
 
-def lease_key(namespace: bytes, name: bytes) -> bytes:
-    """Where its lease lies."""
-    return b"%b:l:{%b}" % (namespace, name)
-
-
-def waiters_key(namespace: bytes, name: bytes) -> bytes:
-    """Which instances wait for that lease."""
-    return b"%b:w:{%b}" % (namespace, name)
-
-
-def log_key(namespace: bytes, part: bytes) -> bytes:
+def log_key(namespace: str, part: str) -> bytes:
     """``part`` of the log. ``namespace`` must not contain braces."""
-    return b"{%b}:%b" % (namespace, part)
+    return f"{{{namespace}}}:{part}".encode()

@@ -22,11 +22,11 @@ from layergate.core.events import Counters
 from layergate.core.invalidation import Invalidations
 from layergate.core.layer import Layer
 from layergate.core.shared import Joining, SharedLayer, Waited
-from layergate.errors import ConfigError, LayerUnavailable, WireError
+from layergate.errors import ConfigError, LayerRefused, LayerUnavailable, WireError
 from layergate.layers.redis import RedisLayer
-from layergate.layers.redis.keys import digest, entry_key, lease_key
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
+from layergate.shared.names import blob_name, digest, lease_name
 from layergate.testing.layers import LayerConformance
 from tests.support.ports import free_port
 from tests.support.redis_servers import SharedValkey, Valkey, ValkeyCluster
@@ -73,20 +73,20 @@ class Conformance(LayerConformance):
 
     async def make_layer(self) -> RedisLayer:
         layer = RedisLayer(self.url, namespace=namespace(), timeout=5.0, **self.options)
-        log, _ = layer.join(Joining(Invalidations(), self.runtime(), Counters(), ()))
+        self.made = self.runtime()
+        log, _ = layer.join(Joining(Invalidations(), self.made, Counters(), ()))
         self.log = log
         assert await log.catch_up()
         joined = layer._joined
         assert joined is not None
-        layer._joined = joined._replace(log=_Exact(log))  # type: ignore[arg-type]
+        layer._joined = joined._replace(positions=_Exact(log))  # type: ignore[arg-type]
         return layer
 
     async def close_layer(self, layer: Layer) -> None:
         await layer.clear()  # type: ignore[misc]
         await self.log.leave()
-        self.log.companion.stop()
+        await self.made.aclose(1.0)
         await layer.aclose()  # type: ignore[attr-defined]
-        await asyncio.sleep(0)
 
 
 class TestOnALoop(Conformance):
@@ -103,12 +103,6 @@ class TestOnThreads(Conformance):
 
     def call(self, answer: Any) -> Any:
         return run_blocking(answer) if isinstance(answer, Awaitable) else answer  # type: ignore[arg-type]
-
-    async def close_layer(self, layer: Layer) -> None:
-        await layer.clear()  # type: ignore[misc]
-        await self.log.leave()
-        self.log.companion.stop()
-        await layer.aclose()  # type: ignore[attr-defined]
 
 
 class TestOnACluster(Conformance):
@@ -152,8 +146,8 @@ class World:
         layer = RedisLayer(target, **{"timeout": 5.0, **options})
         runtime: Any = ThreadRuntime() if self.blocking else LoopRuntime()
         counters = Counters([lambda *event: self.events.append(event)])
-        log, _ = layer.join(Joining(Invalidations(), runtime, counters, (POINT,)))
-        self._made.append((layer, log))
+        layer.join(Joining(Invalidations(), runtime, counters, (POINT,)))
+        self._made.append((layer, runtime))
         return layer
 
     def layer(self, target: Any, **options: Any) -> RedisLayer:
@@ -162,12 +156,14 @@ class World:
         return layer
 
     def close(self) -> None:
-        async def end(layer: RedisLayer, log: Any) -> None:
-            log.companion.stop()
+        async def end(layer: RedisLayer, runtime: Any) -> None:
+            # First the heartbeat: it would open a connection after the others are closed.
+            await runtime.aclose(1.0)
+            log_of(layer).heartbeat.stop()
             await layer.aclose()
 
-        for layer, log in self._made:
-            self.run(end(layer, log))
+        for layer, runtime in self._made:
+            self.run(end(layer, runtime))
         if self._runner is not None:
             self._runner.close()
 
@@ -195,9 +191,9 @@ def position(layer: RedisLayer) -> int:
     return 0 if layer._joined is None else layer._joined.joining.invalidations.position
 
 
-def stored(layer: RedisLayer, key: str) -> bytes:
+def stored(layer: RedisLayer, key: str) -> str:
     """Where it is."""
-    return entry_key(layer.namespace.encode(), digest(key))
+    return blob_name(layer.namespace, digest(key))
 
 
 @pytest.fixture(params=["loop", "threads"])
@@ -282,7 +278,7 @@ def test_another_type_of_value_in_the_redis_is_an_error_reply(
 ):
     layer = world.layer(shared_valkey.url, namespace=shared_valkey.namespace)
     shared_valkey.cli("LPUSH", stored(layer, "key"), 1)
-    with pytest.raises(redis.ResponseError):
+    with pytest.raises(LayerRefused):
         world.run(layer.get("key"))
     assert layer.stats()["errors"] == 1
     world.run(layer.set("key", entry(layer, b"mine")))
@@ -296,12 +292,12 @@ def test_a_secret_signs_entries_and_hides_keys(world: World, shared_valkey: Shar
     world.run(layer.set("key", entry(layer, b"mine")))
     assert world.run(same.get("key")).value == b"mine"
     assert shared_valkey.cli("EXISTS", stored(layer, "key")) == 0, "not the name it has unhashed"
-    where = entry_key(name.encode(), digest("key", SECRET.encode()))
+    where = blob_name(name, digest("key", SECRET.encode()))
     blob = shared_valkey.cli("GET", where)
     shared_valkey.cli("SET", where, blob[:-1] + bytes([blob[-1] ^ 1]))
     assert world.run(layer.get("key")) is None
     # one that was copied from elsewhere
-    shared_valkey.cli("SET", entry_key(name.encode(), digest("other", SECRET.encode())), blob)
+    shared_valkey.cli("SET", blob_name(name, digest("other", SECRET.encode())), blob)
     assert world.run(layer.get("other")) is None
     assert layer.stats()["undecodable"] == 2
 
@@ -357,7 +353,7 @@ def test_a_stamp_survives_to_the_precision_of_the_log(world: World, shared_valke
         await layer.set("key", entry(layer, stamp=stamp))
         found = await layer.get("key")
         assert found is not None
-        assert found.stamp == found.checked == log.stamp(*log.place(stamp))
+        assert found.stamp == found.checked == log.positions.stamp(*log.positions.place(stamp))
         assert found.stamp <= stamp
         # stamped with marks that this instance alone knows of
         await layer.set("key", entry(layer, stamp=stamp + 3))
@@ -423,7 +419,7 @@ def test_who_has_lost_it_may_not(world: World, shared_valkey: SharedValkey):
 
     async def story() -> None:
         lease = await leases_of(layer).acquire("key", wait=0)
-        shared_valkey.cli("UNLINK", lease_key(name.encode(), digest("key")))  # its term ran out
+        shared_valkey.cli("UNLINK", lease_name(name, digest("key")))  # its term ran out
         theirs = await leases_of(other).acquire("key", wait=0)
         await other.set("key", entry(other, b"newer"))
         await layer.set("key", entry(layer, b"older"))
@@ -487,7 +483,7 @@ def test_stats_are_numbers(world: World, shared_valkey: SharedValkey):
         ({"timeout": 0}, "timeout must be > 0"),
         ({"max_disconnected": 0}, "max_disconnected must be > 0 seconds, or None"),
         ({"lease_term": -1}, "lease_term must be > 0"),
-        ({"waiting": 1.0}, r"waiting must be Fixed\(...\) or Exponential\(...\)"),
+        ({"backoff": 1.0}, r"backoff must be a Backoff\(initial, maximum\)"),
         ({"log_length": 10}, "log_length must be a whole number from 1000, got 10"),
         ({"log_length": 1e6}, "log_length must be a whole number"),
     ],
@@ -500,7 +496,7 @@ def test_options_that_cannot_work(options: dict[str, Any], match: str):
 def test_no_message_and_no_repr_shows_a_secret():
     layer = RedisLayer("redis://app:hunter2@host/1", secret=SECRET)
     assert repr(layer) == (
-        "RedisLayer(Server(redis://host:6379), name='redis', namespace='layergate')"
+        "RedisLayer(RedisClient(redis://host:6379), name='redis', namespace='layergate')"
     )
     for target in ("redis://app:hunter2@host:port", "hunter2"):
         with pytest.raises(ConfigError) as caught:

@@ -23,8 +23,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from layergate.core.events import Counters
 from layergate.errors import ConfigError
-from layergate.layers.redis import link
-from layergate.layers.redis.server import Server
+from layergate.layers.redis import params
+from layergate.layers.redis.client import RedisClient
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from tests.support.ports import HOST
@@ -37,15 +37,15 @@ class World:
     def __init__(self, name: str) -> None:
         self.blocking = name == "threads"
         self._runner = None if self.blocking else asyncio.Runner()
-        self._servers: list[Server] = []
+        self._servers: list[RedisClient] = []
 
     def run(self, work: Awaitable[Any]) -> Any:
         if self._runner is None:
             return run_blocking(work)  # type: ignore[arg-type]
         return self._runner.run(work)  # type: ignore[arg-type]
 
-    def server(self, target: Any) -> Server:
-        server = Server(target, connect_timeout=5.0, timeout=5.0, namespace="test")
+    def server(self, target: Any) -> RedisClient:
+        server = RedisClient(target, connect_timeout=5.0, timeout=5.0, namespace="test")
         server.bind(ThreadRuntime() if self.blocking else LoopRuntime(), Counters([]))
         self._servers.append(server)
         return server
@@ -136,13 +136,13 @@ def test_behind_sentinels_both_are_checked(world: World):
     """The Sentinels, and the master that they name."""
     for query, checked in (("", True), ("?ssl_check_hostname=false", False)):
         server = world.server(f"rediss+sentinel://{HOST}:1/mymaster{query}")
-        recipe = server._recipe(blocking=world.blocking)
-        assert recipe.options["ssl_check_hostname"] is checked
+        way = server._params(blocking=world.blocking)
+        assert way.options["ssl_check_hostname"] is checked
         assert issubclass(
-            recipe.connection,
+            way.connection,
             (redis.connection.SSLConnection, redis.asyncio.connection.SSLConnection),
         )
-        pool: Any = recipe.keep
+        pool: Any = way.keep
         (sentinel,) = pool.sentinel_manager.sentinels
         connection = sentinel.connection_pool.make_connection()
         assert isinstance(
@@ -170,18 +170,18 @@ def test_a_client_of_an_old_version_that_checks_nothing_is_logged(
 ):
     for major, logged in ((5, 1), (6, 0)):
         caplog.clear()
-        monkeypatch.setattr(link, "_MAJOR", major)
+        monkeypatch.setattr(params, "_MAJOR", major)
         with caplog.at_level(logging.WARNING, "layergate"):
-            link.check_hostname({"ssl_check_hostname": False})
-            link.check_hostname({"ssl_check_hostname": True})
-            link.check_hostname({"ssl_check_hostname": False, "ssl_cert_reqs": "none"})
-            link.check_hostname({})
+            params._check_hostname({"ssl_check_hostname": False})
+            params._check_hostname({"ssl_check_hostname": True})
+            params._check_hostname({"ssl_check_hostname": False, "ssl_cert_reqs": "none"})
+            params._check_hostname({})
         assert len(caplog.records) == logged
 
 
 def test_what_verifies_nothing_checks_no_host_either():
     with pytest.raises(ConfigError, match="ssl_check_hostname with ssl_cert_reqs=none"):
-        Server(
+        RedisClient(
             "rediss://h?ssl_check_hostname=true&ssl_cert_reqs=none",
             connect_timeout=1.0,
             timeout=1.0,

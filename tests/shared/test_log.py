@@ -15,11 +15,12 @@ import pytest
 
 from layergate.core.invalidation import Invalidation
 from layergate.errors import KeyRefused
-from layergate.layers.redis import log as log_module
-from layergate.layers.redis.leases import RedisLease
-from layergate.layers.redis.scripts import APPEND, SYNC
+from layergate.layers.redis import journal as journal_module
+from layergate.layers.redis.log_scripts import APPEND, SYNC
 from layergate.runtime.threads import ThreadRuntime
-from tests.layers.redis.nodes import (
+from layergate.shared import outbox, replay
+from layergate.shared.leases import SharedLease
+from tests.support.nodes import (
     FAR,
     Loop,
     Node,
@@ -57,14 +58,14 @@ def meta(server: Any, field: str) -> Any:
 
 def stamp(node: Node, place: Any) -> int:
     """What an entry written with ``place`` is stamped, at ``node``."""
-    found = node.log.stamp(*place)
+    found = node.log.positions.stamp(*place)
     assert found is not None
     return found
 
 
-async def lease_of(node: Node, key: bytes) -> RedisLease:
+async def lease_of(node: Node, key: bytes) -> SharedLease:
     lease = await node.leases.acquire(key, wait=0)
-    assert isinstance(lease, RedisLease)
+    assert isinstance(lease, SharedLease)
     return lease
 
 
@@ -113,9 +114,9 @@ def test_a_purge_costs_the_same_however_many_keys_there_are(
         await node.purge("warm")
 
         async def commands() -> int:
-            before = node.server.stats()["commands"]
+            before = node.client.stats()["commands"]
             await node.purge("one tag of a million entries")
-            return int(node.server.stats()["commands"] - before)
+            return int(node.client.stats()["commands"] - before)
 
         # The append and one look, which finds it final. (And a beat, should one be due.)
         assert await commands() <= 6
@@ -243,19 +244,19 @@ def test_many_purges_at_once(world: Any, shared_valkey: SharedValkey) -> None:
 def test_a_joiner_knows_what_was_purged_before(world: Any, shared_valkey: SharedValkey) -> None:
     async def scenario() -> None:
         (node,) = await fleet(world, shared_valkey, 1)
-        old = node.log.place(node.position)
+        old = node.log.positions.place(node.position)
         assert old is not None
         for number in range(5):
             await node.purge(f"t{number}")
-        new = node.log.place(node.position)
+        new = node.log.positions.place(node.position)
         assert new == (old[0], 5)
         joiner = Node(world, shared_valkey.url, shared_valkey.namespace)
-        assert joiner.log.place(joiner.position) is None
-        assert joiner.log.stamp(*old) is None
+        assert joiner.log.positions.place(joiner.position) is None
+        assert joiner.log.positions.stamp(*old) is None
         own = joiner.held("unrelated")
         await joiner.join()
         assert not own(), "what it fetched before it knew of any purge is gone"
-        at_old, at_new = joiner.log.stamp(*old), joiner.log.stamp(*new)
+        at_old, at_new = joiner.log.positions.stamp(*old), joiner.log.positions.stamp(*new)
         assert at_old is not None and at_new is not None
         assert joiner.knows("t0", at_old) and joiner.knows("t4", at_old)
         assert not joiner.knows("t4", at_new) and not joiner.knows("other", at_old)
@@ -273,7 +274,7 @@ def test_a_joiner_of_a_trimmed_log_takes_nothing_from_before(
         places = []
         for number in range(6):
             await node.purge(f"t{number}")
-            places.append(node.log.place(node.position))
+            places.append(node.log.positions.place(node.position))
         joiner = Node(world, shared_valkey.url, shared_valkey.namespace, length=3)
         await joiner.join()
         gone = [joiner.knows("unrelated", stamp(joiner, place)) for place in places]
@@ -288,10 +289,10 @@ def test_a_long_log_is_read_in_pieces(
 ) -> None:
     async def scenario() -> None:
         (node,) = await fleet(world, shared_valkey, 1)
-        old = node.log.place(node.position)
+        old = node.log.positions.place(node.position)
         for number in range(40):
             await node.purge(f"t{number}", wait=0)
-        monkeypatch.setattr(log_module, "_LIMIT", 7)
+        monkeypatch.setattr(journal_module, "_LIMIT", 7)
         joiner = Node(world, shared_valkey.url, shared_valkey.namespace)
         await joiner.join()
         assert old is not None
@@ -309,10 +310,9 @@ def test_a_reader_who_is_not_done_is_no_member(shared_valkey: SharedValkey) -> N
         for number in range(10):
             await node.purge(f"t{number}", wait=0)
         joiner = Node(world, shared_valkey.url, shared_valkey.namespace, still=True)
-        place = joiner.log._place()
-        arguments = joiner.log._arguments(place, member=True)
+        arguments = joiner.journal.arguments(joiner.log.place(member=True))
         arguments[9] = 5  # as many at once
-        reply = await joiner.server.run(SYNC, joiner.log._keys, arguments)
+        reply = await joiner.client.run(SYNC, joiner.journal.keys, arguments)
         assert (reply[2], reply[3], len(reply[4])) == (0, 0, 5)
         assert await node.purge("x") == (1, 1, True)
 
@@ -322,10 +322,10 @@ def test_a_reader_who_is_not_done_is_no_member(shared_valkey: SharedValkey) -> N
 def test_nothing_is_asked_before_the_first_use(world: Any) -> None:
     node = Node(world, "redis://127.0.0.1:1/0", "fleet")
     assert not node.trusted
-    assert node.server.stats()["connects"] == 0
-    assert not node.log.companion.running
+    assert node.client.stats()["connects"] == 0
+    assert not node.log.heartbeat.running
     world.run(node.log.leave())
-    assert node.server.stats()["connects"] == 0
+    assert node.client.stats()["connects"] == 0
 
 
 # -- trust -----------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ def test_who_asks_each_time_takes_no_answer_from_before(shared_valkey: SharedVal
         runtime.background = lambda: False
         node = Node(world, shared_valkey.url, shared_valkey.namespace, runtime=runtime)
         assert await node.log.catch_up()
-        run = node.server.run
+        run = node.client.run
         answered, go_on = asyncio.Event(), asyncio.Event()
 
         async def slow(*args: Any, **kwargs: Any) -> Any:
@@ -412,7 +412,7 @@ def test_who_asks_each_time_takes_no_answer_from_before(shared_valkey: SharedVal
             await go_on.wait()
             return reply
 
-        node.server.run = slow
+        node.client.run = slow
         early = asyncio.create_task(node.log.catch_up())
         await answered.wait()
         held = node.held("a")
@@ -432,22 +432,22 @@ def test_a_cancelled_sync_is_taken_over_by_who_waits_for_it(shared_valkey: Share
 
     async def scenario() -> None:
         (node,) = await fleet(world, shared_valkey, 1, still=True)
-        run = node.server.run
+        run = node.client.run
         stuck = asyncio.Event()
 
         async def never(*args: Any, **kwargs: Any) -> Any:
             stuck.set()
             await asyncio.Event().wait()
 
-        node.server.run = never
+        node.client.run = never
         first = asyncio.create_task(node.log.sync())
         await stuck.wait()
         second = asyncio.create_task(node.log.sync(fresh=False))
         await asyncio.sleep(0.01)
-        node.server.run = run
+        node.client.run = run
         first.cancel()
         assert await asyncio.wait_for(second, 5)
-        assert node.log._pulse.waiting == 0
+        assert node.log.turns.waiting == 0
 
     world.run(scenario())
 
@@ -473,7 +473,7 @@ def test_what_was_under_way_when_it_left_founds_no_trust(shared_valkey: SharedVa
 
     async def scenario() -> None:
         (node,) = await fleet(world, shared_valkey, 1, still=True)
-        run = node.server.run
+        run = node.client.run
         answered, go_on = asyncio.Event(), asyncio.Event()
 
         async def slow(*args: Any, **kwargs: Any) -> Any:
@@ -482,10 +482,10 @@ def test_what_was_under_way_when_it_left_founds_no_trust(shared_valkey: SharedVa
             await go_on.wait()
             return reply
 
-        node.server.run = slow
+        node.client.run = slow
         purging = asyncio.create_task(node.purge("a", wait=0))
         await answered.wait()
-        node.server.run = run
+        node.client.run = run
         await node.log.leave()
         node.log.left = False  # as `catch_up` does, before it asks anything
         go_on.set()
@@ -566,16 +566,16 @@ def test_a_purge_while_redis_is_away_works_here_and_is_made_up_for(
             assert not mine() and theirs()
             # Stamped by somebody who cannot know of it, and later in the log than anything here.
             await other.purge("b", wait=0)
-            place = other.log.place(other.position)
+            place = other.log.positions.place(other.position)
             assert place is not None
             theirs_here = stamp(node, place)
             assert node.knows("a", theirs_here)
             assert not node.knows("c", theirs_here)
-            assert node.log.place(node.position) == (place[0], 0)
+            assert node.log.positions.place(node.position) == (place[0], 0)
             proxy.resume()
             await eventually(world, lambda: not theirs())
             await eventually(world, lambda: node.log.stats()["log_outbox"] == 0)
-            place = other.log.place(other.position)
+            place = other.log.positions.place(other.position)
             assert place is not None and not node.knows("a", stamp(node, place))
 
     world.run(scenario())
@@ -601,7 +601,7 @@ def test_more_purges_than_can_wait_become_one_for_everything(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = Threads()
-    monkeypatch.setattr(log_module, "_OUTBOX", 5)
+    monkeypatch.setattr(outbox, "_RECORDS", 5)
 
     async def scenario() -> None:
         with Proxy(valkey.port) as proxy:
@@ -626,20 +626,20 @@ def test_a_purge_that_was_cancelled_is_made(shared_valkey: SharedValkey) -> None
     async def scenario() -> None:
         one, other = await fleet(world, shared_valkey, 2)
         held = other.held("a")
-        run = one.server.run
+        run = one.client.run
         asked = asyncio.Event()
 
         async def slow(*args: Any, **kwargs: Any) -> Any:
             asked.set()
             await asyncio.sleep(60)
 
-        one.server.run = slow
+        one.client.run = slow
         task = asyncio.create_task(one.purge("a"))
         await asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        one.server.run = run
+        one.client.run = run
         await eventually(world, lambda: not held())
 
     world.run(scenario())
@@ -654,7 +654,7 @@ def test_redis_comes_back_empty(world: Any, valkey: Valkey) -> None:
         one = nodes[0]
         before = one.position
         await one.purge("old")
-        old = one.log.place(one.position)
+        old = one.log.positions.place(one.position)
         assert old is not None
         kept = [node.held("kept") for node in nodes]
         valkey.cli("FLUSHALL")
@@ -663,8 +663,8 @@ def test_redis_comes_back_empty(world: Any, valkey: Valkey) -> None:
         assert all(held() for held in kept)
         assert all(node.knows("old", before) for node in nodes)
         # Entries of the old log are none any more, and old stamps go nowhere.
-        assert one.log.stamp(*old) is None
-        assert one.log.place(before) is None
+        assert one.log.positions.stamp(*old) is None
+        assert one.log.positions.place(before) is None
         # What they knew is in the new log, once.
         await eventually(world, lambda: len(records(valkey)) == 1)
         await world.sleep(0.7)
@@ -726,7 +726,7 @@ def test_who_was_cut_off_since_before_redis_was_emptied_has_its_purges_made_all_
 def test_more_was_emptied_than_anybody_remembers(
     world: Any, shared_valkey: SharedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_module, "_RECENT", 3)
+    monkeypatch.setattr(replay, "_RECORDS", 3)
 
     async def scenario() -> None:
         still, other = await fleet(world, shared_valkey, 2, still=True)
@@ -795,7 +795,7 @@ def test_a_restart_that_lost_the_end_of_the_log(world: Any, valkey: Valkey) -> N
         one = nodes[0]
         assert (await one.purge("first")).final
         back = lose_the_end(valkey)
-        before = one.log.place(one.position)
+        before = one.log.positions.place(one.position)
         assert before is not None
         kept = [node.held("kept") for node in nodes]
         assert (await nodes[1].purge("lost")).final
@@ -876,7 +876,7 @@ def test_more_was_lost_than_anybody_remembers(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = Threads()
-    monkeypatch.setattr(log_module, "_RECENT", 3)
+    monkeypatch.setattr(replay, "_RECORDS", 3)
 
     async def scenario() -> None:
         (node,) = await fleet(world, valkey, 1, disconnected=15.0)
@@ -932,7 +932,7 @@ def test_a_purge_made_up_for_is_lost_before_its_maker_has_seen_it_in_the_log(
             reply = await self.server.run(script, *args, **options)
             if script is APPEND and lost:
                 lost.pop()()
-                await node.log._ask(SYNC)
+                await node.log.refresh()
             return reply
 
     async def scenario() -> None:
@@ -1224,40 +1224,41 @@ FORKING = """
     from layergate.core.events import Counters
     from layergate.core.shared import Joining
     from layergate.core.invalidation import Invalidation, Invalidations
-    from layergate.layers.redis.leases import RedisLeases
-    from layergate.layers.redis.log import RedisLog
-    from layergate.layers.redis.server import Server
-    from layergate.core.lease import Fixed
+    from layergate.core.backoff import Backoff
+    from layergate.layers.redis.client import RedisClient
+    from layergate.layers.redis.journal import RedisJournal
+    from layergate.layers.redis.leases import RedisLeaseStore
+    from layergate.shared.leases import SharedLeases
+    from layergate.shared.log import SharedLog
     from layergate.runtime.threads import ThreadRuntime, run_blocking
 
     url, namespace = sys.argv[1:]
     runtime, marks = ThreadRuntime(), Invalidations()
     joining = Joining(marks, runtime, Counters(), ())
-    server = Server(url, connect_timeout=1.0, timeout=1.0, namespace=namespace)
-    server.bind(runtime, joining.counters)
-    log = RedisLog(server, Codec(), joining, namespace=namespace, max_disconnected=5.0,
-                   log_length=1000)
-    leases = RedisLeases(server, joining, namespace=namespace, term=5.0, waiting=Fixed(0.01),
-                         companion=log.companion)
+    client = RedisClient(url, connect_timeout=1.0, timeout=1.0, namespace=namespace)
+    client.bind(runtime, joining.counters)
+    journal = RedisJournal(client, namespace=namespace, max_disconnected=5.0, log_length=1000)
+    log = SharedLog(journal, Codec(), joining, timeout=1.0, connect_timeout=1.0)
+    leases = SharedLeases(RedisLeaseStore(client, namespace), joining, namespace=namespace, term=5.0,
+                          backoff=Backoff(0.01, 0.01), heartbeat=log.heartbeat)
     assert run_blocking(log.catch_up())
     lease = run_blocking(leases.acquire(b"k", wait=0))
     mine = log.instance
     # The worst moment: somebody holds the locks.
-    log._lock.acquire(); log.companion._lock.acquire(); leases._lock.acquire()
+    log._lock.acquire(); log.heartbeat._lock.acquire(); leases._lock.acquire()
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         told = {"trusted": runtime.monotonic() < log.trusted_until,
-                "running": log.companion.running, "same": log.instance == mine}
+                "running": log.heartbeat.running, "same": log.instance == mine}
         told["caught up"] = run_blocking(log.catch_up())
         told["token"] = leases.token_of(b"k") is not None
-        log.channel
         receipt = run_blocking(log.append((Invalidation("tag", "child"),), 0.0, wait=5.0))
         told["receipt"] = list(receipt)[:2]
         os.write(write, json.dumps(told).encode())
         run_blocking(log.leave())
         os._exit(0)
-    log._lock.release(); log.companion._lock.release(); leases._lock.release()
+    log._lock.release(); log.heartbeat._lock.release(); leases._lock.release()
     told = json.loads(os.read(read, 10_000))
     os.waitpid(pid, 0)
     told["parent"] = [runtime.monotonic() < log.trusted_until, marks.purged_since(0, ("child",), "")]
@@ -1326,7 +1327,7 @@ def test_one_engine_in_several_loops(shared_valkey: SharedValkey) -> None:
     async def use() -> None:
         await node.join()
         await node.purge("a", wait=0.01)
-        await node.server.close()
+        await node.client.close()
 
     for _ in range(3):
         asyncio.run(use())
@@ -1334,9 +1335,9 @@ def test_one_engine_in_several_loops(shared_valkey: SharedValkey) -> None:
 
     async def last() -> None:
         await node.join()
-        assert node.log.companion.running
+        assert node.log.heartbeat.running
         await node.runtime.aclose(1.0)
-        await node.server.close()
+        await node.client.close()
 
     asyncio.run(last())
 
@@ -1349,13 +1350,17 @@ def test_stamps_are_positions_with_room_for_local_ones(shared_valkey: SharedValk
         log = node.log
         await node.purge("a")
         at_one = node.position
+
+        def at(position: int) -> int:
+            assert log.log_id is not None
+            return stamp(node, (log.log_id, position))
+
         log._put_off((Invalidation("tag", "b"),), FAR)
         assert node.position == at_one + 1
-        assert log.place(at_one) == log.place(at_one + 1) == (log.log_id, 1)
-        assert log.to_wire(at_one) == 1
-        assert log.from_wire(1) == at_one == log.from_wire(7)
+        assert log.positions.place(at_one) == log.positions.place(at_one + 1) == (log.log_id, 1)
+        assert at(1) == at_one == at(7)
         await node.log.sync()
-        assert log.from_wire(7) > log.from_wire(2) == node.position
+        assert at(7) > at(2) == node.position
         assert ThreadRuntime.blocking
 
     world.run(scenario())

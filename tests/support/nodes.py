@@ -11,17 +11,19 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from layergate.core.backoff import Backoff
 from layergate.core.codec import Codec
 from layergate.core.events import Counters
 from layergate.core.invalidation import Invalidation, Invalidations
-from layergate.core.lease import Exponential, Waiting
 from layergate.core.shared import Joining
+from layergate.layers.redis.client import RedisClient
+from layergate.layers.redis.journal import RedisJournal
 from layergate.layers.redis.keys import log_key
-from layergate.layers.redis.leases import RedisLeases
-from layergate.layers.redis.log import RedisLog
-from layergate.layers.redis.server import Server
+from layergate.layers.redis.leases import RedisLeaseStore
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
+from layergate.shared.leases import SharedLeases
+from layergate.shared.log import SharedLog
 
 BOUND = 20.0  # seconds; a wait that long is a hang
 FAR = 2.0**39
@@ -90,11 +92,10 @@ def world(request: pytest.FixtureRequest) -> Any:
 
 
 class Still:
-    """Instead of a companion: the test does what it would do."""
+    """Instead of a heartbeat: the test does what it would do."""
 
     running = True
     leases = None
-
     stranded = False
 
     def ensure(self) -> bool:
@@ -117,12 +118,12 @@ class Node:
         disconnected: float | None = 5.0,
         length: int = 1000,
         term: float = 10.0,
-        waiting: Waiting | None = None,
+        backoff: Backoff | None = None,
         secret: bytes | None = None,
         still: bool = False,
         runtime: Any = None,
         timeout: float = 1.0,
-        wrap: Callable[[Any], Any] = lambda server: server,
+        wrap: Callable[[Any], Any] = lambda client: client,
     ) -> None:
         self.runtime = world.runtime() if runtime is None else runtime
         self.invalidations = Invalidations()
@@ -130,28 +131,27 @@ class Node:
         self.counters = Counters([lambda event, facts: self.events.append(event)])
         self.codec = Codec(secret=secret)
         joining = Joining(self.invalidations, self.runtime, self.counters, ())
-        server = Server(url, connect_timeout=1.0, timeout=timeout, namespace=namespace)
-        server.bind(self.runtime, self.counters)
-        self.server = wrap(server)
-        self.log = RedisLog(
-            self.server,
-            self.codec,
-            joining,
-            namespace=namespace,
-            max_disconnected=disconnected,
-            log_length=length,
+        client = RedisClient(url, connect_timeout=1.0, timeout=timeout, namespace=namespace)
+        client.bind(self.runtime, self.counters)
+        self.client = wrap(client)
+        self.journal = RedisJournal(
+            self.client, namespace=namespace, max_disconnected=disconnected, log_length=length
         )
-        self.leases = RedisLeases(
-            self.server,
+        self.log = SharedLog(
+            self.journal, self.codec, joining, timeout=timeout, connect_timeout=1.0
+        )
+        self.store = RedisLeaseStore(self.client, namespace)
+        self.leases = SharedLeases(
+            self.store,
             joining,
             namespace=namespace,
             secret=secret or b"",
             term=term,
-            waiting=Exponential() if waiting is None else waiting,
-            companion=self.log.companion,
+            backoff=Backoff() if backoff is None else backoff,
+            heartbeat=self.log.heartbeat,
         )
         if still:
-            self.log._companion = Still()  # type: ignore[assignment]
+            self.log.heartbeat = Still()  # type: ignore[misc, assignment]
         world.nodes.append(self)
 
     @property
@@ -187,7 +187,7 @@ class Node:
         with contextlib.suppress(Exception):
             await self.log.leave()
         await self.runtime.aclose(0.1)
-        await self.server.close()
+        await self.client.close()
 
 
 async def eventually(
@@ -212,7 +212,7 @@ def settle(server: Any, namespace: str) -> None:
 
 
 def key_of(namespace: str, part: str) -> str:
-    return log_key(namespace.encode(), part.encode()).decode()
+    return log_key(namespace, part).decode()
 
 
 def part_of(server: Any, part: str) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from layergate.errors import LayerUnavailable
-from tests.layers.redis.nodes import (
+from layergate.errors import LayerError
+from tests.support.nodes import (
     BOUND,
     Loop,
     Node,
@@ -32,14 +32,14 @@ __all__ = ["world"]
 
 async def listening(world: Any, server: Any, node: Node) -> None:
     def subscribed() -> bool:
-        (_, count) = server.cli("PUBSUB", "NUMSUB", node.log.own_channel)
+        (_, count) = server.cli("PUBSUB", "NUMSUB", node.journal.own_channel(node.log.instance))
         return int(count) == 1
 
     await eventually(world, subscribed)
 
 
 def threads() -> list[threading.Thread]:
-    return [one for one in threading.enumerate() if one.name == "layergate companion"]
+    return [one for one in threading.enumerate() if one.name == "layergate heartbeat"]
 
 
 def test_it_keeps_the_instance_trusted(world: Any, shared_valkey: SharedValkey) -> None:
@@ -136,13 +136,13 @@ def test_it_closes_the_breaker(world: Any, valkey: Valkey) -> None:
             await node.join()
             proxy.refuse()
             await eventually(world, lambda: not node.trusted)
-            while node.server.stats()["breaker"] != 2:
-                with contextlib.suppress(RedisError, LayerUnavailable):
-                    await node.server.get(b"x")
+            while node.client.stats()["breaker"] != 2:
+                with contextlib.suppress(RedisError, LayerError):
+                    await node.client.get(b"x")
             assert not await node.log.catch_up()
             proxy.resume()
             await eventually(world, lambda: node.trusted)
-            assert node.server.stats()["breaker"] == 0
+            assert node.client.stats()["breaker"] == 0
 
     world.run(scenario())
 
@@ -182,23 +182,23 @@ def test_a_line_that_is_cut_without_a_word_is_noticed(
             await one.join()
             await listening(world, shared_valkey, one)
         # The channel it hears nothing on any more.
-        deaf = node.log.channel
-        node.log.channel = b"nothing is ever said here"
+        deaf = node.journal.channel
+        node.journal.channel = b"nothing is ever said here"
         channels = []
-        subscribe = node.server.subscribe
+        subscribe = node.client.subscribe
 
         async def noted(which: Any, **options: Any) -> Any:
             channels.append(which)
             return await subscribe(which, **options)
 
-        node.server.subscribe = noted
-        before = node.log.companion._task
+        node.client.subscribe = noted
+        before = node.log.heartbeat._task
         assert before is not None
-        node.log.companion.stop()
+        node.log.heartbeat.stop()
         await eventually(world, before.done)
-        node.log.companion.ensure()
+        node.log.heartbeat.ensure()
         await eventually(world, lambda: len(channels) == 1)
-        node.log.channel = deaf
+        node.journal.channel = deaf
 
         async def anew() -> bool:
             await other.purge("a", wait=0)
@@ -216,10 +216,10 @@ def test_it_ends_when_the_instance_leaves(world: Any, shared_valkey: SharedValke
         node = Node(world, shared_valkey.url, shared_valkey.namespace, disconnected=0.4)
         await node.join()
         await listening(world, shared_valkey, node)
-        task = node.log.companion._task
-        assert task is not None and node.log.companion.running
+        task = node.log.heartbeat._task
+        assert task is not None and node.log.heartbeat.running
         await node.log.leave()
-        assert not node.log.companion.running
+        assert not node.log.heartbeat.running
         await eventually(world, task.done)
         assert not node.trusted
         key = part_of(shared_valkey, "members")
@@ -244,18 +244,18 @@ def test_it_is_started_once(world: Any, shared_valkey: SharedValkey) -> None:
 
         node.runtime.companion = counted
         assert all(await world.together(*(node.log.catch_up() for _ in range(20))))
-        assert started == ["layergate companion"]
+        assert started == ["layergate heartbeat"]
 
     world.run(scenario())
 
 
-def test_it_holds_on_to_nobody(shared_valkey: SharedValkey) -> None:
+def test_it_keeps_nothing_alive(shared_valkey: SharedValkey) -> None:
     """With a stack that nobody uses any more its thread ends."""
     world = Threads()
     before = set(threads())
     node = Node(world, shared_valkey.url, shared_valkey.namespace, disconnected=0.4)
     gone = weakref.ref(node.log)
-    server = node.server
+    client = node.client
     node.counters._hooks = ()  # the way from the server back to this node
 
     async def scenario(node: Node) -> None:
@@ -269,7 +269,7 @@ def test_it_holds_on_to_nobody(shared_valkey: SharedValkey) -> None:
     gc.collect()
     until(lambda: gc.collect() is not None and gone() is None)
     until(lambda: not its.is_alive())
-    Threads().run(server.close())
+    Threads().run(client.close())
 
 
 def test_a_closed_loop_takes_it_along_and_the_next_use_starts_another(
@@ -280,12 +280,12 @@ def test_a_closed_loop_takes_it_along_and_the_next_use_starts_another(
 
     async def use() -> None:
         await node.join()
-        await node.server.close()
+        await node.client.close()
 
     asyncio.run(use())
     asyncio.run(asyncio.sleep(0.5))
     assert not node.trusted
-    assert not node.log.companion.running
+    assert not node.log.heartbeat.running
 
     async def again() -> None:
         await node.join()
@@ -324,10 +324,10 @@ def test_a_request_does_not_pay_for_what_just_failed(world: Any, valkey: Valkey)
         valkey.cli("ACL", "SETUSER", "default", "-evalsha", "-eval")
         await eventually(world, lambda: not node.trusted)
         assert not await node.log.catch_up()
-        before = node.server.stats()["commands"]
+        before = node.client.stats()["commands"]
         for _ in range(500):
             assert not await node.log.catch_up()
-        assert node.server.stats()["commands"] - before < 100
+        assert node.client.stats()["commands"] - before < 100
         valkey.cli("ACL", "SETUSER", "default", "+evalsha", "+eval")
         await eventually(world, lambda: node.trusted)
 

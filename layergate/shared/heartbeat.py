@@ -1,11 +1,13 @@
-"""What runs beside the requests: one loop per process, which listens and keeps the heart beating.
+"""What runs beside the requests: one loop per process that listens and keeps this instance trusted.
 
-It is subscribed to the fleet's channel (there is something to read in the log) and to this
-instance's own (a lease was released that somebody here waits for), tells the log to catch up, and
-has the leases renewed, and those given back that could not be when they should. Nothing depends on a message: what is missed is found at the next beat, or by
-those who look again from time to time. While Redis is away it is the one that keeps asking.
+It subscribes to news of the journal: the log has grown (then it has the log sync), or a lease was
+released that a call here waits for. It syncs at every heartbeat, has the leases renewed, and has those
+releases sent that could not be sent when they were made. Nothing depends on a message: what is missed
+is found at the next heartbeat, or by waiting calls, which look again from time to time. While the
+shared system is away, this loop is the one that keeps asking.
 
-It belongs to its log, weakly: with a stack that nobody uses any more it ends.
+`SharedLog` makes one and starts it with the first request. The loop holds its log only weakly, so it
+ends with a stack that is not used any more. It never touches a cache entry.
 """
 
 from __future__ import annotations
@@ -13,44 +15,87 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
-from layergate.core.ports import Task
+from layergate.core.ports import Runtime, Task
 from layergate.core.shared import Joining
-from layergate.layers.redis.server import Server, Subscription
+from layergate.shared.journal import Grew, Journal, News, Released, Subscription
+from layergate.shared.ports import answered
 
-if TYPE_CHECKING:
-    from layergate.layers.redis.leases import RedisLeases
-    from layergate.layers.redis.log import RedisLog
-
-__all__ = ["Companion"]
+__all__ = ["Heartbeat"]
 
 _logger = logging.getLogger("layergate")
 
 _FIRST_PAUSE: Final = 0.05  # seconds
 _LONGEST_PAUSE: Final = 2.0
-_TELL_EVERY: Final = 60.0  # seconds between two warnings about the same
+_WARN_EVERY: Final = 60.0  # seconds between two warnings about the same
+_NEVER: Final = float("-inf")
 
 
-class Companion:
-    """The background loop of one `RedisLog`.
+class _Log(Protocol):
+    """What it needs of the log."""
 
-    ``heartbeat``: seconds between two signs of life.
-    """
+    left: bool
 
-    def __init__(
-        self, server: Server, joining: Joining, log: RedisLog, *, heartbeat: float
-    ) -> None:
-        self._server = server
+    @property
+    def applied(self) -> int: ...
+
+    @property
+    def instance(self) -> bytes: ...
+
+    async def sync(self, *, probe: bool) -> bool: ...
+
+    def is_news(self, news: Grew) -> bool: ...
+
+    async def look_ahead(self) -> None: ...
+
+    async def leave(self) -> None: ...
+
+
+class _Leases(Protocol):
+    """What it needs of the leases."""
+
+    @property
+    def term(self) -> float: ...
+
+    @property
+    def holding(self) -> bool: ...
+
+    async def renew(self) -> None: ...
+
+    async def send_releases(self, *, once_more: bool = False) -> None: ...
+
+    def wake(self, news: Released) -> None: ...
+
+    def forked(self) -> None: ...
+
+
+class _Silence:
+    """The subscription of a journal that has none."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def next(self, seconds: float) -> None:
+        await self._runtime.event().wait(seconds)
+
+    def close(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+class Heartbeat:
+    """The background loop of one log. ``timeout``: seconds that one call may take."""
+
+    def __init__(self, journal: Journal, joining: Joining, log: _Log, *, timeout: float) -> None:
+        self._journal = journal
         self._runtime = joining.runtime
         self._counters = joining.counters
         self._log = weakref.ref(log)
-        self._heartbeat = heartbeat
-        self._longest_pause = min(_LONGEST_PAUSE, heartbeat)
+        self._timeout = timeout
         # Set by the leases, if there are any.
-        self.leases: RedisLeases | None = None
-        self._told = float("-inf")
-        self._told_deaf = float("-inf")
+        self.leases: _Leases | None = None
+        self._warned = self._warned_deaf = _NEVER
         self.forked()
 
     def forked(self) -> None:
@@ -58,43 +103,36 @@ class Companion:
         self._lock = self._runtime.lock()
         self._task: Task | None = None
         self._started = False
-        # Which loop is the one that is wanted: an older one ends when it sees that it is not.
+        # Which loop is the wanted one: an older one ends when it sees that it is not.
         self._generation = 0
-        self._seen = float("-inf")
+        self._seen = _NEVER
         self._lost_at: float | None = None
+        self._silent = False  # the journal has no subscriptions
         self._reset()
 
     def _reset(self) -> None:
         self._failures = 0
-        self._beat_due = self._renew_due = float("-inf")
-        # A position that a beat found, and no message has told of yet.
+        self._beat_due = self._renew_due = _NEVER
+        # A position that a heartbeat found before any message told of it.
         self._untold = 0
 
     # -- from outside --------------------------------------------------------------------------
 
     @property
     def instance(self) -> bytes:
-        """What this process is called, in Redis."""
+        """The name of this process for those that send it messages; b"" if it cannot get any."""
         log = self._log()
-        return b"" if log is None else log.instance
-
-    @property
-    def channels(self) -> bytes:
-        """What the names of the instances' channels begin with."""
-        log = self._log()
-        return b"" if log is None else log.channels
+        return b"" if log is None or self._silent or not self.running else log.instance
 
     @property
     def running(self) -> bool:
-        """Does it run, as far as one can see from outside?
-
-        A loop (asyncio) that was closed, or stands still, does not show otherwise.
-        """
+        """True if it runs, as far as that shows from outside: the loop (asyncio) under it may have
+        been closed, or stand still."""
         task = self._task
         if not self._started or (task is not None and task.done()):
             return False
         late = self._runtime.monotonic() - self._seen
-        return late < 4 * self._heartbeat + 4 * self._server.timeout + 1.0
+        return late < 4 * self._journal.terms.heartbeat + 4 * self._timeout + 1.0
 
     def ensure(self) -> bool:
         """Start it if it does not run. False where nothing can run in the background."""
@@ -109,29 +147,29 @@ class Companion:
             self._seen = self._runtime.monotonic()
             self._reset()
             work = _attend(weakref.ref(self), self._generation)
-            # Before it is: on its thread it may look at once whether it runs.
+            # Before it is started: on its own thread it may look at once whether it runs.
             self._task, self._started = None, True
             try:
-                self._task = self._runtime.companion(work, name="layergate companion")
-            except RuntimeError:  # the interpreter is going down
+                self._task = self._runtime.companion(work, name="layergate heartbeat")
+            except RuntimeError:  # the interpreter is shutting down
                 self._started = False
                 return False
         self._runtime.at_end(self._loop_ends)
         return True
 
     async def _loop_ends(self) -> None:
-        """Nobody speaks for this instance any more, until a request comes on another loop: so no
-        purge shall wait for it."""
+        """Nothing renews the membership of this instance any more, until a request comes on another
+        loop: so no purge shall wait for it."""
         log = self._log()
         if log is None or self.running:
             return
         await log.leave()
         if self.leases is not None:
-            await self.leases.settle()
+            await self.leases.send_releases()
 
     @property
     def stranded(self) -> bool:
-        """Was it started, on a loop that has ended since?"""
+        """True if it was started on a loop that has ended since."""
         return self._started and self._task is not None and self._task.done()
 
     def stop(self) -> None:
@@ -147,19 +185,21 @@ class Companion:
         return generation == self._generation and log is not None and not log.left
 
     async def connect(self) -> Subscription | None:
-        """A subscription, and up to date after it; or None, when there was none to be had."""
+        """Subscribe, and be up to date after it. None if that failed: rest, then try again."""
         self._seen = self._runtime.monotonic()
         log = self._log()
         assert log is not None
         subscription: Subscription | None = None
+        deaf: Exception | None = None
         try:
             try:
-                channels = [log.channel, log.own_channel]
-                subscription = await self._server.subscribe(channels, probe=True)
-                deaf: Exception | None = None
+                subscription = await answered(self._journal.subscribe(log.instance, probe=True))
+                self._silent = subscription is None
+                if subscription is None:
+                    subscription = _Silence(self._runtime)
             except Exception as error:
                 deaf = error
-            # Also without: a connection more may be refused where a call is not.
+            # Also without one: another connection may be refused where a call is not.
             await self._beat(log)
         except GeneratorExit:
             if subscription is not None:
@@ -179,29 +219,23 @@ class Companion:
             self._say_deaf(deaf)
         return subscription
 
-    async def tend(self, message: tuple[bytes, bytes] | None) -> float:
-        """Do what is due. Returns when something will be again, in seconds from now."""
+    async def tend(self, news: News | None) -> float:
+        """Do what is due. Returns in how many seconds something is due again."""
         log = self._log()
         assert log is not None
         now = self._seen = self._runtime.monotonic()
-        if message is not None:
+        if news is not None:
             self._failures = 0
-            channel, payload = message
-            if channel == log.channel:
-                if log.is_news(payload):
-                    await log.sync(probe=True)
-                self._untold = 0
-            elif self.leases is not None:
-                self.leases.wake(payload)
+            await self._hear(log, news)
         if now >= self._beat_due:
             if self._untold:
                 raise ConnectionError("no message came about what is in the log")
             self._failures = 0
             before = log.applied
             await self._beat(log)
-            # A line that is cut without a word lets us wait for ever. Unless the message is on its
-            # way, which the next beat will tell.
-            if log.applied != before:
+            # A connection that is cut without a sign lets us wait forever. (Unless the message is on
+            # its way, which the next heartbeat will tell.)
+            if log.applied != before and not self._silent:
                 self._untold = log.applied
         leases = self.leases
         due = self._beat_due
@@ -214,28 +248,37 @@ class Companion:
             due = min(due, self._renew_due)
         return max(0.0, due - self._runtime.monotonic())
 
-    async def _beat(self, log: RedisLog) -> None:
+    async def _hear(self, log: _Log, news: News) -> None:
+        if isinstance(news, Grew):
+            if log.is_news(news):
+                await log.sync(probe=True)
+            self._untold = 0
+        elif self.leases is not None:
+            self.leases.wake(news)
+
+    async def _beat(self, log: _Log) -> None:
         # From the beginning of one to the beginning of the next, however long it takes.
-        self._beat_due = self._runtime.monotonic() + self._heartbeat
+        self._beat_due = self._runtime.monotonic() + self._journal.terms.heartbeat
         await log.sync(probe=True)
         if self.leases is not None:
-            await self.leases.settle(once_more=True)
+            await self.leases.send_releases(once_more=True)
 
     async def rest(self) -> None:
         """Wait before the next try: longer each time, and not in step with other instances."""
-        pause = min(self._longest_pause, _FIRST_PAUSE * 2 ** min(self._failures, 10))
+        longest = min(_LONGEST_PAUSE, self._journal.terms.heartbeat)
+        pause = min(longest, _FIRST_PAUSE * 2 ** min(self._failures, 10))
         self._failures += 1
         await self._runtime.event().wait(pause * (0.5 + self._runtime.random() / 2))
 
-    # -- telling -------------------------------------------------------------------------------
+    # -- events and log lines ------------------------------------------------------------------
 
     def _lost(self, error: Exception) -> None:
         if self._lost_at is not None:
             return
         now = self._lost_at = self._runtime.monotonic()
         self._counters.on("shared_lost", error=error)
-        if now - self._told >= _TELL_EVERY:
-            self._told = now
+        if now - self._warned >= _WARN_EVERY:
+            self._warned = now
             _logger.warning(
                 "the shared layer does not answer (%r); until it does, this process fetches for"
                 " itself",
@@ -248,25 +291,25 @@ class Companion:
         now = self._runtime.monotonic()
         away, self._lost_at = now - self._lost_at, None
         self._counters.on("shared_back", seconds=away)
-        # Only what was told to be lost is told to be back.
-        if self._told >= now - away:
+        # Log the return only if the loss was logged.
+        if self._warned >= now - away:
             _logger.info("the shared layer answers again, after %.1f s", away)
 
     def _say_deaf(self, error: Exception) -> None:
         now = self._runtime.monotonic()
-        if now - self._told_deaf >= _TELL_EVERY:
-            self._told_deaf = now
+        if now - self._warned_deaf >= _WARN_EVERY:
+            self._warned_deaf = now
             _logger.warning(
-                "cannot subscribe to the shared layer's channels (%r): purges and the waiting for"
-                " other instances' fetches take longer",
+                "cannot subscribe to news of the shared layer (%r): purges, and waiting for fetches"
+                " of other instances, take longer",
                 error,
             )
 
 
-async def _attend(reference: weakref.ref[Companion], generation: int) -> None:
+async def _attend(reference: weakref.ref[Heartbeat], generation: int) -> None:
     """The loop. While it waits it holds on to nothing but the subscription. Never raises."""
     subscription: Subscription | None = None
-    message: Any = None
+    news: Any = None
     try:
         while True:
             me = reference()
@@ -274,18 +317,18 @@ async def _attend(reference: weakref.ref[Companion], generation: int) -> None:
                 return
             if subscription is None:
                 subscription = await me.connect()
-                message = None
+                news = None
                 if subscription is None:
                     if me.wanted(generation):
                         await me.rest()
                     continue
             try:
-                pause = await me.tend(message)
+                pause = await me.tend(news)
                 del me
-                message = await subscription.next(pause)
+                news = await answered(subscription.next(pause))
             except Exception as error:
                 # Perhaps only this connection is gone: the next look will tell.
-                _logger.debug("the companion of the shared layer starts anew: %r", error)
+                _logger.debug("the heartbeat of the shared layer starts anew: %r", error)
                 await _close(subscription)
                 subscription = None
                 if (me := reference()) is not None and me.wanted(generation):
@@ -302,4 +345,4 @@ async def _attend(reference: weakref.ref[Companion], generation: int) -> None:
 
 async def _close(subscription: Subscription) -> None:
     with contextlib.suppress(Exception):
-        await subscription.close()
+        await answered(subscription.close())

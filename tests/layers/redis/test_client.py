@@ -1,4 +1,4 @@
-"""`Server` against real servers, in both worlds: what it answers, what it withstands."""
+"""`RedisClient` against real servers, in both worlds: what it answers, what it withstands."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from layergate.core.events import Counters
 from layergate.errors import ConfigError, LayerUnavailable
-from layergate.layers.redis import server as module
-from layergate.layers.redis.server import Script, Server
+from layergate.layers.redis import subscription as subscription_module
+from layergate.layers.redis.client import RedisClient
+from layergate.layers.redis.errors import is_fault
+from layergate.layers.redis.script import Script
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from tests.support.ports import free_port
@@ -62,7 +64,7 @@ class World:
         clock = self.runtime.monotonic
         self.runtime.monotonic = lambda: clock() + self.now
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self.servers: list[Server] = []
+        self.servers: list[RedisClient] = []
         self._runner = None if self.blocking else asyncio.Runner()
 
     def run(self, work: Awaitable[Any]) -> Any:
@@ -70,8 +72,12 @@ class World:
             return run_blocking(work)  # type: ignore[arg-type]
         return self._runner.run(work)  # type: ignore[arg-type]
 
-    def server(self, target: Any, *, timeout: float = 5.0, connect_timeout: float = 5.0) -> Server:
-        server = Server(target, connect_timeout=connect_timeout, timeout=timeout, namespace="test")
+    def server(
+        self, target: Any, *, timeout: float = 5.0, connect_timeout: float = 5.0
+    ) -> RedisClient:
+        server = RedisClient(
+            target, connect_timeout=connect_timeout, timeout=timeout, namespace="test"
+        )
         server.bind(self.runtime, Counters([lambda *event: self.events.append(event)]))
         self.servers.append(server)
         return server
@@ -101,7 +107,7 @@ def within(seconds: float) -> Iterator[None]:
     assert time.monotonic() - start < seconds + 1.0
 
 
-def state_of(server: Server) -> str:
+def state_of(server: RedisClient) -> str:
     return server.breaker.state
 
 
@@ -194,7 +200,7 @@ def test_a_word_of_another_type_is_refused(world: World, shared_valkey: SharedVa
 
 
 def test_it_is_of_no_use_before_it_is_bound():
-    server = Server("redis://localhost", connect_timeout=1, timeout=1, namespace="x")
+    server = RedisClient("redis://localhost", connect_timeout=1, timeout=1, namespace="x")
     with pytest.raises(LayerUnavailable):
         run_blocking(server.get(b"x"))
     assert server.stats()["breaker"] == 0
@@ -298,7 +304,7 @@ def test_with_a_client_of_the_application(world: World, shared_valkey: SharedVal
 def test_a_client_of_the_other_world_is_refused(world: World):
     other = redis.asyncio if world.blocking else redis
     for client in (other.Redis(), other.Redis.from_url("redis://h")):
-        server = Server(client, connect_timeout=1, timeout=1, namespace="x")
+        server = RedisClient(client, connect_timeout=1, timeout=1, namespace="x")
         with pytest.raises(ConfigError, match=r"pass a redis.*, or a URL"):
             server.bind(world.runtime, Counters())
 
@@ -307,13 +313,13 @@ def test_a_client_for_the_replicas_is_refused():
     for sentinel in (redis.sentinel, redis.asyncio.sentinel):
         client = sentinel.Sentinel([("h", 1)]).slave_for("mymaster")
         with pytest.raises(ConfigError, match="master_for"):
-            Server(client, connect_timeout=1, timeout=1, namespace="x")
+            RedisClient(client, connect_timeout=1, timeout=1, namespace="x")
 
 
 @pytest.mark.parametrize("target", [None, 6379, b"redis://localhost", object(), redis.Redis])
 def test_a_target_of_no_kind_is_refused(target):
     with pytest.raises(ConfigError, match="client must be a URL such as"):
-        Server(target, connect_timeout=1, timeout=1, namespace="x")
+        RedisClient(target, connect_timeout=1, timeout=1, namespace="x")
 
 
 def test_no_repr_shows_a_password():
@@ -323,7 +329,7 @@ def test_no_repr_shows_a_password():
         redis.Redis(password="hunter2"),
         redis.asyncio.Redis(password="hunter2"),
     ):
-        server = Server(target, connect_timeout=1, timeout=1, namespace="x")
+        server = RedisClient(target, connect_timeout=1, timeout=1, namespace="x")
         assert "hunter2" not in repr(server)
 
 
@@ -349,7 +355,7 @@ def test_close_closes_and_a_later_call_connects_anew(world: World, valkey: Valke
 
 
 def test_each_loop_has_connections_of_its_own(valkey: Valkey):
-    server = Server(valkey.url, connect_timeout=5, timeout=5, namespace="test")
+    server = RedisClient(valkey.url, connect_timeout=5, timeout=5, namespace="test")
     server.bind(LoopRuntime(), Counters())
 
     async def story() -> None:
@@ -372,11 +378,11 @@ def test_a_forks_child_never_uses_its_parents_connections(name: str, valkey: Val
     script = f"""
         import asyncio, os, sys
         from layergate.core.events import Counters
-        from layergate.layers.redis.server import Server
+        from layergate.layers.redis.client import RedisClient
         from layergate.runtime.loop import LoopRuntime
         from layergate.runtime.threads import ThreadRuntime, run_blocking
 
-        server = Server({valkey.url!r}, connect_timeout=5, timeout=5, namespace="test")
+        server = RedisClient({valkey.url!r}, connect_timeout=5, timeout=5, namespace="test")
         if {name!r} == "threads":
             server.bind(ThreadRuntime(), Counters())
             run = run_blocking
@@ -448,7 +454,7 @@ async def test_large_values_among_small_ones(shared_valkey: SharedValkey):
 
 @contextlib.asynccontextmanager
 async def bound(url: str, *, timeout: float = 5.0, connect_timeout: float = 5.0):
-    server = Server(url, connect_timeout=connect_timeout, timeout=timeout, namespace="test")
+    server = RedisClient(url, connect_timeout=connect_timeout, timeout=timeout, namespace="test")
     server.bind(LoopRuntime(), Counters())
     try:
         yield server
@@ -514,7 +520,7 @@ def test_garbage_is_a_fault_and_ends_the_connection(world: World, valkey: Valkey
     proxy.garbage()
     with within(1), pytest.raises(Exception) as caught:
         world.run(server.get(b"key"))
-    assert module.is_fault(caught.value)
+    assert is_fault(caught.value)
     proxy.resume()
     assert world.run(server.get(b"key")) == b"value"
 
@@ -538,7 +544,7 @@ def test_connections_that_were_cut_are_replaced(world: World, valkey: Valkey, pr
 
 def test_many_idle_connections_and_a_restart(valkey: Valkey):
     """Threads hold one each; after a restart none of them may cost a failure."""
-    server = Server(valkey.url, connect_timeout=5, timeout=5, namespace="test")
+    server = RedisClient(valkey.url, connect_timeout=5, timeout=5, namespace="test")
     server.bind(ThreadRuntime(), Counters())
 
     def all_at_once() -> None:
@@ -742,7 +748,7 @@ async def test_a_storm_of_cancellations_and_timeouts_mixes_up_no_replies(valkey:
         assert server.stats()["connections"] <= 4
 
 
-async def gets(server: Server, keys: list[bytes]) -> list[Any]:
+async def gets(server: RedisClient, keys: list[bytes]) -> list[Any]:
     """All of them, each tried until it is answered, together and then one by one."""
 
     async def one(key: bytes) -> Any:
@@ -762,7 +768,7 @@ def test_a_storm_of_timeouts_on_threads_mixes_up_no_replies(valkey: Valkey):
     keys = [b"key-%d" % number for number in range(50)]
     for key in keys:
         valkey.cli("SET", key, b"value of " + key)
-    server = Server(valkey.url, connect_timeout=0.5, timeout=0.02, namespace="test")
+    server = RedisClient(valkey.url, connect_timeout=0.5, timeout=0.02, namespace="test")
     server.bind(ThreadRuntime(), Counters())
     mixed: list[Any] = []
     end = threading.Event()
@@ -858,7 +864,7 @@ def test_a_lost_subscription_raises_and_stays_lost(world: World, valkey: Valkey,
 def test_a_subscription_on_a_line_that_went_dead_is_lost(
     world: World, valkey: Valkey, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "_QUIET", 0.05)
+    monkeypatch.setattr(subscription_module, "_QUIET", 0.05)
     server = world.server(proxy.url)
 
     async def story() -> None:
@@ -1052,7 +1058,7 @@ async def test_a_cluster_storm_mixes_up_no_replies(valkey_cluster: ValkeyCluster
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
         assert not mixed
-        server._nodes.clear()
+        server.router.forget_nodes()
         assert await gets(server, keys) == [b"value of " + key for key in keys]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.layers.redis.nodes import Node, key_of, settle, world
+from tests.support.nodes import Node, key_of, settle, world
 from tests.support.redis_servers import SharedValkey
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -70,7 +70,7 @@ def node(world: Any, server: SharedValkey) -> Node:
 
 def dead(one: Node, place: Any) -> bool:
     """Is an entry that was written with ``place``, bearing the tag, none for this instance?"""
-    stamp = one.log.stamp(*place)
+    stamp = one.log.positions.stamp(*place)
     return stamp is None or one.knows(TAG, stamp)
 
 
@@ -80,7 +80,7 @@ async def scene(world: Any, server: SharedValkey) -> tuple[Node, Attacker, Any]:
     await live.join()
     settle(server, server.namespace)
     assert (await live.purge("another")).final
-    place = live.log.place(live.position)
+    place = live.log.positions.place(live.position)
     assert place is not None
     return live, Attacker(server), place
 

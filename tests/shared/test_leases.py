@@ -10,20 +10,21 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from layergate.core.lease import Fixed
+from layergate.core.backoff import Backoff
 from layergate.core.shared import Leases, Waited
-from layergate.errors import LayerUnavailable
-from layergate.layers.redis import leases as leases_module
-from layergate.layers.redis.keys import digest, entry_key, lease_key, waiters_key
-from layergate.layers.redis.leases import RedisLease, _Release
-from layergate.layers.redis.scripts import ACQUIRE, FENCED_SET
-from tests.layers.redis.nodes import Loop, Node, Threads, eventually, world
+from layergate.errors import LayerError
+from layergate.layers.redis.keys import waiters_key
+from layergate.shared import releases as releases_module
+from layergate.shared.journal import Held, Release, Taken
+from layergate.shared.leases import SharedLease
+from layergate.shared.names import blob_name, digest, lease_name
+from tests.support.nodes import Loop, Node, Threads, eventually, world
 from tests.support.redis_servers import BOUND, Proxy, SharedValkey, Valkey
 
 pytest_plugins = ("tests.support.redis_servers",)
 __all__ = ["world"]
 
-NEVER = Fixed(3600.0)
+NEVER = Backoff(3600.0, 3600.0)
 KEY = b"key"
 
 
@@ -35,14 +36,14 @@ async def fleet(world: Any, server: Any, count: int = 2, **options: Any) -> list
     return nodes
 
 
-async def take(node: Node, key: Any = KEY, *, wait: float = 0) -> RedisLease:
+async def take(node: Node, key: Any = KEY, *, wait: float = 0) -> SharedLease:
     lease = await node.leases.acquire(key, wait=wait)
-    assert isinstance(lease, RedisLease)
+    assert isinstance(lease, SharedLease)
     return lease
 
 
 def name(server: SharedValkey, key: Any = KEY, secret: bytes = b"") -> bytes:
-    return lease_key(server.namespace.encode(), digest(key, secret))
+    return lease_name(server.namespace, digest(key, secret)).encode()
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -54,9 +55,9 @@ def test_digests() -> None:
     assert digest(b"a", b"s" * 65) != digest(b"a", b"s" * 66)
     assert len(digest("\udcff" * 10_000)) == 40
     one = digest(b"a")
-    assert entry_key(b"ns", one) == b"ns:e:{" + one + b"}"
-    assert lease_key(b"ns", one) == b"ns:l:{" + one + b"}"
-    assert waiters_key(b"ns", one) == b"ns:w:{" + one + b"}"
+    assert blob_name("ns", one) == "ns:e:{" + one + "}"
+    assert lease_name("ns", one) == "ns:l:{" + one + "}"
+    assert waiters_key("ns", one).decode() == "ns:w:{" + one + "}"
 
 
 def test_it_is_what_the_core_asks_for(world: Any) -> None:
@@ -75,7 +76,7 @@ def test_one_holds_it(world: Any, shared_valkey: SharedValkey) -> None:
         assert await other.leases.acquire(KEY, wait=0) is Waited.TIMEOUT
         assert await one.leases.acquire(KEY, wait=0) is Waited.TIMEOUT
         await (await take(other, b"another key")).release()
-        assert one.leases.token_of(KEY) == lease.token
+        assert one.leases.token_of(KEY) == (lease.name, lease.token)
         assert other.leases.token_of(KEY) is None
         assert await lease.confirm()
         await lease.release()
@@ -84,7 +85,7 @@ def test_one_holds_it(world: Any, shared_valkey: SharedValkey) -> None:
         again = await take(other)
         assert again.recent, "somebody else had it a moment ago"
         await lease.release()
-        assert await other.leases._renew(again)
+        assert await other.leases._renew([again]) == [True]
 
     world.run(scenario())
 
@@ -101,7 +102,7 @@ def test_two_hundred_at_once_over_four_instances(world: Any, shared_valkey: Shar
             until = time.monotonic() + 30
             while time.monotonic() < until:
                 lease = await node.leases.acquire(KEY, wait=20)
-                if isinstance(lease, RedisLease):
+                if isinstance(lease, SharedLease):
                     holding.append(number)
                     most.append(len(holding))
                     taken += 1
@@ -117,7 +118,7 @@ def test_two_hundred_at_once_over_four_instances(world: Any, shared_valkey: Shar
         assert (taken, max(most)) == (count, 1)
         assert [node.leases.waiting for node in nodes] == [0, 0, 0, 0]
         assert not shared_valkey.cli("EXISTS", waiters_key(
-            shared_valkey.namespace.encode(), digest(KEY)))  # fmt: skip
+            shared_valkey.namespace, digest(KEY)))  # fmt: skip
 
     world.run(scenario())
 
@@ -128,7 +129,7 @@ def test_those_who_wait_are_told_the_holders_note(world: Any, shared_valkey: Sha
         for note in ("", "done:", "00-" + "a" * 52, "x" * 100):
             told: list[str] = []
             lease = await one.leases.acquire(KEY, wait=1, note=note, held=told.append)
-            assert isinstance(lease, RedisLease)
+            assert isinstance(lease, SharedLease)
             assert told == []
             waited = await other.leases.acquire(KEY, wait=0.01, held=told.append)
             # (a message of the round before may still come: that is a LANDED for nothing)
@@ -136,7 +137,7 @@ def test_those_who_wait_are_told_the_holders_note(world: Any, shared_valkey: Sha
             assert told == [note[:64]]
             # Nor is it taken for a tombstone by a release that nobody knows the acquire of.
             await other.leases.give_back(
-                RedisLease(other.leases, digest(KEY), b"t" * 16), granted=False
+                SharedLease(other.leases, digest(KEY), b"t" * 16), granted=False
             )
             lease.until = 0
             assert await lease.confirm()
@@ -153,7 +154,7 @@ def test_those_who_wait_are_told_the_holders_note(world: Any, shared_valkey: Sha
 
 def test_a_release_wakes_by_message(world: Any, shared_valkey: SharedValkey) -> None:
     async def scenario() -> None:
-        one, other, third = await fleet(world, shared_valkey, 3, waiting=NEVER, term=60.0)
+        one, other, third = await fleet(world, shared_valkey, 3, backoff=NEVER, term=60.0)
         lease = await take(one)
         woken: list[float] = []
 
@@ -192,8 +193,8 @@ def test_without_a_companion_looking_again_is_enough(
 
         landed, _ = await world.together(other.leases.acquire(KEY, wait=20), release())
         assert landed is Waited.LANDED
-        assert not other.log.companion.running
-        waiting = waiters_key(shared_valkey.namespace.encode(), digest(KEY))
+        assert not other.log.heartbeat.running
+        waiting = waiters_key(shared_valkey.namespace, digest(KEY))
         assert not shared_valkey.cli("EXISTS", waiting)
 
     world.run(scenario())
@@ -214,7 +215,7 @@ def test_waits_are_bounded(world: Any, shared_valkey: SharedValkey) -> None:
 
 def test_a_dead_leader_is_replaced_within_one_term(world: Any, shared_valkey: SharedValkey) -> None:
     async def scenario() -> None:
-        one, other = await fleet(world, shared_valkey, term=0.4, waiting=NEVER, still=True)
+        one, other = await fleet(world, shared_valkey, term=0.4, backoff=NEVER, still=True)
         lease = await take(one)  # its companion stands still: nobody renews it
         began = time.monotonic()
         assert await other.leases.acquire(KEY, wait=20) is Waited.LANDED
@@ -225,7 +226,7 @@ def test_a_dead_leader_is_replaced_within_one_term(world: Any, shared_valkey: Sh
         assert one.events.count("lease_lost") == 1
         assert not await lease.confirm()
         await lease.release()
-        assert await other.leases._renew(mine), "who lost it cannot give it back"
+        assert await other.leases._renew([mine]) == [True], "who lost it cannot give it back"
 
     world.run(scenario())
 
@@ -270,7 +271,7 @@ def test_one_that_is_garbage_is_not_renewed(world: Any, shared_valkey: SharedVal
         assert one.leases.token_of(KEY) is None
         found = await other.leases.acquire(KEY, wait=20)
         # (A busy machine may have let its term pass before somebody could wait for it.)
-        assert found is Waited.LANDED or isinstance(found, RedisLease)
+        assert found is Waited.LANDED or isinstance(found, SharedLease)
         await eventually(world, lambda: not one.leases.holding)
 
     world.run(scenario())
@@ -283,7 +284,7 @@ def test_one_that_is_garbage_is_given_back(world: Any, shared_valkey: SharedValk
         gc.collect()
         await one.leases.renew()
         assert not one.leases.holding
-        await one.leases.settle()
+        await one.leases.send_releases()
         await not_held(other)
 
     world.run(scenario())
@@ -293,9 +294,9 @@ def test_confirm_asks_only_if_it_may_have_run_out(world: Any, shared_valkey: Sha
     async def scenario() -> None:
         (one,) = await fleet(world, shared_valkey, 1, still=True)
         lease = await take(one)
-        before = one.server.stats()["commands"]
+        before = one.client.stats()["commands"]
         assert await lease.confirm()
-        assert one.server.stats()["commands"] == before
+        assert one.client.stats()["commands"] == before
         lease.until = 0
         shared_valkey.cli("DEL", name(shared_valkey))
         assert await lease.confirm(), "nobody took it"
@@ -317,7 +318,7 @@ def test_nobody_can_tell_while_redis_is_away(world: Any, valkey: Valkey) -> None
             proxy.refuse()
             assert await lease.confirm()
             await lease.release()
-            with pytest.raises((RedisError, LayerUnavailable)):
+            with pytest.raises((RedisError, LayerError)):
                 await node.leases.acquire(KEY, wait=0)
             assert node.leases.waiting == 0
 
@@ -332,7 +333,7 @@ def test_redis_goes_away_while_somebody_waits(world: Any, valkey: Valkey) -> Non
             lease = await take(one)
 
             async def wait() -> None:
-                with pytest.raises((RedisError, LayerUnavailable)):
+                with pytest.raises((RedisError, LayerError)):
                     await other.leases.acquire(KEY, wait=30)
 
             async def cut() -> None:
@@ -354,7 +355,7 @@ LONG = 600.0  # seconds of a term: nobody waits for its end
 async def not_held(node: Node, key: Any = KEY) -> None:
     """It is taken, and given back, without waiting for the end of anybody's term."""
     limit = time.monotonic() + BOUND
-    while not isinstance(lease := await node.leases.acquire(key, wait=BOUND), RedisLease):
+    while not isinstance(lease := await node.leases.acquire(key, wait=BOUND), SharedLease):
         assert lease is Waited.LANDED
         assert time.monotonic() < limit
     await lease.release()
@@ -371,7 +372,7 @@ def test_a_release_that_did_not_arrive_is_made_when_redis_answers_again(
             lease = await take(one)
             proxy.refuse()
             await lease.release()
-            assert one.leases.owing == 1
+            assert one.leases.pending_releases == 1
             assert await other.leases.acquire(KEY, wait=0) is Waited.TIMEOUT
 
             async def back() -> None:
@@ -379,7 +380,7 @@ def test_a_release_that_did_not_arrive_is_made_when_redis_answers_again(
                 proxy.resume()
 
             await world.together(not_held(other), back())
-            await eventually(world, lambda: not one.leases.owing)
+            await eventually(world, lambda: not one.leases.pending_releases)
 
     world.run(scenario())
 
@@ -395,12 +396,12 @@ def test_what_a_redis_that_stood_still_grants_to_nobody_is_given_back(
             await (await take(one, key)).release()
         with valkey.stalled():
             for key in keys:
-                with pytest.raises((RedisError, LayerUnavailable)):
+                with pytest.raises((RedisError, LayerError)):
                     await one.leases.acquire(key, wait=1)
-            await eventually(world, lambda: one.server.stats()["breaker"])
+            await eventually(world, lambda: one.client.stats()["breaker"])
         for key in keys:
             await not_held(other, key)
-        await eventually(world, lambda: not one.leases.owing)
+        await eventually(world, lambda: not one.leases.pending_releases)
 
     world.run(scenario())
 
@@ -431,7 +432,7 @@ def test_without_a_companion_the_next_lease_brings_it(world: Any, valkey: Valkey
             proxy.resume()
             await (await take(one, b"another key")).release()
             await not_held(other)
-            assert not one.log.companion.running
+            assert not one.log.heartbeat.running
 
     world.run(scenario())
 
@@ -447,18 +448,18 @@ def test_a_release_that_was_cancelled_is_made(shared_valkey: SharedValkey) -> No
         releasing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await releasing
-        assert one.leases.owing == 1
-        await one.leases.settle()
-        assert not one.leases.owing
+        assert one.leases.pending_releases == 1
+        await one.leases.send_releases()
+        assert not one.leases.pending_releases
         await not_held(other)
 
     world.run(scenario())
 
 
-def test_what_is_owed_is_bounded(
+def test_queued_releases_are_bounded(
     world: Any, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases_module, "_OWED", 3)
+    monkeypatch.setattr(releases_module, "_QUEUED", 3)
 
     async def scenario() -> None:
         with Proxy(valkey.port) as proxy:
@@ -467,24 +468,26 @@ def test_what_is_owed_is_bounded(
             proxy.refuse()
             for lease in leases:
                 await lease.release()
-            assert list(node.leases._owed) == [lease.token for lease in leases[2:]]
-            await node.leases.settle()
-            assert node.leases.owing == 3
+            waiting = node.leases._releases.waiting
+            assert [one.token for one in waiting] == [lease.token for lease in leases[2:]]
+            await node.leases.send_releases()
+            assert node.leases.pending_releases == 3
 
     world.run(scenario())
 
 
-def test_what_is_owed_survives_scripts_that_redis_forgot(
+def test_queued_releases_survive_scripts_that_redis_forgot(
     world: Any, shared_valkey: SharedValkey
 ) -> None:
     async def scenario() -> None:
         one, other = await fleet(world, shared_valkey, term=LONG, still=True)
         leases = [await take(one, b"k%d" % number) for number in range(3)]
         for lease in leases:
-            one.leases._owe(_Release(lease.name, lease.token, True, lease is leases[0], 0.0))
+            free = lease is leases[0]
+            one.leases._releases.queue(Release(lease.name, lease.token, True, free))
         shared_valkey.cli("SCRIPT", "FLUSH")
-        await one.leases.settle()
-        assert not one.leases.owing
+        await one.leases.send_releases()
+        assert not one.leases.pending_releases
         for number in range(3):
             words = [shared_valkey.cli("GET", name(shared_valkey, b"k%d" % number))[:5]]
             assert words == [b"free:" if number == 0 else b"done:"]
@@ -493,18 +496,18 @@ def test_what_is_owed_survives_scripts_that_redis_forgot(
     world.run(scenario())
 
 
-def test_what_redis_refuses_to_write_is_owed_for_two_terms(world: Any, valkey: Valkey) -> None:
+def test_a_release_that_redis_refuses_is_queued_for_two_terms(world: Any, valkey: Valkey) -> None:
     async def scenario() -> None:
         (node,) = await fleet(world, valkey, 1, term=LONG, still=True)
         lease = await take(node)
         valkey.cli("CONFIG", "SET", "min-replicas-to-write", "1")
         await lease.release()
-        await node.leases.settle()
-        assert node.leases.owing == 1
+        await node.leases.send_releases()
+        assert node.leases.pending_releases == 1
         monotonic = node.runtime.monotonic
         node.runtime.monotonic = lambda: monotonic() + 2 * LONG
-        await node.leases.settle()
-        assert node.leases.owing == 0
+        await node.leases.send_releases()
+        assert node.leases.pending_releases == 0
 
     world.run(scenario())
 
@@ -536,7 +539,7 @@ def test_a_renewal_that_comes_after_the_release_takes_nothing(
         lease = await take(one)
         shared_valkey.cli("DEL", name(shared_valkey))
         await lease.release()
-        assert not await one.leases._renew(lease)
+        assert await one.leases._renew([lease]) == [False]
         await not_held(other)
 
     world.run(scenario())
@@ -549,7 +552,7 @@ def test_a_storm_of_cancellations_leaves_nothing_behind(shared_valkey: SharedVal
     world = Loop()
 
     async def scenario() -> None:
-        one, other = await fleet(world, shared_valkey, waiting=Fixed(0.005), timeout=BOUND)
+        one, other = await fleet(world, shared_valkey, backoff=Backoff(0.005, 0.005), timeout=BOUND)
         lease = await take(one)
         tasks = [
             asyncio.create_task(other.leases.acquire(b"k%d" % (number % 7) if number % 2 else KEY,
@@ -562,11 +565,13 @@ def test_a_storm_of_cancellations_leaves_nothing_behind(shared_valkey: SharedVal
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
-            if isinstance(result, RedisLease):
+            if isinstance(result, SharedLease):
                 await result.release()
         del results, tasks
         assert other.leases.waiting == 0
-        await eventually(world, lambda: not other.leases.owing and not other.runtime.pending())
+        await eventually(
+            world, lambda: not other.leases.pending_releases and not other.runtime.pending()
+        )
         assert "layer_error" not in other.events
         # What was granted to somebody who was gone by then has been given back.
         for number in range(7):
@@ -582,11 +587,9 @@ def test_a_storm_of_cancellations_leaves_nothing_behind(shared_valkey: SharedVal
 def test_a_release_that_overtakes_what_it_releases(world: Any, shared_valkey: SharedValkey) -> None:
     async def scenario() -> None:
         (one,) = await fleet(world, shared_valkey, 1, still=True)
-        late = RedisLease(one.leases, digest(KEY), b"t" * 16)
+        late = SharedLease(one.leases, one.leases.name(KEY), b"t" * 16)
         await one.leases.give_back(late, granted=False)
-        keys = one.leases._keys(late.name)
-        granted, _, _ = await one.server.run(ACQUIRE, keys, [late.token, 10_000, b""])
-        assert not granted
+        assert isinstance(await one.store.acquire(late.name, late.token, 10.0, b""), Held)
         lease = await take(one)
         # Nor does it take anything from who has it by then.
         await one.leases.give_back(late, granted=False)
@@ -603,19 +606,19 @@ def test_two_releases_that_overtake_what_they_release(
 
     async def scenario() -> None:
         one, other = await fleet(world, shared_valkey, term=LONG, still=True)
-        late = [RedisLease(one.leases, digest(KEY), bytes([200, n]) * 8) for n in range(2)]
+        late = [
+            SharedLease(one.leases, one.leases.name(KEY), bytes([200, n]) * 8) for n in range(2)
+        ]
         for lease in late:
             await one.leases.give_back(lease, granted=False)
-        keys = one.leases._keys(digest(KEY))
-        granted, _, _ = await one.server.run(ACQUIRE, keys, [late[0].token, 600_000, b""])
-        assert granted
-        await one.leases.settle(once_more=True)
+        assert isinstance(await one.store.acquire(late[0].name, late[0].token, LONG, b""), Taken)
+        await one.leases.send_releases(once_more=True)
         await not_held(other)
         # And then it is known, or so long ago that nothing is under way any more.
         monotonic = one.runtime.monotonic
         one.runtime.monotonic = lambda: monotonic() + 10
-        await one.leases.settle(once_more=True)
-        assert not one.leases.owing
+        await one.leases.send_releases(once_more=True)
+        assert not one.leases.pending_releases
 
     world.run(scenario())
 
@@ -627,14 +630,12 @@ def test_who_lost_the_lease_cannot_write(world: Any, shared_valkey: SharedValkey
     async def scenario() -> None:
         one, other = await fleet(world, shared_valkey, term=0.2, still=True)
         lease = await take(one)
-        entry = entry_key(shared_valkey.namespace.encode(), digest(KEY))
+        entry = blob_name(shared_valkey.namespace, digest(KEY))
 
-        async def write(node: Node, value: bytes) -> int:
-            token = node.leases.token_of(KEY)
-            assert token is not None
-            keys = [name(shared_valkey), entry]
-            written: int = await node.server.run(FENCED_SET, keys, [token, value, 60_000])
-            return written
+        async def write(node: Node, value: bytes) -> bool:
+            lease = node.leases.token_of(KEY)
+            assert lease is not None
+            return await node.store.fenced_set(*lease, entry, value, 60.0)
 
         assert await write(one, b"first")
         await world.sleep(0.3)

@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from layergate.layers.redis import log as log_module
+from layergate.layers.redis import journal as journal_module
 from layergate.runtime.loop import LoopRuntime
-from tests.layers.redis.nodes import Loop, Node, Reach, part_of
+from layergate.shared import outbox, replay
+from layergate.shared.log import LogOvertaken
+from tests.support.nodes import Loop, Node, Reach, part_of
 from tests.support.redis_servers import Resp, SharedValkey
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -145,7 +147,7 @@ class History:
         tag = f"t{len(self.purges)}"
         node = self.chance.choice(self.nodes)
         stamps = [one.position for one in self.nodes]
-        places = [place for one in self.nodes if (place := one.log.place(one.position))]
+        places = [place for one in self.nodes if (place := one.log.positions.place(one.position))]
         wait = self.chance.choice([None, None, 0, 0.05])
         task = asyncio.create_task(node.purge(tag, wait=wait))
         self.purges.append(Purge(tag, stamps, places, task))
@@ -155,7 +157,7 @@ class History:
 
     async def _sync(self, node: Node) -> None:
         async def tried() -> None:
-            with contextlib.suppress(ConnectionError, log_module._Overtaken):
+            with contextlib.suppress(ConnectionError, LogOvertaken):
                 await node.log.sync()
 
         task = asyncio.create_task(tried())
@@ -224,7 +226,7 @@ class History:
                 continue
             assert node.knows(purge.tag, since), (purge, self.told)
             for place in purge.places:
-                stamp = node.log.stamp(*place)
+                stamp = node.log.positions.stamp(*place)
                 assert stamp is None or node.knows(purge.tag, stamp), (purge, place, self.told)
 
     async def end(self) -> None:
@@ -279,10 +281,10 @@ def test_a_final_purge_is_final(
 ) -> None:
     world = Loop()
     if seed % 3 == 1:
-        monkeypatch.setattr(log_module, "_LIMIT", 3)
+        monkeypatch.setattr(journal_module, "_LIMIT", 3)
     if seed % 3 == 2:
-        monkeypatch.setattr(log_module, "_RECENT", 4)
-        monkeypatch.setattr(log_module, "_OUTBOX", 3)
+        monkeypatch.setattr(replay, "_RECORDS", 4)
+        monkeypatch.setattr(outbox, "_RECORDS", 3)
 
     async def scenario() -> None:
         history = History(shared_valkey, seed)

@@ -1,31 +1,46 @@
-"""What runs inside of Redis: the log and the leases, as Lua.
+"""The log of purges, as Lua that runs inside of Redis: why it keeps the rules of a `Journal`.
 
 Portable from Redis 6.2 and Valkey 7.2 on, Cluster included: the keys of one call lie in one slot and
 are named in KEYS; nothing walks the keyspace; the work of one call is bounded. A script runs as a
 whole or not at all, and is replicated by its effects, so a replica never holds half of one.
 
-The scripts of the log all begin with the same *prologue*, which looks at the server before anything
-else is done: was it emptied, has another one taken over, is the caller ahead of it? What that means
-is argued in `layergate.layers.redis.log`.
+All scripts begin with the same *prologue*, which looks at the server before anything else is done: was
+it emptied, has another one taken over, is the caller ahead of it?
+
+Redis keeps a stream of records and a sorted set of *members*: instance -> until when it counts as alive,
+for ``term`` from its last sync. ``term`` is longer than ``max_disconnected``, for which an instance is
+trusted. A purge is final when one script has found its record in the stream, acknowledged by every
+member, and no *settling* under way. Rules 3 to 5 of `layergate.shared.journal` follow:
+
+- *Trust* (3). Purge R is reported final by a script at f. Instance I is trusted at t >= f, by a sync sent
+  at s and executed at r, with s <= r and t < s + max_disconnected. If R was appended before r, the sync
+  brought R or I was past it, because a sync makes a member only if it brings all there is. If R was
+  appended after r: I was a member until r + term > t >= f, by the fleet's clock (below), so the script
+  at f counted it, and found its acknowledgement of R's position.
+- *Acknowledgement* (4). Every script compares incarnation and tip of the caller's place before it takes
+  the position for an acknowledgement.
+- *Loss* (5). If Redis was emptied, failed over, or evicted the list of members, whatever script comes
+  first afterwards detects it and starts a settling: no purge is final for the next ``term``, by which
+  time every trust that was granted before the loss is over.
+
+**Time.** Memberships end by the *fleet's clock*, which is Redis's own without its steps: it never goes
+backward, and forward by at most one ``stride`` from call to call, which is how much longer ``term`` is
+than ``max_disconnected``. A rate that differs by less than a fifth is covered too. No clocks of two
+machines are compared.
+
+**What this rests on.** One Redis holds the log. A primary that was cut off, together with some instances,
+and goes on writing while a replica was promoted, is a second one: give it ``min-replicas-to-write 1``.
+Where scripts may not ask INFO, a failover is only detected by an instance that is ahead of the new
+primary. All instances have the same ``max_disconnected``.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from layergate.layers.redis.server import Script
+from layergate.layers.redis.script import Script
 
-__all__ = [
-    "ACQUIRE",
-    "APPEND",
-    "FENCED_SET",
-    "LEAVE",
-    "LOOK",
-    "RELEASE",
-    "RENEW",
-    "STATUS",
-    "SYNC",
-]
+__all__ = ["APPEND", "LEAVE", "STATUS", "SYNC"]
 
 # KEYS  1 log      stream: the records, with the ids "n-0": p the position of the one before, o the
 #                  nonce, r the record, t the *tip*: the SHA-1 of the tip before, nonce and record
@@ -243,100 +258,6 @@ LEAVE: Final = Script.of(
 redis.call('ZREM', MEMBERS, instance)
 redis.call('HDEL', ACKS, instance)
 save()
-return 1
-""",
-)
-
-# -- leases --------------------------------------------------------------------------------------
-# The value of a lease is its holder's token, whose first byte is above 127; once released, "done:"
-# (or "free:": nobody need take it, for what is fetched is not shared) and that token, for one more
-# term. Who waits for it is a set of instances.
-
-# KEYS lease, waiters  ARGV token, term in ms, instance or ""
-# -> 1 and whether it was released lately | 0, ms left, the holder's token
-ACQUIRE: Final = Script.of(
-    "acquire",
-    """
-local holder = redis.call('GET', KEYS[1])
--- Who asked has gone, and his release has overtaken this.
-if holder == 'done:' .. ARGV[1] then return {0, 0, holder} end
-if not holder or string.byte(holder) < 128 or holder == ARGV[1] then
-  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-  local recent = 0
-  if holder and holder ~= ARGV[1] then recent = 1 end
-  return {1, recent, ''}
-end
-if ARGV[3] ~= '' then
-  redis.call('SADD', KEYS[2], ARGV[3])
-  redis.call('PEXPIRE', KEYS[2], math.max(2 * ARGV[2], 60000))
-end
-return {0, redis.call('PTTL', KEYS[1]), holder}
-""",
-)
-
-# KEYS lease, waiters  ARGV the token that was seen, term in ms, instance or ""
-# -> ms left while that one holds it, else -1, or -2 if it was released as not shared
-LOOK: Final = Script.of(
-    "look",
-    """
-local holder = redis.call('GET', KEYS[1])
-if holder == 'free:' .. ARGV[1] then return -2 end
-if holder ~= ARGV[1] then return -1 end
-if ARGV[3] ~= '' then
-  redis.call('SADD', KEYS[2], ARGV[3])
-  redis.call('PEXPIRE', KEYS[2], math.max(2 * ARGV[2], 60000))
-end
-return math.max(0, redis.call('PTTL', KEYS[1]))
-""",
-)
-
-# KEYS lease  ARGV token, term in ms  -> 1 if it is ours. One that ran out, or was lost in a
-# failover, is ours as long as nobody has taken it.
-RENEW: Final = Script.of(
-    "renew",
-    """
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
-""",
-)
-
-# KEYS lease, waiters  ARGV token, term in ms, the channels' prefix, message, "1" if nobody knows
-# whether it was ever granted, or will be yet  -> 1 if it was ours
-RELEASE: Final = Script.of(
-    "release",
-    """
-local holder = redis.call('GET', KEYS[1])
-if ARGV[5] == '1' and holder ~= ARGV[1] then
-  if not holder or string.byte(holder) < 128 then
-    redis.call('SET', KEYS[1], 'done:' .. ARGV[1], 'PX', ARGV[2])
-  end
-  return 0
-end
-if holder and holder ~= ARGV[1] then return 0 end
-local word = 'done:'
-if ARGV[6] == '1' then word = 'free:' end
--- Also if it ran out: a renewal that comes late must not take it again.
-redis.call('SET', KEYS[1], word .. ARGV[1], 'PX', ARGV[2])
-for _, one in ipairs(redis.call('SMEMBERS', KEYS[2])) do
-  redis.pcall('PUBLISH', ARGV[3] .. one, ARGV[4])
-end
-redis.call('DEL', KEYS[2])
-return 1
-""",
-)
-
-# KEYS lease, entry  ARGV token, blob, ms to live  -> 1 if it was written. What was fetched under a
-# lease that somebody else has taken since, or has even released again, is older than theirs.
-FENCED_SET: Final = Script.of(
-    "fenced set",
-    """
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] and holder ~= 'done:' .. ARGV[1] and holder ~= 'free:' .. ARGV[1] then
-  return 0
-end
-redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return 1
 """,
 )
