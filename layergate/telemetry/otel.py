@@ -394,7 +394,7 @@ class _Tracer:
             elif fact == "key":
                 if self._trace_keys:
                     found[names.KEY_HASH] = _hashed(value)
-            elif fact == "marks":
+            elif fact == "invalidations":
                 found[names.MARKS] = len(value)
                 found[names.KINDS] = sorted({mark.kind for mark in value})
             elif fact == "receipt":
