@@ -25,7 +25,7 @@ from layergate.errors import OriginAborted
 from layergate.frameworks import KEY
 from layergate.http.engine.cache import Cache
 from layergate.http.engine.driver import Attempt, Conversation, Fetch, Serve, resolve
-from layergate.http.engine.exchange import Exchange, Reader, State
+from layergate.http.engine.exchange import Exchange, Reader, Relay, State
 from layergate.routes import policy_place
 from layergate.runtime.loop import LoopRuntime
 
@@ -169,6 +169,7 @@ class Fetcher:
         tap = Tap(self._app, self._cache, exchange, inner, client, outer=self._scope)
         inner[KEY] = tap.route
         place = policy_place.set(tap.route)
+        late: Exception | None = None  # what the app raised after its response was dropped
         try:
             with exchange.calling():
                 await ask(self._app, inner, self._receive, tap.send)
@@ -176,6 +177,7 @@ class Fetcher:
         except Exception as error:
             if not tap.feed.failed(error):
                 raise
+            late = error if tap.feed.relay is Relay.SWALLOW else None
         except BaseException as error:
             exchange.abort(error)
             raise
@@ -187,7 +189,14 @@ class Fetcher:
         if isinstance(step, Serve):
             await send_response(self._send, step.response)
         await settled(exchange)
-        return not isinstance(step, Attempt)
+        if isinstance(step, Attempt):
+            return False
+        if late is not None:
+            try:
+                raise late
+            finally:
+                del late  # its traceback refers to this frame
+        return True
 
 
 class _Guard:

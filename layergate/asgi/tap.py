@@ -136,9 +136,12 @@ class Tap:
             # It is what `_to_client` has raised, perhaps wrapped by a framework.
             exchange.abort(error)
             return
+        dropped = self.feed.relay is Relay.SWALLOW
         if self.feed.failed(error):
             await self.feed.end()
-        elif not self.deserted:
+            if not dropped:
+                return
+        if not self.deserted:
             self.error = error
         elif isinstance(error, OriginUnreachable):
             _logger.warning("the app failed; no client was waiting: %s", error)
@@ -191,8 +194,7 @@ class Tap:
         elif relay is Relay.TEE:
             # The rest of the body takes another way (pathsend, zerocopysend, trailers): what was
             # seen of it is not the whole.
-            self.exchange.abort()
-            feed.relay = Relay.PASS
+            feed.give_up()
             await self._head_to_client()
             await self._to_client(message)
         elif relay is None or relay is Relay.PASS:

@@ -22,7 +22,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("layergate.wsgi.middleware.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("layergate.wsgi.fetch.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from layergate.http.message.request import Request
 from layergate.http.privacy.identity import Says, names_who
 from layergate.http.rules import Match
 
-__all__ = ["Feed", "KnownUnshareable"]
+__all__ = ["Feed", "KnownUnshareable", "log_hidden"]
 
 _logger = logging.getLogger("layergate")
 
@@ -155,15 +155,27 @@ class Feed:
     # -- endings -------------------------------------------------------------------------------
 
     def failed(self, error: Exception) -> bool:
-        """The app has failed. True if a stored response stands in for it; call `end` then. The
-        exchange is aborted otherwise."""
+        """The app has failed. True if a stored response answers all the same; call `end` then. The
+        exchange is aborted otherwise.
+
+        If the response was to be dropped anyway (SWALLOW), the error hides nothing from the client, and
+        the caller raises or logs it. One that a stored response stands in for is logged here.
+        """
         exchange = self.exchange
         self._cache.stack.counters.on("fetch_error", request=exchange.request, error=error)
+        if self.relay is Relay.SWALLOW:
+            return True
         if exchange.answer_error(error):
-            told_of_stale(error)
+            log_hidden(error)
             return True
         exchange.abort(error)
         return False
+
+    def give_up(self, error: BaseException | None = None) -> None:
+        """What was fed is not the whole response: nothing is stored, and the client gets the rest
+        directly. ``error``: why."""
+        self.exchange.abort(error)
+        self.relay = Relay.PASS
 
     async def end(self) -> None:
         """The call of the app is over. What it has not completed is not stored."""
@@ -174,8 +186,8 @@ class Feed:
             exchange.abort()  # does nothing if the body is complete
 
 
-def told_of_stale(error: Exception) -> None:
-    """Log an error that a stored response has hidden from the client. A connection that failed needs
+def log_hidden(error: Exception) -> None:
+    """Log an error that a stored response hides from the client. A connection that failed needs
     no traceback, and may fail for every request."""
     trace = None if isinstance(error, OriginUnreachable) else error
     _logger.warning("the app failed; a stale response was served: %s", error, exc_info=trace)
