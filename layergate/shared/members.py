@@ -26,12 +26,14 @@ class Settled(NamedTuple, Generic[M]):
 
     ``by``, ``number``        the member that asked for it, and what that member calls it.
     ``applied``, ``instances``  as in `PurgeReceipt`.
+    ``position``              what `Members.append` gave it.
     """
 
     by: M
     number: int
     applied: int
     instances: int
+    position: int
 
 
 class _Purge(Generic[M]):
@@ -111,7 +113,17 @@ class Members(Generic[M]):
                 done.append(purge)
         if done:
             self._purges = [purge for purge in self._purges if purge.waiting]
-        return [Settled(one.by, one.number, one.applied, one.instances) for one in done]
+        return [
+            Settled(one.by, one.number, one.applied, one.instances, one.position) for one in done
+        ]
+
+    def reach(self, position: int) -> tuple[int, int]:
+        """How many instances have applied the purge at this position, of how many; (1, 1) once it is
+        settled, or if it is not known."""
+        for purge in self._purges:
+            if purge.position == position:
+                return purge.applied, purge.instances
+        return 1, 1
 
     def due(self) -> float | None:
         """When `settled` is worth calling again if nothing happens until then, on the clock; None if no

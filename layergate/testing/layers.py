@@ -14,23 +14,20 @@ synchronous and needs no plugin and no fixture.
 
 from __future__ import annotations
 
-import asyncio
 import time
 import unittest
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
-from inspect import isawaitable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from layergate.core.entry import Entry
 from layergate.core.layer import Key, Layer, PeekableLayer
+from layergate.testing.harness import Harness
 
 __all__ = ["LayerConformance"]
 
-T = TypeVar("T")
 
-
-class LayerConformance(ABC):
+class LayerConformance(Harness, ABC):
     """What every layer must do. Subclass it, and override `make_layer`.
 
     Class attributes to adjust:
@@ -88,24 +85,14 @@ class LayerConformance(ABC):
     # -- harness ----------------------------------------------------------------------------------
 
     def setup_method(self) -> None:
-        self._runner: asyncio.Runner | None = None
+        super().setup_method()
         self.layer: Layer = self.call(self.make_layer())
 
     def teardown_method(self) -> None:
         try:
             self.call(self.close_layer(self.layer))
         finally:
-            if self._runner is not None:
-                self._runner.close()
-
-    def call(self, answer: T | Awaitable[T]) -> T:
-        """The answer, awaited if it is awaitable."""
-        if not isawaitable(answer):
-            return answer
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        result: T = self._runner.run(_wait(answer))
-        return result
+            super().teardown_method()
 
     def entry(self, value: Any = b"value", *, lifetime: float = 3600.0, **fields: Any) -> Entry:
         """An entry created now that is fresh for ``lifetime`` seconds."""
@@ -382,7 +369,3 @@ class LayerConformance(ABC):
         assert self.layer.stats()["entries"] == before + 1
         self.call(self.layer.clear())
         assert self.layer.stats()["entries"] == 0
-
-
-async def _wait(answer: Awaitable[T]) -> T:
-    return await answer

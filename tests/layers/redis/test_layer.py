@@ -28,6 +28,7 @@ from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.shared.names import blob_name, digest, lease_name
 from layergate.testing.layers import LayerConformance
+from tests.support.nodes import Exact
 from tests.support.ports import free_port
 from tests.support.redis_servers import SharedValkey, Valkey, ValkeyCluster
 
@@ -42,20 +43,6 @@ def namespace() -> str:
 
 
 # -- the conformance suite ------------------------------------------------------------------------
-
-
-class _Exact:
-    """A log whose positions go over the wire as they are. The real one's are coarser, which would
-    be this suite's only objection; `test_a_stamp_*` are about the real one's."""
-
-    def __init__(self, log: Any) -> None:
-        self._id = log.log_id
-
-    def place(self, stamp: int) -> tuple[bytes, int] | None:
-        return self._id, stamp
-
-    def stamp(self, log: bytes, position: int) -> int | None:
-        return position if log == self._id else None
 
 
 class Conformance(LayerConformance):
@@ -79,7 +66,7 @@ class Conformance(LayerConformance):
         assert await log.catch_up()
         joined = layer._joined
         assert joined is not None
-        layer._joined = joined._replace(positions=_Exact(log))  # type: ignore[arg-type]
+        layer._joined = joined._replace(positions=Exact(log))  # type: ignore[arg-type]
         return layer
 
     async def close_layer(self, layer: Layer) -> None:
