@@ -23,6 +23,7 @@ import pytest
 from layergate.config import Options, Rule
 from layergate.http.rfc9111 import storing
 from layergate.layers.redis import RedisLayer
+from layergate.shared.layer import SystemLayer
 from layergate.sizes import parse_size
 from layergate.telemetry import names
 
@@ -149,11 +150,11 @@ def test_the_readme_has_every_option_of_a_rule() -> None:
 
 def test_the_page_on_sharing_has_every_option_of_the_layer() -> None:
     told = dict(rows(section(TEXTS["docs/sharing.md"], "RedisLayer")))
-    parameters = dict(inspect.signature(RedisLayer).parameters)
-    del parameters["target"]
-    assert told.pop("waiting") == "Exponential()"
-    assert parameters.pop("waiting").default is None
+    parameters = dict(inspect.signature(SystemLayer).parameters)
+    assert told.pop("backoff") == "Backoff()"
+    assert parameters.pop("backoff").default is None
     expected = {name: parameter.default for name, parameter in parameters.items()}
+    expected["name"] = RedisLayer("redis://localhost").name
     assert {name: ast.literal_eval(default) for name, default in told.items()} == expected
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from layergate.core.backoff import Backoff
 from layergate.layers.redis.layer import RedisLayer
 
-__all__ = ["RedisLayer"]
+__all__ = ["Backoff", "RedisLayer"]
