@@ -139,7 +139,7 @@ class Loader(Fetching):
 
         The options; times in seconds:
 
-        ``ttl``              freshness lifetime, also per layer: ``{"memory": 30, "redis": 600}``. A
+        ``ttl``              freshness lifetime, also per layer: ``{"memory": 30, "shared": 600}``. A
                              layer left out keeps it for the longest of the others.
         ``tags``             names for `invalidate_by_tag`, or a function of the value that gives
                              them. When the function names too many, the value is not stored.

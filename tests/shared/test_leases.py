@@ -42,6 +42,18 @@ async def take(node: Node, key: Any = KEY, *, wait: float = 0) -> SharedLease:
     return lease
 
 
+class Counted:
+    """Counts the calls of a function."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self.number = 0
+
+    def __call__(self, *args: Any) -> Any:
+        self.number += 1
+        return self._function(*args)
+
+
 def name(server: SharedValkey, key: Any = KEY, secret: bytes = b"") -> bytes:
     return lease_name(server.namespace, digest(key, secret)).encode()
 
@@ -216,11 +228,17 @@ def test_waits_are_bounded(world: Any, shared_valkey: SharedValkey) -> None:
 def test_a_dead_leader_is_replaced_within_one_term(world: Any, shared_valkey: SharedValkey) -> None:
     async def scenario() -> None:
         one, other = await fleet(world, shared_valkey, term=0.4, backoff=NEVER, still=True)
-        lease = await take(one)  # its companion stands still: nobody renews it
-        began = time.monotonic()
-        assert await other.leases.acquire(KEY, wait=20) is Waited.LANDED
-        assert 0.3 < time.monotonic() - began < 2
-        mine = await take(other)
+        looks = Counted(other.store.look)
+        other.store.look = looks  # type: ignore[method-assign, assignment]
+        lease = await take(one)  # its heartbeat stands still, so the lease is not renewed
+        assert shared_valkey.cli("PTTL", name(shared_valkey)) <= 400, "it ends within one term"
+        found = await other.leases.acquire(KEY, wait=BOUND)
+        # Its backoff is an hour: it looks only when the lease must have run out. (A millisecond may be
+        # missing at the first look. And a busy machine may have let the term pass before all this.)
+        assert (found, looks.number) in {(Waited.LANDED, 1), (Waited.LANDED, 2)} or isinstance(
+            found, SharedLease
+        )
+        mine = found if isinstance(found, SharedLease) else await take(other)
         assert not mine.recent, "nobody released it"
         assert not await lease.confirm()
         assert one.events.count("lease_lost") == 1
