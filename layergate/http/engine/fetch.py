@@ -11,11 +11,12 @@ from layergate.http.engine.engine import Engine
 from layergate.http.engine.entries import is_complete
 from layergate.http.engine.exchange import Exchange
 from layergate.http.engine.lookup import Selected
+from layergate.http.engine.markers import VariantIndex
 from layergate.http.message.etags import is_weak
 from layergate.http.message.fields import Lines
 from layergate.http.message.key import variant_key
 from layergate.http.message.request import Request
-from layergate.http.message.stored import StoredResponse, VariantIndex
+from layergate.http.message.stored import StoredResponse
 from layergate.http.rfc9111.partial import Rest, rest_of
 from layergate.http.rfc9111.validation import conditional_lines
 from layergate.http.rfc9111.variants import CODING, nominated

@@ -22,7 +22,8 @@ from typing import Final, NamedTuple
 
 from layergate.core.entry import Entry
 from layergate.http.extensions.groups import MAX_GROUPS, without_groups
-from layergate.http.extensions.targeted import OWN, policy_of
+from layergate.http.extensions.targeted import policy_of
+from layergate.http.message.cache_control import LAYERGATE_CONTROL
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.ranges import (
     PIECE,
@@ -259,7 +260,7 @@ def combined(
         parts,
         old.length if part.whole is None else part.whole,
         # For whom it is, and how long it may be used: what allows less holds.
-        **part.said()
+        **part.attributes()
         | {
             "no_cache": old.no_cache or part.no_cache,
             "must_revalidate": old.must_revalidate or part.must_revalidate,
@@ -283,7 +284,9 @@ def _updated(stored: Lines, new: Lines, targets: tuple[bytes, ...]) -> Lines:
     fields = Fields(new)
     directives = policy_of(fields, targets).directives
     lines = updated_fields(stored, fields, directives, targets=targets)
-    return [line for line in lines if line[0] != OWN or OWN not in targets]
+    return [
+        line for line in lines if line[0] != LAYERGATE_CONTROL or LAYERGATE_CONTROL not in targets
+    ]
 
 
 def _same(old: StoredResponse, new: PartialResponse) -> bool:
@@ -355,7 +358,7 @@ def _completed(entry: Entry) -> Entry:
     if value.vague or first or value.whole != len(octets):
         return entry
     lines = [*value.lines, (b"content-length", b"%d" % len(octets))]
-    return _entry(entry, StoredResponse(200, lines, octets, **value.said()))
+    return _entry(entry, StoredResponse(200, lines, octets, **value.attributes()))
 
 
 def _entry(like: Entry, value: StoredResponse, *, tags: tuple[str, ...] | None = None) -> Entry:

@@ -15,7 +15,7 @@ __all__ = [
     "LANGUAGE",
     "QVALUE",
     "STAR",
-    "normalise",
+    "normalize",
     "secondary_key",
     "varies_on_more",
     "vary_names",
@@ -91,8 +91,8 @@ def secondary_key(
 ) -> bytes:
     """What tells this request's variant from others, given the names of `vary_names`.
 
-    ``fields`` are the request's; ``language_order`` as for `normalise`. Injective: two keys for the same names are equal if and only if
-    every named field has the same `normalise`d value. 4.1: "If (after any normalization that might
+    ``fields`` are the request's; ``language_order`` as for `normalize`. Injective: two keys for the same names are equal if and only if
+    every named field has the same `normalize`d value. 4.1: "If (after any normalization that might
     take place) a header field is absent from a request, it can only match another request if it
     is also absent there", so absent and empty differ.
 
@@ -102,7 +102,7 @@ def secondary_key(
     language: bytes | None = None
     for name in names:
         values = fields.all(b"forwarded" if name == WHOLE else name)
-        value = normalise(name, values, language_order=language_order) if values else None
+        value = normalize(name, values, language_order=language_order) if values else None
         if value is None:
             part = b"%d:%b-" % (len(name), name)
         else:
@@ -115,7 +115,7 @@ def secondary_key(
     return others if language is None else b"l%d;%b%b" % (len(others), others, language)
 
 
-def normalise(name: bytes, values: Sequence[bytes], *, language_order: bool = True) -> bytes | None:
+def normalize(name: bytes, values: Sequence[bytes], *, language_order: bool = True) -> bytes | None:
     """One value for all field values that 4.1 lets us treat as the same. None if absent.
 
     ``name`` is the lower-case field name, ``values`` the values of its lines, in order. Whitespace at
@@ -141,10 +141,10 @@ def normalise(name: bytes, values: Sequence[bytes], *, language_order: bool = Tr
     else:
         return _lines(values)
     if len(value) > _CACHED_LENGTH:
-        return _hashed(_normalise(name, value, language_order))
+        return _hashed(_normalize(name, value, language_order))
     if len(name) > _CACHED_LENGTH:
-        return _normalise(name, value, language_order)
-    return _cached_normalise(name, value, language_order)
+        return _normalize(name, value, language_order)
+    return _cached_normalize(name, value, language_order)
 
 
 # NUL cannot occur in a field value (RFC 9110 5.5), so no client can send what stands for another
@@ -166,7 +166,7 @@ def _lines(values: Sequence[bytes]) -> bytes:
     return b"\0\0" + joined
 
 
-def _normalise(name: bytes, value: bytes, language_order: bool) -> bytes:
+def _normalize(name: bytes, value: bytes, language_order: bool) -> bytes:
     if name == b"forwarded":
         value = told_by_forwarded(value).strip(b" \t")
     elif name not in _LISTS:
@@ -180,7 +180,7 @@ def _normalise(name: bytes, value: bytes, language_order: bool) -> bytes:
     return b"\0" + sha256(value).digest() if value[:1] == b"\0" else value
 
 
-_cached_normalise = lru_cache(maxsize=2048)(_normalise)
+_cached_normalize = lru_cache(maxsize=2048)(_normalize)
 
 
 def _weighted(name: bytes, members: list[bytes], language_order: bool) -> list[bytes] | None:

@@ -28,13 +28,13 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from layergate.core.entry import Entry
+from layergate.http.message.credentials import Credential, strongest_credential
 from layergate.http.message.etags import strong_match
 from layergate.http.message.fields import Fields, Line, split_list
 from layergate.http.message.request import Request
 from layergate.http.message.stored import StoredResponse
-from layergate.http.privacy.identity import Says, names_who
 from layergate.http.rfc9111.decision import answers
-from layergate.http.rfc9111.selecting import normalise, varies_on_more, vary_names
+from layergate.http.rfc9111.selecting import normalize, varies_on_more, vary_names
 
 __all__ = [
     "CODING",
@@ -82,7 +82,7 @@ def nominated(request: Request, entries: Iterable[Entry]) -> tuple[Entry, ...]:
 
 
 class Codings:
-    """The Accept-Encoding of requests whose responses are stored, as `normalise` writes it: which there
+    """The Accept-Encoding of requests whose responses are stored, as `normalize` writes it: which there
     may be among a target's variants. Bounded; what is forgotten is not nominated."""
 
     __slots__ = ("_seen",)
@@ -92,7 +92,7 @@ class Codings:
 
     def note(self, fields: Fields) -> None:
         """A response to a request with these ``fields`` is stored that varies on Accept-Encoding."""
-        value = normalise(CODING, fields.all(CODING))
+        value = normalize(CODING, fields.all(CODING))
         if value in self._seen or (value is not None and len(value) > _LONGEST):
             return
         while len(self._seen) >= _MOST:
@@ -118,7 +118,11 @@ def _tag(request: Request, entry: Entry) -> bytes | None:
     if len(tags) != 1 or not _STRONG(tags[0]):
         return None
     names = vary_names(stored.fields)
-    if names is None or not _NOT_BY.isdisjoint(names) or names_who(names) is not Says.NOTHING:
+    if (
+        names is None
+        or not _NOT_BY.isdisjoint(names)
+        or strongest_credential(names) is not Credential.NONE
+    ):
         return None
     return tags[0] if _decodable(request, stored.fields) else None
 
