@@ -19,7 +19,7 @@ from layergate.http.extensions.no_vary_search import MAX_FIELD, MAX_PARAMS, Sear
 from layergate.http.message.cache_control import LAYERGATE_CONTROL
 from layergate.http.message.fields import Line
 from layergate.http.message.stored import Part, PartialResponse, StoredResponse
-from layergate.http.rfc9111.partial import MAX_PARTS
+from layergate.http.rfc9111.combining import MAX_PARTS
 from layergate.http.rfc9111.storing import NEVER_STORED_FIELDS, Refused
 
 __all__ = ["VALUES"]

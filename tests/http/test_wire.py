@@ -19,7 +19,7 @@ from layergate.http.engine.markers import HitForMiss, VariantIndex
 from layergate.http.extensions.no_vary_search import MAX_FIELD, MAX_PARAMS, SearchVariance
 from layergate.http.message.fields import Lines
 from layergate.http.message.stored import PartialResponse, StoredResponse
-from layergate.http.rfc9111.partial import MAX_PARTS
+from layergate.http.rfc9111.combining import MAX_PARTS
 from layergate.http.rfc9111.storing import NEVER_STORED_FIELDS, Refused
 from layergate.http.wire import VALUES
 from tests.snapshots.same import same

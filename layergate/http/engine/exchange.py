@@ -40,9 +40,11 @@ from layergate.http.message.ranges import PIECE
 from layergate.http.message.request import CONDITIONAL_FIELDS, Request
 from layergate.http.message.stored import PartialResponse, StoredResponse
 from layergate.http.privacy.tokens import has_token, may_have_token
+from layergate.http.rfc9111.combining import Received, received_part
 from layergate.http.rfc9111.decision import NO_ANSWER, answers
-from layergate.http.rfc9111.partial import Received, Rest, covers, flight_suffix, received_part
+from layergate.http.rfc9111.partial import covers, flight_suffix
 from layergate.http.rfc9111.plan import Plan, plan_storage, plan_update, targets_of
+from layergate.http.rfc9111.rest import Rest
 from layergate.http.rfc9111.selecting import varies_on_more, vary_names, with_vary
 from layergate.http.rfc9111.storing import Refused
 from layergate.http.rfc9111.validation import freshens, same_but_for_strength

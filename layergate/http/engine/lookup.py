@@ -19,7 +19,8 @@ from layergate.http.extensions.no_vary_search import SearchVariance, class_key, 
 from layergate.http.message.key import variant_key
 from layergate.http.message.request import Request
 from layergate.http.message.stored import PartialResponse, StoredResponse
-from layergate.http.rfc9111.partial import Rest, covers
+from layergate.http.rfc9111.partial import covers
+from layergate.http.rfc9111.rest import Rest
 
 __all__ = ["Selected", "newest", "select", "select_exactly", "selectable"]
 

@@ -19,7 +19,7 @@ from layergate.http.engine.tally import count_not_stored
 from layergate.http.engine.variant_index import first_index, note_variant
 from layergate.http.message.key import variant_key
 from layergate.http.message.stored import PartialResponse, StoredResponse
-from layergate.http.rfc9111.partial import combined
+from layergate.http.rfc9111.combining import combined
 from layergate.http.rfc9111.plan import Plan
 from layergate.http.rfc9111.storing import Refused
 from layergate.http.rfc9111.variants import CODING

@@ -47,8 +47,8 @@ from layergate.http.privacy.tokens import may_have_token
 from layergate.http.rfc9111.decision import NO_ANSWER, Decision, Verdict, is_reload, passes
 from layergate.http.rfc9111.freshness import Lifetime
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
-from layergate.http.rfc9111.partial import Rest
 from layergate.http.rfc9111.plan import Plan, plan_storage
+from layergate.http.rfc9111.rest import Rest
 from layergate.http.rfc9111.selecting import normalize
 from layergate.http.rfc9111.storing import Refused
 from layergate.http.rfc9111.validation import conditional_lines, freshens
