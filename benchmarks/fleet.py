@@ -30,7 +30,7 @@ from layergate import HttpCache, LayerGate, MemoryLayer
 from layergate.core.entry import Entry
 from layergate.core.stack import Stack
 from layergate.http.message.stored import StoredResponse
-from layergate.http.message.wire import VALUES
+from layergate.http.wire import VALUES
 from layergate.layers.redis import RedisLayer
 from layergate.runtime.loop import LoopRuntime
 

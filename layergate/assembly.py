@@ -16,7 +16,7 @@ from layergate.core.stack import Stack, WritePolicy
 from layergate.errors import ConfigError, GateRecursion
 from layergate.http.engine.cache import Cache
 from layergate.http.extensions.no_vary_search import purge_label
-from layergate.http.message.wire import VALUES
+from layergate.http.wire import VALUES
 from layergate.layers.memory import MemoryLayer
 from layergate.layers.schemes import layer_of
 from layergate.runtime.loop import LoopRuntime

@@ -32,10 +32,11 @@ from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import ConfigError
 from layergate.http.admin import AdminEndpoint
 from layergate.http.engine.driver import Conversation, Fetch, Pass, Serve
+from layergate.http.engine.markers import HitForMiss
+from layergate.http.message.credentials import Credential, strongest_credential
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.key import primary_key
-from layergate.http.message.stored import HitForMiss, Served, StoredResponse
-from layergate.http.privacy.identity import Says, names_who
+from layergate.http.message.stored import Served, StoredResponse
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
 from layergate.http.rfc9111.storing import Refused
 from layergate.routes import refuse_circle
@@ -210,7 +211,7 @@ class LayerGate:
     ) -> object:
         """Why it is certain that nobody has a part in the response to this request, though its target
         is not marked; None if it is not."""
-        if not personal and names_who(fields) is not Says.NOTHING:
+        if not personal and strongest_credential(fields) is not Credential.NONE:
             return self.cache.cookie_marker(key, fields)
         if self.cache.only_authorized(key, fields) and len(path) <= self._longest:
             return Refused.AUTHORIZATION

@@ -7,11 +7,12 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from layergate.asgi.messages import Scope
+from layergate.http.message.described import DescribedRequest
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.key import primary_key, quoted
-from layergate.http.message.request import Asked, Request
-from layergate.http.privacy.identity import is_somebody, is_users_name
+from layergate.http.message.request import Request
 from layergate.http.privacy.tokens import TOKEN_NAMES, is_token
+from layergate.http.privacy.users import is_authenticated, is_user_key
 
 __all__ = [
     "HIT_FOR_MISS",
@@ -72,7 +73,7 @@ def is_personal(scope: Scope) -> bool:
     Their middleware (Starlette's SessionMiddleware, AuthenticationMiddleware) may be outside of
     LayerGate, where its Set-Cookie is added after we have seen the response.
     """
-    if scope.get("session") or is_somebody(scope.get("user")) or _granted(scope.get("auth")):
+    if scope.get("session") or is_authenticated(scope.get("user")) or _granted(scope.get("auth")):
         return True
     extensions = scope.get("extensions")
     if extensions and _has_certificate(extensions.get("tls")):
@@ -82,7 +83,7 @@ def is_personal(scope: Scope) -> bool:
         return False
     if not isinstance(state, Mapping):  # Starlette's State, and the like
         state = getattr(state, "_state", None) or getattr(state, "__dict__", {})
-    return any(is_users_name(name) and is_somebody(value) for name, value in state.items())
+    return any(is_user_key(name) and is_authenticated(value) for name, value in state.items())
 
 
 def _granted(auth: Any) -> bool:
@@ -164,7 +165,7 @@ def read_request(scope: Scope, *, obey_directives: bool) -> Request:
     )
 
 
-def asked_request(scope: Scope, asked: Asked, *, obey_directives: bool) -> Request:
+def asked_request(scope: Scope, asked: DescribedRequest, *, obey_directives: bool) -> Request:
     """The request that ``asked`` describes, as the server that made ``scope`` would hand it to us."""
     told: Scope = {
         "method": asked.method,

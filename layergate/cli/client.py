@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from layergate.errors import ExplainRefused
+from layergate.http.message.described import DescribedRequest
 from layergate.http.message.fields import Lines
-from layergate.http.message.request import Asked
 
 __all__ = ["AdminClient", "Answered", "Unreachable", "UsageError", "add_admin", "ask"]
 
@@ -41,7 +41,9 @@ class Answered(NamedTuple):
     body: bytes
 
 
-def ask(asked: Asked, *, timeout: float, content: bytes | None = None, most: int = 0) -> Answered:
+def ask(
+    asked: DescribedRequest, *, timeout: float, content: bytes | None = None, most: int = 0
+) -> Answered:
     """Make a request. ``timeout``: seconds for the connection, and for each wait after it.
     ``most``: bytes of the body to read; the rest is not waited for.
 
@@ -111,7 +113,7 @@ class AdminClient:
         self._url = url.rstrip("/")
         self._timeout = checked_timeout(arguments)
         try:
-            asked = Asked.of("GET", self._url, None)
+            asked = DescribedRequest.of("GET", self._url, None)
         except ExplainRefused as error:
             raise UsageError(f"--admin: {error}") from None
         if asked.path == b"/" or asked.query:
@@ -134,7 +136,7 @@ class AdminClient:
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
         if content is not None:
             headers["Content-Type"] = "application/json"
-        asked = Asked.of(method, url, headers)
+        asked = DescribedRequest.of(method, url, headers)
         answered = ask(asked, timeout=self._timeout, content=content, most=_MOST)
         try:
             document = json.loads(answered.body)

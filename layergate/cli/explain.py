@@ -23,7 +23,7 @@ from layergate.cli.client import (
 from layergate.cli.text import printable, rendered, wants_colour
 from layergate.errors import ExplainRefused
 from layergate.http.explain.report import Explanation, Response, explain
-from layergate.http.message.request import Asked
+from layergate.http.message.described import DescribedRequest
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Raises UsageError, Unreachable."""
     headers = [_header(text) for text in arguments.headers]
     try:
-        asked = Asked.of(arguments.method, arguments.url, headers)
+        asked = DescribedRequest.of(arguments.method, arguments.url, headers)
     except ExplainRefused as error:
         raise UsageError(str(error)) from None
     process: dict[str, Any] = {"pid": os.getpid(), "host": platform.node()}
@@ -105,7 +105,7 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _fetched(asked: Asked, arguments: argparse.Namespace) -> Response | None:
+def _fetched(asked: DescribedRequest, arguments: argparse.Namespace) -> Response | None:
     """The head of the response to the request, which is made; None if it may change something."""
     timeout = checked_timeout(arguments)
     if asked.method not in SAFE_METHODS:

@@ -55,9 +55,10 @@ from layergate.gateway.options import GatewayOptions
 from layergate.gateway.proxy import INTERIM, TUNNEL, App, Message, say_failure, say_looped
 from layergate.gateway.upstream import Connection as UpstreamConnection
 from layergate.gateway.upstream import UpstreamError
+from layergate.http.engine.markers import HitForMiss
 from layergate.http.message.fields import Lines, split_list
 from layergate.http.message.key import primary_key
-from layergate.http.message.stored import HitForMiss, StoredResponse
+from layergate.http.message.stored import StoredResponse
 
 __all__ = ["Server"]
 

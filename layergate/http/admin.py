@@ -21,13 +21,14 @@ from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import ExplainRefused, PurgeRefused
 from layergate.http.engine.cache import Cache
 from layergate.http.explain.report import Response, explain
+from layergate.http.message.described import DescribedRequest, checked_lines
 from layergate.http.message.fields import Fields, Lines, split_list
-from layergate.http.message.request import Asked, Request, checked_lines
+from layergate.http.message.request import Request
 from layergate.http.message.stored import Served
 
 __all__ = ["MAX_BODY", "AdminEndpoint", "ReadAsked"]
 
-ReadAsked: TypeAlias = Callable[[Asked], Request]
+ReadAsked: TypeAlias = Callable[[DescribedRequest], Request]
 
 MAX_BODY: Final = 1024 * 1024  # bytes; Cloudflare's own limit on names is far below
 _LISTS: Final = ("tags", "files", "prefixes", "hosts", "patterns")
@@ -97,7 +98,9 @@ class AdminEndpoint:
         if isinstance(wanted, Served):
             return wanted
         try:
-            asked = Asked.of(wanted.get("method", "GET"), wanted.get("url"), wanted.get("headers"))
+            asked = DescribedRequest.of(
+                wanted.get("method", "GET"), wanted.get("url"), wanted.get("headers")
+            )
             response = _response(wanted.get("response"))
             if not isinstance(wanted.get("known_user", False), bool):
                 raise ExplainRefused("known_user must be true or false")

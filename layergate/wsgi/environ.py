@@ -14,13 +14,13 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from layergate.frameworks import KEY
+from layergate.http.message.described import DescribedRequest
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.key import primary_key, quoted
 from layergate.http.message.memo import Memo
-from layergate.http.message.request import Asked, Request
-from layergate.http.privacy.identity import is_somebody, is_users_name
+from layergate.http.message.request import PER_RESPONSE_FIELDS, Request
 from layergate.http.privacy.tokens import TOKEN_NAMES, is_token
-from layergate.http.rfc9111.validation import CONDITIONAL_FIELDS
+from layergate.http.privacy.users import is_authenticated, is_user_key
 
 __all__ = [
     "WHO",
@@ -209,7 +209,7 @@ def is_personal(environ: Environ) -> bool:
 def _tells_who(variable: str) -> bool:
     return len(variable) <= 64 and (
         _WHO(variable) is not None
-        or (not variable.isupper() and is_users_name(variable))
+        or (not variable.isupper() and is_user_key(variable))
         or variable.lower() == "user"
     )
 
@@ -222,7 +222,7 @@ def _is_of_somebody(variable: str, value: Any) -> bool:
             return any(not str(name).startswith("_") for name in value)
         except Exception:  # no mapping; whatever it is, it is there
             return value is not None and value is not False
-    return is_somebody(value)
+    return is_authenticated(value)
 
 
 def has_token(environ: Environ, *, after: bool = False) -> bool:
@@ -256,7 +256,7 @@ def read_request(
     return request
 
 
-def asked_request(environ: Environ, asked: Asked, *, obey_directives: bool) -> Request:
+def asked_request(environ: Environ, asked: DescribedRequest, *, obey_directives: bool) -> Request:
     """The request that ``asked`` describes, as the server that made ``environ`` would hand it to us."""
     root = environ.get("SCRIPT_NAME", "")
     told: Environ = {
@@ -279,10 +279,9 @@ def asked_request(environ: Environ, asked: Asked, *, obey_directives: bool) -> R
     return read_request(told, fields, key_of(told, fields), obey_directives=obey_directives)
 
 
-# What a fetch may ask differently than the request it was made for.
-_OF_ONE_ANSWER: Final = CONDITIONAL_FIELDS | {b"cache-control", b"pragma", b"range"}
 _VARIABLES: Final = tuple(
-    (name, "HTTP_" + name.decode().upper().replace("-", "_")) for name in sorted(_OF_ONE_ANSWER)
+    (name, "HTTP_" + name.decode().upper().replace("-", "_"))
+    for name in sorted(PER_RESPONSE_FIELDS)
 )
 _OURS: Final = frozenset({KEY, "wsgi.file_wrapper", *(variable for _, variable in _VARIABLES)})
 

@@ -20,10 +20,10 @@ from layergate.http.engine.driver import Conversation, Pass, Serve, Stream
 from layergate.http.engine.exchange import Exchange
 from layergate.http.engine.feed import KnownUnshareable
 from layergate.http.engine.posting import after_post, begin
+from layergate.http.message.credentials import Credential, strongest_credential
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.request import Request
 from layergate.http.message.stored import Served
-from layergate.http.privacy.identity import Says, names_who
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
 from layergate.http.rfc9111.storing import Refused
 from layergate.routes import RouteCall, refuse_circle
@@ -146,7 +146,7 @@ class LayerGate:
                 [TEXT[line] for line in lines],
             )
             return [stored.body] if method == "GET" else []
-        if hit is None and not personal and names_who(fields) is not Says.NOTHING:
+        if hit is None and not personal and strongest_credential(fields) is not Credential.NONE:
             hit = self.cache.cookie_marker(key, fields)
         elif (
             hit is None

@@ -856,7 +856,7 @@ def test_without_zstd_there_is_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_module_imports_nothing_optional() -> None:
     script = (
-        "import sys, layergate, layergate.core.codec, layergate.http.message.wire\n"
+        "import sys, layergate, layergate.core.codec, layergate.http.wire\n"
         "assert not {'msgpack', 'backports.zstd', 'compression.zstd', 'redis'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -15,7 +15,7 @@ from layergate.http.extensions.no_vary_search import variance_of
 from layergate.http.extensions.targeted import parse_targeted
 from layergate.http.message.cache_control import parse_cache_control
 from layergate.http.message.fields import Fields
-from layergate.http.rfc9111.selecting import normalise, vary_names
+from layergate.http.rfc9111.selecting import normalize, vary_names
 from layergate.wsgi import LayerGate
 from layergate.wsgi.environ import fields_of
 from tests.support.asgi import OriginCall, World
@@ -49,8 +49,8 @@ FLOODS: dict[str, Callable[[int], object]] = {
     "Cache-Control, just so long": lambda n: parse_cache_control(b"x=" + _long(n, 8000)),
     "a targeted field": lambda n: parse_targeted(b"max-age=1, x=" + _long(n, 7000)),
     "Vary": lambda n: vary_names(Fields([(b"vary", _long(n))])),
-    "a field that selects": lambda n: normalise(b"accept", [_long(n)]),
-    "a name that selects": lambda n: normalise(_long(n), [b"a"]),
+    "a field that selects": lambda n: normalize(b"accept", [_long(n)]),
+    "a name that selects": lambda n: normalize(_long(n), [b"a"]),
     "No-Vary-Search": lambda n: variance_of(
         Fields([(b"no-vary-search", b'params=("%b")' % _long(n))])
     ),

@@ -10,7 +10,7 @@ import pytest
 from layergate import OriginAborted
 from layergate.http.extensions.groups import MAX_GROUPS
 from layergate.http.message.key import primary_key
-from layergate.http.rfc9111.partial import MAX_PARTS
+from layergate.http.rfc9111.combining import MAX_PARTS
 from tests.support.asgi import Gate, OriginCall, World, until
 
 BODY = bytes(range(256)) * 4

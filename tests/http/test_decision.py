@@ -4,11 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layergate.core.entry import Entry
+from layergate.http.engine.markers import HitForMiss, VariantIndex
 from layergate.http.message.cache_control import MAX_STALE_ANY
 from layergate.http.message.fields import Fields
 from layergate.http.message.key import primary_key
 from layergate.http.message.request import Request
-from layergate.http.message.stored import HitForMiss, StoredResponse, VariantIndex
+from layergate.http.message.stored import StoredResponse
 from layergate.http.rfc9111.decision import Decision, decide, passes, stale_if_error
 from layergate.http.rfc9111.storing import Refused
 

@@ -16,7 +16,7 @@ from layergate.errors import ExplainRefused
 from layergate.http.engine import decide
 from layergate.http.explain import report as explain_module
 from layergate.http.explain.report import Explanation, Response, Step, explain, section
-from layergate.http.message.request import Asked as AskedRequest
+from layergate.http.message.described import DescribedRequest as AskedRequest
 from layergate.http.rfc9111 import decision
 from layergate.http.rfc9111.storing import Refused
 from tests.scenarios.asgi import Clock, Origin, ask, scope_of
@@ -457,7 +457,7 @@ def test_there_is_a_sentence_for_every_reason_to_decide() -> None:
 
 
 class Broken(MemoryLayer):
-    def look(self, key: Any) -> Any:
+    def inspect(self, key: Any) -> Any:
         raise OSError("the disk is gone")
 
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from layergate import HttpCache, MemoryLayer, Rule
 from layergate.http.engine.cache import Lead, Serve
 from layergate.http.engine.exchange import Exchange
+from layergate.http.engine.markers import HitForMiss
 from layergate.http.message.fields import Fields
 from layergate.http.message.key import primary_key
 from layergate.http.message.request import Request
-from layergate.http.message.stored import HitForMiss
 from layergate.runtime.loop import LoopRuntime
 
 START = 1_700_000_000.0

@@ -16,7 +16,7 @@ from layergate.http.message.fields import Fields, split_list
 from layergate.http.message.uri import canonical_uri, origin_of, resolve_uri
 from layergate.http.rfc9111.freshness import freshness_lifetime, initial_age
 from layergate.http.rfc9111.invalidation import invalidated_uris, invalidates
-from layergate.http.rfc9111.selecting import normalise, secondary_key, vary_names
+from layergate.http.rfc9111.selecting import normalize, secondary_key, vary_names
 from layergate.http.rfc9111.storing import Refused, may_store, storable_fields
 from layergate.http.rfc9111.validation import (
     conditional_lines,
@@ -254,21 +254,21 @@ NAME_TUPLES = st.sampled_from(
 @settings(hostile, max_examples=600)
 @given(NAME_TUPLES, REQUESTS, REQUESTS)
 def test_secondary_keys_are_injective(names, one, other):
-    def normalised(request):
-        return [normalise(name, Fields(request).all(name)) for name in names]
+    def normalized(request):
+        return [normalize(name, Fields(request).all(name)) for name in names]
 
     same = secondary_key(names, Fields(one)) == secondary_key(names, Fields(other))
-    assert same is (normalised(one) == normalised(other))
+    assert same is (normalized(one) == normalized(other))
 
 
 @hostile
 @given(st.sampled_from(SELECTING), LINES)
 def test_normalising_twice_changes_nothing(name, lines):
     values = [value for _, value in lines] or [b""]
-    once = normalise(name, values)
+    once = normalize(name, values)
     assert once is not None
     if len(once) < 1024 and not once.startswith(b"\x00"):
-        assert normalise(name, [once]) == once
+        assert normalize(name, [once]) == once
 
 
 BIG = 100_000

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from layergate import HttpCache
 from layergate.config import Options
 from layergate.errors import ConfigError
-from layergate.http.extensions.targeted import OWN, parse_targeted, policy_of
-from layergate.http.message.cache_control import DELTA_MAX, EMPTY, CacheControl
+from layergate.http.extensions.targeted import parse_targeted, policy_of
+from layergate.http.message.cache_control import DELTA_MAX, EMPTY, LAYERGATE_CONTROL, CacheControl
 from layergate.http.message.fields import Fields
 from layergate.http.rfc9111.plan import internal_fields, targets_of
 
@@ -149,7 +149,7 @@ def test_durations_are_never_negative_and_always_integers(value: bytes) -> None:
 
 CC = (b"cache-control", b"max-age=1")
 CDN = (b"cdn-cache-control", b"max-age=2")
-OURS = (OWN, b"max-age=3")
+OURS = (LAYERGATE_CONTROL, b"max-age=3")
 
 
 @pytest.mark.parametrize(
@@ -158,14 +158,14 @@ OURS = (OWN, b"max-age=3")
         ([], b"", None),
         ([CC], b"cache-control", 1),
         ([CC, CDN], b"cdn-cache-control", 2),
-        ([CDN, OURS, CC], OWN, 3),
-        ([CC, OURS], OWN, 3),
+        ([CDN, OURS, CC], LAYERGATE_CONTROL, 3),
+        ([CC, OURS], LAYERGATE_CONTROL, 3),
         # "the first (in target-list order) field with a valid, non-empty value"
-        ([CDN, (OWN, b"")], b"cdn-cache-control", 2),
-        ([CDN, (OWN, b"Max-Age=3")], b"cdn-cache-control", 2),
-        ([CC, (OWN, b","), (b"cdn-cache-control", b"&")], b"cache-control", 1),
+        ([CDN, (LAYERGATE_CONTROL, b"")], b"cdn-cache-control", 2),
+        ([CDN, (LAYERGATE_CONTROL, b"Max-Age=3")], b"cdn-cache-control", 2),
+        ([CC, (LAYERGATE_CONTROL, b","), (b"cdn-cache-control", b"&")], b"cache-control", 1),
         ([(b"cdn-cache-control", b"&")], b"", None),
-        ([CC, (OWN, b"none")], OWN, None),
+        ([CC, (LAYERGATE_CONTROL, b"none")], LAYERGATE_CONTROL, None),
         # Lines of one field are one value, and one bad line spoils it.
         ([CDN, (b"cdn-cache-control", b"public")], b"cdn-cache-control", 2),
         ([CC, CDN, (b"cdn-cache-control", b"&")], b"cache-control", 1),
@@ -210,8 +210,8 @@ def test_the_target_list_is_an_option() -> None:
 @pytest.mark.parametrize(
     ("options", "hidden"),
     [
-        ({}, {b"cache-tag", b"surrogate-key", OWN}),
-        ({"strip_tags": False}, {OWN}),
+        ({}, {b"cache-tag", b"surrogate-key", LAYERGATE_CONTROL}),
+        ({"strip_tags": False}, {LAYERGATE_CONTROL}),
         ({"strip_tags": False, "targets": ["CDN-Cache-Control"]}, set()),
         ({"targets": ()}, {b"cache-tag", b"surrogate-key"}),
     ],

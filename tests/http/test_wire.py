@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from layergate.core.codec import FAR, Codec
 from layergate.core.entry import Entry
 from layergate.errors import WireError
+from layergate.http import wire
+from layergate.http.engine.markers import HitForMiss, VariantIndex
 from layergate.http.extensions.no_vary_search import MAX_FIELD, MAX_PARAMS, SearchVariance
-from layergate.http.message import wire
 from layergate.http.message.fields import Lines
-from layergate.http.message.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
-from layergate.http.message.wire import VALUES
-from layergate.http.rfc9111.partial import MAX_PARTS
+from layergate.http.message.stored import PartialResponse, StoredResponse
+from layergate.http.rfc9111.combining import MAX_PARTS
 from layergate.http.rfc9111.storing import NEVER_STORED_FIELDS, Refused
+from layergate.http.wire import VALUES
 from tests.snapshots.same import same
 
 msgpack: Any = import_module("msgpack")
@@ -114,7 +115,7 @@ def partial_responses(draw: st.DrawFn) -> PartialResponse:
     like = draw(responses)
     whole = draw(st.none() | st.integers(end, 10**18 - 1))
     vague = draw(switches)
-    return PartialResponse(like.lines, tuple(parts), whole, vague=vague, **like.said())
+    return PartialResponse(like.lines, tuple(parts), whole, vague=vague, **like.attributes())
 
 
 @thorough

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from layergate.http.message.fields import Fields
 from layergate.http.message.ranges import parse_range
-from layergate.http.rfc9111.partial import Received, received_part
+from layergate.http.rfc9111.combining import Received, received_part
 from layergate.http.rfc9111.storing import Refused
 
 

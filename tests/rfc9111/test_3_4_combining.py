@@ -11,7 +11,9 @@ from layergate.http.message.fields import Fields
 from layergate.http.message.ranges import satisfiable
 from layergate.http.message.request import Request
 from layergate.http.message.stored import PartialResponse, StoredResponse
-from layergate.http.rfc9111.partial import MAX_PARTS, Received, combined, covers, rest_of
+from layergate.http.rfc9111.combining import MAX_PARTS, Received, combined
+from layergate.http.rfc9111.partial import covers
+from layergate.http.rfc9111.rest import rest_of
 
 NOW = 1_700_000_000.0
 ETAG = (b"etag", b'"a"')

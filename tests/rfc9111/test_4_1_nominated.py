@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layergate.core.entry import Entry
+from layergate.http.engine.markers import HitForMiss
 from layergate.http.message.fields import Fields
 from layergate.http.message.request import Request
-from layergate.http.message.stored import HitForMiss, StoredResponse
+from layergate.http.message.stored import StoredResponse
 from layergate.http.rfc9111.storing import Refused
 from layergate.http.rfc9111.variants import (
     CODING,

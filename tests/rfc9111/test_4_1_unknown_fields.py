@@ -4,7 +4,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from layergate.http.message.fields import Fields
-from layergate.http.rfc9111.selecting import normalise, secondary_key
+from layergate.http.rfc9111.selecting import normalize, secondary_key
 
 UNKNOWN = st.sampled_from([b"x-user", b"foo", b"x-forwarded-for", b"origin", b"user-agent"])
 # What a list's normalization would touch, and what our own keys are made of.
@@ -26,7 +26,7 @@ def trimmed(lines: list[bytes]) -> list[bytes]:
 @example(b"x-user", [b"a" * 1024, b"b"], [b"1024:" + b"a" * 1024 + b"1:b"])
 def test_two_values_are_one_only_if_their_trimmed_lines_are_equal(name, one, other):
     same = trimmed(one) == trimmed(other)
-    assert (normalise(name, one) == normalise(name, other)) is same
+    assert (normalize(name, one) == normalize(name, other)) is same
     fields, others = (Fields([(name, line) for line in lines]) for lines in (one, other))
     assert (secondary_key((name,), fields) == secondary_key((name,), others)) is same
 
@@ -35,4 +35,4 @@ def test_two_values_are_one_only_if_their_trimmed_lines_are_equal(name, one, oth
 def test_the_crumbs_of_a_cookie_are_one_cookie(crumbs):
     """RFC 9113 section 8.2.3."""
     joined = [b"; ".join(crumbs)] if crumbs else []
-    assert normalise(b"cookie", crumbs) == normalise(b"cookie", joined)
+    assert normalize(b"cookie", crumbs) == normalize(b"cookie", joined)

@@ -4,7 +4,7 @@ import pytest
 
 from layergate.http.message.fields import Fields
 from layergate.http.message.key import others_of, variant_key
-from layergate.http.rfc9111.selecting import STAR, normalise, secondary_key, vary_names
+from layergate.http.rfc9111.selecting import STAR, normalize, secondary_key, vary_names
 
 NAMES = [
     ("absent", [], ()),
@@ -129,7 +129,7 @@ MATCHES = [
 def test_matches(name, first, second, match):
     one = Fields([(name, value) for value in first])
     other = Fields([(name, value) for value in second])
-    assert (normalise(name, first) == normalise(name, second)) is match
+    assert (normalize(name, first) == normalize(name, second)) is match
     assert (secondary_key((name,), one) == secondary_key((name,), other)) is match
 
 
@@ -149,7 +149,7 @@ UNORDERED = [
 )
 def test_languages_without_order(first, second, match):
     one, other = (
-        normalise(b"accept-language", values, language_order=False) for values in (first, second)
+        normalize(b"accept-language", values, language_order=False) for values in (first, second)
     )
     assert (one == other) is match
 
@@ -198,7 +198,7 @@ def test_nothing_named_is_one_variant():
 
 
 def test_the_hash_of_a_long_value_cannot_be_sent():
-    hashed = normalise(b"foo", [b"x" * 2000])
+    hashed = normalize(b"foo", [b"x" * 2000])
     assert hashed is not None
-    assert normalise(b"foo", [hashed]) != hashed
-    assert normalise(b"cookie", [hashed]) != hashed
+    assert normalize(b"foo", [hashed]) != hashed
+    assert normalize(b"cookie", [hashed]) != hashed

@@ -4,8 +4,8 @@ import pytest
 
 from layergate.http.message.dates import format_http_date
 from layergate.http.message.fields import Fields
+from layergate.http.message.request import CONDITIONAL_FIELDS
 from layergate.http.rfc9111.validation import (
-    CONDITIONAL_FIELDS,
     conditional_lines,
     freshens,
     has_validator,

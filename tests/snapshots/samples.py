@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from layergate.core.codec import VERSION, Codec
 from layergate.core.entry import Entry
 from layergate.core.invalidation import Invalidation
+from layergate.http.engine.markers import HitForMiss, VariantIndex
 from layergate.http.extensions.no_vary_search import SearchVariance
-from layergate.http.message.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
-from layergate.http.message.wire import VALUES
+from layergate.http.message.stored import PartialResponse, StoredResponse
 from layergate.http.rfc9111.storing import Refused
+from layergate.http.wire import VALUES
 
 FOLDER = Path(__file__).parent
 KEY = b"layergate:e:{00112233445566778899aabbccddeeff00112233}"

@@ -8,7 +8,7 @@ import pytest
 
 from layergate.core.codec import VERSION, Codec
 from layergate.errors import WireError
-from layergate.http.message.wire import VALUES
+from layergate.http.wire import VALUES
 from tests.snapshots.same import assert_same_entry
 from tests.snapshots.samples import (
     FOLDER,

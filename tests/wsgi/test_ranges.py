@@ -13,7 +13,7 @@ import pytest
 from layergate import OriginAborted
 from layergate.http.extensions.groups import MAX_GROUPS
 from layergate.http.message.key import primary_key
-from layergate.http.rfc9111.partial import MAX_PARTS
+from layergate.http.rfc9111.combining import MAX_PARTS
 from layergate.wsgi import LayerGate
 from tests.support.wsgi import Gate, ask, in_threads, start, until
 

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from layergate.core.stack import Stack
-from layergate.http.message.stored import HitForMiss, StoredResponse, VariantIndex
+from layergate.http.engine.markers import HitForMiss, VariantIndex
+from layergate.http.message.stored import StoredResponse
 from layergate.http.privacy.forwarding import Forwarding
 from layergate.http.rfc9111.selecting import vary_names
 

@@ -35,6 +35,7 @@ from layergate.http.engine.fetch import validators
 from layergate.http.engine.hit import FirstLook, HitPath
 from layergate.http.engine.hit_for_miss import concerns_one_request
 from layergate.http.engine.keys import Place, place_of, tags_of_target
+from layergate.http.engine.markers import HitForMiss
 from layergate.http.engine.open import open_request
 from layergate.http.engine.purge import after_unsafe, named_invalidations, purge
 from layergate.http.engine.refresh import claim_refresh
@@ -45,7 +46,7 @@ from layergate.http.engine.variant_index import room_for
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.key import variant_key
 from layergate.http.message.request import Request
-from layergate.http.message.stored import HitForMiss, Served, StoredResponse
+from layergate.http.message.stored import Served, StoredResponse
 from layergate.http.privacy.forwarding import Forwarding
 from layergate.http.rfc9111.plan import Plan
 from layergate.http.rfc9111.storing import Refused

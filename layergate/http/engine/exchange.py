@@ -33,23 +33,21 @@ from layergate.core.ports import Task
 from layergate.core.shared import Lease
 from layergate.errors import OriginAborted
 from layergate.http.extensions.no_vary_search import SearchVariance, class_key
-from layergate.http.extensions.targeted import OWN
+from layergate.http.message.cache_control import LAYERGATE_CONTROL
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.key import variant_key
 from layergate.http.message.ranges import PIECE
-from layergate.http.message.request import Request
+from layergate.http.message.request import CONDITIONAL_FIELDS, Request
 from layergate.http.message.stored import PartialResponse, StoredResponse
 from layergate.http.privacy.tokens import has_token, may_have_token
+from layergate.http.rfc9111.combining import Received, received_part
 from layergate.http.rfc9111.decision import NO_ANSWER, answers
-from layergate.http.rfc9111.partial import Received, Rest, covers, flight_suffix, received_part
+from layergate.http.rfc9111.partial import covers, flight_suffix
 from layergate.http.rfc9111.plan import Plan, plan_storage, plan_update, targets_of
+from layergate.http.rfc9111.rest import Rest
 from layergate.http.rfc9111.selecting import varies_on_more, vary_names, with_vary
 from layergate.http.rfc9111.storing import Refused
-from layergate.http.rfc9111.validation import (
-    CONDITIONAL_FIELDS,
-    freshens,
-    same_but_for_strength,
-)
+from layergate.http.rfc9111.validation import freshens, same_but_for_strength
 from layergate.http.rfc9111.variants import named, nominating_line
 from layergate.http.rules import Match
 
@@ -654,7 +652,7 @@ class Exchange:
             return self._mismatch(Refused.PARTIAL)
         planned = self.plan = self.located(planned)
         self.secondary = cache.secondary(planned.names, self.request.fields)
-        own = [] if planned.own is None else [(OWN, planned.own)]
+        own = [] if planned.own is None else [(LAYERGATE_CONTROL, planned.own)]
         lines = rest.head([*planned.lines, *own], targets_of(cache.options))
         lines = with_vary(lines, planned.vary)
         self.response = Head(rest.status, lines, lines)

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from layergate.errors import OriginAborted, OriginUnreachable
 from layergate.http.engine.cache import Cache
 from layergate.http.engine.exchange import Exchange, Relay, State
+from layergate.http.message.credentials import Credential, strongest_credential
 from layergate.http.message.fields import Lines
 from layergate.http.message.request import Request
-from layergate.http.privacy.identity import Says, names_who
 from layergate.http.rules import Match
 
 __all__ = ["Feed", "KnownUnshareable", "log_hidden"]
@@ -217,7 +217,7 @@ class KnownUnshareable:
         told = cache.unshared(
             self._match,
             lines,
-            cookie=names_who(fields) is not Says.NOTHING,
+            cookie=strongest_credential(fields) is not Credential.NONE,
             authorization=b"authorization" in fields,
         )
         if told is not None:

@@ -11,12 +11,13 @@ from layergate.http.engine.engine import Engine
 from layergate.http.engine.entries import is_complete
 from layergate.http.engine.exchange import Exchange
 from layergate.http.engine.lookup import Selected
+from layergate.http.engine.markers import VariantIndex
 from layergate.http.message.etags import is_weak
 from layergate.http.message.fields import Lines
 from layergate.http.message.key import variant_key
 from layergate.http.message.request import Request
-from layergate.http.message.stored import StoredResponse, VariantIndex
-from layergate.http.rfc9111.partial import Rest, rest_of
+from layergate.http.message.stored import StoredResponse
+from layergate.http.rfc9111.rest import Rest, rest_of
 from layergate.http.rfc9111.validation import conditional_lines
 from layergate.http.rfc9111.variants import CODING, nominated
 from layergate.http.rules import Match
@@ -112,7 +113,7 @@ def _differing_by_coding(
 
 def missing_rest(engine: Engine, request: Request, entry: Entry | None) -> Rest | None:
     """What is to be fetched to complete ``entry`` for this request; None if all is to be fetched. See
-    `partial.rest_of`."""
+    `rest.rest_of`."""
     if entry is not None and entry.doubtful:
         return None  # what may have been purged is no part of an answer
     return rest_of(request, entry, max_body=engine.settings.max_body)

@@ -12,19 +12,15 @@ from typing import Any, TypeAlias
 
 from layergate.core.stack import Stack
 from layergate.http.engine.added_lines import AGES, MEMO, age_line
+from layergate.http.engine.markers import HitForMiss, VariantIndex
 from layergate.http.engine.settings import Settings
 from layergate.http.engine.witness import live_marker
 from layergate.http.extensions.no_vary_search import SearchVariance, class_key, path_key
 from layergate.http.message.cache_control import parse_cache_control
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.key import variant_key
-from layergate.http.message.stored import (
-    HitForMiss,
-    PartialResponse,
-    StoredResponse,
-    VariantIndex,
-)
-from layergate.http.privacy.closer import Audience, CloserLook, PlainTests
+from layergate.http.message.stored import Audience, PartialResponse, StoredResponse
+from layergate.http.privacy.full_decision import ByAudience, RequestTests
 
 __all__ = ["FirstLook", "HitPath"]
 
@@ -38,7 +34,6 @@ class HitPath:
     """What `peek` needs, bound once, since each attribute walk shows in the time of a hit."""
 
     __slots__ = (
-        "_closer",
         "_counters",
         "_hit_lines",
         "_invalidations",
@@ -53,6 +48,7 @@ class HitPath:
         "_settings",
         "_shared_log",
         "_stack",
+        "_tests",
         "_top",
         "_top_peek",
     )
@@ -66,9 +62,9 @@ class HitPath:
         self._counters = stack.counters
         self._now = stack.runtime.now
         self._monotonic = stack.runtime.monotonic
-        self._closer = CloserLook(settings.forwarding)
-        self._plain = self._closer.none
-        self._secondaries: dict[Any, tuple[bytes, PlainTests]] = {}
+        self._tests = RequestTests(settings.forwarding)
+        self._plain = self._tests.none
+        self._secondaries: dict[Any, tuple[bytes, ByAudience]] = {}
         self._limits: dict[bytes, tuple[float, float]] = {}
         self._places: dict[bytes, tuple[bytes, SearchVariance, bytes]] = {}
         self.reload(settings)
@@ -87,7 +83,7 @@ class HitPath:
         """The stored response and the lines to send, if this is a plain fresh hit in the top layer.
 
         Or the hit-for-miss marker, if the target is known not to be shareable and nothing in the
-        request calls for a closer look. Then the caller may forward at once; see `uncacheable`.
+        request needs the full decision. Then the caller may forward at once; see `uncacheable`.
 
         ``fields``: the request's fields, none of which occurred twice. Agrees with `decision.decide`.
         """
@@ -135,7 +131,7 @@ class HitPath:
         if ttl <= 0 or stored.no_cache:
             return None
         nothing_matters = plain[stored.audience]
-        if not nothing_matters(fields) and self._closer.needed(nothing_matters, fields):
+        if not nothing_matters(fields) and self._tests.needs_full_decision(nothing_matters, fields):
             return None
         elapsed = now - stored.generated
         if b"cache-control" in fields and self._obeys:
@@ -175,19 +171,19 @@ class HitPath:
     def forwards_plainly(self, fields: Mapping[bytes, bytes]) -> bool:
         """True if nothing in these fields, none of which occurred twice, keeps the request from being
         forwarded as it is when nothing stored can answer it."""
-        if not self._plain[Audience.ANYBODY](fields):
+        if not self._plain[Audience.EVERYONE](fields):
             return False
         control = fields.get(b"cache-control")
         return control is None or b"only-if-cached" not in control.lower()
 
     def _secondary(
         self, names: tuple[bytes, ...], fields: Mapping[bytes, bytes], memo: object
-    ) -> tuple[bytes, PlainTests]:
+    ) -> tuple[bytes, ByAudience]:
         """What a variant's key ends in, and the tests for names that matter for it."""
         memos = self._secondaries  # before the options, so that a reload drops what older ones made
         present = [(name, fields[name]) for name in names if name in fields]
         digest = variant_key(b"", self._settings.secondary(names, Fields(present)))
-        selected = digest, self._closer.plain_for(names)
+        selected = digest, self._tests.selected_by(names)
         # Clients choose the values and origins the names, so the memo is bounded in number and length.
         if sum(len(value) for _, value in present) + sum(map(len, names)) <= 512:
             if len(memos) >= MEMO:
@@ -197,7 +193,7 @@ class HitPath:
 
     def _read_limits(self, control: bytes) -> tuple[float, float]:
         """The greatest age and the least remaining lifetime that a request's Cache-Control allows
-        without a closer look, seconds. An age of -1: none."""
+        without the full decision, seconds. An age of -1: none."""
         directives = parse_cache_control(control)
         max_age = float("inf")
         if directives.no_cache or directives.max_stale is not None or directives.max_age == 0:

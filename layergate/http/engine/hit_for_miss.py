@@ -23,6 +23,7 @@ from layergate.http.engine.engine import Engine
 from layergate.http.engine.entries import entry_under
 from layergate.http.engine.exchange import Exchange, State
 from layergate.http.engine.lookup import Selected
+from layergate.http.engine.markers import HitForMiss
 from layergate.http.engine.settings import Settings
 from layergate.http.engine.stand_in import may_stand_in
 from layergate.http.engine.variant_index import note_variant
@@ -34,7 +35,7 @@ from layergate.http.engine.witness import (
     witness,
 )
 from layergate.http.message.request import Request
-from layergate.http.message.stored import HitForMiss, StoredResponse
+from layergate.http.message.stored import StoredResponse
 from layergate.http.rfc9111.storing import Refused
 
 __all__ = [

@@ -12,18 +12,15 @@ from typing import NamedTuple
 from layergate.core.entry import Entry
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.entries import entry_under, find
+from layergate.http.engine.markers import HitForMiss, VariantIndex
 from layergate.http.engine.witness import live_marker
 from layergate.http.extensions.languages import in_language
 from layergate.http.extensions.no_vary_search import SearchVariance, class_key, path_key
 from layergate.http.message.key import variant_key
 from layergate.http.message.request import Request
-from layergate.http.message.stored import (
-    HitForMiss,
-    PartialResponse,
-    StoredResponse,
-    VariantIndex,
-)
-from layergate.http.rfc9111.partial import Rest, covers
+from layergate.http.message.stored import PartialResponse, StoredResponse
+from layergate.http.rfc9111.partial import covers
+from layergate.http.rfc9111.rest import Rest
 
 __all__ = ["Selected", "newest", "select", "select_exactly", "selectable"]
 

@@ -10,9 +10,10 @@ from layergate.core.entry import Entry
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.hit_for_miss import WITH_COOKIE
 from layergate.http.engine.lookup import Selected
+from layergate.http.engine.markers import HitForMiss
 from layergate.http.engine.settings import Settings
 from layergate.http.message.request import Request
-from layergate.http.message.stored import HitForMiss, PartialResponse, StoredResponse
+from layergate.http.message.stored import PartialResponse, StoredResponse
 from layergate.http.rfc9111.partial import flight_suffix
 from layergate.http.rules import Match
 

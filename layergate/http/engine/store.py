@@ -13,12 +13,13 @@ from layergate.http.engine.engine import Engine
 from layergate.http.engine.entries import entry_under, find, is_complete, is_later
 from layergate.http.engine.exchange import Exchange, State
 from layergate.http.engine.hit_for_miss import end_markers
+from layergate.http.engine.markers import VariantIndex
 from layergate.http.engine.purge import invalidate_key
 from layergate.http.engine.tally import count_not_stored
 from layergate.http.engine.variant_index import first_index, note_variant
 from layergate.http.message.key import variant_key
-from layergate.http.message.stored import PartialResponse, StoredResponse, VariantIndex
-from layergate.http.rfc9111.partial import combined
+from layergate.http.message.stored import PartialResponse, StoredResponse
+from layergate.http.rfc9111.combining import combined
 from layergate.http.rfc9111.plan import Plan
 from layergate.http.rfc9111.storing import Refused
 from layergate.http.rfc9111.variants import CODING

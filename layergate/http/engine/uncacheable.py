@@ -16,27 +16,27 @@ from layergate.http.engine.exchange import Exchange
 from layergate.http.engine.fetch import new_exchange
 from layergate.http.engine.hit_for_miss import WITH_COOKIE, marker_for
 from layergate.http.engine.lookup import select_exactly
+from layergate.http.engine.markers import HitForMiss
 from layergate.http.engine.settings import Settings
 from layergate.http.engine.witness import live_marker
 from layergate.http.message.cache_control import parse_cache_control
 from layergate.http.message.fields import Lines
 from layergate.http.message.request import Request
-from layergate.http.message.stored import HitForMiss
-from layergate.http.privacy.closer import CAREFUL
+from layergate.http.privacy.full_decision import FULL_DECISION_FIELDS
 from layergate.http.rfc9111.decision import passes
 from layergate.http.rfc9111.storing import Refused
 from layergate.http.rules import Match
 
 __all__ = ["cookie_marker", "is_for_one_user", "late_exchange", "unshared_head"]
 
-_CAREFUL_BESIDE: Final = CAREFUL - {b"authorization"}
+_OTHER_DECISION_FIELDS: Final = FULL_DECISION_FIELDS - {b"authorization"}
 _FWD: Final = {Refused.COOKIE: "request", Refused.AUTHORIZATION: "request"}
 
 
 def cookie_marker(engine: Engine, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
     """The marker for requests with these cookies or other credentials, or None.
 
-    ``fields``: none of which occurred twice, and nothing in which calls for a closer look (see
+    ``fields``: none of which occurred twice, and nothing in which needs the full decision (see
     `HitPath.forwards_plainly`).
     """
     entry = engine.stack.peek(key + WITH_COOKIE)
@@ -44,12 +44,12 @@ def cookie_marker(engine: Engine, key: bytes, fields: Mapping[bytes, bytes]) -> 
 
 
 def is_for_one_user(engine: Engine, key: bytes, fields: Mapping[bytes, bytes]) -> bool:
-    """True for a request with Authorization, in which nothing else calls for a closer look, for a target
+    """True for a request with Authorization, in which nothing else needs the full decision, for a target
     of which certainly nothing is stored. Its response is for nobody else, so nobody waits for it."""
     return (
         b"authorization" in fields
         and b"cache-control" not in fields
-        and _CAREFUL_BESIDE.isdisjoint(fields)
+        and _OTHER_DECISION_FIELDS.isdisjoint(fields)
         and engine.settings.forwarding.names.isdisjoint(fields)
         and engine.stack.peek_is_enough
         and not engine.settings.no_vary_search

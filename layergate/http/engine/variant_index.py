@@ -14,9 +14,10 @@ from layergate.core.codec import FAR
 from layergate.core.entry import Entry
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.entries import entry_under
+from layergate.http.engine.markers import VariantIndex
 from layergate.http.message.fields import Fields
 from layergate.http.message.key import variant_key
-from layergate.http.message.stored import StoredResponse, VariantIndex
+from layergate.http.message.stored import StoredResponse
 
 __all__ = ["INDEX_LIFETIME", "VariantRoom", "first_index", "note_variant", "room_for"]
 

@@ -17,11 +17,11 @@ from hashlib import blake2b
 from typing import Final
 
 from layergate.core.entry import Entry
+from layergate.http.engine.markers import HitForMiss
+from layergate.http.message.credentials import credential_of
 from layergate.http.message.fields import Line
-from layergate.http.message.stored import HitForMiss
-from layergate.http.privacy.identity import says
+from layergate.http.message.request import CONDITIONAL_FIELDS
 from layergate.http.rfc9111.storing import Refused
-from layergate.http.rfc9111.validation import CONDITIONAL_FIELDS
 
 __all__ = [
     "MAX_WITNESSES",
@@ -52,7 +52,7 @@ def witness(lines: Iterable[Line]) -> bytes:
 
 def credentials_witness(lines: Iterable[Line]) -> bytes:
     """A digest of what a request says of its user."""
-    return witness(line for line in lines if says(line[0]))
+    return witness(line for line in lines if credential_of(line[0]))
 
 
 def speaks_of_target(status: int) -> bool:

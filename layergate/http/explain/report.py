@@ -24,6 +24,7 @@ from layergate.http.engine.exchange import ORIGIN_ERRORS, Exchange
 from layergate.http.engine.fetch import missing_rest, new_exchange, nominees, validators
 from layergate.http.engine.hit_for_miss import marker_for, marker_ttl, recent_reason
 from layergate.http.engine.lookup import Selected, select
+from layergate.http.engine.markers import HitForMiss, VariantIndex
 from layergate.http.engine.open import may_forward
 from layergate.http.engine.posting import encloses_target, judged
 from layergate.http.engine.purge import unsafe_invalidations
@@ -36,19 +37,19 @@ from layergate.http.engine.update import head_says
 from layergate.http.engine.variant_index import room_for
 from layergate.http.extensions.groups import group_name
 from layergate.http.extensions.targeted import parse_targeted, policy_of
+from layergate.http.message.credentials import Credential, credential_names, credential_of
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.key import target_of, variant_key
 from layergate.http.message.request import Request
-from layergate.http.message.stored import HitForMiss, PartialResponse, StoredResponse, VariantIndex
+from layergate.http.message.stored import PartialResponse, StoredResponse
 from layergate.http.message.uri import twin
-from layergate.http.privacy.identity import Says, identity_in, says
 from layergate.http.privacy.tokens import may_have_token
 from layergate.http.rfc9111.decision import NO_ANSWER, Decision, Verdict, is_reload, passes
 from layergate.http.rfc9111.freshness import Lifetime
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
-from layergate.http.rfc9111.partial import Rest
 from layergate.http.rfc9111.plan import Plan, plan_storage
-from layergate.http.rfc9111.selecting import normalise
+from layergate.http.rfc9111.rest import Rest
+from layergate.http.rfc9111.selecting import normalize
 from layergate.http.rfc9111.storing import Refused
 from layergate.http.rfc9111.validation import conditional_lines, freshens
 from layergate.http.rfc9111.variants import nominating_line
@@ -266,7 +267,7 @@ def _text(raw: bytes) -> str:
 
 def _is_secret(name: bytes) -> bool:
     """Is a field's value nothing to be shown: a credential, or a cookie?"""
-    return name in _SECRET or says(name) is not Says.NOTHING
+    return name in _SECRET or credential_of(name) is not Credential.NONE
 
 
 def _shown(lines: Iterable[tuple[bytes, bytes]]) -> list[list[str]]:
@@ -445,7 +446,7 @@ class _Trace:
 
     def _asker(self) -> None:
         request, options = self._request, self._settings.options
-        named = sorted(_text(name) for name in identity_in(request.fields.names()))
+        named = sorted(_text(name) for name in credential_names(request.fields.names()))
         if request.authorization:
             self._add(
                 "credentials",
@@ -660,7 +661,7 @@ class _Trace:
             one: dict[str, str | None] = {}
             for name in names:
                 order = self._settings.language_order
-                value = normalise(name, fields.all(name), language_order=order)
+                value = normalize(name, fields.all(name), language_order=order)
                 secret = value is not None and _is_secret(name)
                 one[_text(name)] = "…" if secret else None if value is None else _text(value)
             selects.append(one)

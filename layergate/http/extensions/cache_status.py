@@ -1,4 +1,4 @@
-"""Cache-Status, one member of it (RFC 9211), in the syntax of structured fields (RFC 9651)."""
+"""Write this cache's member of Cache-Status (RFC 9211), a structured field (RFC 9651)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST: Final = 999_999_999_999_999  # RFC 9651 3.3.1
 
 
 def identifier(name: str) -> bytes:
-    """What this cache calls itself: a token if ``name`` is one, else a string (RFC 9211 section 2).
+    """The identifier of this cache: a token if ``name`` is one, else a string (RFC 9211 section 2).
 
     Raises ConfigError unless ``name`` is printable ASCII and not empty.
     """
@@ -31,8 +31,8 @@ def identifier(name: str) -> bytes:
 def hit_value(ident: bytes, ttl: int, detail: str | None = None) -> bytes:
     """The member for a response from this cache, such as ``LayerGate; hit; ttl=376``.
 
-    ``ident`` is from `identifier`, ``ttl`` the remaining lifetime in seconds, negative when stale
-    (2.4), ``detail`` a word of our own (2.8) or None.
+    ``ident`` comes from `identifier`. ``ttl`` is the remaining lifetime in seconds, negative if stale
+    (2.4). ``detail`` is a word of LayerGate's own (2.8), or None.
     """
     value = b"%b; hit; ttl=%d" % (ident, _integer(ttl))
     return value if detail is None else value + b"; detail=" + _token_or_string(detail)
@@ -51,10 +51,10 @@ def forward_value(
 ) -> bytes:
     """The member for a request that went forward, such as ``LayerGate; fwd=uri-miss; stored``.
 
-    ``fwd`` is one of the reasons of 2.2, ``fwd_status`` the origin's status code where it is not
-    the response's (2.3), ``ttl`` seconds (2.4). Parameters that are None are left out; of
-    ``collapsed`` that says "the request was not collapsed with others", while False says that a new
-    request had to be made (2.6).
+    ``fwd`` is one of the reasons of 2.2. ``fwd_status`` is the origin's status code if it differs from
+    the response's (2.3). ``ttl`` is in seconds (2.4). Parameters that are None are left out. For
+    ``collapsed`` that means "the request was not collapsed with others", while False means that it was,
+    but a new request had to be made (2.6).
     """
     value = b"%b; fwd=%b" % (ident, _token_or_string(fwd))
     if fwd_status is not None:

@@ -1,23 +1,23 @@
 """Cache groups: responses that are invalidated together (RFC 9875).
 
-``Cache-Groups`` in a response says which groups it belongs to; ``Cache-Group-Invalidation`` in the
-response to an unsafe request says which groups that request has changed. Both are Lists of Strings
-(RFC 9651 sections 3.1, 3.3.3), read strictly: "When field-specific constraints are violated, the
-entire field is also ignored" (RFC 9651 section 2.2), so one member that is no String is enough. Both
-are sent on as they are.
+``Cache-Groups`` in a response lists the groups that it belongs to. ``Cache-Group-Invalidation`` in the
+response to an unsafe request lists the groups that the request has changed. Both are Lists of Strings
+(RFC 9651 sections 3.1, 3.3.3) and are read strictly: "When field-specific constraints are violated, the
+entire field is also ignored" (RFC 9651 section 2.2), so a single member that is not a String voids the
+field. Both are sent on unchanged.
 
 Two stored responses are in one group if they name the same String, "when compared
-character-by-character (case sensitive)", and "share the same URI origin" (section 2.1). So a group
-is a tag of the entry that holds the origin beside the name. It begins with a NUL, which neither a
-field value nor a purge may have: no tag that somebody gives can be that of a group.
+character-by-character (case sensitive)", and "share the same URI origin" (section 2.1). So a group is a
+tag of the entry that contains the origin and the name. The tag begins with a NUL, which neither a field
+value nor a purge may contain, so a user's tag can't equal a group's.
 
-What the RFC leaves open ("MAY"):
+The RFC leaves two things open ("MAY"):
 
-* An invalidation is followed whatever the status code of the response that carries it. The RFC asks
-  for an unsafe method and no more; who names a group in an error means it.
-* That a response is invalidated for its URI, by an unsafe request or by a purge, does not invalidate
-  those it shares groups with (section 2.2.1). It would depend on which instance still holds what was
-  invalidated, and a group of all pages would go whenever one of them changes.
+* LayerGate follows an invalidation whatever the status code of the response. The RFC requires an unsafe
+  method and nothing more, and an origin that names a group in an error means it.
+* Invalidating a response by its URI, through an unsafe request or a purge, does not invalidate the
+  other members of its groups (section 2.2.1). Otherwise the effect would depend on which instance still
+  holds the invalidated response, and a group of all pages would go whenever one of them changes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 MAX_GROUPS: Final = 128
-"""Of one response. RFC 9875 section 2: "MUST support at least 32 groups in a field value"."""
+"""Groups of one response. RFC 9875 section 2: "MUST support at least 32 groups in a field value"."""
 MAX_GROUP_LENGTH: Final = 256
 """Characters of a group's name: "with up to at least 32 characters in each member"."""
 
@@ -56,8 +56,9 @@ _CACHED_LENGTH: Final = 1024  # bytes
 def group_tags(scheme: str, host: bytes, fields: Fields) -> tuple[str, ...] | None:
     """The tags for the groups that a response names, in order, without duplicates.
 
-    ``scheme`` and ``host`` are of its target URI. None if it names more groups than `MAX_GROUPS`, or
-    one that is too long: it could not be invalidated by what it says, so it is not to be stored.
+    ``scheme`` and ``host`` are those of its target URI. None if it names more groups than `MAX_GROUPS`,
+    or one that is too long. Such a response must not be stored, because its groups could not
+    invalidate it.
     """
     value = fields.get(b"cache-groups")
     if value is None:
@@ -74,11 +75,11 @@ def group_tags(scheme: str, host: bytes, fields: Fields) -> tuple[str, ...] | No
 def group_invalidations(
     target: str, method: str, status: int, fields: Fields
 ) -> tuple[Invalidation, ...]:
-    """What a response's Cache-Group-Invalidation purges. Empty: nothing.
+    """The invalidations that a response's Cache-Group-Invalidation asks for.
 
-    ``target`` is the absolute target URI of the request, ``status`` and ``fields`` the response's.
-    Section 3: it "MUST be ignored on responses to requests that have a safe method". More groups
-    than `MAX_GROUPS` are taken for all that the origin has: too much is allowed, too little is not.
+    ``target`` is the absolute target URI of the request; ``status`` and ``fields`` are the response's.
+    Section 3: the field "MUST be ignored on responses to requests that have a safe method". More groups
+    than `MAX_GROUPS` invalidate everything of the origin: too much is allowed, too little is not.
     """
     if method in SAFE_METHODS or status < 200:
         return ()
@@ -86,7 +87,7 @@ def group_invalidations(
     if value is None:
         return ()
     origin = _origin(target)
-    # Nothing is stored in a group with a longer name.
+    # No stored response is in a group with a longer name.
     names = [name for name in _names(value) if len(name) <= MAX_GROUP_LENGTH]
     if origin is None or not names:
         return ()
@@ -96,24 +97,24 @@ def group_invalidations(
 
 
 def group_name(tag: str) -> str | None:
-    """The group that an entry's tag stands for, or None if it stands for none."""
+    """The name of the group that a tag stands for; None for an ordinary tag."""
     return tag[_NAME_AT:] if tag.startswith(_PREFIX) else None
 
 
 def without_groups(tags: Iterable[str]) -> tuple[str, ...]:
-    """The tags that are not those of groups."""
+    """The tags that do not stand for groups."""
     return tuple(tag for tag in tags if not tag.startswith(_PREFIX))
 
 
 def _names(value: bytes) -> tuple[str, ...]:
-    """The members of a List of Strings, without duplicates; none if it is to be ignored."""
+    """The members of a List of Strings, without duplicates; empty if the field is ignored."""
     return _cached(value) if len(value) <= _CACHED_LENGTH else _parse(value)
 
 
 def _parse(value: bytes) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for name, _ in parse_list(value) or ():
-        # Not a Token, which is another type ("scripts" and scripts differ).
+        # A Token is another type: "scripts" is a String, scripts is not.
         if type(name) is not str:
             return ()
         names[name] = None
@@ -124,13 +125,13 @@ _cached = lru_cache(maxsize=1024)(_parse)
 
 
 def _tag(origin: str, name: str) -> str:
-    # A digest, since a Host may be as long as a key: all tags have bounds.
+    # A digest keeps the tag short; a Host may be as long as a key.
     digest = blake2b(origin.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).hexdigest()
     return f"{_PREFIX}{digest} {name}"
 
 
 def _origin(uri: str) -> str | None:
-    """The beginning that all URIs of this one's origin have as labels (see `key.label_of`)."""
+    """The common prefix of the labels of all URIs with the origin of ``uri`` (see `key.label_of`)."""
     canonical = canonical_uri(uri)
     if canonical is None or origin_of(canonical) is None:
         return None

@@ -1,20 +1,21 @@
 """A stored response in the language that a client prefers (RFC 9110 sections 8.5 and 12.5.4).
 
-With the option ``language_match``, and only then. RFC 9111 4.1 has a stored response with ``Vary:
-Accept-Language`` used for requests with the same Accept-Language, however written. But clients write
-it in many ways, and most responses come in few languages: whoever prefers German to all else
-("de;q=1.0, fr;q=0.5") would be sent the German page that is stored for another ("en, de"). That is an
-origin's habit and not its promise, which is why one has to ask for it. It goes wrong where
-Content-Language does not tell the language of the content, where more than the first choice counts, or
-where what varies is no translation (formats of dates, prices).
+This applies only with the option ``language_match``. By RFC 9111 4.1, a stored response with ``Vary:
+Accept-Language`` answers requests with the same Accept-Language. But clients write that field in many
+ways, and most responses exist in few languages. With the option, a client that prefers German to
+everything else ("de;q=1.0, fr;q=0.5") gets the German page that was stored for another client ("en,
+de"). Origins usually behave that way, but do not promise it, so the option is off by default. The result
+is wrong if Content-Language is not the language of the content, if more than the first choice counts, or
+if the variants are not translations (formats of dates, prices).
 
-What is required, for it to be the same answer as far as one can tell:
+These conditions make a different answer unlikely:
 
-* one range of the request has a higher weight than every other, and is no ``*``;
-* the stored response has exactly this tag as its one Content-Language, for ``de-AT`` may be told apart
-  from ``de`` by the origin, though RFC 4647 would let one stand in for the other;
-* in all other fields that Vary names the requests agree;
-* it is a hit: fresh, not purged, given to such a client. Nothing is validated in another's name.
+* One range of the request has a higher weight than every other, and is not ``*``.
+* The stored response has exactly this tag as its only Content-Language. The origin may distinguish
+  ``de-AT`` from ``de``, although RFC 4647 would accept one for the other.
+* The requests agree in all other fields that Vary lists.
+* The stored response is a hit for this client: fresh, not purged. No validation takes place on behalf
+  of another variant.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from layergate.http.rfc9111.selecting import LANGUAGE, QVALUE
 
 __all__ = ["InLanguage", "in_language", "language_of", "preferred_language"]
 
-_LONGEST: Final = 1024  # bytes of a field that is looked into
+_LONGEST: Final = 1024  # bytes of an Accept-Language field that is examined
 # RFC 4647 2.1, RFC 5646 2.1.
 _TAG: Final = re.compile(rb"[a-z]{1,8}(?:-[a-z0-9]{1,8})*").fullmatch
 
 
 class InLanguage(NamedTuple):
-    """A stored variant, the key it is stored under, and the language that it was chosen for."""
+    """A stored variant, its key, and the language for which it was chosen."""
 
     key: bytes
     entry: Entry
@@ -47,8 +48,10 @@ class InLanguage(NamedTuple):
 
 
 def preferred_language(fields: Fields) -> bytes | None:
-    """The language range, in lower case, that has a higher weight in a request's Accept-Language than
-    all others; None if there is none, if it is ``*``, or if the field is malformed or over 1 KB."""
+    """The language range, in lower case, with the highest weight in a request's Accept-Language.
+
+    None if there is no single one, if it is ``*``, or if the field is malformed or over 1 KB.
+    """
     value = fields.get(LANGUAGE)
     if value is None or len(value) > _LONGEST:
         return None
@@ -71,7 +74,7 @@ def preferred_language(fields: Fields) -> bytes | None:
 
 
 def language_of(fields: Fields) -> bytes | None:
-    """The one Content-Language of a response, in lower case; None if it has none, or several."""
+    """The Content-Language of a response, in lower case; None if it has none or several."""
     value = (fields.get(b"content-language") or b"").strip(b" \t").lower()
     return value if _TAG(value) else None
 
@@ -83,10 +86,11 @@ def in_language(
     look: Callable[[bytes], Entry | None],
     now: float,
 ) -> InLanguage | None:
-    """The stored response that is the answer to a request which selects none.
+    """The stored variant in the preferred language, for a request that selects no stored variant.
 
-    ``variants``: the keys of the target's variants, the preferred one first; ``selected``: the keys
-    that the request selects, where nothing is stored. ``look``: the entry under a key, not purged.
+    ``variants``: the keys of the target's variants, the preferred one first. ``selected``: the keys
+    that the request selects, under which nothing is stored. ``look`` returns the entry under a key
+    unless it is purged.
     """
     language = preferred_language(request.fields)
     if language is None:

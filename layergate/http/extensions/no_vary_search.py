@@ -1,14 +1,15 @@
-"""No-Vary-Search: which parts of a query a response does not depend on (The No-Vary-Search HTTP Caching
-Extension, draft-ietf-httpbis-no-vary-search).
+"""No-Vary-Search: the parts of a query that a response does not depend on (The No-Vary-Search HTTP
+Caching Extension, draft-ietf-httpbis-no-vary-search).
 
-A response that says so is stored under a key of its path, of what it said, and of what that leaves of
-its query: all targets that it makes equivalent have that key, and no other has (G9). What the
-responses of a path said last is kept under a key of the path alone; a request looks under its own
-target first, then at what was said, then under the key that follows.
+A response with this field is stored under the key of a *class*, made from its path, the field, and the
+part of the query that the field leaves. All targets that the field makes equivalent share this
+key, and no other target has it (G9). The latest field of a path is stored under a key of the path
+alone. A request looks under its own target first, then reads the field of its path, then looks under
+the key of the class.
 
-Departures, both towards not sharing: percent-encoded bytes that are no UTF-8 are compared as they
-are, where the draft has them all become U+FFFD, which an app can tell apart; and a field that is long
-beyond reason is taken for none.
+LayerGate departs from the draft twice, both times towards not sharing. Percent-encoded bytes that are
+not UTF-8 are compared as they are; the draft turns them all into U+FFFD, but an app can distinguish
+them. A field that is unreasonably long is ignored.
 """
 
 from __future__ import annotations
@@ -40,21 +41,23 @@ __all__ = [
 ]
 
 MAX_PARAMS: Final = 64
-"""As many parameters as ``params`` or ``except`` may name."""
+"""The number of parameters that ``params`` or ``except`` may name."""
 MAX_FIELD: Final = 4096
-"""A longer field says nothing. Bytes."""
-# Appended to keys, whose end is known from their beginning. As long as nothing else that is.
+"""Bytes. A longer field is ignored."""
+# Suffixes of keys. A key determines its own end, so no suffix can be part of another key; no other
+# suffix is as long as these.
 _PATH: Final = b"\x00path search"
 _CLASS: Final = b"\x00search:"
-_ANY: Final = "?\0"  # what the label of a class ends in; no other does
+_ANY: Final = "?\0"  # the end of the label of a class, and of no other label
 _ENCODED: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
 class SearchVariance(NamedTuple):
-    """What a response depends on in the query, where that is not simply all of it.
+    """How a response depends on the query, if not on all of it.
 
-    ``ordered``: on the order of the parameters' names. ``only``: on the parameters ``names`` and no
-    other; False: on all but ``names``. ``names``: decoded, sorted, each once.
+    ``ordered``: it depends on the order of the parameters' names. ``only``: it depends on the
+    parameters ``names`` alone; if False, on all parameters but ``names``. ``names``: decoded, sorted,
+    without duplicates.
     """
 
     ordered: bool
@@ -66,16 +69,18 @@ _ALL: Final = SearchVariance(True, False, ())
 
 
 def variance_of(fields: Fields) -> SearchVariance | None:
-    """What a response with these ``fields`` says. None: that it depends on the whole query, or
-    nothing, or something unreadable, which all mean the same."""
+    """The No-Vary-Search of a response; None if the response depends on the whole query.
+
+    An absent or unreadable field means the whole query, too.
+    """
     value = fields.get(b"no-vary-search")
     if value is None or len(value) > MAX_FIELD:
         return None
     said: Any = parse_dictionary(value)
     if said is None:
         return None
-    # "In general, this algorithm is strict and tends to return the default": what is not understood
-    # as it stands voids the whole field, but for keys that are unknown.
+    # "In general, this algorithm is strict and tends to return the default": any invalid value voids
+    # the whole field. Unknown keys are ignored.
     ordered = _bare(said.get("key-order", False))
     params, exceptions = said.get("params", (False, {})), said.get("except")
     if not isinstance(ordered, bool):
@@ -100,23 +105,23 @@ def variance_of(fields: Fields) -> SearchVariance | None:
 
 
 def _bare(item: Any) -> Any:
-    """An item without its parameters, which mean nothing here."""
+    """An item without its parameters, which have no meaning here."""
     return item[0] if isinstance(item, tuple) else item
 
 
 def _names(members: Iterable[Any]) -> tuple[bytes, ...] | None:
-    """The parameters that an inner list of strings names; None if it is something else."""
+    """The parameters that an inner list of strings names; None for any other list."""
     names: set[bytes] = set()
     for member in members:
         name = _bare(member)
-        if type(name) is not str:  # (a token is a str of a class of its own)
+        if type(name) is not str:  # a token is an instance of a subclass
             return None
         names.add(_decoded(name.encode("ascii")))
     return tuple(sorted(names)) if len(names) <= MAX_PARAMS else None
 
 
 def _decoded(text: bytes) -> bytes:
-    """A name or a value of application/x-www-form-urlencoded."""
+    """A decoded name or value of application/x-www-form-urlencoded."""
     text = text.replace(b"+", b" ")
     return _ENCODED.sub(_byte, text) if b"%" in text else text
 
@@ -126,8 +131,10 @@ def _byte(encoded: re.Match[bytes]) -> bytes:
 
 
 def reduced(query: bytes, variance: SearchVariance) -> bytes:
-    """What ``variance`` leaves of a query, written in one way. Equal for two queries if and only if
-    their targets are equivalent, as to the query."""
+    """The part of a query that a response depends on, in canonical form.
+
+    Two queries have the same result if and only if ``variance`` makes them equivalent.
+    """
     pairs: list[tuple[bytes, bytes]] = []
     for part in query.split(b"&"):
         if part:
@@ -145,14 +152,16 @@ def _quoted(text: bytes) -> str:
 
 
 def path_key(key: bytes) -> bytes:
-    """The key of what the responses of a target's path said last; ``key``: the target's."""
+    """The key for the latest `SearchVariance` of a target's path. ``key``: the target's."""
     before, _, after = query_of(key)
     return b"%b0:%b%b" % (before, after, _PATH)
 
 
 def class_key(key: bytes, variance: SearchVariance) -> bytes:
-    """The key of all targets that are equivalent, given ``variance``, to the one whose key is
-    ``key``. A variant's key is made of it as of any primary key, and a label."""
+    """The common key of all targets that ``variance`` makes equivalent to the target of ``key``.
+
+    Variant keys and labels are made from it as from any primary key.
+    """
     before, query, after = query_of(key)
     query = reduced(query, variance)
     return b"%b%d:%b%b%b%b" % (before, len(query), query, after, _CLASS, _digest(variance))
@@ -164,17 +173,21 @@ def _digest(variance: SearchVariance) -> bytes:
 
 
 def search_tag(uri: str) -> str:
-    """What responses that are stored by `class_key` are tagged with, besides their own tags, so that
-    a purge of ``uri`` reaches them: all those of its path, for which of them it means depends on what
-    they said, and may be known only once they are here. No response can be tagged so itself: a
-    field's value has no NUL."""
+    """The tag of responses that are stored under a `class_key`, so that a purge of ``uri`` reaches them.
+
+    All responses of a path have the same tag. Which of them a purge means depends on their fields,
+    which may be known only when they are read. A field value can't contain a NUL, so no response can
+    carry such a tag itself.
+    """
     path = uri.partition("?")[0].encode("utf-8", "surrogatepass")
     return f"\x00search {blake2b(path, digest_size=16).hexdigest()}"
 
 
 def purge_label(key: bytes) -> str:
-    """What purges are matched against: `label_of`, but of the key of a class its path and `_ANY`, for
-    which URLs are among it depends on more than what is left of a query."""
+    """The label that purges match: `label_of`, or for the key of a class, its path and `_ANY`.
+
+    The URLs in a class depend on more than the remaining part of the query.
+    """
     label = label_of(key)
     if _CLASS not in key:
         return label
@@ -187,12 +200,11 @@ def purge_label(key: bytes) -> str:
 
 
 def reaching(invalidations: Iterable[Invalidation]) -> tuple[Invalidation, ...]:
-    """The marks, with those by which they reach what is stored under the keys of classes, if one of
-    the equivalent URLs could be meant.
+    """The invalidations, plus those that reach the classes in which they match a URL.
 
-    Anything can be in the part of a query that does not matter. So a purge of a URL is one of all the
-    classes of its path; and a prefix or a pattern is one of all the classes of those paths at which,
-    followed by some query, it matches.
+    The ignored part of a query can contain anything. So a purge of a URL also purges all classes of its
+    path. A prefix or pattern also purges all classes of each path that it matches when followed by some
+    query.
     """
     added: dict[Invalidation, None] = {}
     for invalidation in invalidations:
@@ -206,8 +218,8 @@ def reaching(invalidations: Iterable[Invalidation]) -> tuple[Invalidation, ...]:
 
 
 def _class_pattern(invalidation: Invalidation) -> Invalidation | None:
-    """The pattern that matches the labels of classes at whose path ``mark`` matches with some query;
-    None if it does so itself."""
+    """The pattern for the labels of the classes that ``invalidation`` reaches; None if it matches those
+    labels itself."""
     kind: InvalidationKind = "path" if invalidation.kind == "path" else "glob"
     beginning, star, _ = invalidation.value.partition("*")
     path, question, _ = (
@@ -215,8 +227,8 @@ def _class_pattern(invalidation: Invalidation) -> Invalidation | None:
     ).partition("?")
     if invalidation.kind == "prefix":
         if not question:
-            return None  # all that begin so do, whatever follows
-        path, star, _ = path.partition("*")  # (which stands for itself there)
+            return None  # it matches every label with this beginning
+        path, star, _ = path.partition("*")  # in a prefix, a star stands for itself
     elif question:
         star = ""  # the path is known to its end
     if star or len(path) + len(_ANY) > MAX_PATTERN_LENGTH:

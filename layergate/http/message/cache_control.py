@@ -1,20 +1,21 @@
 """Cache-Control, of requests and of responses (RFC 9111 section 5.2, RFC 5861, RFC 8246).
 
-What is read how, where the RFCs leave a choice:
+`Request` and `extensions.targeted` call `parse_cache_control`; the rest of the engine reads
+`CacheControl`. Where the RFCs leave a choice, the parser decides as follows:
 
-* A directive that *restricts* (``no-store``, ``private``, ``no-cache``...) counts however it is
-  written: with an argument it does not take, in the middle of a malformed member such as
+* A directive that *restricts* (``no-store``, ``private``, ``no-cache``...) applies however it is
+  written: with an argument that it does not take, in the middle of a malformed member such as
   ``private; max-age=60``, or behind a quote that is never closed. A directive that only *permits*
-  (``public``, ``must-understand``) counts when it is written correctly.
-* A freshness directive that cannot be used (``max-age=1.5``, ``max-age='60'``, ``max-age =60``)
+  (``public``, ``must-understand``) applies only if it is written correctly.
+* A freshness directive with an unusable value (``max-age=1.5``, ``max-age='60'``, ``max-age =60``)
   makes the response stale: ``invalid_freshness``.
-* Given twice, the first occurrence of a directive is used, which is one of the two ways 4.2.1
-  allows ("either the first occurrence should be used or the response should be considered
-  stale"). It also is what a cache before us that stopped at the first would have done. Restricting
-  directives are never outvoted by a second occurrence.
-* A qualified ``no-cache`` or ``private`` whose argument is empty, not a list of field names, or
-  names a field that the response cannot be used without, is read as the unqualified form, as many
-  caches always do (5.2.2.4, 5.2.2.7).
+* If a directive occurs twice, the first occurrence is used. Section 4.2.1 allows this ("either the
+  first occurrence should be used or the response should be considered stale"), and it matches what an
+  upstream cache does that stops at the first occurrence. A second occurrence never overrides a
+  restricting directive.
+* A qualified ``no-cache`` or ``private`` is read as the unqualified form if its argument is empty, is
+  not a list of field names, or names a field that the response cannot be used without. Many caches
+  always do this (5.2.2.4, 5.2.2.7).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from layergate.http.message.fields import split_list
 __all__ = [
     "DELTA_MAX",
     "EMPTY",
+    "LAYERGATE_CONTROL",
     "MAX_STALE_ANY",
     "CacheControl",
     "field_names",
@@ -35,7 +37,10 @@ __all__ = [
 ]
 
 DELTA_MAX: Final = 2**31
-"""Seconds. What a greater delta-seconds is taken for, "infinity" (RFC 9111 section 1.2.2)."""
+"""Seconds. A greater delta-seconds counts as this value, "infinity" (RFC 9111 section 1.2.2)."""
+
+LAYERGATE_CONTROL: Final = b"layergate-cache-control"
+"""The targeted field (RFC 9213) that addresses LayerGate alone. It is stored, but not sent on."""
 
 MAX_STALE_ANY: Final = DELTA_MAX
 """Seconds. ``max-stale`` without a value: "a stale response of any age" (section 5.2.1.2)."""
@@ -46,22 +51,22 @@ _NO_FIELDS: Final[frozenset[bytes]] = frozenset()
 class CacheControl(NamedTuple):
     """The directives of one Cache-Control field, immutable. Durations are seconds, None if absent.
 
-    One class for both directions; RFC 9111 5.2.1 tells which directives mean something in a
-    request, 5.2.2 which in a response.
+    The class serves both directions. RFC 9111 5.2.1 lists the directives of a request, 5.2.2 those of
+    a response.
     """
 
     no_store: bool = False
     """5.2.1.5, 5.2.2.5. The response directive is overruled by `must_understand`."""
     no_cache: bool = False
-    """5.2.1.4, 5.2.2.4. Unqualified: not to be used without successful validation."""
+    """5.2.1.4, 5.2.2.4. Unqualified: not used without successful validation."""
     private: bool = False
-    """5.2.2.7. Unqualified: not to be stored by a shared cache."""
+    """5.2.2.7. Unqualified: not stored by a shared cache."""
     public: bool = False
     """5.2.2.9."""
     must_revalidate: bool = False
-    """5.2.2.2. Never to be served stale."""
+    """5.2.2.2. Never served stale."""
     proxy_revalidate: bool = False
-    """5.2.2.8. The same, for shared caches. ``s-maxage`` implies it, without setting this."""
+    """5.2.2.8. The same, for shared caches. ``s-maxage`` implies it, but does not set this attribute."""
     must_understand: bool = False
     """5.2.2.3."""
     no_transform: bool = False
@@ -71,9 +76,9 @@ class CacheControl(NamedTuple):
     immutable: bool = False
     """RFC 8246 section 2."""
     no_cache_fields: frozenset[bytes] = _NO_FIELDS
-    """5.2.2.4, qualified: lower-case names of fields to leave out of what is reused."""
+    """5.2.2.4, qualified: lower-case names of the fields to leave out of a reused response."""
     private_fields: frozenset[bytes] = _NO_FIELDS
-    """5.2.2.7, qualified: lower-case names of fields that must not be stored."""
+    """5.2.2.7, qualified: lower-case names of the fields that must not be stored."""
     max_age: int | None = None
     """5.2.1.1, 5.2.2.1. None if absent *or unusable*, see `invalid_freshness`."""
     s_maxage: int | None = None
@@ -87,14 +92,14 @@ class CacheControl(NamedTuple):
     stale_if_error: int | None = None
     """RFC 5861 section 4. None if absent or unusable."""
     invalid_freshness: bool = False
-    """``max-age`` or ``s-maxage`` is there, but its first occurrence has no usable value."""
+    """``max-age`` or ``s-maxage`` is present, but its first occurrence has no usable value."""
 
     @property
     def has_explicit(self) -> bool:
-        """Whether any directive says something about storing or freshness.
+        """True if any directive concerns storing or freshness.
 
-        Directives that only say what happens once a response is stale, or how long it will not
-        change (``must-revalidate``, ``stale-if-error``, ``immutable``...), are no such directive.
+        Directives that only apply once a response is stale, or that promise that it won't change
+        (``must-revalidate``, ``stale-if-error``, ``immutable``...), do not count.
         """
         return (
             self.max_age is not None
@@ -111,13 +116,13 @@ class CacheControl(NamedTuple):
 
 
 EMPTY: Final = CacheControl()
-"""No directive at all: the field is absent."""
+"""No directives, as without the field."""
 
 _CACHED_LENGTH: Final = 1024  # bytes
 _BLANKS: Final = b" \t"
 _DIGITS: Final = 10  # 2**31 has ten; more make int() slow, and from 4301 on raise
 
-# Directives that take no argument, by what they do to be read when they have one all the same.
+# Directives that take no argument. The groups differ in how one with an argument is read.
 _RESTRICTING: Final = {
     b"no-store": "no_store",
     b"no-cache": "no_cache",
@@ -140,27 +145,27 @@ _DELTAS: Final = {
     b"stale-while-revalidate": "stale_while_revalidate",
     b"stale-if-error": "stale_if_error",
 }
-# What is looked for in text that cannot be parsed; the others restrict too little to guess at.
+# Directives to search for in text that cannot be parsed. The others restrict too little to guess.
 _GUESSED: Final = {name: _RESTRICTING[name] for name in (b"no-store", b"no-cache", b"private")}
 
-# Without these the rest of a stored response is of no use, or of another meaning: the stored body
-# is in that coding and of that type, and the others decide for whom and how long it may be reused.
+# Without these fields a stored response is useless or means something else: they give the coding and
+# the type of the body, and decide which requests it answers and for how long.
 _INDISPENSABLE: Final = frozenset(
     {b"cache-control", b"content-encoding", b"content-type", b"date", b"expires", b"vary"}
 )
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-# The same, or one that is never closed: matching that too keeps a search for them linear.
+# The same, or a quoted string that is never closed. Matching those too keeps a search linear.
 _QUOTED_OR_OPEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:(")|\\?\Z)', re.DOTALL)
 _ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
 _NOT_IN_TOKEN: Final = re.compile(rb"[^!#$%&'*+.^_`|~0-9a-z-]+")
 
 
 def parse_cache_control(value: bytes | None) -> CacheControl:
-    """The directives of the combined field value; `EMPTY` if it is None. Never raises.
+    """The directives of a combined field value; `EMPTY` for None. Never raises.
 
-    Results are shared by way of a bounded cache, except those of values over 1 KB.
+    A bounded cache holds the results, except for values over 1 KB.
     """
     if not value:
         return EMPTY
@@ -176,8 +181,8 @@ def _parse(value: bytes) -> CacheControl:
         name, equals, argument = member.partition(b"=")
         name = name.lower()
         if equals and name[-1:] in _BLANKS:
-            # No whitespace is allowed on either side of the "=". Leaving it in the argument makes
-            # `max-age =60` as unusable as `max-age= 60` is.
+            # No whitespace is allowed on either side of the "=". Moving it to the argument makes
+            # `max-age =60` as unusable as `max-age= 60`.
             name, argument = name.rstrip(_BLANKS), b" " + argument
         # Section 5.2: "Cache directives are identified by a token, to be compared
         # case-insensitively, and have an optional argument"
@@ -221,7 +226,7 @@ def _take_delta(found: dict[str, int | bool | None], name: bytes, argument: byte
 
 
 def _delta_seconds(argument: bytes | None) -> int | None:
-    """Section 1.2.2, in token or quoted-string form. None if it is anything else."""
+    """Section 1.2.2, in token or quoted-string form. None for anything else."""
     if argument is None:
         return None
     if argument[:1] == b'"' == argument[-1:]:
@@ -244,9 +249,9 @@ def _field_names(argument: bytes) -> frozenset[bytes]:
 
 
 def field_names(argument: bytes) -> frozenset[bytes]:
-    """The fields that the argument of a qualified ``no-cache`` or ``private`` lists, in lower case.
+    """The field names that a qualified ``no-cache`` or ``private`` lists, in lower case.
 
-    ``argument`` is without quotes. Empty: the directive is to be read as the unqualified form.
+    ``argument`` comes without quotes. If the result is empty, read the directive as unqualified.
     """
     names = frozenset(split_list(argument.lower()))
     if not names.isdisjoint(_INDISPENSABLE) or not all(map(_TOKEN.fullmatch, names)):
@@ -259,10 +264,10 @@ def _well_formed(argument: bytes) -> bool:
 
 
 def _guess(found: dict[str, int | bool | None], text: bytes) -> None:
-    """Look for the most restricting directives in a member that is not of the RFC's form.
+    """Search a malformed member for the most restricting directives.
 
-    ``private; max-age=60`` and ``foo="bar, no-store`` are no Cache-Control, but whoever wrote them
-    did not mean the response for everyone. What is inside of a complete quoted string is data.
+    ``private; max-age=60`` and ``foo="bar, no-store`` are not valid Cache-Control, but their author
+    did not mean to share the response. The content of a complete quoted string is data.
     """
     text = _QUOTED_OR_OPEN.sub(lambda match: b" " if match[1] else match[0], text)
     for word in _NOT_IN_TOKEN.split(text):

@@ -1,6 +1,6 @@
-"""HTTP-date, both ways (RFC 9110 section 5.6.7, read as RFC 9111 section 4.2 asks caches to).
+"""Parse and format HTTP-date (RFC 9110 section 5.6.7, with the leniency of RFC 9111 section 4.2).
 
-Dates are integers written by other machines: nothing here asks for a locale, a time zone or a clock.
+Every header field with a date goes through here. Nothing here uses a locale, a time zone or a clock.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _DAY_NAME_LONG: Final = rb"(?:mon|tues|wednes|thurs|fri|satur|sun)day"
 _MONTH: Final = rb"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 _TIME: Final = rb"([0-9]{2}):([0-9]{2}):([0-9]{2})"
 
-# One pattern for each of the three formats. The day's *name* has to be one, but need not be the
-# right one: origins get it wrong more often than the date, and the date is what counts.
+# One pattern for each of the three formats. The *name* of the day may be any day's name: origins get
+# it wrong more often than the date, and only the date matters.
 _IMF_FIXDATE: Final = re.compile(
     _DAY_NAME + rb", ([0-9]{2}) " + _MONTH + rb" ([0-9]{4}) " + _TIME + rb" gmt"
 )
@@ -39,27 +39,27 @@ _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _FIRST: Final = -_EPOCH_DAY * 86400 + 86400
 _LAST: Final = (date.max.toordinal() - _EPOCH_DAY) * 86400 + 86399
 _SECONDS_PER_YEAR: Final = 31556952
-# The year that two-digit years are read from when the caller has no time at hand: 1977 to 2076.
+# The reference for two-digit years when the caller passes no time: they mean 1977 to 2076.
 _NO_NOW: Final = 2026
-# The longest date of all formats has 33 octets; more than a little whitespace is not a date.
+# The longest date of any format has 33 octets; the rest is room for some whitespace.
 _LONGEST: Final = 64
 
 
 def parse_http_date(value: bytes | None, *, now: float | None = None) -> float | None:
     """Seconds since the epoch, or None if ``value`` is None or not a valid HTTP-date.
 
-    RFC 9110 5.6.7: all three formats are read. RFC 9111 4.2: letter case is ignored; a zone other
-    than GMT makes the date invalid; the leap second ``:60`` becomes ``:59``, "the nearest time
-    equal to or earlier than the received value".
+    RFC 9110 5.6.7: recipients read all three formats. RFC 9111 4.2: letter case does not matter; a
+    zone other than GMT makes the date invalid; the leap second ``:60`` becomes ``:59``, "the nearest
+    time equal to or earlier than the received value".
 
-    ``now`` (seconds since the epoch, to the year) is what a two-digit year of the RFC 850 format
-    is held against: one "that appears to be more than 50 years in the future" is taken for "the
-    most recent year in the past that had the same last two digits". None: as if in the year 2026.
+    ``now`` (seconds since the epoch; only the year matters) resolves the two-digit years of the RFC 850
+    format: one "that appears to be more than 50 years in the future" means "the most recent year in
+    the past that had the same last two digits". None: the year 2026.
     """
     if value is None or len(value) > _LONGEST:
         return None
     year = _NO_NOW
-    # Not before 1970 nor after 9999: this also sorts out nan and the infinities.
+    # Between 1970 and 9999; this also excludes nan and the infinities.
     if now is not None and 0.0 <= now <= _LAST:
         year = 1970 + int(now) // _SECONDS_PER_YEAR
     return _parse(value, year)
@@ -96,7 +96,7 @@ def _seconds(year: int, month: int, day: int, hour: int, minute: int, second: in
 def format_http_date(epoch: float) -> bytes:
     """``epoch`` (seconds since the epoch, rounded down) as an IMF-fixdate (RFC 9110 5.6.7).
 
-    Never raises: times before year 1 or after year 9999 become the nearest one that can be
+    Never raises: a time before year 1 or after year 9999 becomes the nearest time that can be
     written, and nan becomes the epoch.
     """
     if _FIRST <= epoch <= _LAST:

@@ -1,8 +1,8 @@
 """Entity tags (RFC 9110 sections 8.8.3 and 13.1.2).
 
-A tag is kept as its bytes, weakness prefix and quotes included. Origins send tags that are none
-(``abc``, without quotes); they are compared like any other, byte for byte, and match only
-themselves.
+Preconditions and validation compare tags here. A tag is its bytes, with the weakness prefix and the
+quotes. Some origins send invalid tags, such as ``abc`` without quotes. Those are compared byte for byte
+like any other, and match only themselves.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Final
 
 __all__ = ["is_weak", "parse_etag_list", "strong_match", "weak_match"]
 
-# No quoted-string: a backslash is an ordinary character of a tag (8.8.3), a comma in it too. What
-# is not a tag is taken up to the next comma.
+# A tag is not a quoted-string: a backslash is an ordinary character of it, and so is a comma (8.8.3).
+# Text that is not a tag extends to the next comma.
 _MEMBER: Final = re.compile(rb'[ \t,]*+((?:W/)?"[^"]*"|[^,]+)')
 
 
 def parse_etag_list(value: bytes) -> list[bytes] | None:
     """The members of If-None-Match or If-Match, in order; None for ``*``, which matches anything.
 
-    Garbage between the commas is kept as a member, empty members are not. ``*`` beside other
-    members is malformed (13.1.2) and is left out.
+    Invalid text between commas counts as a member; empty members are dropped. ``*`` beside other
+    members is malformed (13.1.2) and dropped.
     """
     # Without separators at the end every attempt of the pattern succeeds, which keeps it linear.
     value = value.strip(b" \t,")
@@ -32,13 +32,13 @@ def parse_etag_list(value: bytes) -> list[bytes] | None:
 
 
 def is_weak(tag: bytes) -> bool:
-    """8.8.3: weak are those with the prefix ``W/`` "(case-sensitive)"."""
+    """True for a tag with the prefix ``W/``, which 8.8.3 calls "case-sensitive"."""
     return tag.startswith(b"W/")
 
 
 def weak_match(a: bytes, b: bytes) -> bool:
     """8.8.3.2: "equivalent if their opaque-tags match character-by-character, regardless of either
-    or both being tagged as "weak"". Nothing is equivalent to an empty value, which is no tag.
+    or both being tagged as "weak"". An empty value is not a tag and never matches.
     """
     opaque = a.removeprefix(b"W/")
     return opaque == b.removeprefix(b"W/") and bool(opaque)

@@ -1,6 +1,6 @@
-"""Header sections as HTTP has them: ordered lines, names in lower case, duplicates kept.
+"""Header sections as ordered lines, with lower-case names and duplicates (RFC 9110 section 5).
 
-RFC 9110 section 5. Nothing here interprets a field; see `cache_control`, `dates`, `etags`.
+Nothing here interprets a field; see `cache_control`, `dates` and `etags`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Lines: TypeAlias = list[Line]
 
 
 class Fields:
-    """One header section. ``lines`` are (lower-case name, value) pairs in the order received."""
+    """One header section. ``lines``: (lower-case name, value) pairs, in the order received."""
 
     __slots__ = ("_several", "_values", "lines")
 
@@ -24,7 +24,7 @@ class Fields:
             (name if name.islower() else name.lower(), value) for name, value in lines
         ]
         self._values = dict(self.lines)
-        # By name, where some name occurs more than once. In most sections none does.
+        # Values by name, if any name occurs more than once. In most sections no name does.
         self._several: dict[bytes, list[bytes]] | None = None
         if len(self._values) != len(self.lines):
             several: dict[bytes, list[bytes]] = {}
@@ -66,8 +66,10 @@ class Fields:
 
 
 def split_list(value: bytes) -> list[bytes]:
-    """The members of a ``#element`` list (RFC 9110 5.6.1): split at commas outside of quoted
-    strings, trimmed, empty members dropped. An unterminated quote runs to the end."""
+    """The members of a ``#element`` list (RFC 9110 5.6.1), trimmed, without empty members.
+
+    Commas within quoted strings do not split. An unterminated quote extends to the end.
+    """
     if b'"' not in value:
         return [member for part in value.split(b",") if (member := part.strip(b" \t"))]
     members: list[bytes] = []

@@ -1,17 +1,19 @@
 """The cache key: injective over scheme, host, path, query and mount point (G9).
 
-A key is the raw bytes of its parts, each behind its length, so no part can run into the next and no
-two targets that the app can tell apart share one. It stays in this process: a layer outside hashes
-it. A variant's key is its primary key plus a digest of the secondary key (RFC 9111 4.1).
+A key is the raw bytes of its parts, each preceded by its length. So no part can run into the next, and
+no two targets that the app can distinguish share a key. Adapters make the key of each request here. A
+key stays in this process; layers outside of it store a hash. A variant's key is its primary key plus a
+digest of the secondary key (RFC 9111 4.1).
 
     h; | s;  <host> <path> <query>                                       http, https
     x;       <scheme> <host> <path> <query> <rewritten path> <root>      everything else
 
-Each ``<part>`` is ``length:bytes``; so the end of a key is known from its beginning, whatever is
-appended.
+Each ``<part>`` is ``length:bytes``. The beginning of a key therefore determines where it ends, whatever
+is appended to it.
 
-The key of a variant that Accept-Language selects has a second digest: of the other fields that select
-it. So it can be seen of two variants that they differ by language alone (see `languages`).
+The key of a variant that Accept-Language selects has a second digest, of the other fields that select
+it. Two keys with the same second digest belong to variants that differ by language alone (see
+`languages`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from hashlib import blake2b
 from typing import Final
 from urllib.parse import quote_from_bytes
 
-from layergate.http.message.uri import label, normalised
+from layergate.http.message.uri import label, normalized
 
 __all__ = [
     "label_of",
@@ -52,10 +54,10 @@ def primary_key(
 ) -> bytes:
     """The key of a target.
 
-    ``path`` is the decoded path as the app sees it, ``raw_path`` the bytes as they came, or None if
-    the server does not tell. Where the two differ by more than percent-encoding (something rewrote
-    one of them), both are in the key, since the app may look at either. ``root_path`` is what the
-    app is mounted under, as far as the server or a middleware says so; links are made with it.
+    ``path`` is the decoded path as the app sees it, ``raw_path`` the bytes as received, or None if the
+    server does not provide them. If the two differ by more than percent-encoding, because something
+    rewrote one of them, the key contains both: the app may look at either. ``root_path`` is the prefix
+    under which the app is mounted, if the server or a middleware provides it; apps build links with it.
     """
     try:
         decoded = path.encode()
@@ -66,7 +68,7 @@ def primary_key(
     kind = _SCHEMES.get(scheme)
     if raw_path == decoded and kind and not root_path:
         try:
-            # Of several ways to write this, by far the quickest; the hit path starts here.
+            # By far the fastest of several ways to write this. The hit path starts here.
             return b"".join((
                 kind,
                 _LENGTHS[len(host)], host,
@@ -85,7 +87,7 @@ def _prefixed(*parts: bytes) -> bytes:
 
 
 def quoted(path: bytes) -> bytes:
-    """A decoded path as it must have come, where the server does not tell."""
+    """A decoded path, percent-encoded again, for servers that do not provide the raw path."""
     return path if _PLAIN(path) else quote_from_bytes(path, safe=_SAFE).encode("ascii")
 
 
@@ -100,15 +102,19 @@ def variant_key(primary: bytes, secondary: bytes) -> bytes:
 
 
 def others_of(primary: bytes, variant: bytes) -> bytes:
-    """Of the key of a variant that Accept-Language selects, what is the same for all variants which
-    differ from it by that alone; b"" for any other key."""
+    """The second digest in the key of a variant that Accept-Language selects; b"" for any other key.
+
+    All variants that differ by Accept-Language alone have the same one.
+    """
     digests = variant[len(primary) :]
     return digests[VARIANT_DIGEST:] if len(digests) == 2 * VARIANT_DIGEST else b""
 
 
 def label_of(key: bytes) -> str:
-    """What purges are matched against, for a variant's key or a primary one: see `uri`. Keys are told
-    apart byte by byte, labels by what they mean."""
+    """The label that purges match, for a primary key or a variant's key (see `uri`).
+
+    Keys differ if any byte differs; labels differ only if the meaning does.
+    """
     scheme, host, path, query = _target(key)
     return label(
         scheme.decode("latin-1"),
@@ -119,10 +125,10 @@ def label_of(key: bytes) -> str:
 
 
 def target_of(key: bytes) -> str:
-    """The target URI of a key, a variant's or a primary one, to be shown or resolved against."""
+    """The target URI of a primary key or a variant's key, to display or to resolve references against."""
     scheme, host, path, query = _target(key)
     uri = b"%b://%b%b" % (scheme, host, path or b"/")
-    return normalised((uri + b"?" + query if query else uri).decode("latin-1"))
+    return normalized((uri + b"?" + query if query else uri).decode("latin-1"))
 
 
 def _target(key: bytes) -> tuple[bytes, bytes, bytes, bytes]:
@@ -138,7 +144,7 @@ def _target(key: bytes) -> tuple[bytes, bytes, bytes, bytes]:
 
 
 def path_of(key: bytes) -> tuple[bytes, str]:
-    """The path of a key's target as it came, and what the app is mounted under, or ""."""
+    """The raw path of a key's target, and the prefix under which the app is mounted, or ""."""
     at = 2
     parts = []
     for _ in range(6 if key[:2] == b"x;" else 2):
@@ -150,7 +156,7 @@ def path_of(key: bytes) -> tuple[bytes, str]:
 
 
 def query_of(key: bytes) -> tuple[bytes, bytes, bytes]:
-    """A primary key in three: what comes before its query, with its length; the query; the rest."""
+    """A primary key in three pieces: up to the length of its query, the query, and the rest."""
     at = 2
     for _ in range(3 if key[:2] == b"x;" else 2):
         _, at = _part(key, at)

@@ -1,4 +1,4 @@
-"""A memo of a function of texts that clients choose, bounded in number and in bytes."""
+"""A memo for functions of client-chosen text, bounded in number and in bytes (G7)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ V = TypeVar("V")
 
 
 class Memo(dict[K, V], Generic[K, V]):
-    """``memo[key]``: what ``function`` makes of it, kept for at most ``count`` keys of at most
-    ``length`` bytes (or characters) each. Beyond that nothing is kept, and nothing is forgotten: what
-    ordinary requests have is seen first, and a flood cannot displace it."""
+    """``memo[key]`` is ``function(key)``, kept for at most ``count`` keys of at most ``length`` bytes
+    (or characters) each.
+
+    A full memo adds nothing and forgets nothing. The texts of ordinary requests come first, so a flood
+    of others can't displace them.
+    """
 
     __slots__ = ("_count", "_function", "_length")
 

@@ -1,13 +1,12 @@
-"""Byte ranges: what is asked for, what is sent, and by which validator (RFC 9110 section 14).
+"""Byte ranges: parsing Range, If-Range and Content-Range, and building bodies (RFC 9110 section 14).
 
-Pure functions of header fields and lengths. A stored response as the answer to a range is the
-business of `partial`.
+Pure functions of header fields and lengths. `rfc9111.partial` answers a range from a stored response.
 
-*A Range that is not understood is ignored.* 14.2: "A server MUST ignore a Range header field
+*A Range that LayerGate can't read is ignored.* 14.2: "A server MUST ignore a Range header field
 received with a request method that is unrecognized", "An origin server MUST ignore a Range header
-field that contains a range unit it does not understand", and one that is malformed, in a second
-field line, or asks for more than `MAX_RANGES` ranges, "MAY" be ignored too. So no Range, however
-long, makes an answer larger than the whole and the heads of so many parts.
+field that contains a range unit it does not understand". A Range that is malformed, comes in a second
+field line, or asks for more than `MAX_RANGES` ranges "MAY" be ignored too. So no Range, however long,
+makes a response larger than the whole plus `MAX_RANGES` part headers.
 """
 
 from __future__ import annotations
@@ -37,35 +36,35 @@ __all__ = [
 ]
 
 Span: TypeAlias = tuple[int, int]
-"""A piece of a representation: the position of its first octet, and the one after its last."""
+"""A piece of a representation: the position of its first octet, and the position after its last."""
 
 MAX_RANGES: Final = 32
-"""Ranges in one request. Browsers and players ask for one, readers of PDF files for a dozen."""
+"""Ranges in one request. Browsers and media players ask for one, PDF readers for a dozen."""
 
 PIECE: Final = 256 * 1024
-"""Octets of a body that a client is sent at once. What its server holds for one that takes nothing is no
-more than that; the rest is held once for all."""
+"""Octets of a body that a client is sent at once. For a client that reads nothing, the server buffers no
+more than this; all clients share the stored body."""
 
-_LONGEST: Final = 2048  # octets of a Range: more than so many ranges need
+_LONGEST: Final = 2048  # octets of a Range field; more than `MAX_RANGES` ranges need
 _SPECS: Final = re.compile(rb"[ \t]*bytes[ \t]*=(.*)", re.IGNORECASE | re.DOTALL)
 _SPEC: Final = re.compile(rb"[ \t]*([0-9]*)-([0-9]*)[ \t]*")
 _CONTENT_RANGE: Final = re.compile(
     rb"[ \t]*bytes[ \t]+([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)[ \t]*", re.IGNORECASE
 )
-# 8.8.3, without what makes it weak. Two lines of ETag are no tag together.
+# 8.8.3, without the weakness prefix. Two ETag lines, combined, do not match.
 _STRONG_TAG: Final = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]*"')
 
 
 class RangeSpec(NamedTuple):
-    """One member of Range: ``first-last``, ``first-`` (``last`` is None), or ``-last``, the last so
-    many octets (``first`` is None)."""
+    """One member of Range: ``first-last``, ``first-`` (``last`` is None), or ``-last``, a number of
+    octets counted from the end (``first`` is None)."""
 
     first: int | None
     last: int | None
 
 
 class ContentRange(NamedTuple):
-    """What Content-Range says of its content: ``span``, and the length of the whole representation,
+    """A Content-Range: the ``span`` of the content, and the length of the ``whole`` representation,
     None if the sender did not know it."""
 
     span: Span
@@ -73,8 +72,11 @@ class ContentRange(NamedTuple):
 
 
 class Slices:
-    """Octets of bodies that are stored, one piece behind the other: copied only as they are cut, so that
-    a client that takes its time holds no copy of all it has asked for."""
+    """Pieces of stored bodies, one after the other.
+
+    Octets are copied only when a slice is taken, so a slow client does not hold a copy of everything
+    that it asked for.
+    """
 
     __slots__ = ("_length", "_pieces")
 
@@ -97,16 +99,16 @@ class Slices:
         return b"".join(parts)
 
     def __iter__(self) -> Iterator[bytes]:
-        """In pieces of `PIECE` octets."""
+        """The octets in pieces of `PIECE`."""
         for start in range(0, self._length, PIECE):
             yield self[start : start + PIECE]
 
 
 def parse_range(value: bytes | None) -> tuple[RangeSpec, ...] | None:
-    """The ranges that a Range field asks for, in order; None for what is to be ignored.
+    """The ranges that a Range field asks for, in order; None if the field is ignored.
 
-    14.1.1: "An int-range is invalid if the last-pos value is present and less than first-pos", and
-    one invalid member makes the whole set invalid.
+    14.1.1: "An int-range is invalid if the last-pos value is present and less than first-pos". One
+    invalid member makes the whole set invalid.
     """
     if value is None or len(value) > _LONGEST:
         return None
@@ -116,11 +118,11 @@ def parse_range(value: bytes | None) -> tuple[RangeSpec, ...] | None:
     specs: list[RangeSpec] = []
     for member in match[1].split(b","):
         if not member.strip(b" \t"):
-            continue  # 5.6.1.2: "a recipient MUST parse and ignore a reasonable number of empty" ones
+            continue  # 5.6.1.2: "MUST parse and ignore a reasonable number of empty list elements"
         spec = _SPEC.fullmatch(member)
         if spec is None:
             return None
-        # (So short a field has no number that would take long to read.)
+        # The length of the field bounds the numbers, so `int` is quick.
         first, last = (int(digits) if digits else None for digits in spec.groups())
         if (first is None and last is None) or (
             first is not None and last is not None and last < first
@@ -133,10 +135,10 @@ def parse_range(value: bytes | None) -> tuple[RangeSpec, ...] | None:
 
 
 def satisfiable(specs: Iterable[RangeSpec], length: int) -> list[Span]:
-    """The pieces of a representation of ``length`` octets that are asked for, in the order asked.
+    """The requested pieces of a representation of ``length`` octets, in the requested order.
 
-    Those that overlap, or touch, are one (15.3.7.2: "a server MAY coalesce"); those that begin
-    beyond the end are left out. Empty: nothing of what is asked is there.
+    Pieces that overlap or touch are joined (15.3.7.2: "a server MAY coalesce"). Pieces that begin
+    beyond the end are left out. Empty if no range is satisfiable.
     """
     spans: list[Span] = []
     for first, last in specs:
@@ -156,7 +158,7 @@ def satisfiable(specs: Iterable[RangeSpec], length: int) -> list[Span]:
             joined[-1] = joined[-1][0], max(joined[-1][1], stop)
         else:
             joined.append((first, stop))
-    # "in the same order that the corresponding range-spec appeared", the first of each that is one.
+    # "in the same order that the corresponding range-spec appeared"; for a joined piece, the first one.
     order = {span: number for number, span in reversed(list(enumerate(spans)))}
     return sorted(
         joined,
@@ -165,9 +167,11 @@ def satisfiable(specs: Iterable[RangeSpec], length: int) -> list[Span]:
 
 
 def parse_content_range(value: bytes | None) -> ContentRange | None:
-    """What a Content-Range says, or None: 14.4, it "is invalid if it contains a range-resp that has
-    a last-pos value less than its first-pos value, or a complete-length value less than or equal to
-    its last-pos value". The form of a 416 (``bytes */N``) is none that describes content."""
+    """The range in a Content-Range, or None if it is invalid or describes no content (``bytes */N``).
+
+    14.4: it "is invalid if it contains a range-resp that has a last-pos value less than its first-pos
+    value, or a complete-length value less than or equal to its last-pos value".
+    """
     match = None if value is None else _CONTENT_RANGE.fullmatch(value)
     if match is None:
         return None
@@ -179,10 +183,10 @@ def parse_content_range(value: bytes | None) -> ContentRange | None:
 
 
 def strong_validator(fields: Fields) -> bytes | None:
-    """What identifies this representation octet by octet, as If-Range takes it; None: nothing does.
+    """The validator that identifies a representation octet by octet, as If-Range takes it, or None.
 
-    A strong entity tag. Or, if there is no tag, a Last-Modified that is strong by 8.8.2.2: "at
-    least one second" before Date. (Whoever sends a weak tag says that octets may differ.)
+    This is a strong entity tag or, without any tag, a Last-Modified that is strong by 8.8.2.2: "at
+    least one second" before Date. With a weak tag there is none: the tag says that octets may differ.
     """
     etag = fields.get(b"etag")
     if etag is not None:
@@ -196,10 +200,10 @@ def strong_validator(fields: Fields) -> bytes | None:
 
 
 def if_range_holds(request_fields: Fields, fields: Fields) -> bool:
-    """Whether Range counts, given the request's If-Range and the fields of what is stored (13.1.5).
+    """True if the Range of a request applies, given its If-Range and the stored ``fields`` (13.1.5).
 
-    True without an If-Range. A tag is compared strongly; a date has to be, byte for byte, a
-    Last-Modified that is a strong validator. Everything else is false.
+    Without If-Range it does. A tag must match by strong comparison. A date must equal, byte for byte, a
+    Last-Modified that is a strong validator. Any other condition fails.
     """
     condition = request_fields.get(b"if-range")
     if condition is None:
@@ -216,8 +220,8 @@ def if_range_holds(request_fields: Fields, fields: Fields) -> bool:
 def multipart(
     parts: Iterable[tuple[bytes, bytes | memoryview]], content_type: bytes | None, boundary: bytes
 ) -> list[bytes | memoryview]:
-    """A multipart/byteranges body (14.6), in pieces. ``parts``: the Content-Range of each, and its
-    octets."""
+    """A multipart/byteranges body (14.6), in pieces. ``parts``: the Content-Range and the octets of
+    each part."""
     typed = b"" if content_type is None else b"Content-Type: %b\r\n" % content_type
     pieces: list[bytes | memoryview] = []
     for range_, octets in parts:

@@ -1,47 +1,62 @@
-"""What the HTTP cache keeps in an `Entry`: a response, an index of variants, or a marker."""
+"""Stored responses: complete ones and partial ones, as plain data.
+
+An entry's value is a `StoredResponse` or a `PartialResponse`. `rfc9111` decides what goes in and when it
+is used; nothing here decides anything.
+"""
 
 from __future__ import annotations
 
+import enum
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from layergate.http.extensions.targeted import OWN
+from layergate.http.message.cache_control import LAYERGATE_CONTROL
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.ranges import PIECE, Slices
-from layergate.http.privacy.closer import Audience
-from layergate.http.rfc9111.storing import Refused
 
-__all__ = ["HitForMiss", "PartialResponse", "Served", "StoredResponse", "VariantIndex"]
+__all__ = ["Audience", "PartialResponse", "Served", "StoredResponse"]
 
 Part: TypeAlias = tuple[int, bytes]
-"""The position of a part's first octet in the representation, and its octets."""
+"""The position of a part's first octet in the representation, and the part's octets."""
 _TRACEPARENT_SIZE: Final = 55 + 49  # bytes of the text, and of a str object
 
-_SAID: Final = (
-    "generated", "response_time", "request_time", "no_cache", "must_revalidate", "without_credentials_only", "shared_with_authorization",
-    "shared_with_users", "immutable", "reloaded", "traceparent", "own",
+# The keyword arguments of `StoredResponse`, which are also its attributes.
+_ATTRIBUTES: Final = (
+    "generated", "response_time", "request_time", "no_cache", "must_revalidate",
+    "without_credentials_only", "shared_with_authorization", "shared_with_users", "immutable",
+    "reloaded", "traceparent", "own",
 )  # fmt: skip
 
 
-class StoredResponse:
-    """A complete response as RFC 9111 section 3 lets a shared cache keep it.
+class Audience(enum.IntEnum):
+    """The requests that a stored response may answer on the hit path, without the full decision."""
 
-    ``status``, ``lines`` (header fields as stored; no Age), ``body``.
-    ``generated``: when its age was 0, seconds since the epoch; ``now - generated`` is its
+    EVERYONE = 0
+    UNIDENTIFIED = 1  # requests that name no user; a cookie is allowed
+    WITHOUT_CREDENTIALS = 2  # requests that have no cookie either
+
+
+class StoredResponse:
+    """A complete response, as RFC 9111 section 3 lets a shared cache keep it.
+
+    ``status``, ``lines`` (the stored header fields, without Age), ``body``.
+    ``generated``: when the response's age was 0, seconds since the epoch. ``now - generated`` is its
     current_age (4.2.3).
-    ``response_time``: when it arrived here or was last validated; ``request_time``: when that was asked for.
-    ``no_cache``: never to be used without validation (``no-cache``).
-    ``must_revalidate``: never to be used stale (must-revalidate, proxy-revalidate, s-maxage), whatever the
-    client says; the stale windows of the entry are already what they may be.
-    ``without_credentials_only``: its lifetime is a rule's or a guess, so only for requests without credentials.
-    ``shared_with_authorization``: RFC 9111 3.5 allows it for requests with Authorization.
-    ``traceparent``: the span of the fetch that brought it, or validated it last; None if nobody
-    traced that.
-    ``own``: its LayerGate-Cache-Control, which is stored with it but not sent; None if it has none.
-    ``shared_with_users``: it may be given to a client whose user the app knows (`Request.personal`).
-    ``immutable``: it will not change while it is fresh (RFC 8246), so a reload does not ask for it.
-    ``reloaded``: it was fetched or validated for a client that would not have what was fresh.
-    ``large``: its body is sent in pieces (see `ranges.PIECE`).
-    ``audience``: who may have it without a closer look than the hit path takes.
+    ``response_time``, ``request_time``: when the response arrived or was last validated, and when that
+    request was made; seconds since the epoch.
+    ``no_cache``: never used without validation (``no-cache``).
+    ``must_revalidate``: never used stale, whatever the request says (``must-revalidate``,
+    ``proxy-revalidate``, ``s-maxage``). The stale windows of the entry already reflect this.
+    ``without_credentials_only``: the lifetime comes from a rule or a heuristic, so the response is only
+    for requests without credentials.
+    ``shared_with_authorization``: RFC 9111 3.5 allows the response for requests with Authorization.
+    ``shared_with_users``: the response may go to a client whose user is known (`Request.personal`).
+    ``immutable``: the response does not change while it is fresh (RFC 8246), so a reload does not
+    revalidate it.
+    ``reloaded``: it was fetched or validated for a client that rejected a fresh response.
+    ``traceparent``: the span of the fetch that brought or last validated it; None without a trace.
+    ``own``: its LayerGate-Cache-Control, which is stored but not sent; None if it has none.
+    ``large``: the body is sent in pieces (see `ranges.PIECE`).
+    ``audience``: the requests that it may answer on the hit path.
     """
 
     __slots__ = (
@@ -101,11 +116,11 @@ class StoredResponse:
         self.own = own
         self.large = len(body) > PIECE
         self.audience = int(
-            Audience.ANONYMOUS
+            Audience.WITHOUT_CREDENTIALS
             if without_credentials_only
-            else Audience.ANYBODY
+            else Audience.EVERYONE
             if shared_with_users
-            else Audience.UNKNOWN
+            else Audience.UNIDENTIFIED
         )
         self._fields: Fields | None = None
 
@@ -119,17 +134,17 @@ class StoredResponse:
 
     @property
     def all_lines(self) -> Lines:
-        """The stored fields with those that are not sent: what an update is an update of (3.2)."""
-        return self.lines if self.own is None else [*self.lines, (OWN, self.own)]
+        """The stored fields, including those that are not sent. An update applies to these (3.2)."""
+        return self.lines if self.own is None else [*self.lines, (LAYERGATE_CONTROL, self.own)]
 
     @property
     def length(self) -> int | None:
-        """Octets of the whole representation; None if that is not known."""
+        """Octets of the whole representation; None if unknown."""
         return len(self.body)
 
     @property
     def held(self) -> tuple[Part, ...]:
-        """What is there of the body, in order, without overlaps."""
+        """The parts of the body that are stored, in order, without overlaps."""
         return ((0, self.body),)
 
     @property
@@ -143,35 +158,35 @@ class StoredResponse:
         return size if self.traceparent is None else size + _TRACEPARENT_SIZE
 
     def view(self, first: int, stop: int) -> memoryview:
-        """The octets from ``first`` to before ``stop``. Raises LookupError for what is not there."""
+        """The octets from ``first`` up to ``stop``. Raises LookupError if they are not all stored."""
         for start, octets in self.held:
             if start <= first <= stop <= start + len(octets):
                 return memoryview(octets)[first - start : stop - start]
-        raise LookupError("this piece of a stored response is not there")
+        raise LookupError("this piece of the response is not stored")
 
     def piece(self, first: int, stop: int) -> bytes:
-        """A copy of these octets. Raises as `view`."""
+        """A copy of these octets. Raises LookupError like `view`."""
         return bytes(self.view(first, stop))
 
-    def said(self) -> dict[str, Any]:
-        """All but its content and its lines, as the arguments that make another one."""
-        return {name: getattr(self, name) for name in _SAID}
+    def attributes(self) -> dict[str, Any]:
+        """The keyword arguments for another response that is like this one but for content and lines."""
+        return {name: getattr(self, name) for name in _ATTRIBUTES}
 
-    def renewed(self, lines: Lines, **what: Any) -> StoredResponse:
-        """The same content under other ``lines``. ``what``: as for making one."""
-        return StoredResponse(self.status, lines, self.body, **what)
+    def renewed(self, lines: Lines, **attributes: Any) -> StoredResponse:
+        """The same content under other ``lines``. ``attributes``: as for the constructor."""
+        return StoredResponse(self.status, lines, self.body, **attributes)
 
 
 class PartialResponse(StoredResponse):
-    """Parts of a 200 (RFC 9111 3.3): never an answer, but to a range "wholly within" what is held.
+    """Parts of a 200 (RFC 9111 3.3). They answer only a range "wholly within" the stored parts.
 
-    ``parts``: position and octets of each, in order, with a gap between any two.
+    ``parts``: the position and the octets of each part, in order, with a gap between any two.
     ``whole``: octets of the whole representation; None if the origin did not say.
-    ``vague``: the origin's Content-Range did not fit its content (see `partial.received_part`): its
-    ``whole`` is not repeated to anybody, and nothing is combined with it.
+    ``vague``: the origin's Content-Range did not fit its content (see `combining.received_part`). Its
+    ``whole`` is not repeated to any client, and no other part is combined with it.
 
-    ``lines`` are those of the 200 that it is a part of: no Content-Range, no Content-Length. A class
-    of its own, since the hit path takes a `StoredResponse` for something whole.
+    ``lines`` are those of the 200 to which the parts belong, without Content-Range and Content-Length.
+    This is a class of its own because the hit path takes a `StoredResponse` for a complete response.
     """
 
     __slots__ = ("parts", "vague", "whole")
@@ -183,9 +198,9 @@ class PartialResponse(StoredResponse):
         whole: int | None,
         *,
         vague: bool = False,
-        **what: Any,
+        **attributes: Any,
     ) -> None:
-        super().__init__(200, lines, b"", **what)
+        super().__init__(200, lines, b"", **attributes)
         self.parts = parts
         self.whole = whole
         self.vague = vague
@@ -198,30 +213,8 @@ class PartialResponse(StoredResponse):
     def held(self) -> tuple[Part, ...]:
         return self.parts
 
-    def renewed(self, lines: Lines, **what: Any) -> PartialResponse:
-        return PartialResponse(lines, self.parts, self.whole, vague=self.vague, **what)
-
-
-class VariantIndex(NamedTuple):
-    """Under a primary key whose responses vary: by what, and which variants there are.
-
-    ``names``: sets of request fields to select by, most recent first.
-    ``variants``: the keys of the stored variants, oldest first; see `admission`.
-    ``expires``: when each of these ends, seconds since the epoch; none: that is not known.
-    """
-
-    names: tuple[tuple[bytes, ...], ...]
-    variants: tuple[bytes, ...]
-    expires: tuple[int, ...] = ()
-
-
-class HitForMiss(NamedTuple):
-    """A short-lived marker: what is asked for is not shareable, so do not collapse requests.
-
-    ``witnesses``: what the requests that it is for say (see `hit_for_miss`); none: it is for all."""
-
-    reason: Refused
-    witnesses: tuple[bytes, ...] = ()
+    def renewed(self, lines: Lines, **attributes: Any) -> PartialResponse:
+        return PartialResponse(lines, self.parts, self.whole, vague=self.vague, **attributes)
 
 
 class Served(NamedTuple):

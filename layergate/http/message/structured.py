@@ -1,4 +1,4 @@
-"""Structured fields (RFC 9651), parsed by http-sf."""
+"""Structured fields (RFC 9651), parsed by http-sf. Never raises."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ Item: TypeAlias = tuple[Any, dict[str, Any]]
 
 
 def parse_dictionary(value: bytes) -> dict[str, Item] | None:
-    """The members of a Dictionary (RFC 9651 section 3.2), of one name the last. None if it is none."""
+    """The members of a Dictionary (RFC 9651 section 3.2); None if ``value`` is not one.
+
+    If a name occurs twice, the last member counts.
+    """
     return cast("dict[str, Item] | None", _parse(value, "dictionary"))
 
 
 def parse_list(value: bytes) -> list[Item] | None:
-    """The members of a List (RFC 9651 section 3.1). None if it is none."""
+    """The members of a List (RFC 9651 section 3.1); None if ``value`` is not one."""
     return cast("list[Item] | None", _parse(value, "list"))
 
 
@@ -26,7 +29,7 @@ def _parse(value: bytes, kind: str) -> object:
     try:
         return http_sf.parse(value, tltype=kind)
     except (ValueError, RecursionError) as error:
-        # Its traceback refers to a frame that refers to it: a circle, with all our callers in it,
-        # that only the garbage collector would end.
+        # The traceback refers to a frame that refers to the error: a cycle that keeps all our callers
+        # alive until the garbage collector runs.
         error.__traceback__ = None
         return None

@@ -1,12 +1,13 @@
-"""http and https URIs as cache keys and purges need them (RFC 9110 section 4.2, RFC 3986).
+"""http and https URIs, normalized for cache keys and purges (RFC 9110 section 4.2, RFC 3986).
 
-URIs are ``str``. Whoever has bytes decodes them as latin-1, which keeps every byte.
+URIs are ``str``. Callers that have bytes decode them as latin-1, which keeps every byte.
 
-A *label* is what purges by URL, prefix and pattern are matched against. Keys tell apart whatever the app
-could tell apart (G9); labels do the opposite: all spellings that an app, a server or a browser may take
-for one URL have one label, so that a purge of any of them reaches what is stored under the others. That
-may purge too much; it must not purge too little. `label` makes it of a whole URI, `label_prefix` and
-`label_pattern` make what is compared with it. Nothing else decides what a label is.
+A *label* is the form of a URL that purges by URL, prefix and pattern match. Keys separate all targets
+that the app can distinguish (G9). Labels do the opposite: all spellings that an app, a server or a
+browser may treat as one URL have the same label, so a purge of one spelling reaches the responses that
+are stored under the others. A purge may remove too much, but never too little. `label` makes the label
+of a URI; `label_prefix` and `label_pattern` make the prefixes and patterns to compare with it. No other
+module decides what a label is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = [
     "label_authority",
     "label_pattern",
     "label_prefix",
-    "normalised",
+    "normalized",
     "origin_of",
     "resolve_uri",
     "twin",
@@ -37,19 +38,19 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _PARTS: Final = re.compile(
     r"(?:([^:/?#]+):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL
 )
-# RFC 3986 3.2.2, ASCII only: a name in other letters is not a URI until it is put in Punycode.
+# RFC 3986 3.2.2, ASCII only: a name in other letters belongs in a URI only as Punycode.
 _HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::([0-9]*))?")
 _NUMBER: Final = re.compile(r"0x[0-9a-f]*|[0-9]+").fullmatch
 _ENCODED: Final = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
-# No request target can have these (RFC 9112 3.2), so no stored response either.
+# No request target can contain these (RFC 9112 3.2), so no stored response has them in its URI.
 _NOT_IN_URI: Final = re.compile(r"[\x00-\x20\x7f]")
 
 
 def origin_of(uri: str) -> tuple[str, str, int] | None:
-    """Scheme, host and port, normalised as in RFC 9110 4.3.1. None if it is not an http(s) URI.
+    """Scheme, host and port, normalized as in RFC 9110 4.3.1; None if ``uri`` is not an http(s) URI.
 
-    None too if there is userinfo: RFC 9110 4.2.4, "a recipient SHOULD parse for userinfo and treat
+    Also None with userinfo. RFC 9110 4.2.4, "a recipient SHOULD parse for userinfo and treat
     its presence as an error".
     """
     parts = _PARTS.fullmatch(uri)
@@ -75,8 +76,10 @@ def _origin(scheme: str | None, authority: str | None) -> tuple[str, str, int] |
 
 @lru_cache(maxsize=1024)
 def _host(text: str) -> str:
-    """A host in the one spelling that browsers show and send (WHATWG URL, "host parsing"): in lower
-    case, without a final dot, an IP address as itself, a name in other letters in Punycode."""
+    """A host in the spelling that browsers show and send (WHATWG URL, "host parsing").
+
+    Lower case, without a final dot; IP addresses in canonical form, non-ASCII names in Punycode.
+    """
     host = text.lower()
     if host.startswith("["):
         try:
@@ -91,7 +94,7 @@ def _host(text: str) -> str:
 
 
 def _ascii(host: str) -> str:
-    """A host with percent-encoded or other letters as it is asked for in the DNS."""
+    """A host with percent-encoded or non-ASCII letters, as DNS queries spell it."""
     try:
         name = unquote_to_bytes(host).decode() if host.isascii() else host
     except UnicodeDecodeError:
@@ -104,7 +107,7 @@ def _ascii(host: str) -> str:
 
 
 def _ipv4(host: str) -> str | None:
-    """The dotted decimal form of what is one, however it is written ("0x7f.1"); None for a name."""
+    """The dotted decimal form of an IPv4 address in any notation ("0x7f.1"); None for a name."""
     parts = host.split(".")
     if len(parts) > 4 or not all(map(_NUMBER, parts)):
         return None
@@ -122,7 +125,7 @@ def _ipv4(host: str) -> str | None:
 
 
 def _compressed(address: IPv6Address) -> str:
-    """As browsers show it. (Python's own form of what is mapped from IPv4 differs by version.)"""
+    """The form that browsers show. Python's own form of IPv4-mapped addresses differs by version."""
     words = [int.from_bytes(address.packed[at : at + 2]) for at in range(0, 16, 2)]
     best = at = 0
     start = -1
@@ -140,11 +143,11 @@ def _compressed(address: IPv6Address) -> str:
 
 
 def canonical_uri(uri: str) -> str | None:
-    """The form in which a URI is compared, or None if it is not a usable http(s) URI.
+    """The canonical form of a URI, for comparison; None if it is not a usable http(s) URI.
 
-    RFC 9110 4.2.3: scheme and host in lower case, the default port and the fragment left out, an
-    empty path written as "/"; and one percent-encoding (see `normalised`). Path and query are
-    otherwise left alone: two that differ in any character may be two resources to the app.
+    RFC 9110 4.2.3: scheme and host in lower case, no default port, no fragment, "/" for an empty path;
+    and a single percent-encoding (see `normalized`). Path and query are otherwise unchanged: if they
+    differ in any character, they may be different resources to the app.
     """
     parts = _PARTS.fullmatch(uri)
     if parts is None or _NOT_IN_URI.search(uri):
@@ -158,12 +161,12 @@ def _join(origin: tuple[str, str, int] | None, path: str, query: str | None) -> 
     scheme, host, port = origin
     authority = host if port == _DEFAULT_PORTS[scheme] else f"{host}:{port}"
     query = "" if query is None else "?" + query
-    return normalised(f"{scheme}://{authority}{path or '/'}{query}")
+    return normalized(f"{scheme}://{authority}{path or '/'}{query}")
 
 
-def normalised(uri: str) -> str:
-    """``uri`` in one percent-encoding of many that mean the same: RFC 3986 6.2.2, hexadecimal digits
-    in upper case, unreserved characters as themselves."""
+def normalized(uri: str) -> str:
+    """``uri`` with equivalent percent-encodings written in one way (RFC 3986 6.2.2): hexadecimal digits
+    in upper case, unreserved characters unencoded."""
     return _ENCODED.sub(_one_way, uri) if "%" in uri else uri
 
 
@@ -209,7 +212,7 @@ def _without_dots(path: str) -> str:
 
 # -- labels ----------------------------------------------------------------------------------------
 
-# A path and a query in which nothing is to be done.
+# A path and a query that need no change.
 _PLAIN_PATH: Final = re.compile(
     r"(?:/[A-Za-z0-9!$&'()*+,;=:@_~-][A-Za-z0-9!$&'()*+,;=:@._~-]*)*/?"
 ).fullmatch
@@ -222,7 +225,7 @@ _DEFAULTS: Final = frozenset({":80", ":443", ":"})
 
 
 def label(scheme: str, authority: str, path: str, query: str = "") -> str:
-    """The label of a request target, or of a URI, by its parts. ``query``: without its "?"."""
+    """The label of a request target or URI, from its parts. ``query``: without its "?"."""
     path, cut = _label_path(path)
     uri = f"{scheme.lower()}://{label_authority(authority)}{path}"
     query = "" if cut else _label_query(query)
@@ -237,7 +240,7 @@ def uri_label(uri: str) -> str:
 
 
 def twin(label: str) -> str | None:
-    """The label of the same under the other scheme, http or https; None for one of neither."""
+    """The same label with the other scheme, http or https; None if the scheme is neither."""
     scheme, colon, rest = label.partition(":")
     other = {"http": "https", "https": "http"}.get(scheme)
     return None if other is None else other + colon + rest
@@ -245,8 +248,10 @@ def twin(label: str) -> str | None:
 
 @lru_cache(maxsize=1024)
 def label_authority(text: str) -> str:
-    """Host and port as labels have them: without the port that is the default of *either* scheme,
-    since behind a TLS terminator an app may be told of one and of the other's port."""
+    """Host and port of a label, without a port that is the default of *either* scheme.
+
+    Behind a TLS terminator, an app may see one scheme with the other scheme's port.
+    """
     match = _HOST_PORT.fullmatch(text)
     if match is None:
         return text.lower()
@@ -255,20 +260,22 @@ def label_authority(text: str) -> str:
 
 
 def _label_path(path: str, *, partial: bool = False) -> tuple[str, bool]:
-    """A path with every octet that may stand for itself as itself, without empty and dot segments;
-    and whether it ended at a "#". ``partial``: it is the beginning of some path."""
+    """The path of a label, with as few escapes as possible and without empty and dot segments.
+
+    The second value is True if the path ended at a "#". ``partial``: ``path`` is only the beginning of
+    a path.
+    """
     if path and _PLAIN_PATH(path):
         return path, False
-    if (
-        path[:1] != "/"
-    ):  # the absolute form of a target (RFC 9112 3.2.2), from a server that left it
+    if path[:1] != "/":
+        # The absolute form of a target (RFC 9112 3.2.2), from a server that passes it on.
         absolute = _ABSOLUTE.match(path)
         path = path[absolute.end() :] if absolute is not None else path
     octets = unquote_to_bytes(path.encode("latin-1", "surrogateescape"))
     octets, hash_, _ = octets.partition(b"#")
     if hash_:
         partial = False
-    # (browsers take the backslash for a slash)
+    # Browsers treat a backslash as a slash.
     *before, last = octets.replace(b"\\", b"/").removeprefix(b"/").split(b"/")
     kept: list[bytes] = []
     for segment in before:
@@ -285,8 +292,11 @@ def _label_path(path: str, *, partial: bool = False) -> tuple[str, bool]:
 
 
 def _label_query(query: str) -> str:
-    """A query with every octet that may stand for itself as itself. In forms "+" is a space, and "%2B"
-    the plus, elsewhere the two are one: so here all three are."""
+    """The query of a label, with as few escapes as possible.
+
+    In forms "+" is a space and "%2B" is a plus; elsewhere "+" and "%2B" are the same. So labels treat
+    all three alike.
+    """
     if _PLAIN_QUERY(query):
         return query
     octets = unquote_to_bytes(query.encode("latin-1", "surrogateescape"))
@@ -294,8 +304,11 @@ def _label_query(query: str) -> str:
 
 
 def label_prefix(scheme: str, rest: str) -> str | None:
-    """What all labels begin with whose URIs begin with ``scheme://rest``; None if ``rest`` has no
-    authority. Where the cut goes through an escape or a segment, more do."""
+    """The common prefix of the labels of all URIs that begin with ``scheme://rest``.
+
+    None if ``rest`` has no authority. If ``rest`` ends within an escape or a segment, other labels have
+    this prefix too.
+    """
     match = re.match(r"[^/?#]+", rest)
     if match is None:
         return None
@@ -308,16 +321,18 @@ def label_prefix(scheme: str, rest: str) -> str | None:
 
 
 def label_pattern(pattern: str) -> str | None:
-    """The pattern, in which ``*`` is any run of characters, that matches the labels of all URIs that
-    ``pattern`` matches: as they stand, or from the path on if it begins with "/". None if nobody can
-    tell what it matches, for it goes up from a segment that holds a star."""
+    """A pattern that matches the labels of all URIs that ``pattern`` matches.
+
+    ``*`` stands for any run of characters. A pattern that begins with "/" matches from the path on. None
+    if ``pattern`` is undefined, because a ``..`` follows a segment with a star.
+    """
     before, scheme, rest = pattern.partition("://")
     start = ""
     if scheme and "/" not in before:
         match = re.match(r"[^/?#]*", rest)
         assert match is not None
         authority = match[0] if "*" in match[0] else label_authority(match[0])
-        if authority.endswith((":80", ":443")):  # behind a star
+        if authority.endswith((":80", ":443")):  # after a star
             authority = authority.rpartition(":")[0]
         start, rest = f"{before.lower()}://{authority.lower()}", rest[match.end() :]
         if not rest:

@@ -1,20 +1,20 @@
-"""What proxies tell an application of the request's scheme, host, port and prefix (G9).
+"""The request fields by which proxies describe the public URL: scheme, host, port and prefix (G9).
 
-Behind a proxy that ends TLS, an application takes the scheme from ``X-Forwarded-Proto``, the host
-from ``X-Forwarded-Host`` and so on, and redirects or builds links with them. Few responses say so in
-``Vary``. One request with another value would then be answered, and stored, for everybody: a redirect
-loop, or links to somebody else's host. So these fields select a response as if ``Vary`` named them:
-what the application is told differently is another variant of the same target. Variants are bounded
-in number, and a purge of the URL reaches all of them.
+Behind a proxy that terminates TLS, an application reads the scheme from ``X-Forwarded-Proto``, the host
+from ``X-Forwarded-Host`` and so on, and builds redirects and links with them. Few responses list these
+fields in ``Vary``. One request with a different value would then decide the response that is stored for
+everybody: a redirect loop, or links to another host. So these fields select a response as if ``Vary``
+listed them: different values lead to different variants of the same target. The number of variants is
+bounded, and a purge of the URL reaches all of them.
 
-The URL that clients know may then be another than the target's. What is stored is tagged with it
-(`public_labels`), so that a purge of that URL reaches it, too.
+The public URL may then differ from the target. A stored response is tagged with its public URLs
+(`public_labels`), so that a purge of a public URL reaches it too.
 
-``X-Forwarded-For`` tells nothing of that, and is not one of them. Of ``Forwarded`` (RFC 7239) only the
-parameters other than ``for`` and ``by`` count.
+``X-Forwarded-For`` describes the client, not the URL, and is not one of these fields. Of ``Forwarded``
+(RFC 7239), all parameters except ``for`` and ``by`` count.
 
-A request with none of these fields selects by ``Vary`` alone. One with some of the five usual ones
-selects by all five, and one with any other by all there are: so a target has few sets of names to
+A request with none of these fields selects by ``Vary`` alone. One with any of the five usual fields
+selects by all five; one with any rare field selects by all fields. So a target has few sets of names to
 select by, whatever clients send.
 """
 
@@ -63,55 +63,56 @@ FORWARDING_FIELDS: Final = (
     "X-Forwarded-Method", "X-HTTP-Method", "X-HTTP-Method-Override", "X-Method-Override",
     "X-Original-Method",
 )  # fmt: skip
-"""The fields that the option ``forwarding_fields`` stands for by default."""
+"""The default of the option ``forwarding_fields``."""
 
 WHOLE: Final = b"forwarded;"
-"""Among the names that select a response: all of ``Forwarded``, since ``Vary`` names it. By itself the
-name stands for what `told_by_forwarded` leaves of it."""
+"""A name for the whole value of ``Forwarded``, used if ``Vary`` lists that field. The plain name selects
+by the parameters that `told_by_forwarded` keeps."""
 
 
 class Forwarding:
-    """``names``: of the request fields, lower-case, by which the application may be told where it is."""
+    """``names``: the lower-case names of the request fields that may describe the public URL."""
 
     __slots__ = ("every", "names", "usual")
 
     def __init__(self, names: Collection[bytes]) -> None:
         self.names = frozenset(names)
-        # Names that are nobody's default are of an application that is told by them all the time.
+        # A name that is not a default was configured because every request has it, so it is usual.
         rare = self.names.intersection(_DEFAULTS) - _USUAL
         self.usual = tuple(sorted(self.names - rare))
         self.every = tuple(sorted(self.names))
 
     def told(self, fields: Iterable[bytes]) -> tuple[bytes, ...]:
-        """The names by which a request whose ``fields`` have these names selects, besides those that
-        ``Vary`` names. Empty: the application is told nothing."""
+        """The names that select in addition to ``Vary``, for a request with these ``fields``.
+
+        Empty if no field describes the public URL.
+        """
         present = self.names.intersection(fields)
         if not present:
             return ()
         return self.usual if present.issubset(self.usual) else self.every
 
     def selecting(self, vary: tuple[bytes, ...], fields: Iterable[bytes]) -> tuple[bytes, ...]:
-        """All names that select a response with this ``Vary`` to a request with these ``fields``;
-        sorted, each once."""
+        """All names that select a response with this ``Vary`` to a request with these ``fields``,
+        sorted, without duplicates."""
         told = self.told(fields)
         if b"forwarded" in vary:
             told = (*told, WHOLE)
         return tuple(sorted({*vary, *told})) if told else vary
 
     def all_selecting(self, vary: tuple[bytes, ...]) -> set[tuple[bytes, ...]]:
-        """All that `selecting` returns for responses with this ``vary``, whatever their requests
-        have."""
+        """Every possible result of `selecting` for a response with this ``vary``."""
         return {self.selecting(vary, names) for names in ((), self.usual, self.every)}
 
     def part_of(self, names: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Which of the three that `told` returns is in these ``names``."""
+        """The result of `told` that these ``names`` contain."""
         if self.names.issubset(names):
             return self.every
         return self.usual if set(self.usual).issubset(names) else ()
 
     def covers(self, names: tuple[bytes, ...], fields: Iterable[bytes]) -> bool:
-        """May what is selected by these ``names`` answer a request with these ``fields``? Not if the
-        application is told something by a field that is not among them."""
+        """True if a response selected by ``names`` can answer a request with these ``fields``: no other
+        field of the request describes the public URL."""
         return self.names.intersection(fields).issubset(names)
 
 
@@ -120,11 +121,11 @@ _DEFAULTS: Final = frozenset(name.lower().encode("ascii") for name in FORWARDING
 
 @lru_cache(maxsize=64)
 def forwarding_of(names: tuple[str, ...] | None) -> Forwarding:
-    """The `Forwarding` for the option ``forwarding_fields``; None: the fields that are usual."""
+    """The `Forwarding` for the option ``forwarding_fields``; None: the default."""
     return Forwarding(_DEFAULTS if names is None else [name.encode("ascii") for name in names])
 
 
-# RFC 7239 section 4: one forwarded-pair, and what ends it.
+# RFC 7239 section 4: one forwarded-pair, and its delimiter.
 _PAIR: Final = re.compile(
     rb"[ \t]*(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)="
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+)|\"(?:[^\"\\]|\\.)*\"))?[ \t]*([;,]|\Z)",
@@ -133,9 +134,11 @@ _PAIR: Final = re.compile(
 
 
 def told_by_forwarded(value: bytes) -> bytes:
-    """What of a ``Forwarded`` field is not about the addresses of the client and the proxies. The
-    elements keep their places, since applications take the first or the last. A value that RFC 7239
-    does not allow is kept as it is."""
+    """A ``Forwarded`` field without the addresses of the client and the proxies.
+
+    The elements keep their positions, because applications read the first or the last one. A value
+    that RFC 7239 does not allow is returned unchanged.
+    """
     kept: list[bytes] = []
     at = 0
     while at < len(value):
@@ -150,18 +153,20 @@ def told_by_forwarded(value: bytes) -> bytes:
     return b"".join(kept)
 
 
-# -- the URL that clients know ---------------------------------------------------------------------
+# -- public URLs -----------------------------------------------------------------------------------
 
 _HOSTS: Final = (b"x-forwarded-host", b"x-original-host", b"x-real-host", b"x-host")
 _HOST_PAIR: Final = re.compile(rb"(?:\A|[;,\s])host=\"?([^\";,\s]+)", re.IGNORECASE).findall
 _MOST: Final = 4  # labels of one request
-_LONGEST: Final = 512  # bytes of a field; nobody has such a host
+_LONGEST: Final = 512  # bytes of a field; no host is longer
 
 
 def public_labels(target: str, fields: Fields, names: Collection[bytes]) -> tuple[str, ...]:
-    """The labels (see `uri`) under which clients may know what the app calls ``target``, an absolute
-    URI, by those of ``names`` that are among a request's ``fields``. They may be wrong; that purges
-    too much, if anything."""
+    """The labels (see `uri`) of the public URLs that ``target``, an absolute URI, may have.
+
+    They come from those of ``names`` that are among a request's ``fields``. A wrong label can only make
+    a purge remove too much.
+    """
 
     def value(name: bytes) -> bytes:
         told = b",".join(fields.all(name)) if name in names else b""
@@ -170,7 +175,7 @@ def public_labels(target: str, fields: Fields, names: Collection[bytes]) -> tupl
     hosts: list[bytes] = []
     for name in _HOSTS:
         told = [one.strip(b" \t") for one in value(name).split(b",")]
-        hosts += (told[0], told[-1])  # of several proxies; apps take the first or the last
+        hosts += (told[0], told[-1])  # of several values, apps read the first or the last
     hosts += _HOST_PAIR(value(b"forwarded"))
     scheme, _, rest = target.partition("://")
     own, slash, path = rest.partition("/")
@@ -191,7 +196,9 @@ def public_labels(target: str, fields: Fields, names: Collection[bytes]) -> tupl
 
 
 def public_tag(label: str) -> str:
-    """What a response is tagged with that clients know under ``label``, by http or https. No response
-    can be tagged so itself: a field's value has no NUL."""
+    """The tag of a response whose public URL has this ``label``, with either http or https.
+
+    The tag has a NUL. A field value can't contain one, so no response can carry such a tag itself.
+    """
     rest = label.partition("://")[2].encode("utf-8", "surrogatepass")
     return f"\x00public {blake2b(rest, digest_size=16).hexdigest()}"

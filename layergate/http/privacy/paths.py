@@ -1,13 +1,14 @@
-r"""Whether a target's path is one thing to everyone who reads it.
+r"""Paths that different readers may understand differently.
 
-A rule gives a lifetime by path. A proxy in front, a router or an application behind may read the same
-path in another way: it resolves dot segments, merges slashes, decodes once more, takes a backslash for a
-slash, or cuts off what follows a semicolon. So ``/static/..%2faccount`` is covered by ``/static/*``, and
-what answers is the account page (web cache deception). A rule's lifetime is not for such a target; what
-the application itself says of its response holds.
+A rule grants a lifetime by path. A proxy, a router or the application may read the same path differently:
+it resolves dot segments, merges slashes, decodes once more, treats a backslash as a slash, or cuts off
+everything after a semicolon. So ``/static/..%2faccount`` matches ``/static/*``, but the response is the
+account page (web cache deception). A rule's lifetime does not apply to such a target; directives in the
+application's own response still do.
 
-`is_doubtful` is for every lifetime of a rule; `readings` and `doubled` for rules that are chosen by path,
-which is not so next to a route. The plain paths, which are almost all, are recognised by one regular expression.
+`is_doubtful` applies to the lifetimes of all rules. `readings` and `doubled` apply to rules that are
+chosen by path, not to those attached to a route. One regular expression recognizes plain paths, which
+are almost all paths.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from urllib.parse import unquote
 __all__ = ["doubled", "is_doubtful", "is_plain", "readings"]
 
 _ROUNDS: Final = 5
-"""How often a path is decoded. One that still changes then is doubtful."""
-# No percent sign, semicolon, backslash or control character, no empty segment but the last, and none
-# that begins with a dot.
+"""How often a path is decoded. A path that still changes afterwards is doubtful."""
+# No percent sign, semicolon, backslash or control character; no empty segment except the last; no
+# segment that begins with a dot.
 _PLAIN: Final = re.compile(
     r"(?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,=:@-]*)*/?"
 ).fullmatch
@@ -33,7 +34,7 @@ _SEVERAL: Final = re.compile(r"[/\\]{2,}")
 _PARAMETERS: Final = re.compile(r";[^/\\]*")
 _DOTS: Final = re.compile(r"\.+").fullmatch
 _SEPARATOR_ESCAPES: Final = re.compile(r"%(?=2f|5c)", re.IGNORECASE)
-# Dots and slashes in more octets than UTF-8 allows, and in the way of IIS.
+# Dots and slashes in overlong UTF-8, and in the %u notation of IIS.
 _ODD: Final = re.compile(
     r"%c0%(?P<two>ae|af)|%c1%(?P<back>9c)|%e0%80%(?P<three>ae|af)|%u(?P<code>[0-9a-f]{4})",
     re.IGNORECASE,
@@ -41,12 +42,16 @@ _ODD: Final = re.compile(
 
 
 def is_plain(path: str) -> bool:
-    """True if nobody reads this path, as it came or decoded, as another one."""
+    """True if all readers understand this path, raw or decoded, in the same way."""
     return _PLAIN(path) is not None
 
 
 def is_doubtful(raw: str, path: str) -> bool:
-    """True if a path has a dot segment or a control character, as it came (``raw``, taken for UTF-8), as the app gets it (``path``), or when it is decoded again and again."""
+    """True if a path has a dot segment or a control character in any form.
+
+    The forms are ``raw`` (as received, decoded as UTF-8), ``path`` (as the app gets it), and the results
+    of decoding each of them repeatedly.
+    """
     seen = [raw, path]
     for start in (raw, path):
         form = start
@@ -85,13 +90,13 @@ def _plainly(found: re.Match[str]) -> str:
 
 
 def readings(raw: str, path: str, root: str) -> Iterator[str]:
-    """The other paths that a path without dot segments may be taken for.
+    """The other paths that readers may understand, for a path without dot segments.
 
-    ``raw``: as it came, taken for UTF-8; ``path``: decoded, without ``root``, the prefix under
+    ``raw``: as received, decoded as UTF-8. ``path``: percent-decoded, without ``root``, the prefix under
     which the application is mounted.
     """
     forms = [path]
-    # An encoded slash or backslash is no separator to everyone.
+    # Not every reader treats an encoded slash or backslash as a separator.
     kept = unquote(_SEPARATOR_ESCAPES.sub("%25", raw), errors="replace")
     if root and kept.startswith(root) and kept[len(root) : len(root) + 1] in ("", "/"):
         kept = kept[len(root) :] or "/"
@@ -110,7 +115,7 @@ def readings(raw: str, path: str, root: str) -> Iterator[str]:
 
 
 def doubled(head: str) -> bool:
-    """True if a path, or the beginning of one, has two separators next to each other."""
+    """True if a path, or the beginning of one, has two adjacent separators."""
     return _SEVERAL.search(head) is not None
 
 

@@ -1,13 +1,13 @@
-"""Tokens made for one client: against forged requests (CSRF), and the nonces of a security policy.
+"""Tokens made for one client: CSRF tokens, and the nonces of a Content-Security-Policy.
 
-A response that carries one is of no use to anybody else, and a danger: whoever gets another client's
-CSRF token may not be able to post, and a nonce that everybody is sent is none. The app that says
-``public, max-age=60`` has made up its mind; a rule's lifetime, or a guessed one, was given by somebody
-who may not have known what middleware adds to the page. So such a lifetime is not for it.
+A response with such a token is useless to other clients, and dangerous: a client with another client's
+CSRF token may be unable to post, and a nonce that everybody receives protects nothing. If the app says
+``public, max-age=60``, it has decided. A lifetime from a rule or a heuristic comes from someone who may
+not know what middleware adds to the page, so it does not apply to a response with a token.
 
-What is looked at: the head, what middleware outside of us has left for the app (`is_token`), and the
-content, if that is a page or JSON, and all of it is there. The time this takes is linear in what is
-looked at. Content in a coding that cannot be read here counts as if it had a token.
+The search covers the response's head, the values that outer middleware left for the app (`is_token`),
+and complete content that is a page or JSON. It takes time linear in the text. Content in a coding that
+can't be decoded here counts as having a token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _NAMES: Final = ("csrf", "xsrf", "nonce")
 _MAX_NAMES: Final = 4096
 _PAGES: Final = frozenset({b"text/html", b"application/xhtml+xml"})
 _WORDS: Final = (b"csrf", b"xsrf", b"nonce", b"token")
-_CANDIDATES: Final = 2000  # places of one page that are looked into; with more, it has a token
+_CANDIDATES: Final = (
+    2000  # candidates examined in one page; a page with more counts as having a token
+)
 _TAGS: Final = re.compile(rb"<(input|button|meta|script|style|link)\b([^<>]{0,8192})")
 _NAME: Final = re.compile(rb"\b(?:name|id|property|http-equiv)\s*=\s*[\"']?([^\s\"'>]+)")
 _VALUE: Final = re.compile(rb"\b(?:value|content)\s*=\s*(?:\"[^\"]|'[^']|[^\s\"'>])")
@@ -40,12 +42,15 @@ _SAID: Final = re.compile(
 _BEFORE: Final = re.compile(rb"[?&;][\w-]{0,32}\Z")
 _IN_QUERY: Final = re.compile(rb".srf[\w-]{0,32}+=[\w%.-]{6}")
 _CODINGS: Final = frozenset({b"gzip", b"x-gzip", b"deflate"})
-_MOST: Final = 16 * 1024 * 1024  # bytes that are looked at of what is compressed
+_MOST: Final = 16 * 1024 * 1024  # bytes of decompressed content
 
 
 class _Named(dict[Any, bool]):
-    """Is what stands in a scope or an environ under this name a token for one client, if it is one at
-    all? No field of the request is. Names are a client's choice there: bounded in number and length."""
+    """A memo: True for a name under which a scope or an environ holds a token.
+
+    Header fields in an environ never count. Clients can choose names, so the memo is bounded in number
+    and length.
+    """
 
     def __missing__(self, name: Any) -> bool:
         if not isinstance(name, str) or name[:5] == "HTTP_":
@@ -60,12 +65,12 @@ TOKEN_NAMES: Final = _Named()
 
 
 def is_token(value: Any) -> bool:
-    """Is what stands under such a name a token, or what makes one?"""
+    """True if the value under such a name is a token, or a function that makes one."""
     return bool(value) and (isinstance(value, str | bytes) or callable(value))
 
 
 def head_has_token(fields: Fields) -> bool:
-    """Does the head of a response have a nonce or a CSRF token?"""
+    """True if the head of a response has a nonce or a CSRF token."""
     for name in _POLICIES:
         if name in fields and any(b"nonce-" in value.lower() for value in fields.all(name)):
             return True
@@ -76,7 +81,7 @@ def head_has_token(fields: Fields) -> bool:
 
 
 def may_have_token(fields: Fields) -> bool:
-    """Is the content of a response with this head such that it is looked through?"""
+    """True if the content of a response with this head has to be searched."""
     return _kind(fields) is not None
 
 
@@ -89,8 +94,7 @@ def _kind(fields: Fields) -> bool | None:
 
 
 def has_token(fields: Fields, content: bytes) -> bool:
-    """Does the content of a response with this head have a token, as far as that is here: all of it,
-    or its beginning?"""
+    """True if ``content``, all or the beginning of a response with this head, has a token."""
     page = _kind(fields)
     if page is None or not content:
         return False
@@ -102,7 +106,7 @@ def has_token(fields: Fields, content: bytes) -> bool:
 
 
 def _decoded(fields: Fields, content: bytes) -> bytes | None:
-    """The content without its coding; None if that cannot be had."""
+    """The decoded content; None if it can't be decoded."""
     coding = (fields.get(b"content-encoding") or b"identity").strip().lower()
     if coding == b"identity":
         return content
@@ -136,10 +140,10 @@ def _found(text: bytes, *, page: bool) -> bool:
 
 
 def _said_at(text: bytes, at: int, *, page: bool) -> bool:
-    """Does what stands at this place name a token and tell it?"""
+    """True if the text at this position names a token and gives its value."""
     said = _SAID.match(text, at)
     if said is not None:
-        # What is itself called so is the name of a cookie or a field.
+        # A value with such a name in it is the name of a cookie or a field, not a token.
         return b"csrf" not in said[1] and b"xsrf" not in said[1]
     return (
         page

@@ -1,7 +1,8 @@
 """How long a response is fresh and how old it already is (RFC 9111 section 4.2).
 
-Everything is computed once, when a response arrives; afterwards ``fresh`` is one comparison of
-``initial age + time since received`` with the lifetime. All times are seconds.
+`plan` computes everything once, when a response arrives. Afterwards, freshness is a single comparison of
+``initial age + time since arrival`` with the lifetime. All times are seconds. Nothing here decides
+whether a response is stored.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = [
 HEURISTICALLY_CACHEABLE: Final = frozenset(
     {200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501}
 )
-"""RFC 9110 section 15.1, 206 included, which is never stored whatever its freshness."""
+"""RFC 9110 section 15.1. It includes 206, although a 206 is only ever stored as a part of a 200."""
 
 UNDERSTOOD_STATUSES: Final = frozenset(
     {200, 201, 202, 203, 204, 205, 300, 301, 302, 303, 307, 308}
@@ -33,27 +34,27 @@ UNDERSTOOD_STATUSES: Final = frozenset(
 )
 """Status codes whose "caching-related behavior" is implemented in full (section 3).
 
-The final status codes of RFC 9110 without those that are never stored here; see `storing`. Not
-among them: 206 and 304, which are not understood as something to store.
+The final status codes of RFC 9110, except those that `storing` never stores, and 206 and 304, which
+are not stored as such.
 """
 
 HEURISTIC_CAP: Final = 86400.0
-"""Seconds. No guess lasts longer than a day, however long ago the last modification was."""
+"""Seconds. A heuristic lifetime is at most a day, however old the last modification is."""
 
 _MAX: Final = float(DELTA_MAX)
 _DIGITS: Final = 10
 
 
 class Lifetime(NamedTuple):
-    """A freshness lifetime and what it was taken from."""
+    """A freshness lifetime and its source."""
 
     seconds: float
     """Never negative. 0 is stale on arrival."""
     source: str
     """
-    ``s-maxage``, ``max-age``, ``expires``: the origin's word.
-    ``heuristic``: a guess by 4.2.2. ``rule``: the caller's configuration; never returned here.
-    ``none``: nothing in the response says how long. ``invalid``: what it says is unusable.
+    ``s-maxage``, ``max-age``, ``expires``: the response.
+    ``heuristic``: an estimate by 4.2.2. ``rule``: the configuration; never returned from here.
+    ``none``: the response has no lifetime. ``invalid``: its lifetime is unusable.
     """
 
 
@@ -72,13 +73,13 @@ def freshness_lifetime(
     """The freshness lifetime of a response (RFC 9111 section 4.2.1).
 
     ``cc`` is the response's Cache-Control, ``response_time`` when its head was received (seconds
-    since the epoch). ``heuristic_fraction`` is the share of the time since Last-Modified that a
-    response without explicit lifetime is taken to be fresh for (4.2.2); None: no heuristics.
+    since the epoch). A response without an explicit lifetime is fresh for ``heuristic_fraction`` of the
+    time since Last-Modified (4.2.2); None disables heuristics.
 
-    ``no-cache`` and ``no-store`` do not shorten the lifetime: they are conditions of their own.
+    ``no-cache`` and ``no-store`` do not shorten the lifetime; they are separate conditions.
     """
     # "Caches are encouraged to consider responses that have invalid freshness information ... to
-    # be stale." Whatever else the response says, its origin and we do not understand each other.
+    # be stale." Other directives of such a response can't be relied on either.
     if cc.invalid_freshness:
         return _INVALID
     if cc.s_maxage is not None:
@@ -97,9 +98,9 @@ def freshness_lifetime(
 
 
 def _from_expires(fields: Fields, values: list[bytes], response_time: float) -> Lifetime:
-    # Section 4.2.1 lets us choose for "two Expires header field lines". Two that agree are one;
-    # of two that do not, a proxy before us may have made a single unreadable line, which would
-    # be stale. So are they when they come on lines of their own.
+    # Section 4.2.1 leaves the choice for "two Expires header field lines". Equal lines count as one.
+    # An upstream proxy may join lines that differ into a single unreadable line, which would be stale,
+    # so they are stale as separate lines, too.
     if len(values) > 1 and values.count(values[0]) != len(values):
         return _INVALID
     expires = parse_http_date(values[0], now=response_time)
@@ -115,7 +116,7 @@ def _heuristic(fields: Fields, response_time: float, fraction: float) -> Lifetim
     if modified is None:
         return _NONE
     seconds = (_date(fields, response_time) - modified) * fraction
-    # Written so that nan is no lifetime either.
+    # Written so that nan fails, too.
     if not seconds > 0.0:
         return _NONE
     return Lifetime(min(seconds, HEURISTIC_CAP), "heuristic")
@@ -132,11 +133,11 @@ def initial_age(fields: Fields, *, request_time: float, response_time: float) ->
 
     ``request_time`` and ``response_time`` are this machine's clock when the request was made and
     when the response's head was received (seconds since the epoch). The more conservative of the
-    RFC's two formulas: ``max(apparent_age, corrected_age_value)``. Clocks that disagree can make
-    the result too old, never negative.
+    RFC's two formulas: ``max(apparent_age, corrected_age_value)``. If clocks disagree, the result can
+    be too high, but never negative.
     """
     apparent_age = response_time - _date(fields, response_time)
-    # A clock set back while we waited must not make the response younger.
+    # If the clock was set back meanwhile, the response must not become younger.
     corrected_age_value = _age_value(fields) + max(0.0, response_time - request_time)
     return max(0.0, apparent_age, corrected_age_value)
 

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 from layergate.config import MAX_TAG_LENGTH, Options, Rule
 from layergate.core.entry import Entry
 from layergate.http.extensions.groups import group_tags, without_groups
-from layergate.http.extensions.targeted import OWN, policy_of
-from layergate.http.message.cache_control import EMPTY
+from layergate.http.extensions.targeted import policy_of
+from layergate.http.message.cache_control import EMPTY, LAYERGATE_CONTROL
 from layergate.http.message.fields import Fields, Lines, split_list
 from layergate.http.message.request import Request
 from layergate.http.message.stored import StoredResponse
@@ -97,13 +97,13 @@ def _targets(names: tuple[str, ...]) -> tuple[bytes, ...]:
 
 def internal_fields(options: Options) -> frozenset[bytes]:
     """The response fields, lower-case names, that are for this cache and not for its clients."""
-    return _kept_back(options.strip_tags, OWN in targets_of(options))
+    return _kept_back(options.strip_tags, LAYERGATE_CONTROL in targets_of(options))
 
 
 @lru_cache(maxsize=4)
 def _kept_back(tags: bool, own: bool) -> frozenset[bytes]:
     names = TAG_FIELDS if tags else frozenset()
-    return names | {OWN} if own else names
+    return names | {LAYERGATE_CONTROL} if own else names
 
 
 def response_tags(fields: Fields) -> tuple[str, ...] | None:
@@ -255,7 +255,7 @@ def plan_storage(
         shared_with_users=for_all or (by_rule and rule is not None and rule.allow_cookie),
         immutable=directives.immutable,
         lifetime=lifetime,
-        own=fields.get(OWN) if OWN in drop else None,
+        own=fields.get(LAYERGATE_CONTROL) if LAYERGATE_CONTROL in drop else None,
     )
 
 

@@ -1,4 +1,8 @@
-"""Choosing among the variants of one URI: Vary and the secondary key (RFC 9111 section 4.1)."""
+"""Select among the variants of one URI: Vary and the secondary key (RFC 9111 section 4.1).
+
+`plan` reads Vary when a response is stored; `lookup` and the hit path compute the secondary key of each
+request. Nothing here reads the store.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ __all__ = [
     "LANGUAGE",
     "QVALUE",
     "STAR",
-    "normalise",
+    "normalize",
     "secondary_key",
     "varies_on_more",
     "vary_names",
@@ -32,24 +36,23 @@ QVALUE: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
 # Request fields that an RFC defines as lists (RFC 9110, 7240, 7239, 3229). 4.1 lets a cache normalize
 # values only "in ways that are known to have identical semantics, according to the header field's
-# specification". Of any other field, one that nobody here knows included, a comma is text, and so is
-# the whitespace beside it: "u1", "u1," and ",u1" may be three users.
+# specification". In any other field, known or not, a comma is text, and so is the whitespace around it:
+# "u1", "u1," and ",u1" may be three users.
 _LISTS: Final = frozenset({
     b"a-im", b"accept", b"accept-charset", b"accept-encoding", b"accept-language", b"cache-control",
     b"expect", b"forwarded", b"prefer", b"te", b"via",
 })  # fmt: skip
 
-# Fields whose members are ordered by their weights: see `_weighted`.
+# Fields whose members have weights: see `_weighted`.
 _WEIGHTED: Final = frozenset({b"accept", b"accept-encoding", b"accept-language"})
 
 
 def vary_names(fields: Fields) -> tuple[bytes, ...] | None:
-    """The request fields a response was selected by: lower-case, sorted, each once.
+    """The request fields that selected a response: lower-case, sorted, without duplicates.
 
-    ``()`` if there is no Vary. None if the response must not be reused for any other request: 4.1,
-    'A stored response with a Vary header field value containing a member "*" always fails to
-    match.' A member that is not a field name is treated the same way, since we cannot know what
-    else the response depends on.
+    ``()`` without Vary. None if the response must not be reused for any other request. 4.1: 'A stored
+    response with a Vary header field value containing a member "*" always fails to match.' A member
+    that is not a field name has the same effect, because the response depends on something unknown.
     """
     value = fields.get(b"vary")
     if value is None:
@@ -68,8 +71,8 @@ _cached_names = lru_cache(maxsize=512)(_names)
 
 
 def with_vary(lines: Lines, names: tuple[bytes, ...]) -> Lines:
-    """The lines with a Vary that names ``names`` too: what a rule's ``vary`` says is as true for the
-    caches downstream."""
+    """The lines with a Vary that includes ``names``: a rule's ``vary`` applies to downstream caches,
+    too."""
     present = {
         member.lower() for name, value in lines if name == b"vary" for member in split_list(value)
     }
@@ -80,8 +83,7 @@ def with_vary(lines: Lines, names: tuple[bytes, ...]) -> Lines:
 
 
 def varies_on_more(stored_fields: Fields, fields: Fields) -> bool:
-    """True if a response with ``fields`` was selected by a request field that the stored response was
-    not selected by, or by what no other request matches."""
+    """True if the Vary of ``fields`` has a member that the stored response's Vary lacks, or ``*``."""
     names = vary_names(fields)
     return names is None or not set(names) <= set(vary_names(stored_fields) or ())
 
@@ -89,20 +91,20 @@ def varies_on_more(stored_fields: Fields, fields: Fields) -> bool:
 def secondary_key(
     names: tuple[bytes, ...], fields: Fields, *, language_order: bool = True
 ) -> bytes:
-    """What tells this request's variant from others, given the names of `vary_names`.
+    """The secondary key of a request: its values of the fields ``names`` (see `vary_names`).
 
-    ``fields`` are the request's; ``language_order`` as for `normalise`. Injective: two keys for the same names are equal if and only if
-    every named field has the same `normalise`d value. 4.1: "If (after any normalization that might
+    ``fields`` are the request's; ``language_order`` is as for `normalize`. Injective: two keys for the
+    same names are equal if and only if every named field has the same normalized value. 4.1: "If (after any normalization that might
     take place) a header field is absent from a request, it can only match another request if it
     is also absent there", so absent and empty differ.
 
-    With Accept-Language, that comes last, and what is before it has its length in front: ``l<n>;``.
+    Accept-Language comes last. The part before it is then preceded by its length: ``l<n>;``.
     """
     parts: list[bytes] = []
     language: bytes | None = None
     for name in names:
         values = fields.all(b"forwarded" if name == WHOLE else name)
-        value = normalise(name, values, language_order=language_order) if values else None
+        value = normalize(name, values, language_order=language_order) if values else None
         if value is None:
             part = b"%d:%b-" % (len(name), name)
         else:
@@ -115,20 +117,20 @@ def secondary_key(
     return others if language is None else b"l%d;%b%b" % (len(others), others, language)
 
 
-def normalise(name: bytes, values: Sequence[bytes], *, language_order: bool = True) -> bytes | None:
-    """One value for all field values that 4.1 lets us treat as the same. None if absent.
+def normalize(name: bytes, values: Sequence[bytes], *, language_order: bool = True) -> bytes | None:
+    """The same value for all field values that 4.1 lets a cache treat as equal. None if absent.
 
-    ``name`` is the lower-case field name, ``values`` the values of its lines, in order. Whitespace at
-    the ends is removed. Of fields that an RFC defines as lists, lines are combined, and whitespace
-    around commas and empty members removed; of any other field nothing else is touched, and several
-    lines differ from one line with commas. (A Cookie's lines are combined: RFC 9113 8.2.3.)
+    ``name`` is the lower-case field name, ``values`` are the values of its lines, in order. Whitespace
+    at the ends is removed. For fields that an RFC defines as lists, lines are combined, and whitespace
+    around commas and empty members are removed. Other fields are otherwise unchanged, and several lines
+    differ from one line with commas. The lines of a Cookie are combined (RFC 9113 8.2.3).
 
-    Of Accept, Accept-Encoding and Accept-Language members are lower-cased, weights written the
-    shortest way, and all ordered by weight; unless one is malformed, or carries a quoted string, when
-    nothing but whitespace is touched. Among equal weights order is kept but for Accept-Encoding, where
-    it has no meaning, and, without ``language_order``, for Accept-Language.
+    In Accept, Accept-Encoding and Accept-Language, members are in lower case, weights in the shortest
+    form, and members ordered by weight. If a member is malformed or has a quoted string, only whitespace
+    changes. Members of equal weight keep their order, except in Accept-Encoding, where the order has no
+    meaning, and without ``language_order`` in Accept-Language.
 
-    Values over 1 KB are represented by their hash.
+    A value over 1 KB becomes its hash.
     """
     if not values:
         return None
@@ -141,15 +143,15 @@ def normalise(name: bytes, values: Sequence[bytes], *, language_order: bool = Tr
     else:
         return _lines(values)
     if len(value) > _CACHED_LENGTH:
-        return _hashed(_normalise(name, value, language_order))
+        return _hashed(_normalize(name, value, language_order))
     if len(name) > _CACHED_LENGTH:
-        return _normalise(name, value, language_order)
-    return _cached_normalise(name, value, language_order)
+        return _normalize(name, value, language_order)
+    return _cached_normalize(name, value, language_order)
 
 
-# NUL cannot occur in a field value (RFC 9110 5.5), so no client can send what stands for another
-# value: one NUL and a hash for a single line, two and the lines for several, three and a hash if they
-# are long. A single value that begins with a NUL all the same is hashed.
+# A field value can't contain NUL (RFC 9110 5.5), so no client can send a value that imitates one of
+# these: one NUL and a hash for a long single line, two NULs and the lines for several lines, three NULs
+# and a hash for several long lines. A single value that begins with a NUL despite the RFC is hashed.
 
 
 def _hashed(value: bytes) -> bytes:
@@ -157,7 +159,7 @@ def _hashed(value: bytes) -> bytes:
 
 
 def _lines(values: Sequence[bytes]) -> bytes:
-    """Several lines of a field that is no list: each behind its length."""
+    """Several lines of a field that is not a list, each preceded by its length."""
     joined = b"".join(
         [b"%d:%b" % (len(line), line) for line in (value.strip(b" \t") for value in values)]
     )
@@ -166,7 +168,7 @@ def _lines(values: Sequence[bytes]) -> bytes:
     return b"\0\0" + joined
 
 
-def _normalise(name: bytes, value: bytes, language_order: bool) -> bytes:
+def _normalize(name: bytes, value: bytes, language_order: bool) -> bytes:
     if name == b"forwarded":
         value = told_by_forwarded(value).strip(b" \t")
     elif name not in _LISTS:
@@ -180,7 +182,7 @@ def _normalise(name: bytes, value: bytes, language_order: bool) -> bytes:
     return b"\0" + sha256(value).digest() if value[:1] == b"\0" else value
 
 
-_cached_normalise = lru_cache(maxsize=2048)(_normalise)
+_cached_normalize = lru_cache(maxsize=2048)(_normalize)
 
 
 def _weighted(name: bytes, members: list[bytes], language_order: bool) -> list[bytes] | None:
@@ -196,7 +198,7 @@ def _weighted(name: bytes, members: list[bytes], language_order: bool) -> list[b
             attribute, equals, argument = parameter.partition(b"=")
             attribute = attribute.lower()
             if attribute == b"q":
-                # The weight is the last thing said about a member.
+                # The weight is the last parameter of a member.
                 if position != len(parameters) or not QVALUE.fullmatch(argument):
                     return None
                 quality = float(argument)
@@ -204,16 +206,16 @@ def _weighted(name: bytes, members: list[bytes], language_order: bool) -> list[b
                 if weight != b"1":
                     written.append(b"q=" + weight)
             elif name == b"accept" and equals:
-                # A media type's parameter: its name is case-insensitive, its value need not be.
+                # A parameter of a media type. Its name is case-insensitive, its value may not be.
                 written.append(attribute + b"=" + argument)
             else:
                 return None
         canonical.setdefault(b";".join(written), quality)
     if name == b"accept-encoding":
         return sorted(canonical)
-    # By weight; equal ones as they came: RFC 9110 12.5.4, "some recipients treat the order in which
-    # language tags are listed as an indication of descending priority", and those are our apps, unless
-    # we are told that they are not: "this behavior cannot be relied upon".
+    # By weight; members of equal weight keep their order. RFC 9110 12.5.4: "some recipients treat the
+    # order in which language tags are listed as an indication of descending priority". Apps do, unless
+    # the configuration says otherwise: "this behavior cannot be relied upon".
     ordered = list(canonical)
     if name == LANGUAGE and not language_order:
         ordered.sort()

@@ -1,20 +1,19 @@
-"""Validation: conditional requests, and what their answers change (RFC 9111 sections 3.2 and 4.3).
+"""Validation: conditional requests, and the effect of their responses (RFC 9111 sections 3.2 and 4.3).
 
-Three parties are told apart: a client's preconditions, evaluated against a stored response
-(`not_modified`); our own, sent to the origin (`conditional_lines`); and the origin's answer, a 304
-or the head of a HEAD, which renews a stored response (`freshens`, `head_matches`,
-`updated_fields`) or does not.
+Three kinds of functions: a client's preconditions are evaluated against a stored response
+(`not_modified`); the cache's own preconditions go to the origin (`conditional_lines`); and a 304 or a
+response to HEAD renews a stored response or does not (`freshens`, `head_matches`, `updated_fields`).
 
-*A departure from 4.3.4.* Middleware that compresses weakens the entity tag of a 200 and leaves the one
-of a 304 alone (Django's GZipMiddleware, nginx): stored is ``W/"x"``, the 304 says ``"x"``. No stored
-response has that strong validator, so "the cache MUST NOT use the new response to update any stored
-responses". LayerGate does not; by the letter it would now ask again without validators, and every
-revalidation would cost two calls. But ours was the only tag sent, and the origin compares weakly (RFC
-9110 13.1.2): it has just said that what we hold is unchanged. So what is stored answers this request, and
-those that wait for the same fetch (`same_but_for_strength`). Nothing stored is updated, and the next
-request asks again; from the second such 304 on, without validators, since only a 200 makes what is
-stored fresh. A tag that differs in more than its strength still means that the origin has something
-else: ask again.
+*A departure from 4.3.4.* Middleware that compresses (Django's GZipMiddleware, nginx) weakens the entity
+tag of a 200, but not that of a 304: ``W/"x"`` is stored, the 304 has ``"x"``. No stored response has that
+strong validator, so "the cache MUST NOT use the new response to update any stored responses". LayerGate
+follows this rule. By the letter it would now have to ask again without validators, and every revalidation
+would cost two calls. But LayerGate sent only its own tag, and the origin compares weakly (RFC 9110
+13.1.2), so the origin has confirmed that the stored response is unchanged. Therefore the stored response
+answers this request and those that wait for the same fetch (`same_but_for_strength`), but is not updated.
+The next request asks again, and from the second such 304 on it asks without validators, because only a
+200 can make the stored response fresh. A tag that differs in more than its strength still means that the
+representation has changed: ask again.
 """
 
 from __future__ import annotations
@@ -52,18 +51,17 @@ _UNSAFE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def not_modified(request_fields: Fields, stored_fields: Fields, *, response_time: float) -> bool:
-    """Whether a GET or HEAD is to be answered with 304 from a stored *200* (RFC 9111 4.3.2).
+    """True if a GET or HEAD gets a 304 from a stored *200* (RFC 9111 4.3.2).
 
-    ``response_time`` is when the stored response was received (seconds since the epoch). Of the
-    preconditions, "the If-Match and If-Unmodified-Since conditional header fields are not
-    applicable to a cache". A caller must not ask for other stored status codes: RFC 9110 13.2.1,
+    ``response_time`` is when the stored response was received (seconds since the epoch). "the If-Match and If-Unmodified-Since conditional header fields are not
+    applicable to a cache". Do not call this for other stored status codes. RFC 9110 13.2.1:
     "A server MUST ignore all received preconditions if its response to the same request without
     those conditions ... would have been a status code other than a 2xx (Successful) or 412".
     """
     if_none_match = request_fields.get(b"if-none-match")
     if if_none_match is not None:
         # RFC 9110 13.1.3: "A recipient MUST ignore If-Modified-Since if the request contains an
-        # If-None-Match header field", be it one that lists nothing.
+        # If-None-Match header field", even an empty one.
         tags = parse_etag_list(if_none_match)
         if tags is None:
             return True
@@ -71,7 +69,7 @@ def not_modified(request_fields: Fields, stored_fields: Fields, *, response_time
         # 13.1.2: "A recipient MUST use the weak comparison function".
         return etag is not None and any(weak_match(tag, etag) for tag in tags)
     # 13.1.3: "MUST ignore the If-Modified-Since header field if the received field value is not a
-    # valid HTTP-date, the field value has more than one member": two lines are no date together.
+    # valid HTTP-date, the field value has more than one member". Two lines are not a valid date.
     since = parse_http_date(request_fields.get(b"if-modified-since"), now=response_time)
     if since is None:
         return False
@@ -84,21 +82,21 @@ def not_modified(request_fields: Fields, stored_fields: Fields, *, response_time
 
 
 def has_validator(fields: Fields) -> bool:
-    """Whether a stored response can be validated, that is, `conditional_lines` has any."""
+    """True if a stored response can be validated, that is, if it has `conditional_lines`."""
     return bool(conditional_lines(fields))
 
 
 def conditional_lines(stored_fields: Fields) -> Lines:
     """The preconditions that validate a single stored response (RFC 9111 section 4.3.1).
 
-    "MUST send the relevant entity tags", "SHOULD send the Last-Modified value". Both are echoed
-    byte for byte, even if the origin sent something that is no entity tag, several, or no date: it
-    may know its own again. Not echoed is what would be read as something else: control characters,
-    and ``*``, which any response matches. Empty: there is nothing to validate with.
+    "MUST send the relevant entity tags", "SHOULD send the Last-Modified value". Both are repeated byte
+    for byte, even if the origin sent an invalid tag, several tags, or an invalid date: it may recognize
+    its own value. Values that would mean something else are not repeated: control characters, and
+    ``*``, which matches any response. Empty if the response has no validator.
     """
     lines: Lines = []
     etag = stored_fields.get(b"etag")
-    # `parse_etag_list` drops a "*" among others, so the literal has to be looked for.
+    # `parse_etag_list` drops a "*" among other members, so search for the literal.
     if etag and not _UNSAFE.search(etag) and _without_star(etag):
         lines.append((b"if-none-match", etag))
     modified = stored_fields.first(b"last-modified")
@@ -115,14 +113,14 @@ def _without_star(etag: bytes) -> bool:
 
 
 def freshens(stored_fields: Fields, response_fields: Fields) -> bool:
-    """Whether a 304 renews the one stored response whose `conditional_lines` it answers (4.3.4).
+    """True if a 304 renews the one stored response whose `conditional_lines` were sent (4.3.4).
 
-    False: the origin speaks of a representation that is not ours, "the cache MUST NOT use the new
-    response to update" it, and the caller has to ask again without preconditions.
+    If False, the 304 is about another representation, "the cache MUST NOT use the new response to
+    update" the stored one, and the caller has to ask again without preconditions.
 
-    A 304 without any validator is taken for ours. By the letter it would identify only a stored
-    response "that also lacks a validator"; but ours were the only validators sent, so there is
-    nothing else it could mean, and origins do leave them out.
+    A 304 without any validator renews the stored response. By the letter it would identify only a
+    stored response "that also lacks a validator". But no other validators were sent, so it can't mean
+    another response, and some origins omit them.
     """
     etag = response_fields.first(b"etag")
     stored = stored_fields.first(b"etag") or b""
@@ -130,15 +128,17 @@ def freshens(stored_fields: Fields, response_fields: Fields) -> bool:
         # "If the new response contains one or more strong validators ... All the stored responses
         # in the initial set with one of those same strong validators are identified for update."
         return weak_match(etag, stored) if is_weak(etag) else strong_match(etag, stored)
-    # Last-Modified is "implicitly weak" (RFC 9110 8.8.2.2): it counts when it is all there is.
+    # Last-Modified is "implicitly weak" (RFC 9110 8.8.2.2), so it only counts without an entity tag.
     modified = response_fields.first(b"last-modified")
     return modified is None or _same_time(modified, stored_fields.first(b"last-modified"))
 
 
 def same_but_for_strength(stored_fields: Fields, response_fields: Fields) -> bool:
-    """Whether a 304 that does not renew the stored response, whose entity tag was the only one sent,
-    says all the same that it is unchanged: the stored tag is weak, the 304 has the same as a strong one.
-    See the module."""
+    """True if a 304 confirms the stored response without renewing it: the stored tag is weak, and the 304
+    has the same tag as a strong one.
+
+    The stored tag must be the only one that was sent. See the beginning of this module.
+    """
     stored, tags = stored_fields.all(b"etag"), response_fields.all(b"etag")
     return (
         len(stored) == len(tags) == 1
@@ -156,17 +156,17 @@ def _same_time(a: bytes, b: bytes | None) -> bool:
     return time is not None and time == parse_http_date(b)
 
 
-# What an update leaves as it was stored. 3.2: "Header fields that the cache's stored response
+# Fields that an update leaves unchanged. 3.2: "Header fields that the cache's stored response
 # depends upon", "Header fields that are automatically processed and removed by the recipient" and
-# "The Content-Length header field". The stored body is in the stored coding: a middleware that
-# labels a 304 as it would have coded the body, or does not, must not relabel ours; and a
-# digest is of the body it came with. Content-Type *is* updated: nothing of the body was decided by it.
+# "The Content-Length header field". The stored body keeps its coding, whatever label middleware puts on a
+# 304. A digest belongs to the body that it came with. Content-Type *is* updated: the stored body does not
+# depend on it.
 _NOT_UPDATED: Final = frozenset({
     b"content-length", b"content-encoding", b"content-range",
     b"content-md5", b"content-digest", b"repr-digest", b"digest",
 })  # fmt: skip
 
-# G1: a 304 that sets a cookie does so for the client whose request it answers.
+# G1: a 304 sets cookies only for the client that it answers.
 _COOKIES: Final = frozenset({b"set-cookie", b"set-cookie2"})
 
 
@@ -182,17 +182,18 @@ def updated_fields(
     """The stored lines, updated from a 304 or a HEAD response (RFC 9111 section 3.2).
 
     "the cache MUST add each header field in the provided response to the stored response,
-    replacing field values that are already present", all lines of a name at once. ``cc`` is the
+    replacing field values that are already present". All lines of a name are replaced together. ``cc`` is the
     Cache-Control of ``new``, ``targets`` as for `policy_of`; ``drop`` and ``allow_set_cookie`` are the
     caller's, as for `storable_fields` and `may_store`.
 
-    Excepted are, besides those named in the RFC, cookies unless allowed. If ``new`` has no Date, none is
-    kept, since the stored one dates the older message.
+    The exceptions are those of the RFC and, unless allowed, cookies. If ``new`` has no Date, the result
+    has none, because the stored Date belongs to the older message.
 
-    *An update never lets more requests have the response than before* (G1), whatever ``new`` leaves
-    out: a 304 goes through other middleware than the 200 did. Its Vary is added to the stored one, for
-    the stored body was selected by all of that. Fields that a qualified ``no-cache`` or ``private`` of
-    either Cache-Control names leave the stored response, and both name them from then on.
+    *An update never makes the response available to more requests than before* (G1), whatever ``new``
+    omits: a 304 passes through other middleware than a 200. Its Vary is added to the stored one, because
+    all of those fields selected the stored body. Fields that a qualified ``no-cache`` or ``private`` in
+    either Cache-Control names are removed from the stored response, whose Cache-Control lists them from
+    then on.
     """
     before = Fields(stored)
     private, no_cache = _qualified(before, targets)
@@ -219,7 +220,7 @@ def updated_fields(
 def _qualified(
     fields: Fields, targets: tuple[bytes, ...]
 ) -> tuple[frozenset[bytes], frozenset[bytes]]:
-    """The fields that a qualified ``private``, and those that a qualified ``no-cache`` names."""
+    """The fields that a qualified ``private`` and a qualified ``no-cache`` list, in this order."""
     plain = parse_cache_control(fields.get(b"cache-control"))
     ours = policy_of(fields, targets).directives
     return (
@@ -231,15 +232,15 @@ def _qualified(
 def head_matches(
     stored_fields: Fields, head_fields: Fields, *, stored_length: int | None = None
 ) -> bool:
-    """Whether a 200 to HEAD describes the stored response to GET (RFC 9111 section 4.3.5).
+    """True if a 200 to HEAD describes the stored response to GET (RFC 9111 section 4.3.5).
 
     "if the stored response and HEAD response have matching values for any received validator
     fields (ETag and Last-Modified) and, if the HEAD response has a Content-Length header field,
     the value of Content-Length matches that of the stored response, the cache SHOULD update the
     stored response ...; otherwise, the cache SHOULD consider the stored response to be stale."
 
-    ``stored_length`` is the length of the stored body in bytes; None: what the stored
-    Content-Length says, and no length matches if there is none.
+    ``stored_length`` is the length of the stored body in bytes. None: use the stored Content-Length;
+    without that, no length matches.
     """
     etag = head_fields.get(b"etag")
     if etag is not None and etag != stored_fields.get(b"etag"):
@@ -255,7 +256,7 @@ def head_matches(
     return length == stored_fields.get(b"content-length")
 
 
-# Representation metadata (RFC 9110 section 8) that 15.4.5 does not list. Content-Location is listed.
+# Representation metadata (RFC 9110 section 8) that 15.4.5 does not list. 15.4.5 lists Content-Location.
 _NOT_IN_304: Final = frozenset({
     b"content-digest", b"content-encoding", b"content-language", b"content-length", b"content-md5",
     b"content-range", b"content-type", b"digest", b"repr-digest",
@@ -268,8 +269,8 @@ def not_modified_lines(lines: Lines) -> Lines:
     The 304 "MUST generate" Content-Location, Date, ETag, Vary, Cache-Control and Expires; "a
     sender SHOULD NOT generate representation metadata other than the above listed fields unless
     said metadata exists for the purpose of guiding cache updates (e.g., Last-Modified might be
-    useful if the response does not have an ETag field)". Fields that are no representation
-    metadata, such as those of security policies and CORS, are kept.
+    useful if the response does not have an ETag field)". Other fields are kept, such as those for
+    security policies and CORS.
     """
     has_etag = any(name == b"etag" for name, _ in lines)
     return [

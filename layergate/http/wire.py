@@ -1,9 +1,9 @@
-"""What the HTTP cache stores, as plain data for `core.codec`, and back with every part checked.
+"""Pack the values of the HTTP cache into plain data for `core.codec`, and unpack them with checks.
 
-Bytes from a shared layer may be anybody's. What comes out of here can be sent to a client as it
-is: a header line that is decoded is one line, with a name that HTTP allows and none that frames a
-message or is otherwise never stored, and none that sets a cookie unless the entry says that this
-is meant; and a body is as long as its Content-Length.
+`assembly` passes `VALUES` to the codec of each shared layer. The bytes that come back are untrusted, so
+every unpacked value is safe to send to a client. Each header line is a single line with a valid name. No
+line frames a message or is otherwise never stored, and none sets a cookie unless the entry has the flag
+for it. A body is as long as its Content-Length.
 """
 
 from __future__ import annotations
@@ -14,28 +14,23 @@ from struct import Struct
 from typing import Any, Final
 
 from layergate.core.codec import FAR, ValueType
+from layergate.http.engine.markers import HitForMiss, VariantIndex
 from layergate.http.extensions.no_vary_search import MAX_FIELD, MAX_PARAMS, SearchVariance
-from layergate.http.extensions.targeted import OWN
+from layergate.http.message.cache_control import LAYERGATE_CONTROL
 from layergate.http.message.fields import Line
-from layergate.http.message.stored import (
-    HitForMiss,
-    Part,
-    PartialResponse,
-    StoredResponse,
-    VariantIndex,
-)
-from layergate.http.rfc9111.partial import MAX_PARTS
+from layergate.http.message.stored import Part, PartialResponse, StoredResponse
+from layergate.http.rfc9111.combining import MAX_PARTS
 from layergate.http.rfc9111.storing import NEVER_STORED_FIELDS, Refused
 
 __all__ = ["VALUES"]
 
-# status, flags, generated, received, requested
+# status, flags, generated, response_time, request_time
 _HEAD: Final = Struct("<HB3d")
-_REVALIDATE: Final = 1
-_NO_STALE: Final = 2
-_ANONYMOUS: Final = 4
-_AUTHORIZED: Final = 8
-_FOR_KNOWN: Final = 16
+_NO_CACHE: Final = 1
+_MUST_REVALIDATE: Final = 2
+_WITHOUT_CREDENTIALS_ONLY: Final = 4
+_SHARED_WITH_AUTHORIZATION: Final = 8
+_SHARED_WITH_USERS: Final = 16
 _IMMUTABLE: Final = 32
 _SETS_COOKIES: Final = 64
 _RELOADED: Final = 128
@@ -56,7 +51,7 @@ _MAX_KEY: Final = 1024 * 1024  # bytes; `max_key_length` is 8192 by default
 _MEMO: Final = 2048  # lines
 _MEMO_LINE: Final = 160  # bytes
 
-# RFC 9110 5.1 (token, in lower case) and 5.5: CR, LF and NUL are what no field value may have.
+# RFC 9110 5.1 (token, in lower case) and 5.5: no field value may contain CR, LF or NUL.
 _TOKEN: Final[Callable[[bytes], object]] = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _TRACEPARENT: Final[Callable[[str], object]] = re.compile(
     r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"
@@ -64,16 +59,16 @@ _TRACEPARENT: Final[Callable[[str], object]] = re.compile(
 _LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+):([^\r\n\0]*)").fullmatch
 
 
-# What `storing` keeps out: a line of these was not written by us.
+# LayerGate never stores these fields, so an entry that has one was written by something else.
 _NEVER: Final = NEVER_STORED_FIELDS
 _COOKIES: Final = frozenset({b"set-cookie", b"set-cookie2"})
 
 
 class _Lines(dict[bytes, Line]):
-    """Line as written -> (name, value), for lines that are what HTTP allows; a memo.
+    """A memo from a packed line to (name, value), for lines that HTTP allows.
 
-    Most lines of most responses are the same: they are checked once, and kept once. Safe without a
-    lock: each step is one operation of a dict, and what is lost is made again.
+    Most responses have the same lines, which are then checked once and stored once. This is safe
+    without a lock: each step is one dict operation, and a lost line is parsed again.
     """
 
     __slots__ = ()
@@ -87,7 +82,7 @@ class _Lines(dict[bytes, Line]):
             raise ValueError("a header line that is never stored")
         if len(written) <= _MEMO_LINE:
             if len(self) >= _MEMO:
-                self.clear()  # lines with dates in them come and go; the common ones come back
+                self.clear()  # lines with dates come and go; common lines soon return
             self[written] = line
         return line
 
@@ -115,17 +110,17 @@ def _pack_response(stored: StoredResponse) -> list[Any]:
     times = stored.generated, stored.response_time, stored.request_time
     _check_head(stored.status, *times)
     block = b"\n".join([b"%b:%b" % line for line in stored.lines])
-    # Read back before it is written: then no line break or colon can make other lines of it.
+    # Read it back before writing it, so that no line break or colon can turn it into other lines.
     lines = _read_lines(block)
     if lines != list(stored.lines):
         raise ValueError("a header line is malformed")
     _check_length(lines, len(stored.body))
     flags = (
-        (_REVALIDATE if stored.no_cache else 0)
-        | (_NO_STALE if stored.must_revalidate else 0)
-        | (_ANONYMOUS if stored.without_credentials_only else 0)
-        | (_AUTHORIZED if stored.shared_with_authorization else 0)
-        | (_FOR_KNOWN if stored.shared_with_users else 0)
+        (_NO_CACHE if stored.no_cache else 0)
+        | (_MUST_REVALIDATE if stored.must_revalidate else 0)
+        | (_WITHOUT_CREDENTIALS_ONLY if stored.without_credentials_only else 0)
+        | (_SHARED_WITH_AUTHORIZATION if stored.shared_with_authorization else 0)
+        | (_SHARED_WITH_USERS if stored.shared_with_users else 0)
         | (_IMMUTABLE if stored.immutable else 0)
         | (_RELOADED if stored.reloaded else 0)
         | (_SETS_COOKIES if _sets_cookies(lines) else 0)
@@ -140,8 +135,8 @@ def _pack_response(stored: StoredResponse) -> list[Any]:
 
 
 def _unpack_response(packed: Any) -> StoredResponse:
-    # What follows is optional: the trace context of a fetch that was traced, and
-    # LayerGate-Cache-Control, before which the other may be nil.
+    # The rest is optional: the trace context of the fetch, then LayerGate-Cache-Control. If only the
+    # latter is present, nil takes the place of the former.
     head, block, body, *rest = packed
     if len(rest) > 2:
         raise ValueError("a response has unknown parts")
@@ -165,11 +160,11 @@ def _unpack_response(packed: Any) -> StoredResponse:
         generated=generated,
         response_time=response_time,
         request_time=request_time,
-        no_cache=flags & _REVALIDATE != 0,
-        must_revalidate=flags & _NO_STALE != 0,
-        without_credentials_only=flags & _ANONYMOUS != 0,
-        shared_with_authorization=flags & _AUTHORIZED != 0,
-        shared_with_users=flags & _FOR_KNOWN != 0,
+        no_cache=flags & _NO_CACHE != 0,
+        must_revalidate=flags & _MUST_REVALIDATE != 0,
+        without_credentials_only=flags & _WITHOUT_CREDENTIALS_ONLY != 0,
+        shared_with_authorization=flags & _SHARED_WITH_AUTHORIZATION != 0,
+        shared_with_users=flags & _SHARED_WITH_USERS != 0,
         immutable=flags & _IMMUTABLE != 0,
         reloaded=flags & _RELOADED != 0,
         traceparent=None if traceparent is None else _traceparent(traceparent),
@@ -182,15 +177,15 @@ def _sets_cookies(lines: list[Line]) -> bool:
 
 
 def _traceparent(text: Any) -> str:
-    """W3C Trace Context 3.2, version 00: what it may be is not what a shared layer says it is."""
+    """W3C Trace Context 3.2, version 00, checked because a shared layer is untrusted."""
     if type(text) is not str or not _TRACEPARENT(text):
         raise ValueError("a trace context is malformed")
     return text
 
 
 def _own(value: Any) -> bytes:
-    """A field value like any other (RFC 9110 5.5), though it is not sent."""
-    if type(value) is not bytes or not _LINE(b"%b:%b" % (OWN, value)):
+    """A field value, checked like any other (RFC 9110 5.5), although it is not sent."""
+    if type(value) is not bytes or not _LINE(b"%b:%b" % (LAYERGATE_CONTROL, value)):
         raise ValueError("a header line is malformed")
     return value
 
@@ -207,7 +202,7 @@ def _check_head(status: int, generated: float, response_time: float, request_tim
 
 
 def _pack_partial(stored: PartialResponse) -> list[Any]:
-    # What it has in common with a complete one goes as that does, with nothing for a body.
+    # The attributes of a complete response are packed the same way, with an empty body.
     parts = [item for part in stored.parts for item in part]
     packed = [stored.whole, stored.vague, parts, *_pack_response(stored)]
     _unpack_partial(packed)
@@ -233,8 +228,8 @@ def _unpack_partial(packed: Any) -> PartialResponse:
         raise ValueError("a part is beyond the end of its representation")
     common = _unpack_response(rest)
     if common.status != 200 or common.body or not _OF_WHOLES.isdisjoint(common.fields.names()):
-        raise ValueError("what has parts is not a 200, or says how long it is")
-    return PartialResponse(common.lines, tuple(parts), whole, vague=vague, **common.said())
+        raise ValueError("a response with parts is not a 200, or has a Content-Length")
+    return PartialResponse(common.lines, tuple(parts), whole, vague=vague, **common.attributes())
 
 
 def _pack_index(index: VariantIndex) -> list[Any]:
@@ -246,7 +241,7 @@ def _pack_index(index: VariantIndex) -> list[Any]:
 
 
 def _unpack_index(packed: Any) -> VariantIndex:
-    # The last is optional: an index that was written before it was known has none.
+    # The last item is optional: older versions of LayerGate wrote an index without it.
     names, variants, *rest = packed
     expires = rest[0] if rest else []
     if type(expires) is not list or len(rest) > 1 or (rest and not expires):
@@ -316,5 +311,5 @@ VALUES: Final[tuple[ValueType, ...]] = (
     ValueType(4, PartialResponse, _pack_partial, _unpack_partial),
     ValueType(6, SearchVariance, _pack_variance, _unpack_variance),
 )
-"""What a codec has to know for an `HttpCache`. The codes are for ever: a type that changes its form
-gets a new one, and the old one stays readable or is ignored."""
+"""The value types of an HTTP cache, for its codecs. Codes are permanent: a type whose form changes gets
+a new code, and the old form stays readable or is ignored."""
