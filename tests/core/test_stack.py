@@ -9,8 +9,8 @@ import pytest
 
 from layergate.assembly import CacheStack
 from layergate.core.entry import Entry
-from layergate.core.invalidation import Invalidation
-from layergate.core.stack import Stack
+from layergate.core.invalidation import Caught, Invalidation
+from layergate.core.stack import Held, Stack
 from layergate.errors import ConfigError, KeyRefused, PartialWriteError
 from layergate.layers.memory import MemoryLayer
 from tests.core.support import Boom, DictLayer, Events, StillRuntime, TopLayer, settle
@@ -405,3 +405,40 @@ async def test_stale_and_enough_is_better_than_fresh_and_too_little(stack, top, 
     low.data["k"] = made(stack, "ab", fresh=-1, swr=60)
     found = await stack.lookup("k", enough=has("b"))
     assert (found.entry.value, found.layer) == ("ab", "low")
+
+
+# -- the order of the layers ------------------------------------------------------------------------
+
+
+async def test_a_new_entry_is_at_the_bottom_before_it_is_at_the_top(stack, top, low) -> None:
+    """A reader that finds it at the top may lose it there at once, and finds it below."""
+    await stack.store("k", made(stack, "old"))
+    low.gates["set"] = asyncio.Event()
+    storing = asyncio.ensure_future(stack.store("k", made(stack, "new")))
+    await settle()
+    assert low.calls["set"] == 2
+    assert stack.peek("k").value == "old"
+    low.gates["set"].set()
+    assert await storing
+    assert (stack.peek("k").value, low.data["k"].value) == ("new", "new")
+
+
+async def test_only_what_is_later_counts_after_an_entry(stack, top, low, runtime) -> None:
+    """A copy of the very entry, as another instance holds it, is no later one."""
+    seen = made(stack, "one")
+    await stack.store("k", seen)
+    assert (await stack.lookup("k")).entry.value == "one"
+    assert await stack.lookup("k", after=seen) is None
+    runtime.time += 1
+    low.data["k"] = made(stack, "two")
+    found = await stack.lookup("k", after=seen)
+    assert (found.entry.value, found.layer) == ("two", "low")
+
+
+@pytest.mark.parametrize(
+    ("softs", "purged"),
+    [((), False), ((True,), False), ((False,), True), ((True, False), True), ((True, True), False)],
+)
+def test_what_a_layer_holds_is_purged_by_a_hard_purge_alone(softs, purged) -> None:
+    caught = tuple(Caught("tag", "t", soft, 1.0) for soft in softs)
+    assert Held("low", caught=caught).purged is purged

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from layergate import Rule
+from layergate import Rule, cached
+from layergate.wsgi import LayerGate as WSGILayerGate
+from tests.support import wsgi
 from tests.support.asgi import Gate, OriginCall, World, until
 from tests.support.routes import answer_as_routed
 
@@ -216,6 +220,54 @@ async def test_a_leader_with_a_cookie_gives_nothing_to_anonymous_followers_by_a_
     assert (await leader.done()).body == b"alice"
     assert {(await call.done()).body for call in followers} == {b"nobody"}
     assert (await world.get("/")).body == b"nobody"
+
+
+async def test_an_anonymous_leader_gives_nothing_to_a_follower_with_a_cookie_by_a_routes_policy():
+    """The reverse: here the follower's cookie forbids it."""
+    world = World()
+    gate = Gate()
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        answer_as_routed(call.scope, ttl=60)
+        if call.number == 1:
+            await gate.wait()
+        await call.reply((call.header("cookie") or "nobody").encode())
+
+    leader = world.call("/")
+    await gate.reached()
+    names = [b"alice", b"bob"]
+    followers = [world.call("/", headers={"cookie": name.decode()}) for name in names]
+    also = world.call("/")
+    await world.waiting(3)
+    gate.open()
+    assert (await leader.done()).body == (await also.done()).body == b"nobody"
+    assert [(await call.done()).body for call in followers] == names
+    assert (await world.get("/")).body == b"nobody"
+    world.assert_nothing_left()
+
+
+def test_an_anonymous_leader_gives_nothing_to_a_thread_with_a_cookie_by_a_routes_policy():
+    gate = wsgi.Gate()
+
+    @cached(ttl=60)
+    def endpoint(environ, start_response):
+        cookie = environ.get("HTTP_COOKIE", "nobody")
+        if cookie == "nobody":
+            gate.wait()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [cookie.encode()]
+
+    app = WSGILayerGate(endpoint)
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(wsgi.ask, app)
+        gate.reached()
+        alice = pool.submit(wsgi.ask, app, HTTP_COOKIE="alice")
+        wsgi.until(lambda: app.cache.stats()["waiters"] == 1)
+        gate.open()
+        assert leader.result(10).body == b"nobody"
+        assert alice.result(10).body == b"alice"
+    assert wsgi.ask(app).body == b"nobody"
 
 
 async def test_an_override_does_not_undo_no_cache_for_a_request_with_a_cookie():

@@ -7,8 +7,19 @@ import contextlib
 
 import pytest
 
-from layergate import LayerGate, OriginAborted
-from tests.support.asgi import FRESH, Call, Gate, OriginCall, World, scope_of, turns, until
+from layergate import LayerGate, MemoryLayer, OriginAborted
+from tests.core.support import DictLayer
+from tests.support.asgi import (
+    FRESH,
+    Call,
+    ClockRuntime,
+    Gate,
+    OriginCall,
+    World,
+    scope_of,
+    turns,
+    until,
+)
 
 
 async def test_ten_thousand_concurrent_tasks_on_one_cold_key_make_one_call():
@@ -417,6 +428,34 @@ async def test_followers_that_timed_out_run_side_by_side():
     calls = [world.call("/") for _ in range(11)]
     for call in calls:
         assert (await call.done()).status == 200
+
+
+async def test_a_fetch_that_is_over_is_joined_however_long_a_layer_takes_to_store_it():
+    """A newcomer does not wait for an origin that has stood still for `collapse_timeout`. This one
+    has not: all of its response is there."""
+    below = DictLayer(later=True)
+    storing = below.gates["set"] = asyncio.Event()
+    clock = ClockRuntime()
+    world = World(
+        clock=clock, layers=[MemoryLayer("1MB", clock=clock.now), below], collapse_timeout=30
+    )
+    world.origin.answers(
+        "/",
+        {"cache-control": "max-age=600", "etag": '"1"', "content-range": "bytes 0-2/9"},
+        b"one",
+        206,
+    )
+    part = {"range": "bytes=0-2"}
+    assert (await world.get("/", headers=part)).body == b"one"
+    await until(lambda: below.calls["set"])
+    clock.advance(31)
+    joined = await world.get("/", headers=part)
+    assert (joined.status, joined.body) == (206, b"one")
+    assert "collapsed" in joined.cache_status
+    storing.set()
+    await world.idle()
+    assert (await world.get("/", headers=part)).hit
+    assert world.origin.calls["/"] == 1
 
 
 async def test_without_collapsing_every_request_calls_the_app():

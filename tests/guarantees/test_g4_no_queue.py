@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from layergate import Rule
+from layergate.wsgi import LayerGate as WSGILayerGate
+from tests.support import wsgi
 from tests.support.asgi import Gate, OriginCall, World
 
 UNSHAREABLE = [
@@ -319,3 +323,58 @@ async def test_head_requests_do_not_queue():
     calls = [world.call("/", method="HEAD") for _ in range(5)]
     for call in calls:
         await call.done()
+
+
+async def test_leaders_that_fail_one_after_the_other_do_not_make_a_queue():
+    """A follower waits for three fetches that come to nothing, and no more: then all who are left
+    call the app side by side."""
+    world = World()
+    first, rest = Gate(), Gate()
+
+    @world.origin.on("/")
+    async def fails(call: OriginCall) -> None:
+        if call.number == 1:
+            await first.wait()
+        if call.number > 3:
+            await rest.wait()
+        raise ConnectionError("no")
+
+    calls = [world.call("/") for _ in range(10)]
+    await first.reached()
+    await world.waiting(9)
+    first.open()
+    await rest.reached(7)
+    assert world.stat("waiters") == 0
+    rest.open()
+    for call in calls:
+        with pytest.raises(ConnectionError):
+            await call.done()
+    assert world.origin.calls["/"] == 10
+    world.assert_nothing_left()
+
+
+def test_leaders_that_fail_one_after_the_other_do_not_make_a_queue_of_threads():
+    rest = wsgi.Gate()
+    calls = itertools.count(1)
+    events: list[str] = []
+    # Each request looks for a response, and again after each leader that failed.
+    looked = {1: 10, 2: 10 + 9, 3: 10 + 9 + 8}
+
+    def fails(environ, start_response):
+        number = next(calls)
+        if number > 3:
+            rest.wait()
+        else:  # until all the others wait for this call
+            wsgi.until(lambda: events.count("miss") == looked[number])
+            wsgi.until(lambda: app.cache.stats()["waiters"] == 10 - number)
+        raise ConnectionError("no")
+
+    app = WSGILayerGate(fails, hooks=[lambda event, facts: events.append(event)])
+    with ThreadPoolExecutor(10) as pool:
+        asked = [pool.submit(wsgi.ask, app) for _ in range(10)]
+        for _ in range(7):
+            rest.reached()
+        assert app.cache.stats()["waiters"] == 0
+        rest.open()
+        assert {type(one.exception(10)) for one in asked} == {ConnectionError}
+    assert next(calls) == 11

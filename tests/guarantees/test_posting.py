@@ -198,6 +198,29 @@ async def test_g1_a_user_that_the_app_knows() -> None:
     assert (await world.get("/")).body == b"3"
 
 
+@pytest.mark.parametrize("inside", [False, True])
+async def test_g1_a_user_is_known_before_or_inside_and_the_client_is_told_the_same(
+    inside: bool,
+) -> None:
+    """A user who is known only once the app ran is known all the same: the response is no more a
+    candidate for the store than if the server had named them."""
+    world = a_world()
+    known = {"session": {"user": 1}}
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        call.scope.update(known)
+        await call.reply(b"%d" % call.number, 200, {**OWN, "vary": "cookie"})
+
+    before = {} if inside else known
+    cookie = {"cookie": "sid=1"}
+    call = await world.get("/", method="POST", headers=cookie, **before)
+    assert call.cache_status == "LayerGate; fwd=method"
+    assert call.header("vary") == "cookie"
+    assert not world.count("refused")
+    assert (await world.get("/", headers=cookie)).body == b"2"
+
+
 async def test_g1_a_policy_next_to_the_route_counts() -> None:
     @cached(vary=["x-tenant"], tags=["t"])
     async def endpoint(call: OriginCall) -> None:

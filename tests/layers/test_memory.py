@@ -260,6 +260,24 @@ class TestEviction:
         assert held(layer, range(100)) == 0
         assert held(layer, range(1000, 1100)) >= 80
 
+    def test_main_keeps_an_entry_for_as_many_turns_as_it_was_read(self) -> None:
+        layer = layer_for(20, max_entry=20 * COST)
+        fill(layer, range(20))
+        for number in range(20):
+            layer.peek(key_for(number))
+        fill(layer, range(100, 103))
+        kept = range(3, 20)  # these moved to main, in this order
+        assert held(layer, kept) == len(layer) - 3 == len(kept)
+        for number in (*kept, 3, 3):  # the oldest of them three times
+            layer.peek(key_for(number))
+        gone: list[int] = []
+        for more in range(1, len(kept)):
+            # What grows on probation takes its room from main, an entry at a time.
+            layer.set(key_for(102), entry(100 + more * COST))
+            gone += [n for n in kept if n not in gone and key_for(n) not in layer]
+        assert gone == list(kept)[1:]
+        assert key_for(3) in layer
+
     def test_a_write_does_bounded_work_when_everything_is_popular(self) -> None:
         layer = layer_for(1000)
         fill(layer, range(1000))

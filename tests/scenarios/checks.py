@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from layergate.errors import OriginUnreachable
-from tests.scenarios.model import Step
+from tests.scenarios.model import Reply, Step
 
 
 class OriginFailed(Exception):
@@ -45,9 +46,21 @@ def our_member(value: str | None) -> dict[str, Any]:
     return found
 
 
+def script_of(step: Step) -> list[Reply]:
+    """What the origin answers in this step, in order."""
+    later = () if step.meanwhile is None else step.meanwhile.origin
+    refresh = () if step.refresh is None else (step.refresh,)
+    return [*step.origin, *later, *refresh]
+
+
 def check_step(
     where: str, step: Step, answers: list[Seen], seen: list[list[tuple[str, str]]]
 ) -> None:
+    if step.meanwhile is not None:
+        own, (first, second) = len(step.origin), answers
+        check_step(where, replace(step, meanwhile=None), [first], seen[:own])
+        check_step(f"{where}, meanwhile", step.meanwhile, [second], seen[own:])
+        return
     calls = len(step.origin) + (step.refresh is not None)
     for answer in answers:
         shown = f"{where}\n  got {answer}\n  origin saw {seen}"

@@ -56,6 +56,9 @@ class Step:
     # at all: it must not be called. ``refresh``: its answer to the one call in the background.
     origin: tuple[Reply, ...] = ()
     refresh: Reply | None = None
+    # Another request, which comes while the origin works on this one. What it says of the origin and
+    # of its client is about itself alone. None: none comes.
+    meanwhile: Step | None = None
     # What the client gets.
     status: int | None = 200
     """None: the origin's exception."""

@@ -1121,6 +1121,10 @@ row("head-from-get", "4", fetch(ok("max-age=60", ("Content-Length", "3"))),
     hit(b"", method="HEAD", has={"content-length": "3"}))
 row("head-from-get-length", "4", fetch(ok("max-age=60")),
     hit(b"", method="HEAD", has={"content-length": "3"}))
+row("head-says-nothing-of-an-error", "4.3.5", fetch(ok("max-age=60", ETAG, status=404, body=b"gone")),
+    fetch(ok("max-age=60", ("ETag", '"x"')), cc("no-cache"), method="HEAD"), hit(b"gone", status=404))
+row("head-with-a-cookie-says-nothing-of-what-is-for-none", "4.3.5, G1", fetch(ok()),
+    fetch(ok("max-age=60", ("Content-Length", "99")), COOKIE, method="HEAD"), hit(), rules=rule(ttl=60))
 row("head-miss", "3", fetch(ok("max-age=60"), method="HEAD", cs={"stored": None}), fetch(TWO),
     hit(b"two"), hit(b"", method="HEAD"))
 row("head-not-stored", "3", fetch(ok("max-age=60"), method="HEAD"),
@@ -1387,6 +1391,9 @@ row("lang-order-off", A, fetch(german(), al("en, de")), hit(b"one", al("de, en")
     fetch(TWO, al("de, en;q=0.9")), language_order=False)
 row("lang-order-off-weights", A, fetch(german(), al("fr;q=0.5, en, de")), hit(b"one", al("de, en, fr;q=0.5")),
     fetch(TWO, al("de, en;q=0.5, fr")), language_order=False)
+ACCEPT = ("Vary", "Accept")
+row("lang-order-off-is-not-about-media-types", A, fetch(ok("max-age=60", ACCEPT), ("Accept", "text/html, text/plain")),
+    fetch(TWO, ("Accept", "text/plain, text/html")), language_order=False)
 MATCH: dict[str, Any] = {"language_match": True}
 
 
@@ -1787,6 +1794,12 @@ for name, value in (("unit", "lines=0-1"), ("no-unit", "0-1"), ("letters", "byte
                     ("nothing", "bytes="), ("hyphen", "bytes=-"), ("reversed", "bytes=4-2"), ("float", "bytes=1.0-2"),
                     ("many", "bytes=" + ",".join(f"{n}-{n}" for n in range(0, 200, 2)))):
     row(f"range-ignored-{name}", R, fetch(digits()), hit(DIGITS, ("Range", value), has={"content-range": None}))
+OF_CONTENT = (
+    "Content-Digest", "Content-Disposition", "Content-Encoding", "Content-Language", "Content-Location", "Content-MD5",
+    "Content-Type", "Digest", "ETag", "Expires", "Last-Modified", "Repr-Digest", "Surrogate-Control")
+row("range-416-says-nothing-of-content", "RFC 9110 15.5.17",
+    fetch(digits("max-age=60", ("X-A", "1"), *((name, '"x"') for name in OF_CONTENT))),
+    hit(b"", bytes_("99-"), status=416, lines=(("content-range", "bytes */10"), ("content-length", "0"), ("x-a", "1"))))
 row("range-head", R, fetch(digits()), hit(b"", bytes_("0-1"), method="HEAD", has={"content-length": "10"}))
 row("range-404", R, fetch(digits(status=404)), hit(DIGITS, bytes_("0-1"), status=404))
 row("range-fields", "RFC 9110 15.3.7",
@@ -2079,6 +2092,19 @@ row("purge-url-variants", "G3", fetch(ok("max-age=60", *VARY), *f("1")), purge()
     fetch(ok("max-age=60", *VARY), *f("1")))
 row("purge-url-escaped", "G3", fetch(ok("max-age=60"), target="/a%20b"), purge(target="/a%20b"),
     fetch(TWO, target="/a%20b"))
+# A host is meant on all its ports, and is itself no part of another one's name.
+for name, host, reached in (
+    ("a-port", "example.org:8080", True), ("the-default-port", "example.org", True), ("longer", "example.org.uk", False),
+    ("below", "www.example.org", False), ("longer-port", "example.org.uk:8080", False)):
+    at_host = ("Host", host)
+    row(f"purge-host-{name}", "G3", fetch(ok("max-age=60"), at_host), purge_all(hosts=["example.org"]),
+        fetch(TWO, at_host) if reached else hit(b"one", at_host))
+for name, host, reached in (
+    ("itself", "example.org:8080", True), ("shorter", "example.org:808", False),
+    ("none", "example.org", False)):
+    at_host = ("Host", host)
+    row(f"purge-host-and-port-{name}", "G3", fetch(ok("max-age=60"), at_host), purge_all(hosts=["example.org:8080"]),
+        fetch(TWO, at_host) if reached else hit(b"one", at_host))
 row("purge-ends-stale-windows", "G3",
     fetch(ok("max-age=10, stale-while-revalidate=60, stale-if-error=60", ("Cache-Tag", "a"))),
     purge(tags="a", advance=20), fetch(FAIL))
@@ -2404,4 +2430,5 @@ import tests.scenarios.lifetimes  # noqa: E402
 import tests.scenarios.markers  # noqa: E402
 import tests.scenarios.reloads  # noqa: E402
 import tests.scenarios.selection  # noqa: E402
-import tests.scenarios.stale_reloads  # noqa: E402, F401
+import tests.scenarios.stale_reloads  # noqa: E402
+import tests.scenarios.together  # noqa: E402, F401

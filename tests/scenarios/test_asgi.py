@@ -8,7 +8,7 @@ import pytest
 
 from layergate import Admin, HttpCache, LayerGate, MemoryLayer, Rule
 from tests.scenarios.asgi import Clock, Origin, ask
-from tests.scenarios.checks import check_step
+from tests.scenarios.checks import check_step, script_of
 from tests.scenarios.model import TOKEN, Scenario
 from tests.scenarios.table import SCENARIOS
 
@@ -30,20 +30,29 @@ async def test_scenario(scenario: Scenario, extra: list) -> None:
     app = LayerGate(origin, cache=cache)
     for number, step in enumerate(scenario.steps, 1):
         clock.time += step.advance
-        origin.script = [*step.origin, *([] if step.refresh is None else [step.refresh])]
+        origin.script = script_of(step)
         origin.seen = []
-        if step.concurrent == 1:
+        if step.concurrent == 1 and step.meanwhile is None:
             answers = [await ask(app, step, extra)]
         else:
             origin.gate = asyncio.Event()
             tasks = [asyncio.create_task(ask(app, step, extra)) for _ in range(step.concurrent)]
-            for _ in range(20):  # until each of them waits, for the origin or for another one
-                await asyncio.sleep(0)
+            await _all_wait()
+            if step.meanwhile is not None:
+                clock.time += step.meanwhile.advance
+                tasks.append(asyncio.create_task(ask(app, step.meanwhile, extra)))
+                await _all_wait()
             origin.gate.set()
             answers = list(await asyncio.gather(*tasks))
             origin.gate = None
         await cache.aclose()
         check_step(f"{scenario.id}, step {number} ({scenario.rfc})", step, answers, origin.seen)
+
+
+async def _all_wait() -> None:
+    """Until each request waits, for the origin or for another request."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 def test_ids_are_unique() -> None:

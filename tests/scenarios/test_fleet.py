@@ -16,8 +16,8 @@ from layergate.layers.redis import RedisLayer
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.scenarios import asgi, wsgi
-from tests.scenarios.checks import check_step
-from tests.scenarios.model import TOKEN, Scenario
+from tests.scenarios.checks import check_step, script_of
+from tests.scenarios.model import TOKEN, Scenario, Step
 from tests.scenarios.table import SCENARIOS
 from tests.support.nodes import settle
 from tests.support.redis_servers import Valkey
@@ -172,23 +172,34 @@ async def test_scenario(server: Valkey, scenario: Scenario, first: int) -> None:
             clock.time += step.advance
             which = (first + number - 1) % 2
             origin = origins[which]
-            origin.script = [*step.origin, *([] if step.refresh is None else [step.refresh])]
+            origin.script = script_of(step)
             origin.seen = []
-            if which == 0:
-                asked = [asgi.ask(loop_app, step) for _ in range(step.concurrent)]
-            else:
-                asked = [
-                    asyncio.to_thread(wsgi.ask, thread_app, step, validate=False)
-                    for _ in range(step.concurrent)
-                ]
-            if step.concurrent > 1:
+            tasks: list[asyncio.Future[Any]] = []
+
+            async def begin(
+                step: Step, count: int = 1, which: int = which, tasks: list[Any] = tasks
+            ) -> None:
+                for _ in range(count):
+                    asked: Any
+                    if which == 0:
+                        asked = asgi.ask(loop_app, step)
+                    else:
+                        asked = asyncio.to_thread(wsgi.ask, thread_app, step, validate=False)
+                    tasks.append(asyncio.ensure_future(asked))
+                if origins[which].gate is not None:
+                    async with asyncio.timeout(10):
+                        while len(origins[which].seen) + caches[which].stats()["waiters"] < len(
+                            tasks
+                        ):
+                            await asyncio.sleep(0.001)
+
+            if step.concurrent > 1 or step.meanwhile is not None:
                 origin.gate = asyncio.Event() if which == 0 else threading.Event()
-            tasks = [asyncio.ensure_future(one) for one in asked]
-            if step.concurrent > 1:
-                async with asyncio.timeout(10):
-                    cache = caches[which]
-                    while len(origin.seen) + cache.stats()["waiters"] < step.concurrent:
-                        await asyncio.sleep(0.001)
+            await begin(step, step.concurrent)
+            if step.meanwhile is not None:
+                clock.time += step.meanwhile.advance
+                await begin(step.meanwhile)
+            if origin.gate is not None:
                 origin.gate.set()
             answers = list(await asyncio.gather(*tasks))
             origin.gate = None

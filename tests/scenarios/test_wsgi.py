@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from wsgiref.validate import validator
 
 import pytest
 
 from layergate import Admin, HttpCache, MemoryLayer, Rule
 from layergate.wsgi import LayerGate
-from tests.scenarios.checks import check_step
-from tests.scenarios.model import TOKEN, Scenario
+from tests.scenarios.checks import Seen, check_step, script_of
+from tests.scenarios.model import TOKEN, Scenario, Step
 from tests.scenarios.table import SCENARIOS
 from tests.scenarios.wsgi import Clock, Origin, ask, at_hand, valid
 
@@ -39,25 +40,27 @@ def test_scenario(scenario: Scenario, extra: list) -> None:
     app = LayerGate(at_hand(validator(origin)) if validate else origin, cache=cache)
     for number, step in enumerate(scenario.steps, 1):
         clock.time += step.advance
-        origin.script = [*step.origin, *([] if step.refresh is None else [step.refresh])]
+        origin.script = script_of(step)
         origin.seen = []
-        if step.concurrent == 1:
+        if step.concurrent == 1 and step.meanwhile is None:
             answers = [ask(app, step, extra, validate=validate)]
         else:
-            answers = []
             origin.gate = threading.Event()
+            with ThreadPoolExecutor(step.concurrent + 1) as pool:
+                asked: list[Future[Seen]] = []
 
-            def client(step=step, answers=answers) -> None:
-                answers.append(ask(app, step, extra, validate=validate))
+                def begin(step: Step, count: int, asked=asked, pool=pool) -> None:
+                    asked += [
+                        pool.submit(ask, app, step, extra, validate=validate) for _ in range(count)
+                    ]
+                    _until(lambda: len(origin.seen) + cache.stats()["waiters"] == len(asked))
 
-            threads = [threading.Thread(target=client) for _ in range(step.concurrent)]
-            for thread in threads:
-                thread.start()
-            _until(lambda step=step: len(origin.seen) + cache.stats()["waiters"] == step.concurrent)
-            origin.gate.set()
-            for thread in threads:
-                thread.join(10)
-                assert not thread.is_alive()
+                begin(step, step.concurrent)
+                if step.meanwhile is not None:
+                    clock.time += step.meanwhile.advance
+                    begin(step.meanwhile, 1)
+                origin.gate.set()
+                answers = [one.result(10) for one in asked]
             origin.gate = None
         clock.close(5)
         check_step(f"{scenario.id}, step {number} ({scenario.rfc})", step, answers, origin.seen)

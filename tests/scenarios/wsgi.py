@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from wsgiref.validate import validator
 
 from layergate.runtime.threads import ThreadRuntime
-from tests.scenarios.checks import OriginFailed, OriginLost, Seen
+from tests.scenarios.checks import OriginFailed, OriginLost, Seen, script_of
 from tests.scenarios.model import START, Reply, Scenario, Step
 
 __all__ = ["Clock", "Origin", "ask", "at_hand", "environ_of", "valid"]
@@ -111,8 +111,9 @@ def environ_of(step: Step, extra: list | tuple = ()) -> dict[str, Any]:
 def valid(scenario: Scenario) -> bool:
     """May the validator look at all of this? It takes no control characters and no other methods
     than those it knows."""
-    for step in scenario.steps:
-        replies = [*step.origin, *([] if step.refresh is None else [step.refresh])]
+    steps = [*scenario.steps, *(step.meanwhile for step in scenario.steps if step.meanwhile)]
+    for step in steps:
+        replies = script_of(step)
         lines = [*step.headers, *(line for reply in replies for line in reply.lines)]
         if step.method not in _KNOWN or any(_CONTROL.search(name + value) for name, value in lines):
             return False

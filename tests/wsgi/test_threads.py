@@ -203,6 +203,40 @@ def test_g8_a_follower_streams_along() -> None:
     clean(app)
 
 
+def test_a_list_is_shared_before_the_leaders_client_takes_any_of_it() -> None:
+    """All of the body is there: those who wait need not wait for a client that reads slowly."""
+
+    def app(environ, start_response):
+        if not gate_opened:
+            gate_opened.append(1)
+            gate.wait()
+        start_response("200 OK", [("Cache-Control", "max-age=60")])
+        return [b"a", b"b", b"c"]
+
+    gate = Gate()
+    gate_opened: list[int] = []
+    cached = LayerGate(app)
+    leading: list = []
+    leader = threading.Thread(target=lambda: leading.append(start(cached)))
+    leader.start()
+    gate.reached()
+    results: list = []
+    followers = threading.Thread(target=lambda: results.extend(in_threads(3, lambda: ask(cached))))
+    followers.start()
+    until(lambda: waiters(cached) == 3)
+    gate.open()
+    leader.join(10)
+    followers.join(10)
+    assert [answer.body for answer in results] == [b"abc"] * 3
+    assert ask(cached).told.startswith("LayerGate; hit")  # stored, too
+    body, server = leading[0]
+    for chunk in body:
+        server.write(chunk)
+    body.close()
+    assert server.answer().body == b"abc"
+    clean(cached)
+
+
 def test_a_leader_whose_server_closes_early_finishes_for_the_others() -> None:
     origin = Origin(body=lambda: iter([b"a", b"b", b"c"]))
     app = LayerGate(origin)
