@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 
-from layergate.layers.redis.scripts import STATUS, SYNC
+from layergate.layers.redis.log_scripts import STATUS, SYNC
 from layergate.runtime.loop import LoopRuntime
-from tests.layers.redis.nodes import Loop, Node, eventually, settle, world
+from layergate.shared.journal import Grew
+from tests.support.nodes import Loop, Node, eventually, settle, world
 from tests.support.redis_servers import SharedValkey
 
 pytest_plugins = ("tests.support.redis_servers",)
 __all__ = ["world"]
+
+
+def lag(node: Node) -> float:
+    return node.log.stats()["log_lag"]
 
 
 async def two(world: Any, server: SharedValkey) -> tuple[Node, Node]:
@@ -33,15 +38,15 @@ def test_the_lag_is_what_was_heard_of_and_not_applied(
         log_id, applied = node.log.log_id, node.log.applied
         assert log_id is not None
         assert applied == 1
-        assert node.log.lag == 0
-        assert node.log.is_news(log_id + b"%d" % (applied + 3))
-        assert node.log.lag == node.log.stats()["log_lag"] == 3
+        assert lag(node) == 0
+        assert node.log.is_news(Grew(log_id, applied + 3))
+        assert lag(node) == 3
         for _ in range(3):
             await other.purge("b", wait=0)
         await node.log.sync()
-        assert (node.log.applied, node.log.lag) == (4, 0)
-        assert not node.log.is_news(log_id + b"4")
-        assert node.log.lag == 0
+        assert (node.log.applied, lag(node)) == (4, 0)
+        assert not node.log.is_news(Grew(log_id, 4))
+        assert lag(node) == 0
 
     world.run(scenario())
 
@@ -53,8 +58,8 @@ def test_of_another_incarnation_nothing_is_applied_yet(
         node, _ = await two(world, shared_valkey)
         for _ in range(3):
             await node.purge("a", wait=0)
-        assert node.log.is_news(b"another log's id" + b"2")
-        assert node.log.lag == 2
+        assert node.log.is_news(Grew(b"another log's id", 2))
+        assert lag(node) == 2
 
     world.run(scenario())
 
@@ -86,14 +91,14 @@ def test_an_answer_that_comes_late_makes_nobody_ahead_of_the_log(
         node = Node(loop, url, namespace, still=True, wrap=Line)
         await node.join()
         held.clear()
-        late = asyncio.ensure_future(node.log._ask(SYNC))
+        late = asyncio.ensure_future(node.log.refresh())
         await eventually(loop, lambda: held)
         for _ in range(3):
             await node.purge("a", wait=0)
         assert node.log.applied == 3
         held[0].set()
         await late
-        assert (node.log.applied, node.log.lag) == (3, 0)
+        assert (node.log.applied, lag(node)) == (3, 0)
 
     loop.run(scenario())
 
@@ -110,16 +115,15 @@ def test_a_purge_is_found_in_its_place_and_as_it_was_written(
     async def scenario() -> None:
         node, _ = await two(world, shared_valkey)
         await node.purge("a", wait=0)
-        place = node.log._place()
-        position, tip = place.applied, place.tip
+        place = node.log.place()
+        position, tip = place.position, place.tip
         if what == "another record there":
             tip = b"0" * 40
         elif what == "another log":
-            place = place._replace(log=bytes(16), applied=0, tip=b"")
+            place = place._replace(log=bytes(16), position=0, tip=b"")
         elif what == "no record there":
             position += 1
-        base = node.log._arguments(place, member=False)
-        reply = await node.server.run(STATUS, node.log._keys, [*base, position, tip])
+        reply = await node.journal._run(STATUS, place, position, tip)
         assert reply[1] == found
 
     world.run(scenario())
@@ -153,7 +157,7 @@ def test_the_pause_between_two_tries_to_come_back_is_bounded(
             runtime=Runtime(),
         )
         for _ in range(12):
-            await node.log.companion.rest()
+            await node.log.heartbeat.rest()
         assert pauses == sorted(pauses)
         assert pauses[0] == 0.05
         assert pauses[-1] == pytest.approx(longest)
