@@ -1,7 +1,8 @@
 """Commands of one tick of an event loop, together in one round trip.
 
-Whoever asks waits for a future of their own; the round trip belongs to a task of its own. So a
-caller that is cancelled or gives up takes nothing from the others, and leaves no reply unread.
+`RedisClient` uses it under asyncio. Each caller waits for a future of its own; the round trip belongs to
+a task of its own. So a caller that is cancelled or gives up takes nothing from the others, and leaves no
+reply unread.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Send: TypeAlias = Callable[[list[Command], bool, Wanted], Awaitable[list[Any]]]
 
 
 class _Group:
-    """What goes together: keys to get, and other commands."""
+    """One round trip: keys to get, and other commands."""
 
     __slots__ = (
         "asks", "commands", "due", "gets", "keys", "probe", "settled", "ticket", "timer",
@@ -51,16 +52,16 @@ class _Group:
         return len(self.keys) + len(self.commands)
 
     def wanted(self) -> bool:
-        """Does anybody wait for it still?"""
+        """True if a caller still waits for it."""
         return any(not future.done() for future in self.gets) or any(
             not future.done() for future, _ in self.asks
         )
 
     def fail(self, error: BaseException) -> None:
-        """Whoever waits still gets this error. The futures are let go of: the error's traceback may
-        refer to this group, and they refer to the error."""
+        """Give this error to every caller that still waits. The futures are dropped, because the error's
+        traceback may refer to this group, and they refer to the error."""
         for future in (*self.gets, *(future for future, _ in self.asks)):
-            # (Of a loop that was closed nobody waits any more.)
+            # (No caller waits on a loop that was closed.)
             if not future.done() and not future.get_loop().is_closed():
                 future.set_exception(error)
         self.gets = []
@@ -72,7 +73,7 @@ class _Group:
         return [("GET", key) for key in self.keys] + self.commands
 
     def resolve(self, replies: list[Any], merge: bool) -> None:
-        """Hand out the replies to what `wire` gave."""
+        """Hand out the replies to the commands of `wire`."""
         at = 0
         if len(self.keys) > 1 and merge:
             values = replies[0]
@@ -106,13 +107,13 @@ def _give(future: asyncio.Future[Any], reply: Any) -> None:
 
 
 class Batcher:
-    """Gathers what is asked in one tick of its loop and sends it.
+    """Gathers the commands of one tick of its loop and sends them.
 
-    ``send``     takes commands, whether they are a probe, and a question: does anybody wait for
-                 them still? Gives a reply for each, or raises.
-    ``settle``   is told the outcome of each round trip: a ticket, and the replies or an error.
-    ``merge``    whether several GETs may become one MGET.
-    ``timeout``  seconds after which callers are given a TimeoutError.
+    ``send``     takes commands, True if they are a probe, and a function that returns True while a caller
+                 waits for them. Returns a reply for each, or raises.
+    ``settle``   is called with the outcome of each round trip: a ticket, and the replies or an error.
+    ``merge``    several GETs may become one MGET.
+    ``timeout``  seconds after which callers get a TimeoutError.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Batcher:
         self._settle = settle
         self._merge = merge
         self._timeout = timeout
-        self._open: _Group | None = None  # takes what comes until it is sent
+        self._open: _Group | None = None  # takes commands until it is sent
         self._queue: deque[_Group] = deque()  # waits for a task to end, the open one last
         self._tasks: set[asyncio.Task[None]] = set()
         self.trips = 0
@@ -173,16 +174,16 @@ class Batcher:
         group.due = self._loop.time() + self._timeout
         group.timer = self._loop.call_at(group.due, self._expire, group)
         if len(self._tasks) < _PARALLEL:
-            # It begins in the next turn of the loop, when all of this turn have asked: so not by the
-            # loop's factory, which may be an eager one. In an empty context: what a caller keeps in
-            # theirs is not held here.
+            # It begins in the next turn of the loop, after all calls of this turn: so not by the loop's
+            # factory, which may be an eager one. In an empty context: this task must not keep alive
+            # what a caller has in its context.
             task = asyncio.Task(
                 self._run(),
                 loop=self._loop,
                 name="layergate-redis",
                 context=contextvars.Context(),
             )
-            # If the loop is closed over it, nobody waits for it any more.
+            # If the loop is closed over it, no caller waits for it any more.
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)  # (one that never began)
@@ -199,8 +200,8 @@ class Batcher:
                 if group.wanted():
                     await self._exchange(group)
         finally:
-            # At once, and not in a callback a turn later: whom this has woken may ask in between,
-            # and would count on a task that looks at the queue no more.
+            # At once, and not in a callback a turn later: a caller that this has woken may ask in
+            # between, and would rely on a task that does not look at the queue any more.
             self._tasks.discard(task)
 
     async def _exchange(self, group: _Group) -> None:
@@ -223,13 +224,13 @@ class Batcher:
         finally:
             if group.timer is not None:
                 group.timer.cancel()
-            # There is no timer any more: whatever happens, nobody is left waiting.
+            # There is no timer any more: whatever happens, no caller is left waiting.
             group.fail(RedisConnectionError("no reply"))
 
     def _expire(self, group: _Group) -> None:
         late = self._loop.time() - group.due
         if group.due and late > self._timeout / 10:
-            # It is the loop that was busy elsewhere: the reply may be there, only not read yet.
+            # The loop was busy elsewhere: the reply may be there, but not read yet.
             group.due = 0.0
             group.timer = self._loop.call_later(min(late, self._timeout), self._expire, group)
             return
@@ -239,13 +240,13 @@ class Batcher:
             group.fail(error)
 
     def _over(self, group: _Group, outcome: list[Any] | BaseException) -> None:
-        """Each group is one outcome, however many wait for it and however often it fails."""
+        """Each group has one outcome, however many callers wait for it and however often it fails."""
         if not group.settled:
             group.settled = True
             self._settle(group.ticket, outcome)
 
     async def close(self) -> None:
-        """Fail what waits, and end the round trips that are under way."""
+        """Fail the calls that wait, and end the round trips that are under way."""
         while self._queue:
             group = self._queue.popleft()
             if group.timer is not None:

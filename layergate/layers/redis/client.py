@@ -279,14 +279,14 @@ class RedisClient:
 
     async def close(self) -> None:
         """Close the connections of this process (under asyncio: of this loop). A later call
-        connects anew. Subscriptions are closed by who has them."""
+        connects anew. Subscriptions stay open: their owners close them."""
         pool = self._pools.pop(self._key(), None)
         if pool is not None:
             await pool.close()
 
     def forked(self) -> None:
-        """This is the child of a fork: nothing of the parent's is used or closed. Happens by itself
-        where ``os.fork`` is."""
+        """This is the child of a fork: use and close nothing that is the parent's. Happens by itself where
+        there is ``os.fork``."""
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
@@ -390,7 +390,7 @@ class RedisClient:
     async def _send(
         self, pool: Pool, commands: list[Command], probe: bool, wanted: Callable[[], bool]
     ) -> list[Any]:
-        """A reply for each command, or none at all if nobody waits any more."""
+        """A reply for each command; an empty list if no caller waits any more."""
         give_up = time.monotonic() + self.connect_timeout + self.timeout
         if self.is_cluster:
             return await self.router.spread(self.exchange, pool, commands, probe, wanted, give_up)
@@ -407,7 +407,7 @@ class RedisClient:
         wanted: Callable[[], bool],
         give_up: float,
     ) -> None:
-        """One round trip with one server; what it answers is appended to ``replies``."""
+        """One round trip with one server. Its replies are appended to ``replies``."""
         packed = pack(commands)
         fresh = False
         while True:
@@ -426,7 +426,7 @@ class RedisClient:
                 await connection.drop()
                 if not used or replies:
                     raise
-                # It broke while it was idle, as the others have then: the server was restarted.
+                # It broke while it was idle, so the server was restarted, and the others broke too.
                 await pool.clear(node)
                 fresh = True
                 continue
@@ -434,8 +434,8 @@ class RedisClient:
                 await connection.drop()
                 raise
             if any(isinstance(reply, ReadOnlyError) for reply in replies):
-                # The master we were connected to is none any more. Its name, or its Sentinels,
-                # lead to the new one.
+                # This server is not the master any more. The name of the master, or its
+                # Sentinels, lead to the new one.
                 await connection.drop()
                 await pool.clear(node)
             else:

@@ -1,4 +1,7 @@
-"""Which node of a Cluster serves which keys."""
+"""Which node of a Cluster serves which keys: the map of the slots, and redirections.
+
+`layergate.layers.redis.routing` uses it. Nothing here does I/O.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def _bytes(word: Word) -> bytes:
 
 
 class Redirection(NamedTuple):
-    """Another node has it: for good, or ``asking`` for this once."""
+    """Another node has the slot: for good, or ``asking``: for this one command."""
 
     slot: int
     host: str
@@ -45,7 +48,7 @@ class Redirection(NamedTuple):
 
 
 def redirection(reply: object) -> Redirection | None:
-    """What a reply says about where to go, if it does."""
+    """The node that a reply redirects to; None if it does not."""
     if isinstance(reply, AskError):  # which MovedError is a kind of
         return Redirection(
             reply.slot_id, reply.host, int(reply.port), not isinstance(reply, MovedError)
@@ -74,7 +77,7 @@ class Slots:
         asked: Address,
         remap: Callable[[Address], Address] = lambda address: address,
     ) -> None:
-        """From the reply to CLUSTER SLOTS of the node ``asked``. Raises ValueError if it is odd."""
+        """From the reply to CLUSTER SLOTS of the node ``asked``. Raises ValueError if it is none."""
         self._remap = remap
         self._slots: list[Address | None] = [None] * _COUNT
         try:
@@ -87,7 +90,7 @@ class Slots:
             raise ValueError(f"slots beyond {_COUNT}: {reply!r:.100}")
         self.masters = _unique(self._slots)
         if not self.masters:
-            raise ValueError("a Cluster in which nobody serves any slot")
+            raise ValueError("a Cluster in which no node serves any slot")
 
     def address(self, host: Any, port: Any, asked: Address) -> Address:
         """An address as a node gives it; without a host it means its own."""
@@ -97,7 +100,7 @@ class Slots:
         return self._remap(Address(text, int(port)))
 
     def node(self, slot: int | None) -> Address:
-        """Who serves the slot; any master for None. Raises LookupError for one nobody serves."""
+        """The node that serves the slot; any master for None. Raises LookupError if no node does."""
         if slot is None:
             return self.masters[0]
         address = self._slots[slot]
@@ -106,7 +109,7 @@ class Slots:
         return address
 
     def move(self, slot: int, address: Address) -> None:
-        """A node has told us that the slot is elsewhere."""
+        """A node has said that the slot is elsewhere."""
         self._slots[slot] = address
         if address not in self.masters:
             self.masters = (*self.masters, address)

@@ -1,8 +1,8 @@
 """One connection to a Redis, the same in both worlds: `ThreadConnection` blocks, `LoopConnection` suspends.
 
-A connection carries one exchange at a time: so many commands out, as many replies in. Whatever ends an
-exchange before its last reply ends the connection too. So a reply can never be taken for the answer to
-another command, whoever is cancelled, wherever (CVE-2023-28858, -28859).
+A connection carries one exchange at a time: so many commands out, as many replies in. If an exchange ends
+before its last reply, for any reason, the connection ends too. So a reply can never be taken for the
+answer to another command, whatever is cancelled at whatever point (CVE-2023-28858, -28859).
 
 Both drive a connection of redis-py, which does TCP, TLS, the handshake and the parsing. Its clients
 are not used: their budgets are per socket operation, and by default they retry ten times.
@@ -32,7 +32,7 @@ class Connection(Protocol):
     """One connection, for one exchange at a time."""
 
     async def connect(self, seconds: float) -> None:
-        """Connect and introduce ourselves, within so many seconds. Raises redis-py's errors."""
+        """Connect, and do the handshake, within so many seconds. Raises redis-py's errors."""
         ...
 
     async def exchange(self, packed: bytes, count: int, replies: list[Any], seconds: float) -> None:
@@ -43,15 +43,15 @@ class Connection(Protocol):
         ...
 
     async def receive(self, seconds: float) -> Any:
-        """What the server sends on its own; None if nothing came for so many seconds."""
+        """A message that the server sends on its own; None if there was none for so many seconds."""
         ...
 
     async def dirty(self) -> bool:
-        """Is there something unread, or is it closed? Then it must be dropped."""
+        """True if there is something unread, or it is closed: then it must be dropped."""
         ...
 
     async def drop(self, *, gently: bool = False) -> None:
-        """Close it, at once; ``gently``: wait until it is closed. Never raises."""
+        """Close it, at once, or with ``gently`` wait until it is closed. Never raises."""
         ...
 
     def abandon(self) -> None:
@@ -142,8 +142,8 @@ class LoopConnection:
             return True
 
     def _check_loop(self) -> None:
-        """When the loop was closed, the coroutine that asked is being closed as well, and must not
-        go on. (redis-py makes an ordinary error of that, since nothing can be awaited any more.)"""
+        """If the loop was closed, the calling coroutine is being closed as well, and must not go on.
+        (redis-py makes an ordinary error of that, because nothing can be awaited any more.)"""
         if self._loop.is_closed():
             self.abandon()
             raise GeneratorExit from None
@@ -211,7 +211,7 @@ class ThreadConnection:
             connection.until = time.monotonic() + seconds
             if not connection.can_read(timeout=seconds):
                 return None
-            # It has begun to arrive; the rest is a matter of milliseconds.
+            # It has begun to arrive; the rest takes milliseconds.
             connection.until = time.monotonic() + 1.0
             return connection.read_response(disable_decoding=True)
         except OSError as error:

@@ -20,7 +20,7 @@ __all__ = ["GivenClient"]
 
 
 class GivenClient:
-    """A client of redis-py that the application made."""
+    """The client. Raises ConfigError for an object that is no client of redis-py."""
 
     def __init__(self, client: object) -> None:
         self._client: Any = client
@@ -46,7 +46,7 @@ class GivenClient:
         return f"{type(self._client).__module__}.{type(self._client).__name__}"
 
     def check(self, *, blocking: bool) -> None:
-        """Raises ConfigError if it is one for the other world."""
+        """Raises ConfigError if it is a client for the other world."""
         if self._blocking is blocking:
             return
         name = type(self._client).__name__
@@ -61,7 +61,7 @@ class GivenClient:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Of a Cluster: where it can be asked for its map."""
+        """Of a Cluster: nodes that can be asked for its map."""
         nodes = self._client.nodes_manager.startup_nodes.values()
         return tuple(Address(node.host, int(node.port)) for node in nodes)
 
@@ -79,7 +79,7 @@ class GivenClient:
                 pool.connection_class, pool.connection_kwargs, blocking=blocking
             )
         if blocking:
-            # Any node's: they differ in the address only.
+            # Of any node: they differ in the address only.
             pool = client.get_redis_connection(client.get_default_node()).connection_pool
             connection, options = pool.connection_class, dict(pool.connection_kwargs)
         else:
@@ -91,7 +91,7 @@ class GivenClient:
     def _sentinel_params(
         self, pool: Any, connect_timeout: float, *, blocking: bool
     ) -> ConnectParams:
-        """With Sentinels of our own, which are not asked ten times each."""
+        """With Sentinels of our own: those of the client would be asked ten times each."""
         manager = pool.sentinel_manager
         places = [sentinel.connection_pool.connection_kwargs for sentinel in manager.sentinels]
         options = {

@@ -12,8 +12,8 @@ from layergate.layers.redis.script import Script
 __all__ = ["ACQUIRE", "FENCED_SET", "LOOK", "RELEASE", "RENEW"]
 
 # The value of a lease is its holder's token, whose first byte is above 127; once released, "done:"
-# (or "free:": nobody need take it, for what is fetched is not shared) and that token, for one more
-# term. Who waits for it is a set of instances.
+# (or "free:": it need not be taken, because what is fetched is not shared) and that token, for one more
+# term. The instances that wait for it are a set.
 
 # KEYS lease, waiters  ARGV token, term in ms, instance or ""
 # -> 1 and whether it was released lately | 0, ms left, the holder's token
@@ -21,7 +21,7 @@ ACQUIRE: Final = Script.of(
     "acquire",
     """
 local holder = redis.call('GET', KEYS[1])
--- Who asked has gone, and his release has overtaken this.
+-- The caller has gone, and its release has overtaken this.
 if holder == 'done:' .. ARGV[1] then return {0, 0, holder} end
 if not holder or string.byte(holder) < 128 or holder == ARGV[1] then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
@@ -54,7 +54,7 @@ return math.max(0, redis.call('PTTL', KEYS[1]))
 )
 
 # KEYS lease  ARGV token, term in ms  -> 1 if it is ours. One that ran out, or was lost in a
-# failover, is ours as long as nobody has taken it.
+# failover, is ours as long as no other has taken it.
 RENEW: Final = Script.of(
     "renew",
     """
@@ -65,8 +65,8 @@ return 1
 """,
 )
 
-# KEYS lease, waiters  ARGV token, term in ms, the channels' prefix, message, "1" if nobody knows
-# whether it was ever granted, or will be yet  -> 1 if it was ours
+# KEYS lease, waiters  ARGV token, term in ms, the channels' prefix, message, "1" if it is
+# not known whether it was ever granted, or will be  -> 1 if it was ours
 RELEASE: Final = Script.of(
     "release",
     """

@@ -72,7 +72,7 @@ local last = nil  -- the tip of the last record, once it is known
 
 -- The clock of the fleet: it goes as the server's does, but never backward, and never forward by
 -- more than one stride at once. So no step of the server's clock, and no failover to a server with
--- another one, ends a membership before its time. All who count on it call more often than that.
+-- another one, ends a membership before its time. Members call more often than once a stride.
 local parts = redis.call('TIME')
 local at = parts[1] * 1000 + math.floor(parts[2] / 1000)
 local clock = tonumber(meta[6] or 0)
@@ -86,8 +86,8 @@ if type(info) == 'string' then run = string.match(info, 'run_id:(%w+)') or '' en
 
 local news = false
 
--- Each tip is made of all records before: who knows one knows them all, whatever is put in their
--- places later.
+-- Each tip is a hash over all records before: it proves them all, whatever is put in their places
+-- later.
 local function add(position, nonce, record)
   if not last then
     local newest = redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
@@ -152,25 +152,25 @@ end
 
 local function save()
   local hourly = math.abs(at - kept) > 3600000
-  -- The longest term of those who were here lately, should it have been shortened.
+  -- The longest term of the instances of the last hour, in case it was shortened.
   if hourly then term = tonumber(ARGV[2]) end
   redis.call('HSET', META, 'log', log, 'n', text(n), 'run', run, 'settle', text(settle),
              'at', text(at), 'clock', text(clock), 'size', redis.call('ZCARD', MEMBERS),
              'term', text(term), 'leap', leap, 'seal', seal)
   if last then redis.call('HSET', META, 'tip', last) end
-  -- A namespace that nobody uses any more vanishes after a week.
+  -- A namespace that is not used any more vanishes after a week.
   if news or hourly then
     redis.call('HSET', META, 'kept', text(at))
     for i = 1, 5 do redis.call('EXPIRE', KEYS[i], 604800) end
   end
-  -- To everybody: there is something to read.
-  -- (pcall: to users who may not publish, the log is worth more than being told of it.)
+  -- Tell all instances that there is something to read. (pcall: a user who may not publish can
+  -- still use the log.)
   if news then redis.pcall('PUBLISH', LOG, log .. text(n)) end
 end
 """
 
-# What follows the caller's position. An instance is a member from the moment on at which it gets
-# all there is: so it is waited for from the moment on from which it may be trusted.
+# The records after the caller's position. An instance becomes a member in the same step in which it
+# gets all there is: so purges wait for it from the moment on from which it may be trusted.
 _READ: Final = """
 local limit = tonumber(ARGV[10])
 local start = 0
@@ -208,7 +208,7 @@ if same then
     local was, there = false, nil
     if ARGV[i + 1] ~= '' then was = redis.call('HGET', AGAIN, ARGV[i + 1]) end
     if was then
-      -- Another one who had it was quicker, if it is there.
+      -- Another instance has repeated it already, if it is there.
       there = redis.call('XRANGE', LOG, was .. '-0', was .. '-0')[1]
       if not (there and there[2][6] == ARGV[i + 2]) then was = false end
     end

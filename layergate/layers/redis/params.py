@@ -40,9 +40,9 @@ _LEFT_OUT_PREFIXES: Final = ("maint_", "maintenance_", "orig_", "oss_cluster_")
 
 
 class ConnectParams(NamedTuple):
-    """How to make a connection: redis-py's class and what it is called with.
+    """How to make a connection: redis-py's class, and the options that it is called with.
 
-    ``keep``: what has to live as long as the connections.
+    ``keep``: an object that has to live as long as the connections.
     """
 
     connection: Any
@@ -58,18 +58,18 @@ class ConnectParams(NamedTuple):
             if name not in _LEFT_OUT and not name.startswith(_LEFT_OUT_PREFIXES)
         }
         if "socket_keepalive" in kept and not kept["socket_keepalive"]:
-            # A peer that vanished is noticed while the connection is idle, not by whoever needs it.
+            # So a peer that vanished is detected while the connection is idle, not at its next use.
             kept |= {"socket_keepalive": True, "socket_keepalive_options": _keepalive()}
         if _speaks_tls(connection):
             _check_hostname(kept)
         retry = redis.retry.Retry if blocking else redis.asyncio.retry.Retry
         kept |= {
-            # One way for a reply to look, whatever the client was set to.
+            # Replies of one form, whatever the client was set to.
             "protocol": 2,
             "decode_responses": False,
             "health_check_interval": 0,
             "retry": retry(redis.backoff.NoBackoff(), 0),
-            # A link keeps the time for a whole exchange.
+            # `Connection` keeps the time for a whole exchange.
             "socket_timeout": None,
         }
         return cls(paced(connection) if blocking else noted(connection), kept)
@@ -89,8 +89,8 @@ def _check_hostname(options: dict[str, Any]) -> None:
     """Have connections with these options check that a certificate is for the host that they connect
     to, unless the options say otherwise.
 
-    Since its version 6 that is redis-py's default. Before, a client that was made without a URL says
-    False when nobody asked for that, which cannot be told from a decision: so it is logged.
+    That is redis-py's default since its version 6. Before, a client that was made without a URL says
+    False although its user did not. That cannot be told from a decision, so it is logged.
     """
     verified = options.get("ssl_cert_reqs", "required") not in ("none", ssl.CERT_NONE, None)
     if not options.setdefault("ssl_check_hostname", verified) and verified and _MAJOR < 6:
@@ -102,14 +102,14 @@ def _check_hostname(options: dict[str, Any]) -> None:
 
 
 def _keepalive() -> dict[int, int]:
-    """Socket options that notice a peer that vanished after half a minute, where there are such."""
+    """Socket options that detect after half a minute that a peer vanished, where the system has them."""
     wanted = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
     return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
 
 
 def check_options(target: Target, *, blocking: bool) -> None:
-    """Raises ConfigError for options of TLS that are not known to redis-py's connections: some came to
-    ``redis.asyncio`` years after ``redis``."""
+    """Raises ConfigError for options of TLS that redis-py's connections do not know: ``redis.asyncio`` got
+    some of them years after ``redis``."""
     if not target.tls:
         return
     module: Any = redis.connection if blocking else redis.asyncio.connection
@@ -125,7 +125,7 @@ def check_options(target: Target, *, blocking: bool) -> None:
 def of_url(
     target: Target, *, blocking: bool, connect_timeout: float, client_name: str
 ) -> ConnectParams:
-    """How to connect to what a URL names."""
+    """How to connect to the server, Cluster or master that a URL names."""
     module: Any = redis.connection if blocking else redis.asyncio.connection
     options: dict[str, Any] = {
         "db": target.db,
@@ -179,8 +179,8 @@ def by_sentinel(
     if asked.get("ssl"):
         _check_hostname(asked)
     module: Any = redis.sentinel if blocking else redis.asyncio.sentinel
-    # They are asked one after the other, and all but the last may be away: each gets a share of the
-    # time, so that the last one, and then the master, have theirs.
+    # They are asked one after the other, and all but the last may not answer. Each gets a share of
+    # the time, so that there is time left for the last one, and then for the master.
     share = connect_timeout / (2 * len(addresses) + 1)
     bare = ConnectParams.of(object, asked, blocking=blocking).options
     asked = {**bare, "socket_timeout": share, "socket_connect_timeout": share}

@@ -46,11 +46,11 @@ class Pool:
         return LoopConnection(params, seconds)
 
     async def take(self, node: Address | None) -> Connection | None:
-        """An idle connection that looks well, or None."""
+        """An idle connection that has nothing unread and is not closed; None if there is none."""
         idle = self._idle.get(node)
         while idle:
             try:
-                connection = idle.pop()  # the one used last: others may be let go by the server
+                connection = idle.pop()  # the one used last: the server may have closed others
             except IndexError:  # another thread was quicker
                 break
             if not await connection.dirty():
@@ -72,7 +72,7 @@ class Pool:
             await connection.drop()
 
     async def together(self, work: Sequence[Awaitable[None]]) -> None:
-        """Do all of it, at the same time where that is possible."""
+        """Do all of it: at the same time on a loop, one after the other under threads."""
         if self._loop is None or len(work) == 1:
             for one in work:
                 await one
@@ -93,7 +93,7 @@ class Pool:
         for node in list(self._idle):
             for connection in self._idle.pop(node, ()):
                 await connection.drop(gently=True)
-        # Connections to Sentinels are the only ones that redis-py keeps for us.
+        # redis-py itself keeps the connections to Sentinels open, and no others.
         manager = getattr(self.params.keep, "sentinel_manager", None)
         for sentinel in () if manager is None else manager.sentinels:
             if self._loop is None:

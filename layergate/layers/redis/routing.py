@@ -85,8 +85,8 @@ class Router:
         wanted: Callable[[], bool],
         give_up: float,
     ) -> list[Any]:
-        """A reply for each command from the node it belongs to; a fault of a node is the reply to
-        what was asked of it."""
+        """A reply for each command, from the node that serves its key. A fault of a node is the reply to
+        each command that went there."""
         slots = await self.slots(exchange, pool, give_up)
         results: list[Any] = [None] * len(commands)
         todo: dict[Address, list[tuple[int, bool]]] = {}  # which commands, each with ASKING or not
@@ -135,7 +135,9 @@ class Router:
     ) -> None:
         breaker = self._nodes.get(node)
         if breaker is None:
-            if len(self._nodes) >= _MOST_NODES:  # addresses come and go, and redirections name any
+            if (
+                len(self._nodes) >= _MOST_NODES
+            ):  # addresses come and go, and a redirection may name any
                 self._nodes.clear()
             assert self._guard is not None
             breaker = self._nodes.setdefault(node, self._guard.new_breaker(cap=5.0))
@@ -169,7 +171,7 @@ class Router:
                 pool.stale = True
 
     async def slots(self, exchange: Exchange, pool: Pool, give_up: float) -> Slots:
-        """The map, looked at again if there was a fault since. Raises what the last node raised."""
+        """The map; loaded again if there was a fault since. Raises what the last node raised."""
         slots = pool.slots
         now = time.monotonic()
         if slots is not None and not (pool.stale and now >= pool.looked + _REMAP_PAUSE):
@@ -180,7 +182,7 @@ class Router:
         if slots is not None:
             candidates = [*slots.masters, *candidates]
         assert self._random is not None
-        # Not always the same first: it may be the one that is away.
+        # Not always the same one first, because it may not answer.
         turn = int(self._random() * len(candidates))
         last: Exception = RedisConnectionError("no node of the Cluster answered in time")
         for node in dict.fromkeys(candidates[turn:] + candidates[:turn]):

@@ -16,8 +16,8 @@ __all__ = ["NotedConnection", "noted", "paced"]
 
 
 class NotedConnection:
-    """Mixed into a connection class of asyncio: what it connects is known also when redis-py, whose
-    closing goes wrong on a loop that is closed, has forgotten it."""
+    """Mixed into a connection class of asyncio: remembers the transport even after redis-py, which cannot
+    close it on a loop that is closed, has forgotten it."""
 
     noted: Any = None
 
@@ -27,8 +27,8 @@ class NotedConnection:
 
 
 class _Paced:
-    """Mixed into a connection class: its socket operations end at ``until`` (monotonic seconds),
-    all of them together. A server that sends a byte now and then does not get more time."""
+    """Mixed into a connection class: all its socket operations end at ``until`` (monotonic seconds), so
+    a server that sends a byte now and then gets no more time."""
 
     until: float = math.inf
 
@@ -49,7 +49,7 @@ class _PacedSocket:
         return getattr(self._socket, name)
 
     def settimeout(self, seconds: float | None) -> None:
-        """A parser's own wish: 0 is "do not wait"."""
+        """Called by a parser; 0 means "do not wait"."""
         if seconds is None:
             self._owner.until = math.inf
         else:

@@ -17,8 +17,8 @@ _QUIET: Final = 5.0  # seconds without a message after which it asks for a sign 
 
 
 class Subscription:
-    """Messages of some channels, on a connection of its own. A lost connection raises: messages
-    are lost then, and whoever listens looks at the source again and subscribes anew."""
+    """Subscribed to some channels. When the connection is lost, `next` raises: messages were lost then,
+    and the listener must look at their source again, and subscribe anew."""
 
     def __init__(self, connection: Connection, timeout: float) -> None:
         self._connection = connection
@@ -38,10 +38,10 @@ class Subscription:
             raise
 
     async def next(self, timeout: float) -> tuple[bytes, bytes] | None:
-        """(channel, payload), or None when none came for ``timeout`` seconds.
+        """(channel, payload); None if there was no message for ``timeout`` seconds.
 
-        Raises ConnectionError (of redis.exceptions) when the connection is lost, which is noticed
-        after some ten seconds of calls even if it vanished without a sign. It stays lost.
+        Raises ConnectionError (of redis.exceptions) when the connection is lost. If it vanished
+        without a sign, that takes about ten seconds of calls. It stays lost.
         """
         until = time.monotonic() + timeout
         while True:
@@ -59,7 +59,7 @@ class Subscription:
                 raise RedisConnectionError(f"not a message: {message!r:.100}")
 
     async def _check(self) -> None:
-        """Nothing was heard: is there anybody?"""
+        """Nothing came: ask for a sign of life, and give up if the last one did not come."""
         now = time.monotonic()
         if now - self._heard < _QUIET:
             return
