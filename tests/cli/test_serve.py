@@ -129,7 +129,7 @@ def test_the_other_commands_need_none_of_them():
     code = (
         "import sys, layergate.cli; from layergate.cli import main;"
         "main(['check', '--upstream', 'http://a']);"
-        "sys.exit(bool({'httptools', 'uvloop', 'shtab', 'redis', 'layergate.gateway.server'}"
+        "sys.exit(bool({'httptools', 'uvloop', 'shtab', 'redis', 'layergate.gateway.clients.server'}"
         " & set(sys.modules)))"
     )
     ran = subprocess.run(

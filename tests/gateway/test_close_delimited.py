@@ -128,11 +128,11 @@ async def test_an_end_that_came_while_nothing_was_read_is_told_apart(authority, 
             await client.request("/x")
             await client.begun()
             (connection,) = gateway.proxy.pools[0]._busy
-            connection.pause()
+            connection.pause_reading()
             go.set()
             # Once the origin is through, what it sent last is in the gateway's socket, at least.
             await until(lambda: not origin.tasks or how == "whole", "the origin to be through")
-            connection.resume()
+            connection.resume_reading()
             if how == "whole":
                 assert await client.chunked() == (b"", [])
             else:
