@@ -110,7 +110,7 @@ async def clients(port: int, count: int, rounds: int) -> None:
     import aiohttp
     import httpx
 
-    from layergate.gateway.options import UpstreamOptions
+    from layergate.gateway.upstream_options import UpstreamOptions
     from layergate.gateway.upstreams.pool import Pool
     from layergate.gateway.upstreams.responses import Kind
 

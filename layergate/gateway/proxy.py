@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from layergate.gateway import timeouts
 from layergate.gateway.forward import ForwardPolicy, response_lines, trailer_lines
 from layergate.gateway.head import encode_lines
-from layergate.gateway.options import UpstreamOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from layergate.gateway.upstreams.connection import Connection
 from layergate.gateway.upstreams.errors import UpstreamClosed, UpstreamError, UpstreamMalformed
 from layergate.gateway.upstreams.pool import Pool

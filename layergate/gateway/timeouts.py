@@ -35,7 +35,8 @@ import enum
 from dataclasses import fields
 from typing import Any, Final, NamedTuple
 
-from layergate.gateway.options import GatewayOptions, UpstreamOptions
+from layergate.gateway.options import GatewayOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 
 __all__ = ["TIMEOUTS", "State", "Timeout"]
 

@@ -23,7 +23,8 @@ import h11
 from layergate.config import Options
 from layergate.gateway import timeouts
 from layergate.gateway.channel import Channel
-from layergate.gateway.options import GatewayOptions, UpstreamOptions
+from layergate.gateway.options import GatewayOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from layergate.gateway.worker import Worker
 
 __all__ = [

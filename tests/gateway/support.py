@@ -20,7 +20,8 @@ from unittest import mock
 from layergate.config import Options
 from layergate.gateway import timeouts
 from layergate.gateway.channel import Channel, State
-from layergate.gateway.options import GatewayOptions, UpstreamOptions
+from layergate.gateway.options import GatewayOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from layergate.gateway.worker import Worker
 from tests.support.asgi import until
 

@@ -13,7 +13,7 @@ import ssl
 import pytest
 import trustme
 
-from layergate.gateway.options import UpstreamOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from tests.gateway.support import Call, Client, Gateway, Origin, Truncated, until
 
 EVERY_LOOP = True

@@ -15,7 +15,7 @@ import trustme
 
 from layergate.config import Rule
 from layergate.errors import ConfigError
-from layergate.gateway.options import UpstreamOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from tests.gateway.support import Call, Client, Gateway, Origin, Truncated, until
 
 EVERY_LOOP = True

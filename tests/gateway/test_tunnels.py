@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from layergate.gateway.options import UpstreamOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from tests.gateway.support import Call, Client, Gateway, Origin, Response, until
 
 EVERY_LOOP = True

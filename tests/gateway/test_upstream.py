@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trustme
 
-from layergate.gateway.options import UpstreamOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from layergate.gateway.upstreams.connection import Connection
 from layergate.gateway.upstreams.errors import UpstreamClosed
 from layergate.gateway.upstreams.pool import Pool

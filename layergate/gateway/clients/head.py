@@ -24,18 +24,18 @@ _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 class RequestHead:
     """A request's head.
 
-    ``lines``     field lines, without those that are not forwarded. Names are in lower case.
-    ``close``     True if the connection ends after the response.
-    ``content``   True if content follows.
-    ``expects``   True if the client holds its content back until a 100 (Continue).
-    ``upgrade``   True if the request asks for a WebSocket that the gateway may pass on.
-    ``origin_form``  True if the target is a path and a query, and nothing else.
-    ``hit_for_miss``  the cache key and the marker that a look into the cache has found, for the call that
-                  follows. See `asgi.scope.HIT_FOR_MISS`.
+    ``lines``         field lines, without those that are not forwarded. Names are in lower case.
+    ``close``         True if the connection ends after the response.
+    ``content``       True if content follows.
+    ``expects``       True if the client holds its content back until a 100 (Continue).
+    ``upgrade``       True if the request asks for a WebSocket that the gateway may pass on.
+    ``origin_form``   True if the target is a path and a query, and nothing else.
+    ``hit_for_miss``  the cache key and the marker that a look into the cache has found, for the ASGI call
+                      that follows. See `asgi.scope.HIT_FOR_MISS`.
     """
 
     __slots__ = (
-        "close", "content", "expects", "lines", "hit_for_miss", "method", "origin_form", "upgrade", "url",
+        "close", "content", "expects", "hit_for_miss", "lines", "method", "origin_form", "upgrade", "url",
         "version",
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from layergate.gateway import timeouts
-from layergate.gateway.options import UpstreamOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from layergate.gateway.upstreams.connection import Connection
 from layergate.gateway.upstreams.errors import (
     TooManyTunnels,
