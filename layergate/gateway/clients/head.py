@@ -10,8 +10,8 @@ from typing import Final, cast
 
 from layergate.gateway.head import HeadRefused, encode_lines, end_to_end, valid_host
 from layergate.gateway.options import GatewayOptions
-from layergate.http.message.fields import Lines, split_list
 from layergate.http.engine.markers import HitForMiss
+from layergate.http.message.fields import Lines, split_list
 
 __all__ = ["READS", "RequestHead"]
 
