@@ -110,8 +110,9 @@ async def clients(port: int, count: int, rounds: int) -> None:
     import aiohttp
     import httpx
 
-    from layergate.gateway.options import UpstreamOptions
-    from layergate.gateway.upstream import Kind, Pool
+    from layergate.gateway.upstream_options import UpstreamOptions
+    from layergate.gateway.upstreams.pool import Pool
+    from layergate.gateway.upstreams.responses import Kind
 
     url = f"http://127.0.0.1:{port}/2048/pass"
     pool = Pool(UpstreamOptions(f"http://127.0.0.1:{port}"))

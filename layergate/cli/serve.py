@@ -123,7 +123,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "serve needs httptools, which is not installed; run: pip install 'layergate[gateway]'"
         )
-    from layergate.gateway.supervisor import run
+    from layergate.gateway.run import run
 
     def reloaded() -> GatewayOptions:
         """Raises SettingsError."""

@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from layergate.config import Options
-from layergate.gateway.options import CACHE_DEFAULTS, GatewayOptions, UpstreamOptions
+from layergate.gateway.options import CACHE_DEFAULTS, GatewayOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 
 __all__ = ["PREFIX", "RIVALS", "SETTINGS", "Kind", "Setting"]
 

@@ -59,6 +59,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 from layergate.core.shared import Joining, Log
+from layergate.gateway import timeouts
 from layergate.gateway.siblings import SiblingLog
 from layergate.gateway.totals import total
 
@@ -89,7 +90,6 @@ MakeLog: TypeAlias = Callable[[Joining], Log]
 MAX_FRAME: Final = 32 * 1024 * 1024  # bytes
 _HEAD: Final = struct.Struct("!IB")
 _JSON, _OPTIONS = ord("J"), ord("O")
-_REPORT_WITHIN: Final = 2.0  # seconds
 _MAX_QUEUE: Final = 64 * 1024 * 1024  # bytes that the supervisor has not read
 
 
@@ -291,7 +291,7 @@ class Link(Channel):
         self._reports[number] = future
         try:
             self.send({"op": "report", "id": number})
-            async with asyncio.timeout(_REPORT_WITHIN):
+            async with asyncio.timeout(timeouts.REPORT_OF_ALL):
                 reports = await future
             return total(reports, workers=self.workers)
         except (TimeoutError, ChannelBroken):

@@ -11,8 +11,8 @@ import re
 from ipaddress import ip_address
 from typing import Final
 
+from layergate.gateway.checks import Network
 from layergate.gateway.head import date_now
-from layergate.gateway.options import Network
 from layergate.http.message.fields import Fields, Line, Lines, split_list
 
 __all__ = ["FORWARDED", "ForwardPolicy", "response_lines", "trailer_lines"]

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from layergate.gateway.options import Address
+from layergate.gateway.addresses import Address
 
 __all__ = ["BACKLOG", "CannotListen", "Listeners"]
 

@@ -2,7 +2,7 @@
 
 An ASGI application, so that the cache in front of it is the middleware that everybody else uses.
 What ASGI has no words for, the gateway's own server understands: ``layergate.interim`` (a 1xx
-response, to be sent at once) and the extension ``layergate.tunnel`` (see `server.Cycle.accept`).
+response, to be sent at once) and the extension ``layergate.tunnel`` (see `clients.cycle.Cycle.accept`).
 
 An upstream that gives no response raises `UpstreamError`, which the cache may answer with something
 stale; what it lets through becomes a 502, 503 or 504 (`say_failure`).
@@ -17,18 +17,14 @@ from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
+from layergate.gateway import timeouts
 from layergate.gateway.forward import ForwardPolicy, response_lines, trailer_lines
 from layergate.gateway.head import encode_lines
-from layergate.gateway.options import UpstreamOptions
-from layergate.gateway.upstream import (
-    Connection,
-    Event,
-    Kind,
-    Pool,
-    UpstreamClosed,
-    UpstreamError,
-    UpstreamMalformed,
-)
+from layergate.gateway.upstream_options import UpstreamOptions
+from layergate.gateway.upstreams.connection import Connection
+from layergate.gateway.upstreams.errors import UpstreamClosed, UpstreamError, UpstreamMalformed
+from layergate.gateway.upstreams.pool import Pool
+from layergate.gateway.upstreams.responses import Event, Kind
 from layergate.http.extensions import cache_status
 from layergate.http.message.fields import Lines
 
@@ -50,9 +46,6 @@ _BODY: Final = "http.response.body"
 _TRAILERS: Final = "http.response.trailers"
 # RFC 9110 9.2.2: may be repeated when a connection fails.
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
-_CONTINUE_WITHIN: Final = 1.0
-"""Seconds to wait for an upstream's 100 (Continue) before content is sent without it. RFC 9110
-10.1.1: a client "SHOULD NOT wait for an indefinite period before sending the content"."""
 
 
 class Proxy:
@@ -247,8 +240,10 @@ class _Forwarding:
 
     async def _send_content(self, connection: Connection) -> None:
         if self._go_on is not None:
+            # RFC 9110 10.1.1: a client "SHOULD NOT wait for an indefinite period before sending the
+            # content".
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CONTINUE_WITHIN):
+                async with asyncio.timeout(timeouts.CONTINUE):
                     await self._go_on.wait()
         while True:
             message = await self._receive()

@@ -13,11 +13,11 @@ from typing import Any, Final
 from layergate.asgi import LayerGate
 from layergate.assembly import HttpCache
 from layergate.gateway.channel import Channel, State
+from layergate.gateway.clients.server import Server
 from layergate.gateway.forward import ForwardPolicy
 from layergate.gateway.options import GatewayOptions
 from layergate.gateway.proxy import App, Message, Proxy, Receive, Scope, Send
 from layergate.gateway.reloading import live, waiting
-from layergate.gateway.server import Server
 from layergate.runtime.loop import LoopRuntime
 
 __all__ = ["Worker", "main"]
@@ -64,7 +64,12 @@ class Worker:
 
     async def serve(self, sockets: Sequence[socket]) -> None:
         """Serve until the channel says to stop; then answer what has begun."""
-        loop, channel, cache, server = self.server.loop, self.channel, self.cache, self.server
+        loop, channel, cache, server = (
+            self.server.service.loop,
+            self.channel,
+            self.cache,
+            self.server,
+        )
         assert isinstance(cache.runtime, LoopRuntime)
         cache.runtime.last()
         await channel.open(reload=self.reload, stats=self.stats)
@@ -97,8 +102,8 @@ class Worker:
         return {
             **self.cache.stats(),
             "clients": {
-                "connections": len(server.connections) - server.tunnels,
-                "tunnels": server.tunnels,
+                "connections": len(server.connections) - server.service.tunnels,
+                "tunnels": server.service.tunnels,
             },
             "upstreams": {
                 pool.options.name: {

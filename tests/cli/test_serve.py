@@ -52,7 +52,7 @@ class Supervisor:
 @pytest.fixture
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
     fake = Supervisor()
-    module = types.ModuleType("layergate.gateway.supervisor")
+    module = types.ModuleType("layergate.gateway.run")
     module.run = fake.run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return fake
@@ -100,7 +100,7 @@ def test_a_reload_reads_everything_again(
     again = supervisor.load()
     assert (again.max_fields, len(again.cache.rules)) == (50, 1)
     config.write_text("upstream =")
-    with pytest.raises(SettingsError, match=r"^layergate.toml:1: "):
+    with pytest.raises(SettingsError, match=r"^layergate.toml: "):
         supervisor.load()
 
 
@@ -111,8 +111,8 @@ def test_serve_with_what_cannot_work(supervisor: Supervisor, capsys: pytest.Capt
     assert told.out == ""
     assert told.err.splitlines() == [
         "--keep: keep must be a number of seconds, got 'x'",
-        "layergate.toml:1: workers must be an integer from 1 to 256, got 0",
-        "layergate.toml:2: there is no option 'max_haed'; did you mean 'max_head'?",
+        "layergate.toml: workers must be an integer from 1 to 256, got 0",
+        "layergate.toml: there is no option 'max_haed'; did you mean 'max_head'?",
     ]
     assert supervisor.options == []
 
@@ -129,7 +129,7 @@ def test_the_other_commands_need_none_of_them():
     code = (
         "import sys, layergate.cli; from layergate.cli import main;"
         "main(['check', '--upstream', 'http://a']);"
-        "sys.exit(bool({'httptools', 'uvloop', 'shtab', 'redis', 'layergate.gateway.server'}"
+        "sys.exit(bool({'httptools', 'uvloop', 'shtab', 'redis', 'layergate.gateway.clients.server'}"
         " & set(sys.modules)))"
     )
     ran = subprocess.run(
@@ -188,7 +188,7 @@ def test_check_shows_a_configuration_that_can_be_read_again(capsys: pytest.Captu
     told = capsys.readouterr()
     assert told.err == ""
     assert re.search(r"^workers = 2 +# --workers$", told.out, re.MULTILINE)
-    assert re.search(r'^memory = "5MB" +# layergate.toml:2$', told.out, re.MULTILINE)
+    assert re.search(r'^memory = "5MB" +# layergate.toml$', told.out, re.MULTILINE)
     assert re.search(r"^max_fields = 100 +# default$", told.out, re.MULTILINE)
     assert re.search(r"^# tls_cert = none +# default$", told.out, re.MULTILINE)
     Path("shown.toml").write_text(told.out)
@@ -218,9 +218,9 @@ def test_check_hides_secrets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     for text in (shown, json.dumps(told)):
         assert "t0ken" not in text
     assert re.search(
-        r"^# admin_token = \(hidden\) +# layergate.toml:1, not shown", shown, re.MULTILINE
+        r"^# admin_token = \(hidden\) +# layergate.toml, not shown", shown, re.MULTILINE
     )
-    assert re.search(r"^# shared = redis://h:6379 +# layergate.toml:2", shown, re.MULTILINE)
+    assert re.search(r"^# shared = redis://h:6379 +# layergate.toml", shown, re.MULTILINE)
     assert told["options"]["shared_secret"] == {
         "value": "(hidden)",
         "from": "$LAYERGATE_SHARED_SECRET",
@@ -235,12 +235,12 @@ def test_check_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     told = json.loads(capsys.readouterr().out)
     assert told["valid"] is True
     assert told["warnings"] == ["$LAYERGATE_WORKRES is not known; did you mean LAYERGATE_WORKERS?"]
-    assert told["options"]["keep"] == {"value": "inf", "from": "layergate.toml:3"}
-    assert told["options"]["via"] == {"value": None, "from": "layergate.toml:4"}
-    assert told["upstreams"][1]["host"] == {"value": "b.example", "from": "layergate.toml:17"}
-    assert told["upstreams"][1]["read_timeout"] == {"value": 5.0, "from": "layergate.toml:8"}
+    assert told["options"]["keep"] == {"value": "inf", "from": "layergate.toml"}
+    assert told["options"]["via"] == {"value": None, "from": "layergate.toml"}
+    assert told["upstreams"][1]["host"] == {"value": "b.example", "from": "layergate.toml"}
+    assert told["upstreams"][1]["read_timeout"] == {"value": 5.0, "from": "layergate.toml"}
     ttl = {"200": 60.5, "301": "inf", "404": 5}
-    assert told["rules"][0]["ttl"] == {"value": ttl, "from": "layergate.toml:21"}
+    assert told["rules"][0]["ttl"] == {"value": ttl, "from": "layergate.toml"}
 
 
 def test_check_of_what_cannot_work(capsys: pytest.CaptureFixture[str]):
@@ -250,7 +250,7 @@ def test_check_of_what_cannot_work(capsys: pytest.CaptureFixture[str]):
     told = capsys.readouterr()
     assert (told.out, told.err) == (
         "",
-        "layergate.toml:3: rules[0].ttl must be >= 0 seconds, got -5 in rule '/a'\n",
+        "layergate.toml: rules[0].ttl must be >= 0 seconds, got -5 in rule '/a'\n",
     )
     assert main([*check, "--json"]) == 1
     told = capsys.readouterr()
@@ -260,7 +260,7 @@ def test_check_of_what_cannot_work(capsys: pytest.CaptureFixture[str]):
         "warnings": [],
         "problems": [
             {
-                "where": "layergate.toml:3",
+                "where": "layergate.toml",
                 "problem": "rules[0].ttl must be >= 0 seconds, got -5 in rule '/a'",
             }
         ],

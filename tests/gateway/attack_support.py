@@ -21,9 +21,10 @@ from unittest.mock import patch
 import h11
 
 from layergate.config import Options
-from layergate.gateway import server
+from layergate.gateway import timeouts
 from layergate.gateway.channel import Channel
-from layergate.gateway.options import GatewayOptions, UpstreamOptions
+from layergate.gateway.options import GatewayOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from layergate.gateway.worker import Worker
 
 __all__ = [
@@ -400,9 +401,9 @@ async def gateway(
     logger = logging.getLogger()
     logger.addHandler(under_test.logged)
     with (
-        patch.object(server, "TICK", 0.05),
-        patch.object(server, "_LINGER", 0.3),
-        patch.object(server, "_HALF_CLOSE", 0.3),
+        patch.object(timeouts, "TICK", 0.05),
+        patch.object(timeouts, "LINGER", 0.3),
+        patch.object(timeouts, "HALF_CLOSE", 0.3),
     ):
         serving = asyncio.create_task(under_test.worker.serve([sock]))
         try:

@@ -18,11 +18,10 @@ from typing import Any, NamedTuple, Self, cast
 from unittest import mock
 
 from layergate.config import Options
-from layergate.gateway import proxy as proxy_module
-from layergate.gateway import server as server_module
-from layergate.gateway import upstream as upstream_module
+from layergate.gateway import timeouts
 from layergate.gateway.channel import Channel, State
-from layergate.gateway.options import GatewayOptions, UpstreamOptions
+from layergate.gateway.options import GatewayOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from layergate.gateway.worker import Worker
 from tests.support.asgi import until
 
@@ -488,14 +487,13 @@ class Gateway:
         self._given = options
         self._path = path
         self._patches = contextlib.ExitStack()
-        for module, name, value in (
-            (server_module, "TICK", TICK),
-            (upstream_module, "TICK", TICK),
-            (server_module, "_LINGER", linger),
-            (server_module, "_HALF_CLOSE", half_close),
-            (proxy_module, "_CONTINUE_WITHIN", continue_within),
+        for name, value in (
+            ("TICK", TICK),
+            ("LINGER", linger),
+            ("HALF_CLOSE", half_close),
+            ("CONTINUE", continue_within),
         ):
-            self._patches.enter_context(mock.patch.object(module, name, value))
+            self._patches.enter_context(mock.patch.object(timeouts, name, value))
         self.port = 0
         self._clients: list[Client] = []
 
@@ -575,7 +573,7 @@ class Gateway:
     async def drain(self) -> None:
         """Ask it to stop, gracefully."""
         self.channel.stop()
-        await until(lambda: self.server.draining)
+        await until(lambda: self.server.service.draining)
 
     async def stopped(self) -> None:
         async with asyncio.timeout(BOUND):

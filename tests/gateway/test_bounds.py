@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from layergate.gateway import server as server_module
-from layergate.gateway.upstream import Connection, Event
+from layergate.gateway.clients import known as known_module
+from layergate.gateway.upstreams.responses import ResponseReader
 from tests.gateway.support import Gateway, Origin
 
 EVERY_LOOP = True
@@ -22,7 +22,7 @@ async def test_the_heads_of_what_is_known_by_heart_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ):
     limit = 400_000
-    monkeypatch.setattr(server_module, "_KNOWN_SIZE", limit)
+    monkeypatch.setattr(known_module, "_MOST", limit)
     async with Origin() as origin, Gateway(origin) as gateway:
         server = gateway.server
         client = await gateway.client()
@@ -30,9 +30,11 @@ async def test_the_heads_of_what_is_known_by_heart_are_counted(
             origin.answers(f"/{number}", _with_head(10_000))
             for _ in range(3):
                 await client.ask(f"/{number}")
-            held = [known for hits in server.known.values() for known in hits.values()]
+            held = [
+                known for hits in server.service.known.groups.values() for known in hits.values()
+            ]
             assert held
-            assert sum(known.size for known in held) == server._known_size <= limit
+            assert sum(known.size for known in held) == server.service.known.size <= limit
             assert sum(len(known.block) for known in held) < limit
 
 
@@ -43,7 +45,7 @@ async def test_a_hit_with_a_very_long_head_is_not_known_by_heart():
         for _ in range(3):
             response = await client.ask("/long")
         assert response.hit
-        assert not any(gateway.server.known.values())
+        assert not any(gateway.server.service.known.groups.values())
 
 
 async def test_one_whose_head_grows_is_counted_anew():
@@ -52,14 +54,18 @@ async def test_one_whose_head_grows_is_counted_anew():
         client = await gateway.client()
         for _ in range(3):
             await client.ask("/")
-        before = gateway.server._known_size
+        before = gateway.server.service.known.size
         assert before
         origin.answers("/", _with_head(10_000))
         await gateway.worker.cache.purge(urls=["http://example.com/"])
         for _ in range(3):
             await client.ask("/")
-        (known,) = [known for hits in gateway.server.known.values() for known in hits.values()]
-        assert gateway.server._known_size == known.size > before + 10_000
+        (known,) = [
+            known
+            for hits in gateway.server.service.known.groups.values()
+            for known in hits.values()
+        ]
+        assert gateway.server.service.known.size == known.size > before + 10_000
 
 
 async def test_a_body_in_tiny_chunks_is_not_held_in_as_many_parts(
@@ -68,14 +74,14 @@ async def test_a_body_in_tiny_chunks_is_not_held_in_as_many_parts(
     """Each part that waits to be taken costs more than the byte that is in it."""
     count = 100_000
     put = 0
-    whole = Connection._put
+    whole = ResponseReader._put_body
 
-    def counted(self: Connection, event: Event) -> None:
+    def counted(self: ResponseReader) -> None:
         nonlocal put
         put += 1
-        whole(self, event)
+        whole(self)
 
-    monkeypatch.setattr(Connection, "_put", counted)
+    monkeypatch.setattr(ResponseReader, "_put_body", counted)
     async with Origin() as origin, Gateway(origin) as gateway:
         head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         origin.answers("/", head + b"1\r\nx\r\n" * count + b"0\r\n\r\n")

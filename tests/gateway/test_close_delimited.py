@@ -13,7 +13,7 @@ import ssl
 import pytest
 import trustme
 
-from layergate.gateway.options import UpstreamOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from tests.gateway.support import Call, Client, Gateway, Origin, Truncated, until
 
 EVERY_LOOP = True
@@ -128,11 +128,11 @@ async def test_an_end_that_came_while_nothing_was_read_is_told_apart(authority, 
             await client.request("/x")
             await client.begun()
             (connection,) = gateway.proxy.pools[0]._busy
-            connection.pause()
+            connection.pause_reading()
             go.set()
             # Once the origin is through, what it sent last is in the gateway's socket, at least.
             await until(lambda: not origin.tasks or how == "whole", "the origin to be through")
-            connection.resume()
+            connection.resume_reading()
             if how == "whole":
                 assert await client.chunked() == (b"", [])
             else:

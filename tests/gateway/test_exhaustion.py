@@ -129,7 +129,7 @@ async def test_a_slow_reader_is_an_idle_client_once_it_has_read():
         raw.setblocking(False)
         await loop.sock_connect(raw, ("127.0.0.1", gate.port))
         await loop.sock_sendall(raw, request(b"/"))
-        await until(lambda: any(c.busy for c in gate.server.connections), "it to be full")
+        await until(lambda: any(c.out.blocked for c in gate.server.connections), "it to be full")
         got = 0
         while data := await asyncio.wait_for(loop.sock_recv(raw, 2**20), BOUND):
             got += len(data)
@@ -377,9 +377,9 @@ async def test_known_by_heart_is_bounded():
         for number in range(200):
             assert (await client.ask(request(b"/", b"X: %d" % number + b"x" * 1900))).hit
         server = gate.server
-        size = sum(2 * len(data) + 1536 for data in server.known)
-        assert size <= server._known_size <= 32 * 1024 * 1024
-        assert not any(len(data) > 2048 for data in server.known)
+        size = sum(2 * len(data) + 1536 for data in server.service.known.groups["http", False])
+        assert size <= server.service.known.size <= 32 * 1024 * 1024
+        assert not any(len(data) > 2048 for data in server.service.known.groups["http", False])
 
 
 async def test_loop():

@@ -47,7 +47,7 @@ async def test_a_stored_response_that_cannot_be_sent_is_no_hit(line, caplog, mon
     """Whatever wrote it into a layer. The client gets one response, and none that begins in the middle."""
     async with Origin() as origin, Gateway(origin) as gateway:
         await gateway.ask("/a")
-        hit: Any = gateway.server.hit
+        hit: Any = gateway.server.service.hit
 
         def poisoned(*request: Any) -> Any:
             stored, lines = hit(*request)
@@ -55,14 +55,14 @@ async def test_a_stored_response_that_cannot_be_sent_is_no_hit(line, caplog, mon
             own.lines = [*stored.lines, line]
             return own, [*own.lines, *lines[len(stored.lines) :]]
 
-        monkeypatch.setattr(gateway.server, "hit", poisoned)
+        monkeypatch.setattr(gateway.server.service, "hit", poisoned)
         client = await gateway.client()
         with caplog.at_level(logging.ERROR, "layergate.gateway"):
             for _ in range(2):
                 response = await client.ask("/a")
                 assert (response.status, response.body) == (200, b"/a 1")
                 assert "evil" not in response and "x" not in response
-        assert "what is stored for b'/a' cannot be sent" in caplog.text
+        assert "the response stored for b'/a' cannot be sent" in caplog.text
 
 
 @pytest.mark.parametrize("line", BREAKS)
@@ -73,7 +73,7 @@ async def test_a_response_that_cannot_be_sent_is_an_error(line):
             await send({"type": "http.response.start", "status": 200, "headers": [line]})
             await send({"type": "http.response.body", "body": b"never"})
 
-        gateway.server.app = app
+        gateway.server.service.app = app
         client = await gateway.client()
         response = await client.ask("/a")
         assert response.status == 500

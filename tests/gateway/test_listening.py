@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from layergate.gateway.addresses import Address
 from layergate.gateway.listening import CannotListen, Listeners
-from layergate.gateway.options import Address
 
 HOST = "127.0.0.1"
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="SO_REUSEPORT balances on Linux")

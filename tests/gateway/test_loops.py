@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from layergate.gateway.options import UpstreamOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from tests.gateway.support import Call, Gateway, Origin, until
 
 EVERY_LOOP = True

@@ -15,7 +15,7 @@ import trustme
 
 from layergate.config import Rule
 from layergate.errors import ConfigError
-from layergate.gateway.options import UpstreamOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from tests.gateway.support import Call, Client, Gateway, Origin, Truncated, until
 
 EVERY_LOOP = True
@@ -36,10 +36,12 @@ async def test_health():
             assert (refused.status, refused.header("allow")) == (405, "GET, HEAD")
         assert not origin.requests
         await client.send(b"GET /_layergate/readyz HTTP/1.1\r\n")
-        await until(lambda: any(one._in_head for one in gateway.server.connections), "slow")
+        await until(lambda: any(one._reader.in_head for one in gateway.server.connections), "slow")
         second = await gateway.client()
         await second.send(b"GET /_layergate/healthz HTTP/1.1\r\n")
-        await until(lambda: sum(one._in_head for one in gateway.server.connections) == 2, "slow")
+        await until(
+            lambda: sum(one._reader.in_head for one in gateway.server.connections) == 2, "slow"
+        )
         await gateway.drain()
         await client.send(b"Host: a\r\n\r\n")
         assert (await client.response()).status == 503

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from layergate import Admin, HttpCache
 from layergate.config import Options
 from layergate.errors import ConfigError
-from layergate.gateway.options import Address, GatewayOptions, UpstreamOptions
+from layergate.gateway.addresses import Address
+from layergate.gateway.options import GatewayOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from layergate.layers.redis import RedisLayer
 from tests.support.redis_servers import tls_files
 

@@ -15,8 +15,8 @@ import pytest
 
 from layergate.config import Rule
 from layergate.gateway.catalogue import SETTINGS
-from layergate.gateway.options import UpstreamOptions
 from layergate.gateway.settings import load
+from layergate.gateway.upstream_options import UpstreamOptions
 from tests.support.redis_servers import tls_files
 
 ROOT = Path(__file__).parent.parent.parent

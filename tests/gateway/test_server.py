@@ -114,7 +114,7 @@ async def test_two_pipelined_hits_in_one_packet_are_two_requests():
             await client.send(pair)
             answers = [await client.response() for _ in range(2)]
             assert [(one.body, one.hit) for one in answers] == [(b"/a 1", True), (b"/b 1", True)]
-        assert not any(pair in hits for hits in gateway.server.known.values())
+        assert not any(pair in hits for hits in gateway.server.service.known.groups.values())
 
 
 async def test_a_slow_response_holds_back_the_pipelined_hit_behind_it():
@@ -510,8 +510,8 @@ async def test_content_that_the_origin_does_not_take_is_not_the_clients_fault():
         sending = asyncio.create_task(client.send(b"x" * size))
         connection = await _only(gateway)
         await until(lambda: connection._reading_paused, "slow")
-        begun = gateway.server.now
-        await until(lambda: gateway.server.now > begun + 1.2, "slow")
+        begun = gateway.server.service.now
+        await until(lambda: gateway.server.service.now > begun + 1.2, "slow")
         go_on.set()
         await sending
         assert (await client.response()).status == 200
@@ -552,7 +552,7 @@ async def _stuck(gateway, *, window=4096):
     client = await gateway.client(window=window)
     client.pause()
     await client.request("/large")
-    await until(lambda: any(one._writable for one in gateway.server.connections), "slow")
+    await until(lambda: any(one.out.blocked for one in gateway.server.connections), "slow")
     return client
 
 
@@ -577,7 +577,7 @@ async def _leaves_little(connection, more):
     transport to say so."""
     while not connection._transport.get_write_buffer_size():
         await more()
-    assert not connection.busy
+    assert connection.out.blocked is None
 
 
 @pytest.mark.parametrize("leaves", [False, True], ids=["idle", "half-closed"])
@@ -592,14 +592,14 @@ async def test_a_client_that_takes_nothing_of_the_last_of_it_is_cut(leaves):
         client = await gateway.client(window=4096)
         client.pause()
         connection = await _only(gateway)
-        hit, hits = gateway.server.hit, 0
+        hit, hits = gateway.server.service.hit, 0
 
         def counted(*what):
             nonlocal hits
             hits += 1
             return hit(*what)
 
-        gateway.server.hit = counted
+        gateway.server.service.hit = counted
 
         async def more():
             before = hits
@@ -610,7 +610,7 @@ async def test_a_client_that_takes_nothing_of_the_last_of_it_is_cut(leaves):
         if leaves:
             await client.shuts()
         else:
-            connection.deadline = gateway.server.now  # it has been idle for long enough
+            connection.deadline = gateway.server.service.now  # it has been idle for long enough
         await until(lambda: not gateway.server.connections, "slow")
 
 
@@ -623,12 +623,12 @@ async def test_a_slow_client_that_takes_something_is_not_cut():
         await client.request("/large")
         head = await client.begun()
         assert head.hit
-        begun = gateway.server.now
+        begun = gateway.server.service.now
         got = 0
         while got < 6_000_000:
             got += len(await client.exactly(min(60_000, 6_000_000 - got)))
             await asyncio.sleep(0.01)
-        assert gateway.server.now > begun + 0.5
+        assert gateway.server.service.now > begun + 0.5
 
 
 async def test_pipelined_hits_are_not_written_ahead_of_a_client_that_does_not_read():
@@ -838,7 +838,8 @@ async def test_a_client_that_resets_while_the_gateway_hangs_up():
         @origin.on("/")
         async def handler(call: Call) -> None:
             (connection,) = gateway.server.connections
-            connection._transport = cast(asyncio.Transport, _Late(connection._transport, sock))
+            late = _Late(connection.out.transport, sock)
+            connection.out.transport = cast(asyncio.Transport, late)
             await call.reply(200, [], b"early")
             await call.close()
 
@@ -1052,7 +1053,7 @@ async def test_draining():
         await origin.received(1, "/slow")
         await half.ask("/hit")
         await half.send(b"GET /hit HTTP/1.1\r\n")
-        await until(lambda: any(one._in_head for one in gateway.server.connections), "slow")
+        await until(lambda: any(one._reader.in_head for one in gateway.server.connections), "slow")
         await gateway.drain()
         await idle.ended()
         await half.send(HOST + b"\r\n")
@@ -1119,7 +1120,7 @@ async def test_pipelined_hits_while_draining():
         await gateway.ask("/hit")
         client = await gateway.client()
         await client.send(b"GET /hit HTTP/1.1\r\n")
-        await until(lambda: any(one._in_head for one in gateway.server.connections), "slow")
+        await until(lambda: any(one._reader.in_head for one in gateway.server.connections), "slow")
         await gateway.drain()
         await client.send(HOST + b"\r\n" + (b"GET /hit HTTP/1.1\r\n" + HOST + b"\r\n") * 5)
         assert (await client.response()).header("connection") == "close"

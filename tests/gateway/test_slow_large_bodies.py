@@ -120,7 +120,7 @@ async def test_sixty_readers_of_one_response_hold_it_once(kind, secured):
                 go.set()
             await until(
                 lambda: (
-                    len([one for one in connections if one._writable is not None]) == len(readers)
+                    len([one for one in connections if one.out.blocked is not None]) == len(readers)
                 ),
                 "all to be sent what they take",
             )
@@ -185,7 +185,8 @@ async def _stuck(gateway: Gateway, *requests: str) -> Client:
     client.pause()
     await client.send("".join(requests).encode())
     await until(
-        lambda: any(one._unsent is not None for one in gateway.server.connections), "it to be sent"
+        lambda: any(one.out.unsent is not None for one in gateway.server.connections),
+        "it to be sent",
     )
     return client
 
@@ -216,7 +217,7 @@ async def test_a_request_that_comes_while_a_large_hit_is_sent_waits():
             await gateway.ask("/small")
         client = await _stuck(gateway, _get("/large"))
         await client.request("/small")
-        (connection,) = [one for one in gateway.server.connections if one._unsent is not None]
+        (connection,) = [one for one in gateway.server.connections if one.out.unsent is not None]
         await until(lambda: connection._pending, "it to be read")
         client.resume()
         assert len((await client.response()).body) == LARGE
@@ -237,8 +238,8 @@ async def test_a_client_that_has_sent_its_last_gets_all_of_a_large_hit(version):
     async with _large() as (gateway, _):
         client = await _stuck(gateway, _get("/large", version))
         await client.shuts()
-        (connection,) = [one for one in gateway.server.connections if one._unsent is not None]
-        await until(lambda: connection._close, "that to be noticed")
+        (connection,) = [one for one in gateway.server.connections if one.out.unsent is not None]
+        await until(lambda: connection.closing, "that to be noticed")
         client.resume()
         assert len((await client.response()).body) == LARGE
         await client.ended()
@@ -277,8 +278,8 @@ async def test_a_client_that_takes_a_little_at_a_time_is_not_cut_off(secured):
         client = await gateway.client(tls=tls, window=4096)
         await client.request("/large")
         await client.begun()
-        begun = gateway.server.now
-        while gateway.server.now < begun + 4.0:
+        begun = gateway.server.service.now
+        while gateway.server.service.now < begun + 4.0:
             await client.exactly(5_000)
             await asyncio.sleep(0.02)
         client.pause()

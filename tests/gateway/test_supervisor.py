@@ -15,7 +15,7 @@ from typing import cast
 
 import pytest
 
-from layergate.gateway import supervisor
+from layergate.gateway import timeouts
 from layergate.gateway.supervisor import Supervisor
 from tests.support.fleet import FRESH, Connection, OriginCall, eventually
 from tests.support.gateway_worker import options_of
@@ -351,7 +351,7 @@ async def inside(
 
 
 async def test_a_worker_that_gives_no_sign_of_life_is_replaced(inside, monkeypatch):
-    monkeypatch.setattr(supervisor, "_SILENT", 4)
+    monkeypatch.setattr(timeouts, "WORKER_SILENCE", 2.0)
     options = options_of(str(inside.file))
     running_it = Supervisor(options, lambda: options, worker=WORKER)
     task = asyncio.create_task(running_it.run())
@@ -366,7 +366,7 @@ async def test_a_worker_that_gives_no_sign_of_life_is_replaced(inside, monkeypat
 
 
 async def test_a_worker_that_is_not_ready_in_time_is_one_that_cannot_start(inside, monkeypatch):
-    monkeypatch.setattr(supervisor, "_START", 1.0)
+    monkeypatch.setattr(timeouts, "WORKER_START", 1.0)
     inside.faults.write_text("start:hang")
     options = options_of(str(inside.file))
     assert await Supervisor(options, lambda: options, worker=WORKER).run() == 1
@@ -383,7 +383,7 @@ async def test_a_worker_that_sends_what_cannot_be_is_replaced(inside, caplog):
         with contextlib.suppress(*GONE):
             await inside.get(path)
         await inside.logged("is there again", number + 1)
-    assert caplog.text.count("is killed: it sends what cannot be") == 3
+    assert caplog.text.count("is killed: it sends invalid messages") == 3
     running_it.end()
     assert await task == 0
 
@@ -465,8 +465,11 @@ async def test_what_cannot_change_is_named_and_the_rest_holds(tmp_path, workers)
         gateway.settings["workers"] = workers
         gateway.signal(signal.SIGHUP)
         await gateway.logged("the new settings are in effect")
-        assert "reload: listen, memory, shared, workers will hold after a restart" in gateway.log()
-        assert "reload: via will hold after a restart" in gateway.log()
+        assert (
+            "reload: these options wait for a restart: listen, memory, shared, workers"
+            in gateway.log()
+        )
+        assert "reload: these options wait for a restart: via" in gateway.log()
         await hit_everywhere(gateway, "/ruled")
         assert await hit_everywhere(gateway, "/ruled") == [True] * workers
         if workers > 1:

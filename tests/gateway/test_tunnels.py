@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from layergate.gateway.options import UpstreamOptions
+from layergate.gateway.upstream_options import UpstreamOptions
 from tests.gateway.support import Call, Client, Gateway, Origin, Response, until
 
 EVERY_LOOP = True
@@ -45,7 +45,7 @@ async def test_idle_websockets_take_no_connections_of_other_requests():
         _echo(origin)
         tunnels = [await _open(gateway) for _ in range(8)]
         assert {head.status for _, head in tunnels} == {101}
-        await until(lambda: gateway.server.tunnels == 8)
+        await until(lambda: gateway.server.service.tunnels == 8)
         for path in ("/a", "/b", "/c"):
             response = await gateway.ask(path)
             assert (response.status, response.body) == (200, f"{path} 1".encode())
@@ -58,7 +58,7 @@ async def test_idle_websockets_take_no_connections_of_other_requests():
         assert upstream["tunnels"] == 8
         for client, _ in tunnels:
             await client.close()
-        await until(lambda: gateway.server.tunnels == 0)
+        await until(lambda: gateway.server.service.tunnels == 0)
         await until(lambda: gateway.proxy.pools[0].tunnels == 0)
 
 
@@ -178,7 +178,7 @@ async def test_a_websocket_in_which_nothing_passes_is_closed(talks):
                 await asyncio.sleep(0.02)
             else:
                 assert await client.exactly(1) == b"x"
-        assert gateway.server.tunnels == 1
+        assert gateway.server.service.tunnels == 1
 
 
 async def test_websockets_to_an_upstream_that_is_taken_out_go_on():

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import trustme
 
-from layergate.gateway.options import UpstreamOptions
-from layergate.gateway.upstream import Connection, Pool, UpstreamClosed
+from layergate.gateway.upstream_options import UpstreamOptions
+from layergate.gateway.upstreams.connection import Connection
+from layergate.gateway.upstreams.errors import UpstreamClosed
+from layergate.gateway.upstreams.pool import Pool
 from tests.gateway.support import BOUND, Call, Gateway, Origin, Truncated, until
 
 EVERY_LOOP = True
@@ -592,8 +594,8 @@ async def test_the_first_byte_is_waited_for_from_the_end_of_the_request_on():
         client = await gateway.client()
         await client.request("/", "Content-Length: 3", method="POST")
         for byte in (b"a", b"b", b"c"):
-            begun = gateway.server.now
-            await until(lambda: gateway.server.now > begun + 0.2, "slow")  # noqa: B023
+            begun = gateway.server.service.now
+            await until(lambda: gateway.server.service.now > begun + 0.2, "slow")  # noqa: B023
             await client.send(byte)
         assert (await client.response()).body == b"ok"
 
@@ -642,7 +644,7 @@ async def test_what_an_upstream_never_takes_holds_no_connection():
             call.wire.pause()
             (connection,) = gateway.proxy.pools[0]._busy
             connections.append(connection)
-            await until(lambda: connection._writable is not None, "slow")
+            await until(lambda: connection.blocked is not None, "slow")
             await call.reply(200, [], b"early")
             await done.wait()
             call.closed = True
@@ -675,7 +677,7 @@ async def test_a_tunnel_ends_when_the_upstream_takes_no_more():
         await client.request("/", "Connection: upgrade", "Upgrade: websocket")
         await client.exactly(12)
         sending = asyncio.create_task(client.send(b"x" * 50_000_000))
-        await until(lambda: any(one._writable for one in gateway.proxy.pools[0]._tunnels), "slow")
+        await until(lambda: any(one.blocked for one in gateway.proxy.pools[0]._tunnels), "slow")
         await until(lambda: gateway.counts == (0, 0, gateway.counts.tasks), "slow")
         done.set()
         sending.cancel()
@@ -691,9 +693,9 @@ async def test_a_client_that_reads_slowly_is_not_the_origins_fault():
         await client.begun()
         client.pause()
         pool = gateway.proxy.pools[0]
-        await until(lambda: any(one._paused for one in pool._busy), "slow")
-        begun = gateway.server.now
-        await until(lambda: gateway.server.now > begun + 0.3, "slow")
+        await until(lambda: any(one._reading_paused for one in pool._busy), "slow")
+        begun = gateway.server.service.now
+        await until(lambda: gateway.server.service.now > begun + 0.3, "slow")
         assert pool._busy
         client.resume()
         assert len(await client.exactly(3_000_000)) == 3_000_000

@@ -25,9 +25,10 @@ import uvicorn
 from layergate import ConfigError, HttpCache, LayerGate, Rule
 from layergate.config import Options
 from layergate.gateway.channel import Channel, Link, pack
-from layergate.gateway.options import GatewayOptions, UpstreamOptions
+from layergate.gateway.options import GatewayOptions
 from layergate.gateway.reloading import live
-from layergate.gateway.supervisor import WORKER, run
+from layergate.gateway.run import WORKER, run
+from layergate.gateway.upstream_options import UpstreamOptions
 from tests.processes import planted
 
 # (Each worker imports this, for the class of its options.)

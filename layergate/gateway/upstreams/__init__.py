@@ -1,0 +1,1 @@
+"""The side of the origins: connections, responses, and a pool for each upstream."""
