@@ -73,7 +73,7 @@ async def hits(port: int) -> None:
     keys = [b"key %d" % number for number in range(64)]
     for key in keys:
         await stack.store(key, entry(time.time(), ("a", "b"), stack.invalidations.position))
-    names = [layer._entry_key(key) for key in keys]
+    names = [layer.blob_name(key) for key in keys]
     assert await client.get(names[0]) is not None
     assert (await stack.lookup(keys[0])) is not None
 
