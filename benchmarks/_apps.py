@@ -1,7 +1,7 @@
-"""The same 2 KB JSON response from everything that is measured.
+"""The apps to measure, all with the same 2 KB JSON response.
 
-Module-level apps are what uvicorn is started with; each is built on first access, so that a server
-process imports only what it serves.
+uvicorn starts the module-level apps. Each is built on first access, so a server process imports only
+the app that it serves.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ BODY = _compact(DOCUMENT)
 
 
 class Origin:
-    """A bare ASGI callable: the floor, and what the caches are put in front of.
+    """A bare ASGI callable: the floor, and the origin behind the caches.
 
-    Counts its calls, so that a benchmark can tell that a "hit" was one.
+    It counts its calls, so a benchmark can check that a "hit" did not reach it.
     """
 
     def __init__(self, *headers: tuple[bytes, bytes], body: bytes = BODY) -> None:
@@ -56,16 +56,16 @@ class Origin:
         self.body = {"type": "http.response.body", "body": body, "more_body": False}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":  # lifespan: uvicorn goes on without
+        if scope["type"] != "http":  # lifespan: uvicorn continues without it
             raise RuntimeError("http only")
         self.calls += 1
-        # Copies: a middleware may write into what it is sent.
+        # Copies, because middleware may modify the messages.
         await send(self.start.copy())
         await send(self.body.copy())
 
 
 def starlette_route() -> ASGIApp:
-    """A route that returns ready bytes: the least that Starlette does for any response."""
+    """A route that returns ready bytes: the minimum that Starlette does for any response."""
     from starlette.applications import Starlette
     from starlette.responses import Response
     from starlette.routing import Route
@@ -77,7 +77,7 @@ def starlette_route() -> ASGIApp:
 
 
 def fastapi_route() -> ASGIApp:
-    """A route that returns a dict, as FastAPI is used."""
+    """A route that returns a dict, the usual way to use FastAPI."""
     from fastapi import FastAPI
 
     app = FastAPI()
@@ -104,7 +104,7 @@ _SERVED: dict[str, Callable[[], ASGIApp]] = {
 
 
 def __getattr__(name: str) -> ASGIApp:
-    """`uvicorn _apps:floor` and so on."""
+    """Build the app that `uvicorn _apps:floor` and similar commands name."""
     if name not in _SERVED:
         raise AttributeError(name)
     app = _SERVED[name]()

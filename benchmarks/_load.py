@@ -1,10 +1,10 @@
-"""A load generator: keep-alive connections, one request in flight on each, one thread.
+"""A load generator: one thread, keep-alive connections, one request in flight on each.
 
     python benchmarks/_load.py PORT PATH SECONDS CONNECTIONS    prints one line of JSON
 
-Raw sockets and an epoll loop, so that it is several times faster than what it drives: a generator
-that is the bottleneck makes everything look alike. It reports its own processor time, so that one
-can see whether it was.
+It uses raw sockets and an epoll loop, so it is several times faster than the servers under test. If the
+generator were the bottleneck, all servers would look alike. It reports its own processor time, so you can
+check that it was not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 def run(port: int, path: str, seconds: float, connections: int) -> dict[str, float]:
-    """Requests answered with 200 within ``seconds``; raises RuntimeError for any other answer."""
+    """The rate and latencies of 200 responses within ``seconds``. Raises RuntimeError for any other response."""
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: */*\r\n\r\n".encode()
     poller = select.epoll() if hasattr(select, "epoll") else select.poll()
     sockets: dict[int, socket.socket] = {}

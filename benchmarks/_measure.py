@@ -1,4 +1,4 @@
-"""Timing of ASGI apps without a server: interleaved repeats, medians, paired differences, tables."""
+"""Time ASGI apps without a server: interleaved rounds, medians, paired differences, tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ASGIApp = Callable[..., Awaitable[None]]
 Scope = dict[str, Any]
 
 BLOCK_SECONDS = 0.02
-"""How long one timed block should take: long against the timer, short against the machine's moods."""
+"""Target length of a timed block: long enough for the timer, short enough for the noise of the machine."""
 
 
 def scope_for(
@@ -39,7 +39,7 @@ def scope_for(
     headers: Sequence[tuple[bytes, bytes]] = ((b"host", b"bench.example"), (b"accept", b"*/*")),
     query: bytes = b"",
 ) -> Scope:
-    """A request as uvicorn would pass it."""
+    """A request scope like uvicorn's."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -60,7 +60,7 @@ def scope_for(
 
 @dataclass
 class Answer:
-    """One whole response."""
+    """A complete response."""
 
     status: int
     headers: dict[str, str]
@@ -72,7 +72,7 @@ class Answer:
 
 
 async def ask(app: ASGIApp, scope: Scope) -> Answer:
-    """One request as a server would make it: the body once, then nothing until it disconnects."""
+    """Send one request like a server: an empty body, then no message until the client disconnects."""
     messages: list[Mapping[str, Any]] = []
     received = False
 
@@ -100,25 +100,24 @@ async def ask(app: ASGIApp, scope: Scope) -> Answer:
 
 @dataclass
 class Case:
-    """One thing to time: an app and the requests to send it, in turn."""
+    """One row to time: an app, and the requests to send to it in turn."""
 
     name: str
     app: ASGIApp
     scopes: Sequence[Scope]
     seconds: list[float] = field(default_factory=list)
-    """Seconds a request, one number a round."""
+    """Seconds per request, one value for each round."""
     count: int = 0
     """Requests in a timed block."""
     position: int = 0
     clock: Callable[[], float] = time.perf_counter
-    """Seconds. ``time.process_time`` leaves out what others take of the machine, and has what
-    threads of this process do meanwhile."""
+    """Seconds. ``time.process_time`` excludes other processes and includes all threads of this one."""
 
     async def block(self, count: int) -> float:
-        """Seconds that ``count`` requests take.
+        """Seconds for ``count`` requests.
 
-        Each gets a copy of its scope, because frameworks write into it; the floor pays for the
-        same copy.
+        Each request gets a copy of its scope, because frameworks modify it. The floor includes the same
+        copy.
         """
         app, scopes = self.app, self.scopes
         messages: list[Any] = []
@@ -141,7 +140,7 @@ class Case:
         return self.clock() - began
 
     async def calibrate(self) -> None:
-        """Warm up, and find how many requests make a block."""
+        """Warm up, and determine the number of requests in a block."""
         async with asyncio.timeout(60):
             await self.block(1)
             count = 1
@@ -154,12 +153,12 @@ class Case:
 
     @property
     def median(self) -> float:
-        """Seconds a request."""
+        """Seconds per request."""
         return median(self.seconds)
 
     @property
     def spread(self) -> float:
-        """Half the distance of the quartiles, as a fraction of the median."""
+        """Half the interquartile range, as a fraction of the median."""
         if len(self.seconds) < 4:
             return 0.0
         low, _, high = statistics.quantiles(self.seconds, n=4)
@@ -167,9 +166,9 @@ class Case:
 
 
 async def measure(cases: Sequence[Case], repeats: int) -> None:
-    """``repeats`` rounds, each case once a round in an order of its own.
+    """Run ``repeats`` rounds, each with every case once, in a random order.
 
-    A slow moment of the machine then falls on all of them, and the medians leave it out.
+    A slow phase of the machine then affects all cases, and the medians exclude it.
     """
     for case in cases:
         await case.calibrate()
@@ -186,18 +185,18 @@ def median(values: Sequence[float]) -> float:
 
 
 def paired(one: Case, other: Case) -> float:
-    """Median over the rounds of what ``one`` costs more than ``other`` did in the same round."""
+    """The extra cost of ``one`` over ``other`` in the same round; the median of all rounds."""
     return median([a - b for a, b in zip(one.seconds, other.seconds, strict=True)])
 
 
 def verdict(value: float, target: float, *, at_least: bool = False) -> str:
-    """The target, and whether it is met."""
+    """The target, followed by "met" or "NOT MET"."""
     met = value >= target if at_least else value <= target
     return f"{'>=' if at_least else '<='} {target:g}  {'met' if met else 'NOT MET'}"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Words to the left, what looks like a number to the right."""
+    """Print a table, with the first and the last column aligned left and the others aligned right."""
     widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
     print(f"\n{title}\n")
     for row in [columns, ["-" * width for width in widths], *rows]:
@@ -216,5 +215,5 @@ def describe_machine() -> str:
             model = next(line for line in info if "model name" in line).partition(":")[2].strip()
     except (OSError, StopIteration):
         pass
-    load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
+    load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     return f"Python {platform.python_version()} on {platform.system()}, {os.cpu_count()} x {model}{load}"

@@ -1,7 +1,8 @@
-"""A hit of each peer, set up as its documentation says for a cache in this process.
+"""One cache hit of each peer, with the in-process cache set up as its documentation shows.
 
-Each function returns an app that answers ``GET /item`` from that cache once it is warm, and the
-origin's call counter. Imports are inside: a peer that does not import here costs its own row only.
+Each function returns an app, which answers ``GET /item`` from that cache once it is warm, and a function
+that counts the calls of the origin. Imports are local, so a peer that fails to import loses only its own
+row.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ async def starlette_caches() -> Peer:
     from aiocache import SimpleMemoryCache
     from starlette_caches.middleware import CacheMiddleware
 
-    # Its messages are built only at the levels that are on; a server has these off too.
+    # As on a server: messages are only built for levels that are enabled.
     logging.getLogger("starlette_caches").setLevel(logging.WARNING)
     origin = Origin()
     app = CacheMiddleware(origin, cache=SimpleMemoryCache(ttl=86400))
@@ -74,7 +75,7 @@ async def cashews() -> Peer:
     return app, lambda: len(calls)
 
 
-# Distribution, what is measured of it, how it is set up.
+# Distribution, description, setup.
 PEERS: list[tuple[str, str, Callable[[], Awaitable[Peer]]]] = [
     ("starlette-caches", "middleware, aiocache memory", starlette_caches),
     ("fastapi-cache2", "decorator on FastAPI, memory", fastapi_cache2),

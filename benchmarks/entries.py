@@ -1,8 +1,8 @@
-"""A hit among a thousand entries and among a million, and what an entry costs in memory.
+"""Time a hit among a thousand entries and among a million, and measure the memory of an entry.
 
     python benchmarks/entries.py [--entries 1000000] [--repeats 15]
 
-Each part runs in a process of its own, so that its resident set is its own.
+Each part runs in its own process, so that its resident set contains nothing else.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from layergate import LayerGate
 
 SMALL = 1_000
 SAMPLE = 200_000
-"""Requests drawn beforehand: enough that what they touch does not fit a processor's cache."""
+"""Requests drawn in advance: enough that the entries they touch exceed a processor's cache."""
 
 
 def resident() -> int:
-    """Bytes of physical memory this process holds."""
+    """Bytes of physical memory that this process uses."""
     try:
         with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         import resource
 
-        # The most it ever was; bytes on macOS.
+        # The maximum so far; bytes on macOS.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Catalogue:
-    """An app in which every path is there. ``distinct``: each body is an object of its own."""
+    """An app that answers every path. ``distinct``: each body is a separate object."""
 
     def __init__(self, *, distinct: bool) -> None:
         self.distinct = distinct
@@ -71,13 +71,13 @@ class Catalogue:
 
 
 async def harness(scope: Any, receive: Any, send: Any) -> None:
-    """The floor for a walk over many scopes: the harness's own cache misses."""
+    """The floor for many different scopes: the processor-cache misses of the harness itself."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": BODY, "more_body": False})
 
 
 class BareDict:
-    """The least that any cache in a dict does on a hit: look the path up, send what is there."""
+    """The minimum for a hit in any dict-based cache: look up the path, send the value."""
 
     def __init__(self, entries: int) -> None:
         self.kept = {f"/item/{number}": [b"x", [(b"age", b"0")]] for number in range(entries)}
@@ -115,7 +115,7 @@ async def latency(entries: int, repeats: int) -> dict[str, Any]:
     pick = random.Random(9111)
     hot = pick.sample(range(SMALL), SMALL)
     uniform = pick.choices(range(entries), k=min(SAMPLE, entries))
-    # Scopes are made beforehand and shared by all cases, so walking them costs each the same.
+    # All cases share the same prepared scopes, so iterating over them costs each the same.
     base = scope_for("/")
     scopes = {
         name: [
@@ -138,8 +138,8 @@ async def latency(entries: int, repeats: int) -> dict[str, Any]:
             if "; hit" not in answer.cache_status or app.calls != calls:
                 raise SystemExit(f"no hit on {scope['path']}: {answer.cache_status!r}")
     few_dict, many_dict = BareDict(SMALL), BareDict(entries)
-    # What was filled is for keeps: without this every full collection walks a million entries,
-    # which is the price of a heap that size, in any program, and not of a hit.
+    # Otherwise every full collection traverses a million entries. That is a cost of any heap of this
+    # size, not of a hit.
     gc.collect()
     gc.freeze()
     cases = {
@@ -154,7 +154,7 @@ async def latency(entries: int, repeats: int) -> dict[str, Any]:
         "large uniform": Case("", large, scopes["uniform"]),
     }
     await measure(list(cases.values()), repeats)
-    # Each hit less what the harness took in the same round, and as it was.
+    # The time of a hit without the harness in the same round, and the whole time.
     walks = {"hot": "floor hot", "uniform": "floor uniform"}
     few = {"hot": "floor hot", "uniform": "floor uniform, few"}
     result: dict[str, Any] = {"filled": filled}
@@ -172,7 +172,7 @@ async def latency(entries: int, repeats: int) -> dict[str, Any]:
 
 
 async def memory(entries: int, *, traced: bool) -> dict[str, Any]:
-    """Bytes an entry over its body: growth of the process, bodies taken off."""
+    """Bytes per entry beyond its body: the growth of the process, minus the bodies."""
     gate = LayerGate(Catalogue(distinct=True), memory="64GB")
     await fill(gate, range(-100, 0))
     if traced:
@@ -193,7 +193,7 @@ def in_a_process(part: str, **options: int) -> dict[str, Any]:
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"{part}: failed, see above")
+        raise SystemExit(f"{part} failed; see the output above")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -203,9 +203,9 @@ def report(entries: int, repeats: int) -> None:
     times = in_a_process("latency", entries=entries, repeats=repeats)
     rows = []
     for name, what in (
-        ("hot", f"the same {SMALL:,} of them asked for"),
-        ("uniform", "all of them, at random"),
-        ("dict", "all, at random, of a bare dict"),
+        ("hot", f"requests for the same {SMALL:,}"),
+        ("uniform", "requests for all, at random"),
+        ("dict", "requests for all, at random, bare dict"),
     ):
         small, large, whole = (times[name][part] for part in ("small", "large", "whole"))
         ratio = large / small if small > 0 else float("nan")
@@ -220,16 +220,16 @@ def report(entries: int, repeats: int) -> None:
             ]
         )
     print_table(
-        f"A hit among {SMALL:,} entries and among {entries:,}, the harness taken off "
-        f"(filled in {times['filled']:.0f} s, {times['filled'] / entries * 1e6:.0f} us an entry)",
-        ["", f"us of {SMALL:,}", f"us of {entries:,}", "ratio", "ratio, harness in", "target"],
+        f"A hit among {SMALL:,} entries and among {entries:,}, without the harness "
+        f"(filled in {times['filled']:.0f} s, {times['filled'] / entries * 1e6:.0f} us per entry)",
+        ["", f"us, {SMALL:,}", f"us, {entries:,}", "ratio", "ratio with harness", "target"],
         rows,
     )
     count = min(entries, 200_000)
     grown = in_a_process("resident", entries=count)["over"]
     traced = in_a_process("traced", entries=min(count, 50_000))["over"]
     print_table(
-        f"Memory an entry, over its {len(BODY):,} bytes of body (headers count as overhead here)",
+        f"Memory per entry, beyond its {len(BODY):,} bytes of body (headers count as overhead)",
         ["", "bytes", "target"],
         [
             [f"resident set, {count:,} entries", f"{grown:.0f}", verdict(grown, 1536)],
@@ -257,7 +257,7 @@ def main() -> None:
         print(json.dumps(asyncio.run(memory(options.entries, traced=traced))))
     sys.stdout.flush()
     if options.part:
-        os._exit(0)  # freeing a million entries one by one is no part of this
+        os._exit(0)  # skip freeing a million entries one by one
 
 
 if __name__ == "__main__":

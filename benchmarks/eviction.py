@@ -1,15 +1,16 @@
-"""Hit ratios of eviction policies on synthetic web traces.
+"""Compare the hit ratios of eviction policies on synthetic web traces.
 
     python benchmarks/eviction.py
 
-Compares the real `MemoryLayer` (S3-FIFO) with SIEVE, LRU, FIFO and Belady's optimum. Every policy
-sees the same requests, the same budget and the same charge per entry; a miss is followed by a
-store, as in a cache. Traces are seeded, so the table is the same on every run but for the
-S3-FIFO column: its ghost holds hashes, which are salted per process (set ``PYTHONHASHSEED`` to fix
-them; the ratios move by 0.1 at most).
+The policies are the real `MemoryLayer` (S3-FIFO), SIEVE, LRU, FIFO and Belady's optimum. Every policy
+gets the same requests, the same budget and the same charge per entry, and every miss is followed by a
+store. Traces are seeded, so the table is the same on every run except for the S3-FIFO column. The ghost of
+S3-FIFO contains hashes, which are salted per process. Set ``PYTHONHASHSEED`` to fix them; the ratios vary
+by 0.1 at most.
 
-The optimum evicts what is needed again last, and does not admit what is needed later than all it
-would evict. That is exact for entries of one size, and for mixed sizes a good approximation only.
+The optimum evicts the object whose next request is the latest. It does not admit an object whose next
+request is later than those of all objects that it would evict. This is exact for entries of equal size,
+and a good approximation for mixed sizes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SEED = 9111
 REQUESTS = 120_000
 OBJECTS = 20_000
 BODY = 2048
-# What MemoryLayer charges for a key of KEY_BYTES; the other policies are charged the same.
+# The charge of `MemoryLayer` for an entry with such a key; the other policies use the same charge.
 KEY = "{:012d}"
 CHARGE = OVERHEAD + KEY.format(0).__sizeof__()
 
@@ -45,7 +46,7 @@ Trace = Sequence[Request]
 
 class Policy(Protocol):
     def request(self, key: int, size: int) -> bool:
-        """True for a hit; after a miss the object has been offered to the cache."""
+        """True for a hit. After a miss, the object has been offered to the cache."""
         ...
 
 
@@ -135,7 +136,7 @@ class Sieve:
 
 
 class Belady:
-    """Evicts what is requested again last. Knows the future: one instance per trace."""
+    """Evicts the object whose next request is the latest. It knows the future, so it needs the trace."""
 
     def __init__(self, budget: int, trace: Trace) -> None:
         self.room = budget
@@ -191,7 +192,7 @@ def trace_zipf(alpha: float) -> Trace:
 
 
 def trace_scans() -> Trace:
-    """Zipf(1.0); every 10,000 requests a crawler walks 4,000 pages that no one else reads."""
+    """Zipf(1.0). After every 10,000 requests, a crawler reads 4,000 pages that no client requests."""
     draw = zipf(random.Random(SEED), 1.0, OBJECTS)
     keys: list[int] = []
     page = OBJECTS
@@ -203,23 +204,23 @@ def trace_scans() -> Trace:
 
 
 def trace_loop() -> Trace:
-    """Zipf(1.0) mixed one to one with a crawler that walks the same 6,000 pages round and round."""
+    """Zipf(1.0), alternating with a crawler that reads the same 6,000 pages again and again."""
     draw = zipf(random.Random(SEED), 1.0, OBJECTS)
     keys = [draw() if at % 2 else OBJECTS + at // 2 % 6_000 for at in range(REQUESTS)]
     return [Request(key, small_size(key)) for key in keys]
 
 
 def trace_shifting() -> Trace:
-    """Zipf(1.0) whose ranking moves on by 2,000 objects every 20,000 requests."""
+    """Zipf(1.0) whose ranking shifts by 2,000 objects after every 20,000 requests."""
     draw = zipf(random.Random(SEED), 1.0, OBJECTS)
     keys = [(draw() + at // 20_000 * 2_000) % OBJECTS for at in range(REQUESTS)]
     return [Request(key, small_size(key)) for key in keys]
 
 
 def trace_large() -> Trace:
-    """Zipf(1.0) over log-normal sizes; one request in 50 is for a large object (2-8 % of the budget).
+    """Zipf(1.0) with log-normal sizes. One request in 50 is for a large object (2-8 % of the budget).
 
-    Seven in eight of the large ones are never asked for again.
+    Seven in eight large objects are never requested again.
     """
     random_ = random.Random(SEED)
     draw = zipf(random_, 1.0, OBJECTS)
@@ -251,7 +252,7 @@ def large_budget(trace: Trace) -> int:
 
 
 def measure(policy: Policy, trace: Trace) -> tuple[float, float]:
-    """Object-hit and byte-hit ratio."""
+    """The object hit ratio and the byte hit ratio."""
     hits = hit_bytes = total = 0
     for key, size in trace:
         total += size

@@ -1,9 +1,9 @@
-"""The shared layer, beside what it stands on and beside a peer, on a Valkey that this starts itself.
+"""Measure the shared layer on a private Valkey, compared with bare Redis commands and with a peer.
 
-* A hit in Redis through the stack, beside a bare ``GET`` of the same bytes on the same client.
-* A purge by tag with many and very many tagged entries: until it is applied on three instances, each
-  a process. cashews keeps a set of keys per tag.
-* What a miss costs over the origin's own time, lookup and lease in Redis included.
+* A hit in Redis through the stack, compared with a bare ``GET`` of the same bytes on the same client.
+* A purge by tag with many tagged entries, until it is applied on three instances, each its own process.
+  The peer, cashews, keeps a set of keys for each tag.
+* The cost of a miss beyond the origin's own time, with the lookup and the lease in Redis.
 
 python benchmarks/fleet.py [--entries 1000,100000,1000000] [--purges 200] [--skip-cashews]
 """
@@ -51,7 +51,7 @@ def entry(now: float, tags: tuple[str, ...] = (), stamp: int = 0) -> Entry:
 
 
 async def timed(work: Callable[[], Awaitable[Any]], count: int) -> float:
-    """Seconds a piece of ``work`` takes, over ``count`` in a row."""
+    """Seconds per call of ``work``, the mean of ``count`` calls in a row."""
     begun = time.perf_counter()
     for _ in range(count):
         await work()
@@ -73,7 +73,7 @@ async def hits(port: int) -> None:
     keys = [b"key %d" % number for number in range(64)]
     for key in keys:
         await stack.store(key, entry(time.time(), ("a", "b"), stack.invalidations.position))
-    names = [layer._entry_key(key) for key in keys]
+    names = [layer.blob_name(key) for key in keys]
     assert await client.get(names[0]) is not None
     assert (await stack.lookup(keys[0])) is not None
 
@@ -124,7 +124,7 @@ async def hits(port: int) -> None:
 
 
 async def member(port: int) -> None:
-    """One instance of three: joins, and says so; ends with its input."""
+    """One of three instances: join, print "ready", and leave when the input ends."""
     stack = purging(port)
     assert await stack.catch_up()
     print("ready", flush=True)
@@ -142,7 +142,7 @@ def purging(port: int) -> Stack:
 
 
 async def fill(port: int, stack: Stack, have: int, want: int) -> None:
-    """Entries that all carry one tag, up to ``want`` of them, written as the layer would."""
+    """Write up to ``want`` entries with one common tag, in the form that the layer uses."""
     layer: Any = stack.layers[1]
     async with redis.asyncio.Redis(port=port) as client:
         for start in range(have, want, 5_000):
@@ -158,7 +158,7 @@ async def fill(port: int, stack: Stack, have: int, want: int) -> None:
 
 async def purges(port: int, sizes: list[int], count: int) -> list[tuple[str, ...]]:
     members = [
-        subprocess.Popen(  # noqa: ASYNC220 - before anything runs on the loop
+        subprocess.Popen(  # noqa: ASYNC220 - before any task runs on the loop
             [sys.executable, __file__, "--member", str(port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -174,7 +174,7 @@ async def purges(port: int, sizes: list[int], count: int) -> list[tuple[str, ...
         assert await stack.catch_up()
         from layergate.core.invalidation import Invalidation
 
-        # The first waits until no instance can be left that a server before this one knew of.
+        # The first purge waits until an instance that an earlier server knew can no longer be alive.
         receipt = await stack.invalidate((Invalidation("tag", "x"),))
         assert receipt[:3] == (3, 3, True), receipt
         have = 0
@@ -189,7 +189,7 @@ async def purges(port: int, sizes: list[int], count: int) -> list[tuple[str, ...
                 times.append(time.perf_counter() - begun)
                 assert receipt[:3] == (3, 3, True), receipt
             assert await stack.lookup(b"entry %d" % (size - 1)) is None
-            # Filled anew, since what was purged is gone.
+            # The next size starts from nothing, because the purge removed all entries.
             have = 0
             times.sort()
             p99 = times[math.ceil(0.99 * len(times)) - 1]
@@ -211,7 +211,7 @@ async def purges(port: int, sizes: list[int], count: int) -> list[tuple[str, ...
 
 
 async def cashews_purges(port: int, sizes: list[int]) -> dict[int, str]:
-    """Seconds of one ``delete_tags``: the cost grows with what carries the tag."""
+    """The time of one ``delete_tags``. Its cost grows with the number of entries with the tag."""
     from cashews import Cache
 
     found = {}
@@ -266,7 +266,7 @@ async def misses(port: int) -> None:
                 begun = time.perf_counter()
                 await app(scope, receive, send)
                 spent.append(time.perf_counter() - begun)
-                # What is stored in the background is not part of the response.
+                # Storing in the background is not part of the response time.
                 while fleet.runtime.pending():  # noqa: ASYNC110
                     await asyncio.sleep(0)
             if turn:
@@ -278,7 +278,7 @@ async def misses(port: int) -> None:
         ("memory only", microseconds(medians["memory"] - medians["origin"]), ""),
         ("memory and Redis", microseconds(over), f"1 ms {met}"),
     ]
-    print_table("A miss, over the origin's own time", ("layers", "cost", "target"), rows)
+    print_table("A miss, beyond the origin's own time", ("layers", "cost", "target"), rows)
     await fleet.aclose()
     await alone.aclose()
 

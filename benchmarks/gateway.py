@@ -1,13 +1,13 @@
-"""The gateway beside nginx (proxy_cache) and Varnish: one core for each, the generator on the other.
+"""Compare the gateway with nginx (proxy_cache) and Varnish, each on one core, wrk on the other core.
 
     python benchmarks/gateway.py [--seconds 4] [--rounds 3] [--quick]
 
-nginx, varnishd and wrk are Debian's packages (``apt-get install nginx-light varnish wrk``); what is
-not installed is left out, wrk is needed. One contender at a time answers, the others stand still; the
-rounds are interleaved, so that a slow moment of the machine falls on all of them.
+wrk is required. nginx and varnishd are skipped if they are not installed; Debian has all three
+(``apt-get install nginx-light varnish wrk``). One server at a time gets load, the others are idle. The
+rounds are interleaved, so a slow phase of the machine affects all servers.
 
-``CPU`` is what the contender's processes used, user and system, per request: it says the same on a
-machine that others use too, where rates do not.
+``CPU`` is the processor time of the server's processes, user and system, per request. Unlike the rates, it
+is comparable on a machine that runs other programs, too.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from _measure import describe_machine
 CLOCK_TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MEMORY = "2GB"
-MANY = 128  # connections, so that each worker gets about as many as the other
+MANY = 128  # connections: enough that the workers get similar numbers
 
-# name, path, connections. {n} counts up to so many, over and over; 0: it never repeats.
+# Name, path, count. {n} repeats the numbers below the count; with a count of 0 it never repeats.
 CASES = (
     ("hit 2 KB, 1 URL", "/2048/hit", 1),
     ("hit 2 KB, 10,000 URLs", "/2048/hit/{n}", 10_000),
@@ -79,7 +79,7 @@ VCL = 'vcl 4.1; backend default {{ .host = "127.0.0.1"; .port = "{origin}"; }}'
 
 
 class Origin(asyncio.Protocol):
-    """``/SIZE/hit…`` and ``/SIZE/cold…`` may be stored for an hour, ``/SIZE/pass`` may not."""
+    """``/SIZE/hit…`` and ``/SIZE/cold…`` may be stored for an hour, ``/SIZE/pass`` may not be stored."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -220,7 +220,7 @@ def _milliseconds(out: str, percent: str) -> float:
 
 
 def warm(contender: Contender, path: str, count: int) -> None:
-    # By hand at first, so that a mistake is heard of.
+    # The first requests use urllib, which raises if the configuration is wrong.
     url = f"http://127.0.0.1:{contender.port}{path.replace('{n}', '0')}"
     for _ in range(2):
         urllib.request.urlopen(url).read()
@@ -268,9 +268,11 @@ def table(there: list[Contender], cases: list[tuple[str, str, int]]) -> None:
 
 
 def workers(origin: int, folder: Path, seconds: float, rounds: int) -> None:
-    """Two workers on two cores against one on one. A machine of two cores has none to spare for a
-    generator of load, so each core has its own beside a worker, in both cases."""
-    print("\nhits of 2 KB, a generator of load beside each worker:")
+    """Compare two workers on two cores with one worker on one core.
+
+    A machine with two cores has none to spare for wrk, so in both cases each core runs a worker and a wrk.
+    """
+    print("\nHits of 2 KB, with a wrk on the core of each worker:")
     there: list[tuple[Contender, Contender]] = []
     try:
         pairs = [_pair("LayerGate", _layergate(origin, "256MB"))]
@@ -279,7 +281,7 @@ def workers(origin: int, folder: Path, seconds: float, rounds: int) -> None:
         for pair in pairs:
             there.append(pair)
             for contender in pair:
-                settle(contender)
+                wait_until_idle(contender)
                 warm(contender, "/2048/hit", 1)
         rates: dict[int, list[list[float]]] = {}
         for _ in range(rounds):
@@ -323,8 +325,8 @@ def _pair(name: str, command: Callable[[int, int], list[str]]) -> tuple[Contende
     return started(name, command(one, 1), one, "0"), started(name, command(two, 2), two, "0,1")
 
 
-def settle(contender: Contender) -> None:
-    """Wait until all its processes have started, that is, have nothing to do."""
+def wait_until_idle(contender: Contender) -> None:
+    """Wait until all processes of a server have started and are idle."""
     before = -1.0
     while before != (now := contender.cpu()):
         before = now
@@ -332,7 +334,7 @@ def settle(contender: Contender) -> None:
 
 
 def together(contender: Contender, cores: tuple[str, ...], seconds: float) -> float:
-    """Requests a second of a generator on each of these cores."""
+    """The total requests per second, with one wrk on each of these cores."""
     generators = [
         subprocess.Popen(
             [
@@ -354,7 +356,7 @@ def together(contender: Contender, cores: tuple[str, ...], seconds: float) -> fl
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=4.0, help="of one round")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of one round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="only 2 KB, one URL, and misses")
     parser.add_argument("--origin", type=int, help=argparse.SUPPRESS)
@@ -363,7 +365,7 @@ def main() -> int:
         serve_origin(arguments.origin)
         return 0
     if not shutil.which("wrk") or not shutil.which("taskset"):
-        print("this needs wrk and taskset: apt-get install wrk util-linux")
+        print("wrk and taskset are required: apt-get install wrk util-linux")
         return 1
     cases = [
         case for case in CASES if not arguments.quick or (case[2] < 2 and "100" not in case[0])
@@ -379,7 +381,7 @@ def main() -> int:
             with contenders(folder, port) as there:
                 missing = {"nginx", "Varnish"} - {contender.name for contender in there}
                 if missing:
-                    print(f"not installed, left out: {', '.join(sorted(missing))}")
+                    print(f"skipped, because not installed: {', '.join(sorted(missing))}")
                 for _, path, count in cases:
                     for contender in there:
                         if count:

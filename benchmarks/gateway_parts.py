@@ -1,10 +1,10 @@
-"""Why the gateway is made of what it is made of: bare servers, and bare clients, doing its work.
+"""Compare the parts that the gateway could be made of: bare servers and bare HTTP clients.
 
     python benchmarks/gateway_parts.py [--seconds 3] [--rounds 3]
 
-Servers: each answers every request from a dict, with six field lines and 2 KB, one process on one core;
-wrk on the other. Clients: each asks a bare origin for 2 KB, one after the other, over one kept
-connection. Processor time (user and system) is per request and says the same on a busy machine.
+Servers: each answers every request from a dict, with six field lines and 2 KB. It runs as one process on
+one core, with wrk on the other. Clients: each makes sequential requests for 2 KB to a bare origin, over one
+persistent connection. Processor time (user and system) is per request, and comparable on a busy machine.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def servers(folder: Path, seconds: float, rounds: int) -> None:
         for contender in there:
             contender.process.terminate()
             contender.process.wait(10)
-    print(f"\n{'servers, a bare hit':40}{'requests/s':>12}{'CPU us':>8}")
+    print(f"\n{'servers: a bare hit':40}{'requests/s':>12}{'CPU us':>8}")
     for contender in there:
         rate = statistics.median(contender.rates["hit"])
         print(f"{contender.name:40}{rate:>12,.0f}{statistics.median(contender.cpus['hit']):>8.1f}")
@@ -151,10 +151,10 @@ async def clients(port: int, count: int, rounds: int) -> None:
                 began = time.process_time()
                 for _ in range(count):
                     if await fetch() != 2048:
-                        raise RuntimeError(f"{name}: not what was asked for")
+                        raise RuntimeError(f"{name}: unexpected body length")
                 used[name].append((time.process_time() - began) / count * 1e6)
     pool.close()
-    print(f"\n{'clients, a fetch of 2 KB':40}{'CPU us':>8}")
+    print(f"\n{'clients: a fetch of 2 KB':40}{'CPU us':>8}")
     for name, times in used.items():
         print(f"{name:40}{statistics.median(times[1:]):>8.1f}")
 
@@ -169,7 +169,7 @@ def main() -> int:
         serve_origin(arguments.origin)
         return 0
     if not shutil.which("wrk") or not shutil.which("taskset"):
-        print("this needs wrk and taskset: apt-get install wrk util-linux")
+        print("wrk and taskset are required: apt-get install wrk util-linux")
         return 1
     print(describe_machine())
     with tempfile.TemporaryDirectory() as name:

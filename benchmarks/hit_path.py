@@ -1,5 +1,6 @@
-"""A hit in this process, beside the floor, a Starlette route, a FastAPI route and other caches;
-and what LayerGate costs a request that it only lets through.
+"""Time a hit in memory, compared with a bare callable, Starlette, FastAPI and other caches.
+
+The second table is the overhead of LayerGate for a request that it only forwards.
 
     python benchmarks/hit_path.py [--repeats 25]
 """
@@ -30,7 +31,7 @@ from layergate import LayerGate, Rule
 
 FRESH = (b"cache-control", b"public, max-age=86400")
 
-# What a browser sends: names in lower case, as HTTP/2 and uvicorn deliver them.
+# A browser's request: names in lower case, as HTTP/2 and uvicorn deliver them.
 BROWSER = (
     (b"host", b"shop.example.com"),
     (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
@@ -47,7 +48,7 @@ BROWSER = (
     (b"priority", b"u=0, i"),
 )
 
-# And what a proxy adds that ends TLS, which is how most hits look.
+# The same behind a proxy that terminates TLS, like most hits.
 BEHIND_A_PROXY = (
     *BROWSER,
     (b"x-forwarded-for", b"192.0.2.1"),
@@ -64,7 +65,7 @@ def version(distribution: str) -> str:
 
 
 async def hit_case(name: str, app: Any, origin: Origin, scope: dict[str, Any]) -> Case:
-    """A case that has been seen to be a hit: warm, and the origin is not called again."""
+    """A case, after checking that it is a hit: the second request does not reach the origin."""
     await ask(app, scope)
     warm = origin.calls
     answer = await ask(app, scope)
@@ -86,7 +87,7 @@ async def peer_cases() -> tuple[list[Case], list[tuple[str, str]]]:
             answer = await ask(app, scope_for())
             if answer.status != 200 or calls() != warm:
                 raise RuntimeError(f"no hit: status {answer.status}")
-        except Exception as error:  # whatever is wrong with a peer is its row's text
+        except Exception as error:  # the row shows any error of a peer
             missing.append((name, f"not measured: {type(error).__name__}: {error}"))
         else:
             cases.append(Case(name, app, [scope_for()]))
@@ -94,14 +95,14 @@ async def peer_cases() -> tuple[list[Case], list[tuple[str, str]]]:
 
 
 async def bypass_cases() -> list[tuple[str, Case, Case]]:
-    """What it is, with LayerGate, and the same app without."""
+    """A description, the app with LayerGate, and the same app without it."""
     pairs = []
     for what, scope, headers, rules in (
         ("POST", scope_for(method="POST"), (), ()),
         ("GET, known as uncacheable (no-store)", scope_for(), ((b"cache-control", b"no-store"),), ()),
         ("GET, known as uncacheable, as a browser asks", scope_for(headers=BROWSER),
          ((b"cache-control", b"private, max-age=60"),), ()),
-        ("GET with Authorization, nothing said", scope_for(
+        ("GET with Authorization, no Cache-Control", scope_for(
             headers=((b"host", b"bench.example"), (b"authorization", b"Bearer x"))), (), ()),
         ("a rule with bypass=True", scope_for(), (), [Rule("/item", bypass=True)]),
     ):  # fmt: skip
@@ -189,13 +190,15 @@ async def run(repeats: int) -> None:
             ]
         )
     print_table(
-        "What LayerGate adds to a request it lets through",
-        ["", "us without", "us with", "us more", "x Starlette", "target"],
+        "The overhead of LayerGate for a forwarded request",
+        ["", "us without", "us with", "us added", "x Starlette", "target"],
         rows,
     )
     noise = median([case.spread for case in everything])
     if noise > 0.05:
-        print(f"\n  A busy machine: rounds differ by {noise * 100:.0f}%. Repeat it on a quiet one.")
+        print(
+            f"\n  Busy machine: rounds differ by {noise * 100:.0f}%. Repeat this on an idle machine."
+        )
 
 
 def main() -> None:

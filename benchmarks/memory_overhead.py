@@ -1,11 +1,11 @@
-"""What an entry of `MemoryLayer` costs beside its key and payload: the measurement of OVERHEAD.
+"""Measure OVERHEAD: the memory of an entry in `MemoryLayer` beyond its key and payload.
 
     python benchmarks/memory_overhead.py
 
-Fills a layer in a fresh process and divides the growth of the resident set by the entries held.
-``fill`` stores each key once and stays under the budget; ``churn`` goes on to three times as many
-keys, so that the ghost is full and the heap is as fragmented as in service. Linux only (it reads
-``/proc``).
+The script fills a layer in a fresh process and divides the growth of the resident set by the number of
+entries. ``fill`` stores each key once and stays within the budget. ``churn`` stores three times as many
+keys, so that the ghost is full and the heap is as fragmented as in production. Linux only, because it
+reads ``/proc``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from layergate.layers.memory import OVERHEAD, MemoryLayer
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory."""
+    """Bytes of physical memory that this process uses."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -30,7 +30,7 @@ def key(number: int) -> bytes:
 
 
 def fill(entries: int, payload: int, rounds: int) -> tuple[float, float, float]:
-    """Per entry: bytes of growth, bytes charged, and what is neither key nor payload."""
+    """Bytes per entry: growth, charge, and growth minus key and payload."""
     key_size = sys.getsizeof(key(0))
     now = 1_000_000.0
     budget = entries * (OVERHEAD + key_size + payload) + 4096
@@ -38,7 +38,7 @@ def fill(entries: int, payload: int, rounds: int) -> tuple[float, float, float]:
     gc.collect()
     before = resident()
     for number in range(entries * rounds):
-        # Every time and stamp a number of its own, as in service.
+        # Every time and stamp is a separate number, as in production.
         now += 0.001
         layer.set(
             key(number),
@@ -63,7 +63,7 @@ def main() -> None:
         return
     print(f"OVERHEAD = {OVERHEAD} bytes")
     print(
-        f"{'entries':>9}{'payload':>9}  {'':<7}{'RSS/entry':>10}{'charged':>9}{'ratio':>7}{'beside':>8}"
+        f"{'entries':>9}{'payload':>9}  {'':<7}{'RSS/entry':>10}{'charged':>9}{'ratio':>7}{'other':>8}"
     )
     for entries, payload in ((100_000, 2048), (160_000, 2048), (100_000, 200), (400_000, 200)):
         for title, rounds in (("fill", 1), ("churn", 3)):

@@ -1,4 +1,4 @@
-"""`make bench`: one benchmark after the other, each in a process of its own.
+"""`make bench`: run the benchmarks one after another, each in its own process.
 
 python benchmarks/run.py [hit_path] [wsgi_hit_path] [entries] [through_uvicorn] [eviction] [fleet] [telemetry]
 """
@@ -19,7 +19,9 @@ def main() -> int:
     wanted = sys.argv[1:] or BENCHMARKS
     unknown = set(wanted) - set(BENCHMARKS)
     if unknown:
-        print(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}")
+        print(
+            f"unknown benchmark: {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}"
+        )
         return 2
     failed = []
     for name in wanted:

@@ -1,10 +1,10 @@
-"""What telemetry costs: a hit, and a miss, with none, with the API alone, and with an SDK.
+"""Measure the cost of telemetry on a hit and on a miss: disabled, with the API alone, with an SDK.
 
     python benchmarks/telemetry.py [--repeats 50]
 
-Processor time of the whole process, so threads of the SDK count, and other processes do not.
-The SDK samples everything and hands its spans to a batch processor whose exporter drops them; what
-an exporter does with them is not measured.
+The times are processor time of the whole process, so they include the threads of the SDK, but no other
+process. The SDK samples everything and passes its spans to a batch processor whose exporter drops them.
+The work of a real exporter is not measured.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ async def hit(name: str, **options: Any) -> Case:
 
 
 async def miss(name: str, **options: Any) -> Case:
-    """What is stale at once: each request looks it up, calls the app, and stores what that says."""
+    """A response that is stale immediately: each request looks it up, calls the app and stores the result."""
     origin = Origin((b"cache-control", b"max-age=0"), (b"etag", b'"1"'))
     app = LayerGate(origin, **options)
     for _ in range(3):
         await ask(app, scope_for())
     if origin.calls != 3 or app.cache.stats()["events"]["store"] != 3:
-        raise SystemExit(f"{name}: not a miss that is stored")
+        raise SystemExit(f"{name}: not a stored miss")
     return Case(name, app, [scope_for()], clock=time.process_time)
 
 
@@ -96,7 +96,7 @@ async def run(repeats: int) -> None:
             )
         print_table(
             f"{title}, {repeats} interleaved rounds",
-            ["", "us", "least", "+-", "more", "", "target"],
+            ["", "us", "minimum", "+-", "added", "", "target"],
             rows,
         )
 

@@ -1,9 +1,9 @@
-"""The same response through uvicorn (httptools, uvloop), server and load generator on a core each.
+"""Measure a hit through uvicorn (httptools, uvloop), with server and load generator on separate cores.
 
     python benchmarks/through_uvicorn.py [--rounds 7] [--seconds 2] [--connections 32]
 
-All servers are up all the time, one is asked at a time, in rounds: a slow moment of the machine
-falls on all of them.
+All servers run all the time, and one at a time gets load, in interleaved rounds. A slow phase of the
+machine affects all of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ APPS = {
 
 
 def pinned(core: int) -> Callable[[], None] | None:
-    """For ``preexec_fn``: bind the child to one core. None where that can't be done."""
+    """A ``preexec_fn`` that binds the child to one core; None if the platform can't."""
     if not hasattr(os, "sched_setaffinity"):
         return None
     cores = sorted(os.sched_getaffinity(0))
@@ -49,7 +49,7 @@ def pinned(core: int) -> Callable[[], None] | None:
 
 
 def processor_seconds(pid: int) -> float:
-    """User and system time of a process so far; 0 where there is no /proc."""
+    """User and system time of a process so far; 0 without /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -107,7 +107,7 @@ def serving(name: str, options: list[str], log: Path) -> Iterator[Server]:
 
 def load(server: Server, seconds: int, connections: int, wrk: str | None) -> dict[str, float]:
     if wrk:
-        # --latency's lines are for people; the rate is what is compared.
+        # Without --latency: only the rate is compared.
         command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:g}s",
                    f"http://127.0.0.1:{server.port}/item"]  # fmt: skip
     else:
@@ -134,14 +134,14 @@ def load(server: Server, seconds: int, connections: int, wrk: str | None) -> dic
 
 
 def check_hit(server: Server) -> None:
-    """Warm, and sure that it is a hit that is measured."""
+    """Warm up, and check that LayerGate answers with a hit."""
     said = ""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for _ in range(2):
         with opener.open(f"http://127.0.0.1:{server.port}/item", timeout=5) as response:
             said = response.headers.get("cache-status", "")
     if server.name == "layergate" and "; hit" not in said:
-        raise SystemExit(f"LayerGate does not hit: Cache-Status {said!r}")
+        raise SystemExit(f"LayerGate: not a hit, Cache-Status {said!r}")
 
 
 def run(rounds: int, seconds: int, connections: int) -> None:
@@ -168,7 +168,7 @@ def run(rounds: int, seconds: int, connections: int) -> None:
     floor = servers[0]
 
     def ratio(server: Server) -> float:
-        """Median over the rounds of the rate as a part of the floor's in the same round."""
+        """The rate as a fraction of the floor's in the same round; the median of all rounds."""
         return median(
             [
                 mine["rate"] / floors["rate"]
@@ -177,7 +177,7 @@ def run(rounds: int, seconds: int, connections: int) -> None:
         )
 
     def ratio_by_work(server: Server) -> float:
-        """The same by what the server's processor time is good for: also true on a busy machine."""
+        """The same with requests per second of processor time, which is comparable on a busy machine, too."""
         return median(
             [
                 (mine["rate"] / mine["server"]) / (floors["rate"] / floors["server"])
@@ -204,8 +204,8 @@ def run(rounds: int, seconds: int, connections: int) -> None:
                 verdict(ratio(server), 0.85, at_least=True) if server.name == "layergate" else "",
             ]
         )
-    generator = "wrk" if wrk else "own generator (_load.py; wrk is not installed)"
-    cores = "a core each" if pinned(0) else "NOT pinned: cores can't be chosen here"
+    generator = "wrk" if wrk else "_load.py (wrk is not installed)"
+    cores = "on separate cores" if pinned(0) else "NOT pinned to cores"
     engine = "httptools, uvloop" if fast else "h11, asyncio: httptools and uvloop are missing"
     print_table(
         f"Through uvicorn ({engine}), {connections} connections, {generator}, {cores}, "
@@ -226,11 +226,11 @@ def run(rounds: int, seconds: int, connections: int) -> None:
     share = min(server.of("server") for server in servers)
     if 0 < share < 0.9:
         print(
-            f"\n  The servers had not a core to themselves (down to {share * 100:.0f}% of one):"
-            " read `x by CPU`, or repeat it on a quiet machine."
+            f"\n  Other programs used the servers' core (as little as {share * 100:.0f}% was left)."
+            " Use `x by CPU`, or repeat this on an idle machine."
         )
     if not wrk and max(server.of("busy") for server in servers) > 0.95:
-        print("\n  The generator was busy all the time: the fast rows may be faster than shown.")
+        print("\n  The load generator was the bottleneck: the fast rows may be faster than shown.")
 
 
 def main() -> None:

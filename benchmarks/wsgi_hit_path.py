@@ -1,4 +1,4 @@
-"""A hit under WSGI, beside a bare WSGI callable, a bare Flask route and Flask-Caching's cached view.
+"""Time a hit under WSGI, compared with a bare callable, a Flask route and a view cached by Flask-Caching.
 
 python benchmarks/wsgi_hit_path.py [--repeats 25]
 """
@@ -21,7 +21,7 @@ from layergate.wsgi import LayerGate
 
 WSGIApp = Callable[..., Any]
 
-# What gunicorn gives for a small request.
+# The environ of a small request under gunicorn.
 ENVIRON = {
     "wsgi.version": (1, 0),
     "wsgi.url_scheme": "http",
@@ -62,13 +62,13 @@ BROWSER = {
 
 
 class WSGICase(Case):
-    """As `Case`, for a WSGI app: one call, its body joined, its iterable closed."""
+    """A `Case` for a WSGI app: one call, with its body joined and its iterable closed."""
 
     def __init__(self, name: str, app: WSGIApp, environ: dict[str, Any]) -> None:
         super().__init__(name, app, [environ])
 
     def run(self, count: int) -> float:
-        """Seconds that ``count`` requests take; each gets a copy of the environ."""
+        """Seconds for ``count`` requests. Each gets a copy of the environ."""
         app, environ = self.app, self.scopes[0]
         heads: list[Any] = []
 
@@ -85,8 +85,8 @@ class WSGICase(Case):
             heads.clear()
         return time.perf_counter() - began
 
-    def settle(self) -> None:
-        """Warm up, and find how many requests make a block."""
+    def calibrate_blocking(self) -> None:
+        """Warm up, and determine the number of requests in a block."""
         self.run(1)
         count = 1
         while (elapsed := self.run(count)) < BLOCK_SECONDS / 4:
@@ -102,7 +102,7 @@ def version(distribution: str) -> str:
 
 
 class Origin:
-    """The floor, and what LayerGate is put in front of. Counts its calls."""
+    """The floor, and the origin behind LayerGate. It counts its calls."""
 
     def __init__(self, *headers: tuple[str, str]) -> None:
         self.calls = 0
@@ -119,7 +119,7 @@ class Origin:
 
 
 def flask_route(caching: dict[str, Any] | None = None) -> tuple[WSGIApp, list[int]]:
-    """A route that returns ready bytes: the least that Flask does for any response."""
+    """A route that returns ready bytes: the minimum that Flask does for any response."""
     from flask import Flask, Response
 
     app = Flask("bench")
@@ -142,7 +142,7 @@ def flask_route(caching: dict[str, Any] | None = None) -> tuple[WSGIApp, list[in
 def hit_case(
     name: str, environ: dict[str, Any], *headers: tuple[str, str], **options: Any
 ) -> WSGICase:
-    """A case that has been seen to be a hit: warm, and the origin is not called again."""
+    """A case, after checking that it is a hit: the second request does not reach the origin."""
     origin = Origin(("Cache-Control", "public, max-age=86400"), *headers)
     gate = LayerGate(origin, **options)
     heads: list[Any] = []
@@ -153,7 +153,7 @@ def hit_case(
 
     for _ in range(2):
         body = b"".join(gate(environ.copy(), start_response))
-        gate._runtime.close(5)  # what is stored in the background is stored
+        gate._runtime.close(5)  # until the response is stored in the background
     told = dict(heads[-1][1]).get("cache-status", "")
     if origin.calls != 1 or body != BODY or "; hit" not in told or "age" not in dict(heads[-1][1]):
         raise SystemExit(f"{name}: not a hit: {told!r}")
@@ -180,7 +180,7 @@ def run(repeats: int, port: int) -> None:
         },
     )
     url = f"redis://127.0.0.1:{port}"
-    shared = hit_case("LayerGate hit, in a fleet (memory over Redis)", ENVIRON, shared=url)
+    shared = hit_case("LayerGate hit, shared (memory over Redis)", ENVIRON, shared=url)
     flask = WSGICase("Flask route, ready bytes", flask_route()[0], ENVIRON)
     cases = [floor, hit, full, proxied, shared, flask]
     missing: list[list[str]] = []
@@ -196,10 +196,10 @@ def run(repeats: int, port: int) -> None:
             if len(calls) != 1:
                 raise RuntimeError("no hit")
             cases.append(peer)
-        except Exception as error:  # whatever is wrong with a peer is its row's text
+        except Exception as error:  # the row shows any error of a peer
             missing.append([name, "", "", "", f"not measured: {type(error).__name__}: {error}"])
     for case in cases:
-        case.settle()
+        case.calibrate_blocking()
     order = list(cases)
     for _ in range(repeats):
         random.shuffle(order)
@@ -221,7 +221,9 @@ def run(repeats: int, port: int) -> None:
     )
     noise = median([case.spread for case in cases])
     if noise > 0.05:
-        print(f"\n  A busy machine: rounds differ by {noise * 100:.0f}%. Repeat it on a quiet one.")
+        print(
+            f"\n  Busy machine: rounds differ by {noise * 100:.0f}%. Repeat this on an idle machine."
+        )
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""A small shop's catalogue behind LayerGate: each way to say what may be cached, once.
+"""A small shop's catalogue behind LayerGate. It shows each way to set a caching policy once.
 
     uvicorn app:app --app-dir examples/fastapi
 
-What is slow here is slow for real: the queries in db.py sum up 60,000 sales.
+The slow endpoints are really slow: the queries in db.py add up 60,000 sales.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ import debug
 from layergate import Admin, HttpCache, LayerGate, Rule, cached
 from layergate.fastapi import cache_policy
 
-# Who may change prices, who has an account. A real shop looks these up.
+# The token of the staff, and the customers by token. A real shop reads these from a database.
 STAFF_TOKEN = os.environ.get("CATALOGUE_STAFF_TOKEN")
 CUSTOMERS = {"ann-secret": "Ann", "bob-secret": "Bob"}
 
-# Without a token there is no admin endpoint, and no PURGE method.
+# Without a token, LayerGate has no admin endpoint and no PURGE method.
 ADMIN_TOKEN = os.environ.get("CATALOGUE_ADMIN_TOKEN")
 
-# With a Redis or Valkey, every process of the app shares what any of them fetched, and a purge in one
-# is a purge in all: redis://localhost:6379/0. Without one, each caches for itself.
+# The URL of a Redis or Valkey, such as redis://localhost:6379/0. With one, all processes of the app share
+# their stored responses, and a purge in one process applies to all. Without one, each has its own cache.
 SHARED = os.environ.get("CATALOGUE_SHARED")
 
-# One cache for the app. Handlers purge through it, the middleware serves from it.
+# One cache for the app. Handlers purge it, and the middleware serves from it.
 #
-# Way 1, a rule: the policy of a route, kept apart from it. "{id}" of the path names the tag.
+# Way 1, a rule: the policy of a route, separate from its code. "{id}" in the path becomes part of the tag.
 cache = HttpCache(
     memory="64MB",
     shared=SHARED or None,
@@ -64,7 +64,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(title="LayerGate catalogue", lifespan=lifespan)
 
 if debug.ENABLED:
-    # Added before LayerGate, so it runs behind it: it sees what the cache let through.
+    # Added before LayerGate, so it runs behind it and sees only the requests that the cache forwards.
     app.add_middleware(debug.CountCalls)
     app.include_router(debug.router)
 
@@ -77,10 +77,10 @@ def price(cents: int) -> str:
 
 @app.get("/", response_class=HTMLResponse)
 def index(response: Response) -> str:
-    """Way 2, the app's own Cache-Control: LayerGate obeys it, and so does every other cache."""
+    """Way 2, the app's own Cache-Control. LayerGate obeys it, like every other cache."""
     response.headers["Cache-Control"] = "public, max-age=1, stale-while-revalidate=60"
     rows = db.best_sellers(10)
-    # The page shows these products, so a purge of any of them has to take the page along.
+    # The page shows these products, so a purge of any of them has to purge the page too.
     response.headers["Cache-Tag"] = ",".join(f"product:{row['id']}" for row in rows)
     items = "\n".join(
         f'<li><a href="/products/{row["id"]}">{html.escape(row["name"])}</a>'
@@ -106,7 +106,7 @@ new EventSource("/events").addEventListener("price", (event) => {{
 
 @app.get("/products/{id}")
 def show_product(id: int, response: Response) -> dict[str, Any]:  # noqa: A002 - the path's name
-    """Covered by the rule above. Its ETag lets clients and the cache revalidate."""
+    """The rule above applies. With the ETag, clients and the cache can revalidate."""
     found = db.product(id)
     if found is None:
         raise HTTPException(404, f"no product {id}")
@@ -118,7 +118,7 @@ def show_product(id: int, response: Response) -> dict[str, Any]:  # noqa: A002 -
 def list_products(
     response: Response, category: str = "kitchen", page: Annotated[int, Query(ge=1, le=100)] = 1
 ) -> list[dict[str, Any]]:
-    """Way 3, the dependency: the policy beside the route. The tags are known only in here."""
+    """Way 3, a dependency: the policy next to the route. Only the handler knows the tags."""
     rows = db.products(category, page)
     response.headers["Cache-Tag"] = ",".join(f"product:{row['id']}" for row in rows)
     return rows
@@ -127,7 +127,7 @@ def list_products(
 @app.get("/welcome")
 @cached(ttl=300, vary=["Accept-Language"])
 async def welcome(request: Request) -> JSONResponse:
-    """Way 4, the decorator, as it works with any ASGI framework. One variant per language."""
+    """Way 4, a decorator, which works with any ASGI framework. Each language is a variant."""
     texts = {"en": "Welcome!", "fr": "Bienvenue !", "de": "Willkommen!"}
     wanted = request.headers.get("accept-language", "en")[:2].lower()
     language = wanted if wanted in texts else "en"
@@ -136,7 +136,7 @@ async def welcome(request: Request) -> JSONResponse:
 
 @app.get("/report")
 def report(response: Response) -> list[dict[str, Any]]:
-    """Fails when its database does. Then the last good one is better than none."""
+    """Fails if its database is down. Then the cache serves the last good report."""
     debug.maybe_fail()
     response.headers["Cache-Control"] = "public, max-age=1, stale-if-error=300"
     return db.monthly_report()
@@ -144,11 +144,11 @@ def report(response: Response) -> list[dict[str, Any]]:
 
 @app.get("/me")
 async def me(request: Request) -> dict[str, str]:
-    """Each customer's own page. It says nothing about caching: LayerGate must not share it."""
+    """A page for one customer, without any caching header. LayerGate does not share it."""
     token = request.headers.get("authorization", "").removeprefix("Bearer ")
     name = CUSTOMERS.get(token) or CUSTOMERS.get(request.cookies.get("session", ""))
     if name is None:
-        raise HTTPException(401, "who are you?", {"WWW-Authenticate": "Bearer"})
+        raise HTTPException(401, "not signed in", {"WWW-Authenticate": "Bearer"})
     return {"name": name, "basket": f"{name}'s basket"}
 
 
@@ -163,16 +163,16 @@ def staff(request: Request) -> None:
 
 @app.put("/products/{id}", dependencies=[Depends(staff)])
 async def change_product(id: int, new: NewPrice) -> dict[str, Any]:  # noqa: A002
-    """Changes a price and purges everything that showed the old one.
+    """Change a price, and purge every response that shows the old one.
 
-    The purge comes after the commit: what is fetched from then on is new. When it has returned,
-    nothing fetched before it is served any more.
+    Purge after the commit, so that every later fetch reads the new price. When the purge has returned,
+    LayerGate no longer serves any response fetched before it.
     """
     if not await run_in_threadpool(db.change_price, id, new.cents):
         raise HTTPException(404, f"no product {id}")
     await cache.purge(tags=[f"product:{id}"])
     for subscriber in subscribers:
-        # A subscriber that doesn't read loses news, it doesn't pile them up here.
+        # A subscriber that does not read misses events; they do not accumulate here.
         if not subscriber.full():
             subscriber.put_nowait({"id": id, "price": price(new.cents)})
     return {"id": id, "cents": new.cents}
@@ -183,7 +183,7 @@ subscribers: set[asyncio.Queue[dict[str, Any]]] = set()
 
 @app.get("/events")
 async def events() -> StreamingResponse:
-    """Price changes as they happen. Passes through the cache untouched, event by event."""
+    """Price changes as they happen. The cache forwards each event immediately and unchanged."""
 
     async def stream() -> AsyncIterator[str]:
         news: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=100)

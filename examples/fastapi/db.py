@@ -1,7 +1,7 @@
 """The catalogue's database: SQLite from the standard library, seeded on first use.
 
-Everything here blocks and is called from endpoints that are plain functions (FastAPI runs those in
-its thread pool), so each thread keeps a connection of its own.
+All functions block. Endpoints that are plain functions call them, and FastAPI runs those endpoints in its
+thread pool, so each thread has its own connection.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ def _rows(query: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def seed() -> None:
-    """Create and fill the database unless it is there. The same data every time."""
+    """Create and fill the database unless it exists. The data is the same every time."""
     with _connection() as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        # One transaction for all of it: a killed start leaves nothing half filled, and of several
-        # workers that start at once one seeds while the others wait.
+        # A single transaction, so that an interrupted start leaves no partial data. If several workers
+        # start at once, one seeds while the others wait.
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'sale'").fetchone():
             return
@@ -116,7 +116,7 @@ def seed() -> None:
                 for (leaf, noun), cents in [(pick.choice(leaves), pick.randrange(300, 30_000))]
             ),
         )
-        # A few products sell a lot, as in real shops.
+        # A few products sell very often, as in real shops.
         popularity = [1 / rank for rank in range(1, PRODUCTS + 1)]
         connection.executemany(
             "INSERT INTO sale (basket, product, quantity, month) VALUES (?, ?, ?, ?)",
@@ -129,9 +129,9 @@ def seed() -> None:
 
 
 def product(number: int) -> dict[str, Any] | None:
-    """One product with its rank among all and what is bought along with it. Tens of milliseconds.
+    """One product, with its rank and the products bought together with it. Tens of milliseconds.
 
-    The rank needs the revenue of every product, which means every sale.
+    The rank needs the revenue of every product, and therefore every sale.
     """
     found = _rows(
         """
@@ -166,7 +166,7 @@ def product(number: int) -> dict[str, Any] | None:
 
 
 def products(category: str, page: int) -> list[dict[str, Any]]:
-    """One page of a category and of all below it, what sells best first. Pages count from 1."""
+    """One page of a category and its subcategories, best sellers first. Pages count from 1."""
     return _rows(
         """
         WITH RECURSIVE below (id) AS (
@@ -184,7 +184,7 @@ def products(category: str, page: int) -> list[dict[str, Any]]:
 
 
 def best_sellers(count: int) -> list[dict[str, Any]]:
-    """The products that sell best, over all categories."""
+    """The best-selling products of all categories."""
     return _rows(
         """
         SELECT p.id, p.name, p.cents, SUM(s.quantity) AS sold
@@ -196,7 +196,7 @@ def best_sellers(count: int) -> list[dict[str, Any]]:
 
 
 def monthly_report() -> list[dict[str, Any]]:
-    """Revenue by month and top category, each with its share of the month."""
+    """Revenue by month and top category, with the category's share of the month."""
     return _rows(
         """
         SELECT s.month, top.slug AS category, SUM(s.quantity * p.cents) AS cents,

@@ -1,4 +1,7 @@
-"""What the demo needs to see and to break. Off unless CATALOGUE_DEBUG is 1; no part of a real app."""
+"""Endpoints that let the demo count calls and cause failures. Enabled by CATALOGUE_DEBUG=1 only.
+
+A real app has no such module.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ router = APIRouter(prefix="/debug", include_in_schema=False)
 
 
 class CountCalls:
-    """ASGI middleware that counts what reaches the app. A header would be cached along."""
+    """ASGI middleware that counts the requests that reach the app.
+
+    A counter in a header would be cached with the response.
+    """
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
@@ -34,14 +40,14 @@ class CountCalls:
 
 @router.get("/calls")
 async def calls(response: Response) -> dict[str, int]:
-    """How often each URL has reached the app."""
+    """The number of requests that reached the app, by URL."""
     response.headers["Cache-Control"] = "no-store"
     return dict(_calls)
 
 
 @router.post("/failing")
 async def failing(on: bool) -> dict[str, bool]:
-    """Break the report, or mend it."""
+    """Make the report fail, or work again."""
     _state["failing"] = on
     return dict(_state)
 

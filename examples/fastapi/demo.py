@@ -1,7 +1,7 @@
-"""`make demo`: starts the catalogue under uvicorn, asks it over real HTTP, and prints what happened.
+"""`make demo`: start the catalogue under uvicorn, send HTTP requests to it, and print the results.
 
-Checks its own expectations: exit status 1 when one is not met. In a terminal the server stays up
-until Ctrl-C; otherwise it ends with the table.
+The demo checks its own expectations and exits with status 1 if one is not met. In a terminal the server
+then runs until Ctrl-C; otherwise it stops after the table.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from typing import Any
 import httpx
 
 HERE = Path(__file__).parent
-START_TIMEOUT = 15.0  # seconds, seeding included
+START_TIMEOUT = 15.0  # seconds, including the time to seed the database
 ADMIN = {"Authorization": f"Bearer {secrets.token_urlsafe(12)}"}
 STAFF = {"Authorization": f"Bearer {secrets.token_urlsafe(12)}"}
 
-# Loopback only, whatever proxy the environment names.
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
 
 
 class NotMetError(Exception):
-    """An expectation of the demo."""
+    """An expectation of the demo was not met."""
 
 
 def expect(met: object, what: str) -> None:
@@ -42,7 +41,7 @@ def expect(met: object, what: str) -> None:
 
 
 class Table:
-    """Rows as wide as they need to be, printed as they come."""
+    """A table whose rows are printed immediately."""
 
     COLUMNS = (
         ("scenario", 39),
@@ -67,13 +66,13 @@ class Table:
     def _print(self, cells: Sequence[str]) -> None:
         line = ""
         for index, (cell, (_, width)) in enumerate(zip(cells, self.COLUMNS, strict=True)):
-            # Words to the left, numbers to the right.
+            # Align words left and numbers right.
             line += f"{cell:<{width}}  " if index in (0, 5) else f"{cell:>{width}}  "
         print(line.rstrip(), flush=True)
 
 
 class Scenario:
-    """Requests of one row: their latencies, statuses, Cache-Status lines and origin calls."""
+    """The requests of one row: latencies, statuses, Cache-Status lines and origin calls."""
 
     def __init__(self, demo: Demo) -> None:
         self.demo = demo
@@ -105,14 +104,14 @@ class Demo:
         self.table = Table()
 
     async def origin_calls(self) -> int:
-        """How many requests have reached the app so far, the demo's own questions not counted."""
+        """The number of requests that reached the app so far, without the demo's own /debug requests."""
         response = await self.client.get("/debug/calls")
         calls: dict[str, int] = response.raise_for_status().json()
         return sum(count for url, count in calls.items() if "/debug/" not in url)
 
     @contextlib.asynccontextmanager
     async def scenario(self, name: str, origin: int | None = None) -> AsyncIterator[Scenario]:
-        """One row. ``origin`` is how often the app may be called; None: the body looks itself."""
+        """One row. ``origin``: the expected number of calls of the app; None: the body checks it."""
         scenario = Scenario(self)
         before = await self.origin_calls()
         try:
@@ -155,7 +154,7 @@ class Demo:
                 "the same body",
             )
 
-        # Connected beforehand: connecting takes longer than the query that all are to wait for.
+        # Connect first, because connecting takes longer than the query that all requests share.
         await asyncio.gather(*(self.client.get("/debug/calls") for _ in range(100)))
         async with self.scenario("100 at once on a cold product", origin=1) as burst:
             await asyncio.gather(*(burst.ask("/products/42") for _ in range(100)))
@@ -180,7 +179,7 @@ class Demo:
                     expect(text in response.text, f"{text} for {language}, got {response.text}")
                     expect(
                         "accept-language" in response.headers.get("vary", "").lower(),
-                        "Vary: Accept-Language for the caches further down",
+                        "Vary: Accept-Language for downstream caches",
                     )
             vary.all_are(200)
 
@@ -205,7 +204,7 @@ class Demo:
         async with self.scenario("stale: the report, while it is fine", origin=1) as report:
             good = await report.ask("/report")
             report.all_are(200)
-        # Both say max-age=1; lifetimes count in whole seconds on the wire.
+        # Both have max-age=1; HTTP counts lifetimes in whole seconds.
         await asyncio.sleep(2.1)
 
         async with self.scenario("stale-while-revalidate: served at once") as stale:
@@ -213,7 +212,7 @@ class Demo:
             first = await stale.ask("/")
             stale.all_are(200)
             expect("; hit" in stale.said()[0], f"a hit, got {stale.said()[0]!r}")
-            # The refresh goes on behind it: once, however many ask.
+            # One refresh runs in the background, however many requests arrive.
             deadline = time.monotonic() + 5
             while time.monotonic() < deadline:
                 if await self.origin_calls() != before:
@@ -291,7 +290,7 @@ class Demo:
 
 
 def summary(said: Sequence[str]) -> str:
-    """The distinct Cache-Status lines, the ttl of each left out when it is all that differs."""
+    """The distinct Cache-Status lines. With more than two, their ttl is left out."""
     if len(set(said)) <= 2:
         return " | ".join(dict.fromkeys(line or "(none)" for line in said))
     kinds: dict[str, int] = {}
@@ -312,7 +311,7 @@ def free_port() -> int:
 
 
 def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> bool:
-    """True once the port accepts; False when the server ended or took too long."""
+    """True once the port accepts connections; False if the server exited or took too long."""
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and server.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -323,9 +322,9 @@ def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> bool:
 
 @contextlib.contextmanager
 def running_server(database: Path, name: str = "server", **more: str) -> Iterator[int]:
-    """The catalogue in a process of its own; gives its port. Stopped whatever happens.
+    """Run the catalogue in its own process, and stop it at the end. Yields its port.
 
-    ``name``: of its log, beside the database. ``more``: variables of its environment.
+    ``name``: the name of its log, next to the database. ``more``: environment variables.
     """
     environment = os.environ | {
         "CATALOGUE_ADMIN_TOKEN": ADMIN["Authorization"].removeprefix("Bearer "),
@@ -337,7 +336,7 @@ def running_server(database: Path, name: str = "server", **more: str) -> Iterato
     log = database.with_name(f"{name}.log")
     options = ["--app-dir", str(HERE), "--host", "127.0.0.1", "--log-level", "warning"]
     options += ["--no-access-log", "--timeout-graceful-shutdown", "2"]
-    for _ in range(3):  # another process may take the port between looking and listening
+    for _ in range(3):  # another process may take the port before the server listens
         port = free_port()
         with log.open("wb") as output:
             server = subprocess.Popen(
@@ -346,7 +345,7 @@ def running_server(database: Path, name: str = "server", **more: str) -> Iterato
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C in the terminal is for the demo, which then stops the server in order.
+                # Ctrl-C in the terminal stops the demo, which then stops the server.
                 start_new_session=True,
             )
         try:
@@ -371,7 +370,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 
 
 async def run(port: int) -> None:
-    # trust_env: an HTTP_PROXY of the environment is not for a loopback address.
+    # trust_env=False, because a proxy from the environment can't reach a loopback address.
     async with httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{port}", timeout=10, limits=LIMITS, trust_env=False
     ) as client:
@@ -382,7 +381,7 @@ def stay_up(port: int) -> None:
     base = f"http://127.0.0.1:{port}"
     admin, staff = ADMIN["Authorization"], STAFF["Authorization"]
     print(f"""
-The catalogue is up at {base}/ until Ctrl-C. For example:
+The catalogue runs at {base}/ until Ctrl-C. Try:
 
   curl -i {base}/products/7
   curl -i -H 'Accept-Language: fr' {base}/welcome
@@ -400,7 +399,7 @@ The catalogue is up at {base}/ until Ctrl-C. For example:
 
 
 def main() -> int:
-    # `kill` ends it as Ctrl-C does, and so ends the server too.
+    # `kill` has the effect of Ctrl-C, so it stops the server too.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with (

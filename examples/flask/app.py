@@ -1,9 +1,9 @@
-"""The catalogue in small, as a Flask app behind LayerGate.
+"""A smaller version of the catalogue, as a Flask app behind LayerGate.
 
     flask --app examples/flask/app run                     # or any WSGI server:
     gunicorn --chdir examples/flask --threads 8 app:app
 
-What is slow here is slow for real: each query sums up 60,000 sales.
+The slow endpoints are really slow: each query adds up 60,000 sales.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ADMIN_TOKEN = os.environ.get("CATALOGUE_ADMIN_TOKEN")
 
 app = Flask(__name__)
 
-# Way 1, a rule: the policy of a route, kept apart from it. "{id}" of the path names the tag.
+# Way 1, a rule: the policy of a route, separate from its code. "{id}" in the path becomes part of the tag.
 gate = LayerGate(
     app.wsgi_app,
     memory="64MB",
@@ -44,7 +44,7 @@ app.wsgi_app = gate  # type: ignore[method-assign]
 
 
 class Shop:
-    """Products and their sales, in memory: made on first use, so in each forked worker."""
+    """Products and their sales, in memory. Created on first use, so each forked worker has its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -87,13 +87,13 @@ BY_SALES = """
 
 @app.before_request
 def who() -> None:
-    # Flask's g, sessions and teardown work as ever: the app runs on its request's own thread.
+    # Flask's g, sessions and teardown work as usual: the app runs on the thread of its request.
     g.staff = bool(STAFF_TOKEN) and request.headers.get("Authorization") == f"Bearer {STAFF_TOKEN}"
 
 
 @app.get("/")
 def index() -> Response:
-    """Way 2, the app's own Cache-Control. The tags are known only in here."""
+    """Way 2, the app's own Cache-Control. Only the handler knows the tags."""
     rows = shop.query(BY_SALES + " LIMIT 10")
     response = jsonify(rows)
     response.headers["Cache-Control"] = "public, max-age=1, stale-while-revalidate=60"
@@ -103,7 +103,7 @@ def index() -> Response:
 
 @app.get("/products/<int:id>")
 def show_product(id: int) -> Response:  # noqa: A002 - the path's name
-    """Covered by the rule above. Its ETag lets clients and the cache revalidate."""
+    """The rule above applies. With the ETag, clients and the cache can revalidate."""
     rows = shop.query(f"SELECT * FROM ({BY_SALES}) WHERE id = ?", id)  # noqa: S608 - a constant
     if not rows:
         abort(404)
@@ -115,14 +115,14 @@ def show_product(id: int) -> Response:  # noqa: A002 - the path's name
 @app.get("/welcome")
 @cached(ttl=300, vary=["Accept-Language"])
 def welcome() -> Response:
-    """Way 3, the decorator, below the route's own. One variant per language."""
+    """Way 3, a decorator, below that of the route. Each language is a variant."""
     texts = {"en": "Welcome!", "fr": "Bienvenue !", "de": "Willkommen!"}
     return jsonify(text=texts[request.accept_languages.best_match(texts) or "en"])
 
 
 @app.get("/export")
 def export() -> Response:
-    """Streams row by row, to everyone who asks meanwhile."""
+    """Stream row by row, to all clients that request the export at the same time."""
 
     def lines() -> Iterator[str]:
         for row in shop.query(BY_SALES):
@@ -134,11 +134,11 @@ def export() -> Response:
 
 @app.put("/products/<int:id>")
 def change_product(id: int) -> dict[str, int]:  # noqa: A002
-    """Changes a price and purges everything that showed the old one."""
+    """Change a price, and purge every response that shows the old one."""
     if not g.staff:
         abort(403)
     cents = int(request.get_json()["cents"])
     shop.query("UPDATE product SET cents = ?, version = version + 1 WHERE id = ?", cents, id)
-    # Blocking, for sync code: when it has returned, nothing fetched before it is served any more.
+    # A blocking call. When it has returned, LayerGate no longer serves any response fetched before it.
     gate.purge(tags=[f"product:{id}"])
     return {"id": id, "cents": cents}

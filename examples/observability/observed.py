@@ -1,12 +1,12 @@
-"""A FastAPI app behind LayerGate, as it is watched: metrics for Prometheus, spans as OTLP.
+"""A FastAPI app behind LayerGate, with metrics for Prometheus and spans over OTLP.
 
     METRICS_PORT=9464 uvicorn observed:app --app-dir examples/observability
 
-All that is here for LayerGate's sake is `LayerGate(...)`: it finds the SDK by itself.
+LayerGate needs only `LayerGate(...)`; it finds the SDK by itself.
 
-Environment: ``METRICS_PORT``, where Prometheus finds the metrics; ``OTEL_EXPORTER_OTLP_ENDPOINT``,
-where spans go (none are made without it); ``OTEL_SERVICE_NAME``; ``SHARED``, the URL of a Redis or
-Valkey; ``ADMIN_TOKEN``, for purges.
+Environment: ``METRICS_PORT``, the port of the metrics; ``OTEL_EXPORTER_OTLP_ENDPOINT``, the endpoint for
+spans, without which the app creates none; ``OTEL_SERVICE_NAME``; ``SHARED``, the URL of a Redis or Valkey;
+``ADMIN_TOKEN``, the token for purges.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
     tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(tracers)
 
-# FastAPI makes the spans of requests itself, by the same SDK. LayerGate, as its middleware, is
-# inside of them.
+# FastAPI creates the spans of requests itself, with the same SDK. LayerGate is its middleware, so its spans
+# are children of those.
 app = FastAPI()
 app.add_middleware(
     LayerGate,
@@ -59,7 +59,7 @@ async def product(number: int, response: Response) -> dict[str, object]:
 
 @app.get("/reports/{number}")
 async def report(number: int, response: Response) -> dict[str, object]:
-    """Takes half a second, and is stale after one."""
+    """Takes half a second. The response is stale after one second."""
     await asyncio.sleep(0.5)
     response.headers["Cache-Control"] = "max-age=1, stale-while-revalidate=60"
     return {"report": number, "made": time.time()}
@@ -78,6 +78,6 @@ async def health() -> dict[str, str]:
 
 @app.post("/fail/{seconds}")
 async def fail(seconds: float) -> None:
-    """From now on products fail, for so long."""
+    """Make all products fail for this number of seconds."""
     global fails_until  # noqa: PLW0603 - one switch for the process
     fails_until = time.monotonic() + seconds

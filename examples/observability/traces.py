@@ -1,7 +1,7 @@
-"""Traces as they arrived: their trees from the API of a Phoenix, their links from a collector's log.
+"""Read traces back: the spans from the API of a Phoenix, their links from a collector's log.
 
-Phoenix keeps no links of spans, so they are read where they went through: from what ``rotel``
-writes with ``--debug-log traces --debug-log-verbosity detailed``.
+Phoenix does not store span links. They come from the log that ``rotel`` writes with ``--debug-log traces
+--debug-log-verbosity detailed``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import httpx
 
-PATIENCE = 20.0  # seconds until a trace must have arrived
+PATIENCE = 20.0  # seconds to wait for a trace
 
 
 class Span(NamedTuple):
-    """``links``: the ids of spans. ``service``: which process it is from."""
+    """A span. ``links``: the ids of linked spans. ``service``: the name of its process."""
 
     trace: str
     id: str
@@ -32,25 +32,27 @@ class Span(NamedTuple):
 
 
 class Stores:
-    """``phoenix``: its URL. ``log``: the collector's."""
+    """``phoenix``: the URL of Phoenix. ``log``: the log of the collector."""
 
     def __init__(self, phoenix: str, log: Path) -> None:
         self._url = f"{phoenix}/v1/projects/default/spans/otlpv1"
         self._log = log
 
     def wait_for(self, trace: str, names: Sequence[str]) -> list[Span]:
-        """The spans of a trace, once they are these (among others). Raises TimeoutError."""
+        """The spans of a trace, once they include these ``names``. Raises TimeoutError."""
         until = time.monotonic() + PATIENCE
         while True:
             spans = [span for span in self.spans() if span.trace == trace]
             if {span.name for span in spans}.issuperset(names):
                 return spans
             if time.monotonic() > until:
-                raise TimeoutError(f"of {names} only {[span.name for span in spans]} came")
+                raise TimeoutError(
+                    f"expected {names}, only {[span.name for span in spans]} arrived"
+                )
             time.sleep(0.2)
 
     def spans(self) -> Iterator[Span]:
-        """All that Phoenix has."""
+        """All spans that Phoenix has."""
         links, services = self._collected()
         cursor: str | None = None
         with httpx.Client(trust_env=False) as client:
@@ -75,7 +77,7 @@ class Stores:
                     return
 
     def _collected(self) -> tuple[dict[str, list[str]], dict[str, str]]:
-        """Span id -> the ids that it links to; and the service that it is from."""
+        """The ids that each span links to, and the service of each span, by span id."""
         links: dict[str, list[str]] = {}
         services: dict[str, str] = {}
         service = ident = ""
@@ -91,7 +93,7 @@ class Stores:
 
 
 def _plain(value: dict[str, Any]) -> object:
-    """A value of OTLP's JSON."""
+    """A Python value from an OTLP JSON value."""
     if value.get("array_value") is not None:
         return ",".join(str(_plain(one)) for one in value["array_value"]["values"])
     return next((one for one in value.values() if one is not None), None)
@@ -102,7 +104,7 @@ def _short(value: object) -> str:
 
 
 def show(title: str, traces: Sequence[Sequence[Span]], shown: dict[str, str]) -> None:
-    """Print traces. ``shown``: id -> what a span is called in links; those of these are added."""
+    """Print traces. ``shown``: the label of each span in links, by id; labels of new spans are added."""
     print(f"{title}\n")
     for spans in traces:
         by_id = {span.id: span for span in spans}

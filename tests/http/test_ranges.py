@@ -8,7 +8,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from layergate.http.message.dates import format_http_date
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.ranges import (
     MAX_RANGES,
@@ -23,6 +22,7 @@ from layergate.http.message.ranges import (
 from layergate.http.message.request import Request
 from layergate.http.message.stored import PartialResponse, Served, StoredResponse
 from layergate.http.rfc9111.partial import covers, partial_content
+from tests.support.dates import http_date
 
 NOW = 1_700_000_000.0
 thorough = settings(max_examples=400, deadline=None)
@@ -313,7 +313,7 @@ def test_no_content_range_raises(value):
 
 
 def at(seconds: float) -> bytes:
-    return format_http_date(NOW + seconds)
+    return http_date(NOW + seconds)
 
 
 VALIDATORS = [

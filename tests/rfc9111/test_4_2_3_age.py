@@ -3,15 +3,15 @@
 import pytest
 
 from layergate.http.message.cache_control import DELTA_MAX
-from layergate.http.message.dates import format_http_date
 from layergate.http.message.fields import Fields
 from layergate.http.rfc9111.freshness import initial_age
+from tests.support.dates import http_date
 
 NOW = 1_700_000_000.0
 
 
 def date(delta: float) -> tuple[bytes, bytes]:
-    return (b"Date", format_http_date(NOW + delta))
+    return (b"Date", http_date(NOW + delta))
 
 
 def age(value: bytes) -> tuple[bytes, bytes]:

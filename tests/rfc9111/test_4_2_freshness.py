@@ -3,7 +3,6 @@
 import pytest
 
 from layergate.http.message.cache_control import DELTA_MAX, parse_cache_control
-from layergate.http.message.dates import format_http_date
 from layergate.http.message.fields import Fields
 from layergate.http.rfc9111.freshness import (
     HEURISTIC_CAP,
@@ -11,12 +10,13 @@ from layergate.http.rfc9111.freshness import (
     UNDERSTOOD_STATUSES,
     freshness_lifetime,
 )
+from tests.support.dates import http_date
 
 NOW = 1_700_000_000.0
 
 
 def at(delta: float) -> bytes:
-    return format_http_date(NOW + delta)
+    return http_date(NOW + delta)
 
 
 def lifetime(*lines, status=200, fraction=None):

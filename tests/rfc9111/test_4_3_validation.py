@@ -2,7 +2,6 @@
 
 import pytest
 
-from layergate.http.message.dates import format_http_date
 from layergate.http.message.fields import Fields
 from layergate.http.message.request import CONDITIONAL_FIELDS
 from layergate.http.rfc9111.validation import (
@@ -13,12 +12,13 @@ from layergate.http.rfc9111.validation import (
     not_modified_lines,
     same_but_for_strength,
 )
+from tests.support.dates import http_date
 
 NOW = 1_700_000_000.0
 
 
 def at(delta: float) -> bytes:
-    return format_http_date(NOW + delta)
+    return http_date(NOW + delta)
 
 
 def inm(value: bytes) -> tuple[bytes, bytes]:

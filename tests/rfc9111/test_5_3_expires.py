@@ -5,16 +5,16 @@ from datetime import UTC, datetime
 import pytest
 
 from layergate.http.message.cache_control import DELTA_MAX, EMPTY
-from layergate.http.message.dates import format_http_date
 from layergate.http.message.fields import Fields
 from layergate.http.rfc9111.freshness import freshness_lifetime
+from tests.support.dates import http_date
 
 NOW = 1_700_000_000.0
 IN_2050 = datetime(2050, 8, 18, 2, 1, 18, tzinfo=UTC).timestamp() - NOW
 
 
 def at(delta: float) -> bytes:
-    return format_http_date(NOW + delta)
+    return http_date(NOW + delta)
 
 
 def lifetime(*lines):

@@ -1,4 +1,4 @@
-"""Parse and format HTTP-date (RFC 9110 section 5.6.7, with the leniency of RFC 9111 section 4.2).
+"""Parse HTTP-date (RFC 9110 section 5.6.7, with the leniency of RFC 9111 section 4.2).
 
 Every header field with a date goes through here. Nothing here uses a locale, a time zone or a clock.
 """
@@ -10,9 +10,8 @@ from datetime import date
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["format_http_date", "parse_http_date"]
+__all__ = ["parse_http_date"]
 
-_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = (
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 )  # fmt: skip
@@ -36,7 +35,6 @@ _ASCTIME: Final = re.compile(
 )
 
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
-_FIRST: Final = -_EPOCH_DAY * 86400 + 86400
 _LAST: Final = (date.max.toordinal() - _EPOCH_DAY) * 86400 + 86399
 _SECONDS_PER_YEAR: Final = 31556952
 # The reference for two-digit years when the caller passes no time: they mean 1977 to 2076.
@@ -91,26 +89,3 @@ def _seconds(year: int, month: int, day: int, hour: int, minute: int, second: in
     except ValueError:  # 31 Feb, year 0
         return None
     return float(days * 86400 + hour * 3600 + minute * 60 + min(second, 59))
-
-
-def format_http_date(epoch: float) -> bytes:
-    """``epoch`` (seconds since the epoch, rounded down) as an IMF-fixdate (RFC 9110 5.6.7).
-
-    Never raises: a time before year 1 or after year 9999 becomes the nearest time that can be
-    written, and nan becomes the epoch.
-    """
-    if _FIRST <= epoch <= _LAST:
-        return _format(int(epoch // 1))
-    return _format(0 if epoch != epoch else _FIRST if epoch < 0 else _LAST)  # noqa: PLR0124 - nan
-
-
-@lru_cache(maxsize=1024)
-def _format(seconds: int) -> bytes:
-    days, rest = divmod(seconds, 86400)
-    day = date.fromordinal(days + _EPOCH_DAY)
-    hour, rest = divmod(rest, 3600)
-    minute, second = divmod(rest, 60)
-    return (
-        f"{_DAYS[day.weekday()]}, {day.day:02} {_MONTHS[day.month - 1]} {day.year:04}"
-        f" {hour:02}:{minute:02}:{second:02} GMT"
-    ).encode("ascii")

@@ -9,12 +9,7 @@ from layergate.http.message.credentials import Credential, strongest_credential
 from layergate.http.message.fields import Fields
 from layergate.http.message.ranges import RangeSpec, parse_range
 
-__all__ = ["CONDITIONAL_FIELDS", "OUTCOMES", "PER_RESPONSE_FIELDS", "Request"]
-
-# The possible outcomes of a request. ``bypass``: the request did not concern the cache;
-# ``collapsed``: answered from another request's fetch; ``revalidated``: answered from the store after
-# the app confirmed the stored response.
-OUTCOMES: Final = ("hit", "stale", "revalidated", "miss", "bypass", "collapsed")
+__all__ = ["CONDITIONAL_FIELDS", "PER_RESPONSE_FIELDS", "Request"]
 
 CONDITIONAL_FIELDS: Final = frozenset(
     {b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range"}
@@ -42,8 +37,10 @@ class Request:
     ``personal``: the user is known: from a credential in a field other than Authorization, or from
     the app or its server (a session, a login, a client certificate).
     ``secured``: the route that answers the request is known to declare authentication.
-    ``outcome``: one of `OUTCOMES`, as far as it is known; ``layer``: the name of the layer that
-    answers the request, or ""; ``reason``: why it was forwarded, or its response was not stored.
+    ``outcome``: ``hit``, ``stale``, ``revalidated`` (answered from the store after the app confirmed the
+    stored response), ``miss``, ``bypass`` (the request did not concern the cache) or ``collapsed``
+    (answered from another request's fetch), as far as it is known. ``layer``: the name of the layer that
+    answers the request, or "". ``reason``: why it was forwarded, or its response was not stored.
     ``directives``: the request's Cache-Control. Without one, ``Pragma: no-cache`` counts as
     ``no-cache`` (RFC 9111 5.4, for HTTP/1.0 clients).
     ``ranges``: the byte ranges that a GET asks for; None without a Range, or with one that LayerGate

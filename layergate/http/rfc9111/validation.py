@@ -30,7 +30,6 @@ from layergate.http.rfc9111.selecting import vary_names, with_vary
 from layergate.http.rfc9111.storing import unstorable_names
 
 __all__ = [
-    "CONDITIONAL_FIELDS",
     "conditional_lines",
     "freshens",
     "has_validator",
@@ -40,12 +39,6 @@ __all__ = [
     "same_but_for_strength",
     "updated_fields",
 ]
-
-CONDITIONAL_FIELDS: Final = frozenset(
-    {b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range"}
-)
-"""The preconditions of RFC 9110 section 13.1. A request that is made to renew a stored response
-carries ours and none of the client's."""
 
 _UNSAFE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
