@@ -22,7 +22,8 @@ from layergate.cli.client import (
 )
 from layergate.cli.text import printable, rendered, wants_colour
 from layergate.errors import ExplainRefused
-from layergate.http.explain.report import Explanation, Response, explain
+from layergate.http.explain.report import Explanation, Response
+from layergate.http.explain.walk import explain
 from layergate.http.message.described import DescribedRequest
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
 from layergate.runtime.threads import ThreadRuntime, run_blocking

@@ -20,7 +20,8 @@ from layergate.config import Admin
 from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import ExplainRefused, PurgeRefused
 from layergate.http.engine.cache import Cache
-from layergate.http.explain.report import Response, explain
+from layergate.http.explain.report import Response
+from layergate.http.explain.walk import explain
 from layergate.http.message.described import DescribedRequest, checked_lines
 from layergate.http.message.fields import Fields, Lines, split_list
 from layergate.http.message.request import Request

@@ -161,7 +161,7 @@ def test_a_response_is_fetched_and_explained(server: Server) -> None:
     assert re.search(r"^\+ storable +stored +RFC 9111 section 3$", ran.out, re.MULTILINE)
     assert re.search(r"^\+ lifetime +60 s +RFC 9111 section 5\.2\.2\.1$", ran.out, re.MULTILINE)
     assert re.search(r"^  tags +product:7, products ", ran.out, re.MULTILINE)
-    assert lines[-1].startswith("MISS: the app is asked. Stored, fresh for")
+    assert lines[-1].startswith("MISS: the request goes to the app. Stored, fresh for")
     assert "\x1b" not in ran.out  # no terminal, no colour
 
 

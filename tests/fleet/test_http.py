@@ -14,7 +14,8 @@ from layergate.asgi.scope import read_request
 from layergate.core.invalidation import PurgeReceipt
 from layergate.core.shared import Waited
 from layergate.errors import OriginAborted
-from layergate.http.explain.report import Explanation, explain
+from layergate.http.explain.report import Explanation
+from layergate.http.explain.walk import explain
 from tests.fleet.support import Fleet
 from tests.support.asgi import Gate, Lifespan, OriginCall, World, scope_of, until
 from tests.support.redis_servers import Proxy

@@ -14,8 +14,9 @@ from layergate import Admin, HttpCache, LayerGate, MemoryLayer, Rule
 from layergate.asgi.scope import read_request
 from layergate.errors import ExplainRefused
 from layergate.http.engine import decide
-from layergate.http.explain import report as explain_module
-from layergate.http.explain.report import Explanation, Response, Step, explain, section
+from layergate.http.explain import wording
+from layergate.http.explain.report import Explanation, Response, Step, section
+from layergate.http.explain.walk import explain
 from layergate.http.message.described import DescribedRequest as AskedRequest
 from layergate.http.rfc9111 import decision
 from layergate.http.rfc9111.storing import Refused
@@ -187,7 +188,14 @@ async def test_nothing_is_stored() -> None:
     assert outcome(told, "key") == told.url == "http://example.com/a?b=c"
     assert outcome(told, "layer") == "memory: nothing"
     assert outcome(told, "flight") == "leads"
-    assert told.conclusion == ("miss", "uri-miss", None, None, None, "MISS: the app is asked.")
+    assert told.conclusion == (
+        "miss",
+        "uri-miss",
+        None,
+        None,
+        None,
+        "MISS: the request goes to the app.",
+    )
 
 
 async def test_what_is_stored_is_told_without_its_body() -> None:
@@ -453,7 +461,7 @@ def test_there_is_a_sentence_for_every_reason_to_decide() -> None:
         for leaf in ast.walk(verdict.args[2])
         if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
     }
-    assert sections == set(explain_module._DECIDED)
+    assert sections == set(wording.DECIDED)
 
 
 class Broken(MemoryLayer):
@@ -499,7 +507,7 @@ async def test_json_there_and_back() -> None:
     odd = told.as_json()
     odd["steps"][0]["good"] = "x"
     for wrong in (*wrongs, odd):
-        with pytest.raises(ValueError, match="no explanation"):
+        with pytest.raises(ValueError, match="not an explanation"):
             Explanation.of_json(wrong)
 
 

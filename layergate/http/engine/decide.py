@@ -1,8 +1,8 @@
 """Decide: what to do with a request, given what is stored for it.
 
-`open_request` calls `decide` with what `lookup` has found. The policy itself is `rfc9111.decision`; here
-it is given the engine's side of the question: variants, stored languages, what another instance has
-fetched since, and reloads that come too soon.
+`open_request` calls `decide` with what `lookup` has found, and so does `explain`. The policy itself is
+`rfc9111.decision`. Here it is given the engine's side of the question: variants, stored languages,
+what another instance has fetched since, and reloads that come too soon.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from layergate.http.rfc9111 import decision
 from layergate.http.rfc9111.decision import PAUSED, Decision, Verdict, is_reload
 from layergate.http.rules import Match
 
-__all__ = ["Decided", "decide", "pause_reload", "verdict_on"]
+__all__ = ["Decided", "decide"]
 
 
 class Decided(NamedTuple):
@@ -42,33 +42,34 @@ async def decide(
     *,
     ignore_stored: bool,
     asked: float,
+    quiet: bool = False,
 ) -> Decided:
     """The decision on a request.
 
     ``ignore_stored``: what is stored has failed validation. ``asked``: when the request came, seconds
-    since the epoch.
+    since the epoch. ``quiet``: nothing is counted, copied or changed (see `Stack.lookup`).
     """
     entry = selected.entry
     if ignore_stored:
         entry, selected = None, selected._replace(variants=None)
     now = engine.runtime.now()
-    verdict = verdict_on(request, entry, now, vary_miss=selected.vary_miss)
+    verdict = _verdict_on(request, entry, now, vary_miss=selected.vary_miss)
     if selected.language and verdict.decision is not Decision.HIT:
         # It has just expired; and nothing is validated in another's name.
         selected = selected._replace(entry=None, vary_miss=True, layer="", language=b"")
         entry = None
-        verdict = verdict_on(request, None, now, vary_miss=True)
+        verdict = _verdict_on(request, None, now, vary_miss=True)
     if not is_reload(verdict.decision, verdict.fwd):
         return Decided(verdict, selected, entry, now)
-    selected = await newest(engine, request, selected)
+    selected = await newest(engine, request, selected, quiet=quiet)
     entry = selected.entry
-    verdict = verdict_on(request, entry, now, vary_miss=False)
+    verdict = _verdict_on(request, entry, now, vary_miss=False)
     if is_reload(verdict.decision, verdict.fwd):
-        verdict = pause_reload(engine, request, selected, match, verdict, now, asked=asked)
+        verdict = _pause_reload(engine, request, selected, match, verdict, now, asked=asked)
     return Decided(verdict, selected, entry, now, is_reload(verdict.decision, verdict.fwd))
 
 
-def verdict_on(request: Request, entry: Entry | None, now: float, *, vary_miss: bool) -> Verdict:
+def _verdict_on(request: Request, entry: Entry | None, now: float, *, vary_miss: bool) -> Verdict:
     """`decision.decide` for what `lookup` found. ``vary_miss``: the target has variants, and none of
     them is this request's."""
     verdict = decision.decide(request, entry, now)
@@ -77,7 +78,7 @@ def verdict_on(request: Request, entry: Entry | None, now: float, *, vary_miss: 
     return verdict
 
 
-def pause_reload(
+def _pause_reload(
     engine: Engine,
     request: Request,
     selected: Selected,
@@ -85,7 +86,7 @@ def pause_reload(
     verdict: Verdict,
     now: float,
     *,
-    asked: float = float("inf"),
+    asked: float,
 ) -> Verdict:
     """The ``verdict`` on a reload, or `PAUSED`: what is stored was fetched after the request came, or
     another reload was forwarded less than ``reload_pause`` seconds ago.

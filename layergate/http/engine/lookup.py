@@ -142,22 +142,25 @@ async def _search_key(engine: Engine, request: Request, *, quiet: bool) -> bytes
     return class_key(exact, said.value)
 
 
-async def newest(engine: Engine, request: Request, selected: Selected) -> Selected:
+async def newest(
+    engine: Engine, request: Request, selected: Selected, *, quiet: bool = False
+) -> Selected:
     """What is selected for a reload: ``selected``, or what another instance has replaced it with since
-    it was copied here. This instance's own copy is fresh, so nothing else makes it look below."""
+    it was copied here. This instance's own copy is fresh, so nothing else makes it look below.
+    ``quiet``: as for `select`."""
     seen = selected.entry
     if engine.stack.shared_log is None or seen is None or selected.layer != engine.top:
         return selected
 
     def enough(entry: Entry) -> bool:
         return (
-            entry is not seen
+            entry.value is not seen.value
             and entry.created >= seen.created
             and isinstance(entry.value, StoredResponse)
             and covers(request, entry.value)
         )
 
-    found = await engine.stack.lookup(selected.storage_key, enough=enough)
+    found = await engine.stack.lookup(selected.storage_key, enough=enough, quiet=quiet)
     if found is None or not enough(found.entry):
         return selected
     return selected._replace(entry=found.entry, layer=found.layer)
