@@ -178,14 +178,16 @@ class Stack:
             self._log = self.shared_log = log(joining)
         self._label = label
         top = self.layers[0]
+        # Checked once: on some Pythons, a check against a protocol costs more than a hit.
+        self._top_peekable = isinstance(top, PeekableLayer)
         # The top layer's own peek, for who looks after purges and failures himself (see `peek`).
         self.top_peek: Callable[[Key], Entry | None] = (
             top.peek if isinstance(top, PeekableLayer) else _no_peek
         )
         # With nothing below a peekable top, a peek has seen all there is.
-        self.peek_is_enough = len(self.layers) == 1 and isinstance(top, PeekableLayer)
+        self.peek_is_enough = len(self.layers) == 1 and self._top_peekable
         # Can the top layer be written to at once, before those below it? (See `keep`.)
-        self._keeps = isinstance(top, PeekableLayer) and not inspect.iscoroutinefunction(top.set)
+        self._keeps = self._top_peekable and not inspect.iscoroutinefunction(top.set)
 
     @property
     def trusted(self) -> bool:
@@ -246,9 +248,8 @@ class Stack:
 
     def inspect_top(self, key: Key) -> Entry | None:
         """As `peek`, but nothing that has expired, and it does not count as a read."""
-        top = self.layers[0]
-        look: Callable[[Key], Any] | None = getattr(top, "inspect", None)
-        if look is None or not isinstance(top, PeekableLayer) or not self.trusted:
+        look: Callable[[Key], Any] | None = getattr(self.layers[0], "inspect", None)
+        if look is None or not self._top_peekable or not self.trusted:
             return None
         try:
             entry: Entry | None = look(key)
