@@ -227,7 +227,7 @@ class Loader(Fetching):
         names = policy.tags_of(value)
         # (an instance that stands still is not waited for: this is a write, not a purge)
         invalidation = Invalidation("key", self._label(key))
-        await self._log.append((invalidation,), self._now(), wait=self._layer_timeout)
+        await self._log.append((invalidation,), self._now(), wait=self._ask.timeout)
         made = self._entry(value, names, policy, self.invalidations.position)
         if made is None:
             return False

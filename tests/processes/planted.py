@@ -30,7 +30,7 @@ def stores_what_was_purged() -> None:
         entry.stamp = entry.checked = self.invalidations.position
         return await store(self, key, entry, **more)
 
-    Stack.store = later  # type: ignore[method-assign]
+    Stack.store = later  # type: ignore[method-assign, assignment]
 
 
 def hears_no_soft_purge() -> None:
@@ -42,7 +42,7 @@ def hears_no_soft_purge() -> None:
     ) -> None:
         apply(self, position, [mark for mark in invalidations if not mark.soft], time)
 
-    Invalidations.apply = hard  # type: ignore[method-assign]
+    Invalidations.apply = hard  # type: ignore[method-assign, assignment]
 
 
 PLANTED: Final[dict[str, Callable[[], None]]] = {
