@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from layergate.layers.redis.log_scripts import STATUS, SYNC
+from layergate.layers.redis.log_scripts import SYNC
 from layergate.runtime.loop import LoopRuntime
-from layergate.shared.journal import Grew
+from layergate.shared.journal import Appended, Grew
 from tests.support.nodes import Loop, Node, eventually, settle, world
 from tests.support.redis_servers import SharedValkey
 
@@ -17,8 +17,9 @@ pytest_plugins = ("tests.support.redis_servers",)
 __all__ = ["world"]
 
 
-def lag(node: Node) -> float:
-    return node.log.stats()["log_lag"]
+def lag_of(node: Node) -> float:
+    lag: float = node.log.stats()["log_lag"]
+    return lag
 
 
 async def two(world: Any, server: SharedValkey) -> tuple[Node, Node]:
@@ -38,15 +39,15 @@ def test_the_lag_is_what_was_heard_of_and_not_applied(
         log_id, applied = node.log.log_id, node.log.applied
         assert log_id is not None
         assert applied == 1
-        assert lag(node) == 0
+        assert lag_of(node) == 0
         assert node.log.is_news(Grew(log_id, applied + 3))
-        assert lag(node) == 3
+        assert lag_of(node) == 3
         for _ in range(3):
             await other.purge("b", wait=0)
         await node.log.sync()
-        assert (node.log.applied, lag(node)) == (4, 0)
+        assert (node.log.applied, lag_of(node)) == (4, 0)
         assert not node.log.is_news(Grew(log_id, 4))
-        assert lag(node) == 0
+        assert lag_of(node) == 0
 
     world.run(scenario())
 
@@ -59,7 +60,7 @@ def test_of_another_incarnation_nothing_is_applied_yet(
         for _ in range(3):
             await node.purge("a", wait=0)
         assert node.log.is_news(Grew(b"another log's id", 2))
-        assert lag(node) == 2
+        assert lag_of(node) == 2
 
     world.run(scenario())
 
@@ -98,17 +99,23 @@ def test_an_answer_that_comes_late_makes_nobody_ahead_of_the_log(
         assert node.log.applied == 3
         held[0].set()
         await late
-        assert (node.log.applied, lag(node)) == (3, 0)
+        assert (node.log.applied, lag_of(node)) == (3, 0)
 
     loop.run(scenario())
 
 
 @pytest.mark.parametrize(
     ("what", "found"),
-    [("it", 1), ("another record there", 0), ("another log", 0), ("no record there", 0)],
+    [
+        ("it", True),
+        ("another record there", False),
+        ("another log", False),
+        ("a caller that follows another log", False),
+        ("no record there", False),
+    ],
 )
 def test_a_purge_is_found_in_its_place_and_as_it_was_written(
-    world: Any, shared_valkey: SharedValkey, what: str, found: int
+    world: Any, shared_valkey: SharedValkey, what: str, found: bool
 ) -> None:
     """The place alone may be another record's: after the end of the log was lost, say."""
 
@@ -116,15 +123,18 @@ def test_a_purge_is_found_in_its_place_and_as_it_was_written(
         node, _ = await two(world, shared_valkey)
         await node.purge("a", wait=0)
         place = node.log.place()
-        position, tip = place.position, place.tip
+        assert place.log is not None
+        log, position, tip = place.log, place.position, place.tip
         if what == "another record there":
             tip = b"0" * 40
         elif what == "another log":
+            log = bytes(16)
+        elif what == "a caller that follows another log":
             place = place._replace(log=bytes(16), position=0, tip=b"")
         elif what == "no record there":
             position += 1
-        reply = await node.journal._run(STATUS, place, position, tip)
-        assert reply[1] == found
+        status = await node.journal.status(place, Appended(log, position, tip, 0.0))
+        assert status.found is found
 
     world.run(scenario())
 

@@ -1,4 +1,4 @@
-"""The rules of `layergate.gateway.siblings` and `layergate.shared.members`, one by one: each has a history that needs it.
+"""What a worker does with each message of its supervisor: rules of `layergate.gateway.siblings`.
 
 `test_siblings_model` tries every order of events; these are the orders that it finds too rarely.
 """
@@ -17,7 +17,6 @@ from layergate.core.shared import Joining
 from layergate.gateway.siblings import TERM, SiblingLog
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import run_blocking
-from layergate.shared.members import Members, Settled
 
 
 class Clock:
@@ -36,69 +35,10 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def board(clock: Clock) -> Members[int]:
-    """Three workers that are trusted."""
-    board = Members[int](clock.monotonic, term=TERM)
-    for who in (1, 2, 3):
-        board.join(who)
-        assert board.grant(who) == clock.time + TERM
-    return board
-
-
 def log_of(clock: Any, sent: list[Any] | None = None) -> SiblingLog:
     log = SiblingLog((lambda _: None) if sent is None else sent.append, 3)
     log.joined(Joining(Invalidations(), clock, Counters(), ()))
     return log
-
-
-# -- the supervisor's side -------------------------------------------------------------------------
-
-
-def test_an_acknowledgement_counts_for_no_later_purge(board: Members[int]) -> None:
-    first, second = board.append(1, 10), board.append(1, 11)
-    assert first < second
-    board.applied(2, first)
-    board.applied(3, first)
-    assert board.settled() == [Settled(1, 10, 3, 3, 1)]
-    assert board.settled() == []
-    board.applied(2, second)
-    board.applied(3, second)
-    assert board.settled() == [Settled(1, 11, 3, 3, 2)]
-
-
-def test_an_acknowledgement_counts_for_every_earlier_purge(board: Members[int]) -> None:
-    board.append(1, 10)
-    second = board.append(2, 20)
-    board.applied(3, second)
-    assert board.settled() == []
-    board.applied(2, second)  # its own purge does not wait for it
-    assert board.settled() == [Settled(1, 10, 3, 3, 1)]
-    board.applied(1, second)
-    assert board.settled() == [Settled(2, 20, 3, 3, 2)]
-
-
-def test_an_acknowledgement_of_something_older_counts_for_nothing(board: Members[int]) -> None:
-    position = board.append(1, 10)
-    board.applied(2, position - 1)
-    board.applied(3, position - 1)
-    assert board.settled() == []
-
-
-def test_a_grant_after_the_purge_makes_it_wait_no_longer(board: Members[int], clock: Clock) -> None:
-    """A worker that is trusted anew has read the purge before the grant."""
-    board.append(1, 10)
-    clock.time += TERM / 2
-    board.grant(2)
-    board.grant(3)
-    assert board.settled() == []
-    assert board.due() == 100.0 + TERM
-    clock.time = 100.0 + TERM
-    assert board.settled() == [Settled(1, 10, 1, 1, 1)]
-    assert board.due() is None
-
-
-# -- the worker's side -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["left", "lost", "forked"])
