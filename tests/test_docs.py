@@ -10,7 +10,10 @@ import asyncio
 import enum
 import importlib
 import inspect
+import os
+import platform
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
@@ -20,12 +23,18 @@ from typing import Any
 import httpx
 import pytest
 
+from layergate import Admin
+from layergate.cli import main
+from layergate.cli.client import Answered
 from layergate.config import Options, Rule
+from layergate.http.engine.witness import MAX_WITNESSES
+from layergate.http.message.described import DescribedRequest
 from layergate.http.rfc9111 import storing
 from layergate.layers.redis import RedisLayer
 from layergate.shared.layer import SystemLayer
 from layergate.sizes import parse_size
 from layergate.telemetry import names
+from tests.support.asgi import World
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([
@@ -225,6 +234,65 @@ async def test_the_first_example_does_what_it_says(monkeypatch: pytest.MonkeyPat
     assert told.count("LayerGate; fwd=uri-miss; stored") == 1
     assert re.fullmatch(r"LayerGate; hit; ttl=(29|30)", again.headers["cache-status"])
     assert "age" in again.headers
+
+
+# -- samples of `explain` --------------------------------------------------------------------------
+
+SAMPLES = [
+    (page, sample)
+    for page, text in TEXTS.items()
+    for sample in blocks(text, "console")
+    if "$ layergate explain " in sample
+]
+
+
+def sample_app() -> World:
+    """The app that the samples are about."""
+    world = World(admin=Admin(token="s3cret"))
+    cacheable = {
+        "cache-control": "max-age=60, stale-while-revalidate=30",
+        "etag": '"7-3"',
+        "cache-tag": "product:7, products",
+        "content-length": "1804",
+    }
+    world.origin.answers("/products/7", cacheable, b"x" * 1804)
+    cart = {"cache-control": "max-age=60", "set-cookie": "cart=81", "content-length": "0"}
+    world.origin.answers("/cart", cart, b"")
+    return world
+
+
+def test_there_are_samples_of_explain() -> None:
+    assert {page for page, _ in SAMPLES} == {"README.md", "docs/observability.md"}
+
+
+@pytest.mark.parametrize(("page", "sample"), SAMPLES)
+def test_a_sample_of_explain_is_the_output_of_a_run(
+    page: str, sample: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = sample_app()
+
+    async def sent(asked: DescribedRequest, content: bytes | None) -> Answered:
+        transport = httpx.ASGITransport(world.app)
+        async with httpx.AsyncClient(transport=transport) as session:
+            url = f"{asked.scheme}://{asked.authority}{asked.path.decode()}"
+            answer = await session.request(asked.method, url, headers=asked.lines, content=content)
+            return Answered(answer.status_code, answer.headers.raw, answer.content)
+
+    def ask(asked: DescribedRequest, *, content: bytes | None = None, **_: object) -> Answered:
+        return asyncio.run(sent(asked, content))
+
+    for path in ("/products/7", "/cart"):
+        for client in range(MAX_WITNESSES):  # after so many a marker is for all clients
+            fields = {"user-agent": f"browser {client}"}
+            ask(DescribedRequest.of("GET", f"http://localhost:8000{path}", fields))
+    world.clock.advance(12)
+    monkeypatch.setattr("layergate.cli.client.ask", ask)
+    monkeypatch.setattr(platform, "node", lambda: "web-1")
+    monkeypatch.setenv("LAYERGATE_ADMIN_TOKEN", "s3cret")
+    (command,) = re.findall(r"^\$ layergate (explain .*)$", sample, re.MULTILINE)
+    assert main(shlex.split(command)) == 0
+    output = capsys.readouterr().out.replace(f"Process {os.getpid()} ", "Process 4711 ")
+    assert sample.partition(f"$ layergate {command}\n")[2] == output, page
 
 
 # -- the glossary ----------------------------------------------------------------------------------

@@ -1,4 +1,8 @@
-"""``layergate explain URL``: what LayerGate would do with a request, and why."""
+"""``layergate explain URL``: what LayerGate does with a request, and why.
+
+With ``--admin`` a running instance explains; without, this process does, for a cache with default options
+that holds nothing.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +35,14 @@ from layergate.runtime.threads import ThreadRuntime, run_blocking
 __all__ = ["add"]
 
 _DESCRIPTION = """\
-Explain, step by step and with the section of the RFC, what LayerGate would do with a request.
+Explain, step by step and with the section of the RFC, what LayerGate does with a request.
 
-With --admin a running instance is asked: its rules, what its layers hold, what would happen now. It
-makes no request to the URL and changes nothing. The instance is told the header fields given here.
+With --admin, a running instance explains what it would do now, by its rules and by what its layers
+hold. It makes no request to the URL and changes nothing. It receives the header fields given here.
 
-Without, the request is made to the URL itself, and its response is explained as LayerGate with no
-rules and default options would treat it. No redirect is followed; methods that may change something
-are not sent.
+Without --admin, the command makes the request to the URL itself, and explains how LayerGate would
+treat the response with default options and no rules. It follows no redirects, and does not send
+methods that may change something.
 """
 
 
@@ -46,29 +50,31 @@ def add(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "explain",
-        help="what would be done with a request, and why",
+        help="show what LayerGate does with a request, and why",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("url", metavar="URL", help="such as https://host/path")
+    parser.add_argument("url", metavar="URL", help="for example https://host/path")
     parser.add_argument(
         "-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], dest="headers",
-        help="a header field of the request; may be repeated",
+        help="a header field of the request; can be repeated",
     )  # fmt: skip
-    parser.add_argument("-X", "--method", default="GET", help="default: GET")
-    parser.add_argument("--json", action="store_true", help="the trace as JSON, for tools")
-    parser.add_argument("-v", "--verbose", action="store_true", help="with the facts of each step")
-    parser.add_argument("--no-color", action="store_true", help="no colours (nor with NO_COLOR)")
+    parser.add_argument("-X", "--method", default="GET", help="the method (default: GET)")
+    parser.add_argument("--json", action="store_true", help="print the explanation as JSON")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the facts of each step")
+    parser.add_argument(
+        "--no-color", action="store_true", help="print no colors (NO_COLOR does the same)"
+    )
     add_admin(parser)
     parser.add_argument(
         "--fetch", action="store_true",
-        help="with --admin: make the request too, and have its response explained",
+        help="with --admin: make the request too, and explain its response",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Raises UsageError, Unreachable."""
+    """Run the subcommand; the exit status. Raises UsageError and Unreachable."""
     headers = [_header(text) for text in arguments.headers]
     try:
         asked = DescribedRequest.of(arguments.method, arguments.url, headers)
@@ -80,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         response = _fetched(asked, arguments) if arguments.fetch else None
         explanation, process = _asked(client, arguments, headers, response)
     elif arguments.fetch:
-        raise UsageError("--fetch needs --admin; without it the request is made anyway")
+        raise UsageError("--fetch needs --admin; without --admin the request is made anyway")
     else:
         response = _fetched(asked, arguments)
         request = asked_request({"raw_path": b""}, asked, obey_directives=True)
@@ -92,9 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         colour = wants_colour(refused=arguments.no_color)
         if arguments.admin:
             host = printable(str(process.get("host", "?")))
-            print(
-                f"Asked: process {process.get('pid', '?')} on {host}. Others have their own memory.\n"
-            )
+            pid = process.get("pid", "?")
+            print(f"Process {pid} on {host} answered. Other processes have their own memory.\n")
         print(rendered(explanation, colour=colour, verbose=arguments.verbose))
     return 0
 
@@ -107,7 +112,8 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def _fetched(asked: DescribedRequest, arguments: argparse.Namespace) -> Response | None:
-    """The head of the response to the request, which is made; None if it may change something."""
+    """Makes the request, and returns the head of its response. None for a method that may change
+    something: then it makes no request."""
     timeout = checked_timeout(arguments)
     if asked.method not in SAFE_METHODS:
         return None
@@ -141,4 +147,4 @@ def _asked(
         process = answer["result"].pop("process", {})
         return Explanation.of_json(answer["result"]), process if isinstance(process, dict) else {}
     except (KeyError, ValueError) as error:
-        raise Unreachable(f"what answered is no LayerGate of this version: {error}") from None
+        raise Unreachable(f"the answer is not from this version of LayerGate: {error}") from None

@@ -277,9 +277,9 @@ def test_a_running_instance_is_asked(clean: Server, here: Callable[..., Ran]) ->
     assert ran.code == 0, ran.err
     assert re.search(r"^  rule +/ruled/\{id\} ", ran.out, re.MULTILINE)
     assert re.search(r"^  layer +memory: nothing ", ran.out, re.MULTILINE)
-    assert ran.out.splitlines()[-1] == "MISS: the app is asked."
+    assert ran.out.splitlines()[-1] == "MISS: the request goes to the app."
     here("explain", f"{clean.url}/ruled/7")
-    assert here(*ask).out.splitlines()[-1] == "HIT: it is answered from the store."
+    assert here(*ask).out.splitlines()[-1] == "HIT: the answer comes from the store."
     told = here(*ask, "--json", "-H", "Cookie: a=b").json()
     assert (told["conclusion"]["answer"], told["conclusion"]["fwd"]) == ("miss", "request")
     told = here(*ask, "--json", "-X", "POST").json()
@@ -292,7 +292,7 @@ def test_its_response_can_be_fetched_and_explained_too(clean: Server) -> None:
     assert run(*ask, "--fetch").json()["conclusion"]["refused"] == "no-freshness"
     # What the instance remembers of it.
     told = run(*ask).json()
-    assert "Its last response was not stored" in told["conclusion"]["text"]
+    assert "was not stored: Nothing in the response" in told["conclusion"]["text"]
 
 
 def test_the_token_may_be_in_a_file(server: Server, tmp_path: Path) -> None:

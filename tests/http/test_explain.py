@@ -13,12 +13,13 @@ import pytest
 from layergate import Admin, HttpCache, LayerGate, MemoryLayer, Rule
 from layergate.asgi.scope import read_request
 from layergate.errors import ExplainRefused
-from layergate.http.engine import decide
-from layergate.http.explain import wording
+from layergate.http.engine import decide, sharing
+from layergate.http.explain import received, wording
+from layergate.http.explain.rehearsal import Reaction
 from layergate.http.explain.report import Explanation, Response, Step, section
 from layergate.http.explain.walk import explain
 from layergate.http.message.described import DescribedRequest as AskedRequest
-from layergate.http.rfc9111 import decision
+from layergate.http.rfc9111 import decision, freshness
 from layergate.http.rfc9111.storing import Refused
 from tests.scenarios.asgi import Clock, Origin, ask, scope_of
 from tests.scenarios.checks import Seen, our_member
@@ -462,6 +463,56 @@ def test_there_is_a_sentence_for_every_reason_to_decide() -> None:
         if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
     }
     assert sections == set(wording.DECIDED)
+
+
+def test_there_is_a_sentence_for_every_reason_not_to_share_a_fetch() -> None:
+    reasons = {
+        leaf.value
+        for node in ast.walk(ast.parse(inspect.getsource(sharing.why_uncollapsed)))
+        if isinstance(node, ast.Return) and node.value is not None
+        for leaf in ast.walk(node.value)
+        if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
+    }
+    assert {*reasons, "waiters"} == set(wording.UNCOLLAPSED)
+
+
+def test_there_is_a_sentence_for_every_source_of_a_lifetime() -> None:
+    constants = {
+        node.value
+        for node in ast.walk(ast.parse(inspect.getsource(freshness)))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert set(wording.SOURCES) - {"rule", "other"} <= constants
+    assert {*wording.SUMMARIES} == {*decision.Decision}
+
+
+def test_there_is_a_step_for_every_reaction_to_a_response() -> None:
+    assert {*received._VALIDATIONS} | received._PLANNED == {*Reaction}
+    for outcome, rfc, text, _ in received._VALIDATIONS.values():
+        assert outcome
+        assert SECTION.fullmatch(section(rfc))
+        assert SENTENCE.fullmatch(text)
+
+
+async def test_too_many_waiting_requests() -> None:
+    world = a_world(max_waiters=1)
+    gate = asgi.Gate()
+
+    @world.origin.on("/")
+    async def slow(call: asgi.OriginCall) -> None:
+        await gate.wait()
+        await call.reply(b"x", 200, {"cache-control": "max-age=10"})
+
+    async with world.call() as leader:
+        await gate.reached()
+        assert outcome(await world.explain(), "flight") == "follows"
+        async with world.call() as follower:
+            await world.waiting(1)
+            flight = the(await world.explain(), "flight")
+            assert (flight.outcome, flight.data) == ("alone", {"why": "waiters"})
+            gate.open()
+            await leader.done()
+            await follower.done()
 
 
 class Broken(MemoryLayer):

@@ -107,7 +107,7 @@ async def _explain_forwarding(trace: Trace, decided: Decided) -> Forwarded:
         told = f"Its last response was not stored: {marker.reason.explain}"
     elif (reason := await recent_reason(engine, selected)) is not None:
         told = (
-            f"The last response, to a request with other fields, was not stored: {reason.explain}"
+            f"Its last response, to a request with other fields, was not stored: {reason.explain}"
         )
     if not _explain_flight(trace, decided, entry, marker):
         rest = None

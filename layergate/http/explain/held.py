@@ -132,7 +132,7 @@ def _content(entry: Entry, now: float, where: str, of: str) -> _Content:
         text = f"{where} holds an index of this target's variants."
         return _Content("index", "4.1", True, text)
     if isinstance(value, HitForMiss):
-        text = f"{where} holds a marker: a response for this {of} was not shareable."
+        text = f"{where} holds a marker: responses for this {of} are not shareable."
         return _Content("marker", "G4", False, text)
     return _Content("unknown", "4", False, f"{where} holds something that is not a response.")
 

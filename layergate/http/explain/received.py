@@ -206,7 +206,7 @@ def _explain_refused(trace: Trace, exchange: Exchange, reason: Refused) -> None:
     trace.add_reason("storable", reason)
     ttl = marker_seconds(trace.engine, exchange, reason)
     if ttl:
-        text = "For so long, requests for this target do not wait for each other."
+        text = "For this long, requests for the target do not wait for each other."
         trace.add("marker", seconds_text(ttl), "G4", text, seconds=ttl)
 
 

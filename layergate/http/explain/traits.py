@@ -68,7 +68,7 @@ def explain_lifetime(trace: Trace, lifetime: Lifetime, ttl: float) -> None:
 
 
 def explain_age(trace: Trace, seconds: float) -> None:
-    text = "Its age, from its Age and Date, the time it took to arrive, and the time since then."
+    text = "From its Age and Date, the time it took to arrive, and the time since then."
     age = max(0.0, seconds)
     trace.add("age", seconds_text(round(age, 1)), "4.2.3", text, seconds=round(age, 3))
 
@@ -96,7 +96,7 @@ def explain_windows(
         rfc, text = "5.2.2.4", "It says no-cache, so it is validated before each use."
     elif said:
         outcome, rfc = ", ".join(said), "RFC 5861 3"
-        text = "For so long it may be used once it is stale."
+        text = "It may be used for this long once it is stale."
     elif must_revalidate:
         text = "Its must-revalidate, proxy-revalidate or s-maxage forbids use once it is stale."
     else:
