@@ -42,7 +42,7 @@ def hears_no_soft_purge() -> None:
     ) -> None:
         apply(self, position, [mark for mark in invalidations if not mark.soft], time)
 
-    Invalidations.apply = hard  # type: ignore[method-assign, assignment]
+    Invalidations.apply = hard  # type: ignore[method-assign]
 
 
 PLANTED: Final[dict[str, Callable[[], None]]] = {
