@@ -24,8 +24,16 @@ from layergate.asgi.tap import Client, Tap, settled
 from layergate.errors import OriginAborted
 from layergate.frameworks import KEY
 from layergate.http.engine.cache import Cache
-from layergate.http.engine.driver import Attempt, Conversation, Fetch, Serve, resolve
-from layergate.http.engine.exchange import Exchange, Reader, Relay, State
+from layergate.http.engine.driver import (
+    Attempt,
+    Conversation,
+    Fetch,
+    Serve,
+    refreshing,
+    resolve,
+)
+from layergate.http.engine.exchange import Exchange, Relay, State
+from layergate.http.engine.stream import Reader
 from layergate.routes import policy_place
 from layergate.runtime.loop import LoopRuntime
 
@@ -56,16 +64,16 @@ class Fetcher:
     async def fetch(self, conversation: Conversation, step: Fetch) -> bool:
         """Make a fetch and answer the client. False if the app has to be called once more, after
         which `Conversation.again` asks."""
-        if step.exchange.solo and step.patience is None:
+        if step.exchange.uncollapsed and step.patience is None:
             return await self._uncollapsed(step.exchange)
         return await self._shared(conversation, step)
 
     def refresh(self, exchange: Exchange) -> asyncio.Task[Any]:
         """Refresh what is stored, in the background."""
-        self._cache.refreshing(1)
-        inner = refresh_scope(self._scope, exchange.request_lines())
+        refreshing(self._cache, 1)
+        inner = refresh_scope(self._scope, exchange.asked.header_lines())
         task = self._spawn(Tap(self._app, self._cache, exchange, inner, None), None)
-        task.add_done_callback(lambda _: self._cache.refreshing(-1))
+        task.add_done_callback(lambda _: refreshing(self._cache, -1))
         return task
 
     # -- in a task of its own ------------------------------------------------------------------
@@ -80,16 +88,16 @@ class Fetcher:
         """Make a fetch that others may share, and be its first reader."""
         exchange = step.exchange
         client = Client(self._receive, self._send)
-        inner = forward_scope(self._scope, exchange.request_lines())
+        inner = forward_scope(self._scope, exchange.asked.header_lines())
         tap = Tap(self._app, self._cache, exchange, inner, client, outer=self._scope)
         task: asyncio.Task[Any] | None = None
         try:
-            with exchange.reader(exchange.request) as reader:
+            with exchange.stream.reader(exchange.request) as reader:
                 task = self._spawn(tap, contextvars.copy_context())
                 done = await self._answer(conversation, step, reader, client, task)
             if client.gone:
                 return done  # it has its response; what comes of the fetch is for others
-            over = exchange.ended or exchange.state in (State.RELEASED, State.FAILED)
+            over = exchange.stream.ended or exchange.state in (State.RELEASED, State.FAILED)
             if over or not self._runtime.lasts():
                 # The response is out. What the app still does (background tasks) is part of this
                 # request, and so is what goes wrong there; where the loop may end with it, the rest
@@ -148,7 +156,7 @@ class Fetcher:
         try:
             await read_along(reader, client.receive, client.send)
         except OriginAborted:
-            error = exchange.error
+            error = exchange.stream.error
             if error is None:
                 raise
         if error is not None:
@@ -164,14 +172,15 @@ class Fetcher:
     async def _uncollapsed(self, exchange: Exchange) -> bool:
         """Fetch for this request alone, and keep a copy if that may be stored."""
         # (a list of its own: apps change theirs, and the request's is looked at again)
-        inner = {**self._scope, "headers": [*exchange.carried(exchange.request_lines())]}
+        inner = dict(self._scope)
         client = Client(self._receive, self._send)
         tap = Tap(self._app, self._cache, exchange, inner, client, outer=self._scope)
+        inner["headers"] = [*tap.feed.carried(exchange.asked.header_lines())]
         inner[KEY] = tap.route
         place = policy_place.set(tap.route)
         late: Exception | None = None  # what the app raised after its response was dropped
         try:
-            with exchange.calling():
+            with tap.feed.calling():
                 await ask(self._app, inner, self._receive, tap.send)
             await tap.flushed()
         except Exception as error:
@@ -179,7 +188,7 @@ class Fetcher:
                 raise
             late = error if tap.feed.relay is Relay.SWALLOW else None
         except BaseException as error:
-            exchange.abort(error)
+            tap.feed.abort(error)
             raise
         finally:
             policy_place.reset(place)
@@ -188,7 +197,7 @@ class Fetcher:
         step = resolve(self._cache, exchange)
         if isinstance(step, Serve):
             await send_response(self._send, step.response)
-        await settled(exchange)
+        await settled(tap.feed)
         if isinstance(step, Attempt):
             return False
         if late is not None:
@@ -218,9 +227,11 @@ class _Guard:
     def _check(self) -> None:
         self._timer = None
         exchange = self._tap.exchange
-        if self._task.done() or exchange.ended:
+        if self._task.done() or exchange.stream.ended:
             return
-        if exchange.abandoned and (exchange.state is not State.RELEASED or self._tap.deserted):
+        if not exchange.stream.readers and (
+            exchange.state is not State.RELEASED or self._tap.deserted
+        ):
             self._task.cancel()
         else:
             self._timer = self._loop.call_later(max(self._limit, 0.1), self._check)
@@ -230,4 +241,4 @@ class _Guard:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._tap.exchange.abort()  # does nothing, unless the task ended before it could begin
+        self._tap.feed.abort()  # does nothing, unless the task ended before it could begin

@@ -16,8 +16,8 @@ from layergate.asgi.scope import header_lines, is_personal, read_request, route_
 from layergate.asgi.tap import Client, Tap, settled
 from layergate.frameworks import KEY
 from layergate.http.engine.cache import Cache
-from layergate.http.engine.feed import KnownUnshareable
 from layergate.http.engine.posting import after_post, begin
+from layergate.http.engine.uncacheable import KnownUnshareable
 from layergate.http.message.fields import Lines
 from layergate.http.message.request import Request
 from layergate.http.rules import Match
@@ -136,7 +136,7 @@ async def _call(
         await ask(app, scope, receive, send)
     except BaseException as error:
         if (tap := tapped()) is not None:
-            tap.exchange.abort(error)
+            tap.feed.abort(error)
         raise
     finally:
         policy_place.reset(place)
@@ -144,8 +144,8 @@ async def _call(
         route.close()
     if (tap := tapped()) is not None:
         await tap.flushed()
-        tap.exchange.abort()  # does nothing if the body is complete
-        await settled(tap.exchange)
+        tap.feed.abort()  # does nothing if the body is complete
+        await settled(tap.feed)
 
 
 def after_unsafe(cache: Cache, scope: Scope, send: Send, lines: Lines) -> Send:

@@ -73,7 +73,7 @@ class LayerGate:
         self._runtime = self.cache.runtime
         self._peek = self.cache.first_look
         self._counters = self.cache.stack.counters
-        self.cache.adapted(self._adapt)
+        self.cache.on_reload(self._adapt)
 
     def _adapt(self) -> None:
         """Take from the options what each request needs."""
@@ -213,7 +213,7 @@ class LayerGate:
         is not marked; None if it is not."""
         if not personal and strongest_credential(fields) is not Credential.NONE:
             return self.cache.cookie_marker(key, fields)
-        if self.cache.only_authorized(key, fields) and len(path) <= self._longest:
+        if self.cache.is_for_one_user(key, fields) and len(path) <= self._longest:
             return Refused.AUTHORIZATION
         return None
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from layergate.asgi.incoming import Incoming
 from layergate.asgi.messages import BODY, START, Message, Send
-from layergate.http.engine.exchange import Reader
+from layergate.http.engine.stream import Reader
 from layergate.http.message.fields import Lines
 from layergate.http.message.ranges import PIECE, Slices
 from layergate.http.message.stored import Served

@@ -102,39 +102,38 @@ class Tap:
 
     async def run(self) -> None:
         """Call the app, in a task of its own. Raises nothing but cancellation."""
-        exchange, feed = self.exchange, self.feed
-        if exchange.refreshes and not await feed.wanted():
+        feed = self.feed
+        if self.exchange.asked.refreshes and not await feed.wanted():
             return
         # (the scope is a copy; the list is too, since apps change theirs)
-        self._scope["headers"] = [*exchange.carried(self._scope["headers"])]
+        self._scope["headers"] = [*feed.carried(self._scope["headers"])]
         self._scope[KEY] = self.route
         policy_place.set(self.route)  # (this task has a context of its own)
         try:
-            with exchange.calling():
+            with feed.calling():
                 await ask(self._app, self._scope, self.receive, self.send)
             if self._flushing is not None:
                 await self.flushed()
         except Exception as error:
             await self._failed(error)
         except BaseException:
-            exchange.abort()
+            feed.abort()
             raise
         else:
             await feed.end()
         finally:
             self.route.returned()
             self.route.close()
-        await settled(exchange)
+        await settled(feed)
 
     async def _failed(self, error: Exception) -> None:
-        exchange = self.exchange
         if (
             self.deserted
             and isinstance(error.__context__ or error, _Deserted | OSError)
             and not isinstance(error, OriginUnreachable)
         ):
             # It is what `_to_client` has raised, perhaps wrapped by a framework.
-            exchange.abort(error)
+            self.feed.abort(error)
             return
         dropped = self.feed.relay is Relay.SWALLOW
         if self.feed.failed(error):
@@ -158,13 +157,13 @@ class Tap:
             return {"type": "http.request", "body": b"", "more_body": False}
         client, exchange = self._client, self.exchange
         if client is None:
-            await exchange.over()
+            await exchange.wait_until_over()
             return {"type": "http.disconnect"}
         if not client.gone:
             await client.receive.disconnected()
-        if self.feed.relay not in (Relay.PASS, Relay.TEE) and not exchange.private:
+        if self.feed.relay not in (Relay.PASS, Relay.TEE) and exchange.leads_others:
             # This client is gone, but others wait for, or read, what is being fetched.
-            await exchange.over()
+            await exchange.wait_until_over()
         return {"type": "http.disconnect"}
 
     # -- what the app sends --------------------------------------------------------------------
@@ -185,9 +184,9 @@ class Tap:
                 if self._held is not None:
                     await self._head_to_client()
                 await self._to_client(message)
-            elif relay is Relay.SHARE and more and self.exchange.oversized:
-                await self.exchange.room()
-                if self.exchange.abandoned:
+            elif relay is Relay.SHARE and more and self.exchange.stream.oversized:
+                await self.exchange.stream.room()
+                if not self.exchange.stream.readers:
                     raise _Deserted("every client is gone")
         elif kind == START:
             await self._head(message)
@@ -221,7 +220,7 @@ class Tap:
             return
         self._held = message  # (of a shared response too: it may turn out not to be shared)
         if not exchange.opened:
-            if not exchange.waits_for_page:
+            if not self.feed.waits_for_page:
                 # An app that has all of the body sends it now. One that does not must not hold back
                 # the head.
                 asyncio.get_running_loop().call_soon(self._overdue)
@@ -238,7 +237,7 @@ class Tap:
         """The body did not come with the head: the head goes out without it."""
         relay = self.feed.overdue()
         if relay is not None:
-            flush = self.feed.settle() if relay is Relay.SHARE else self._head_to_client()
+            flush = self.feed.remember() if relay is Relay.SHARE else self._head_to_client()
             self._flushing = asyncio.create_task(flush)
 
     async def flushed(self) -> None:
@@ -250,7 +249,7 @@ class Tap:
     async def _head_to_client(self) -> None:
         held, self._held = self._held, None
         if held is not None:
-            await self._to_client({**held, "headers": self.exchange.client_lines})
+            await self._to_client({**held, "headers": self.feed.client_lines})
 
     async def _to_client(self, message: Message) -> None:
         client = self._client
@@ -261,7 +260,7 @@ class Tap:
                 return  # worth finishing, for the store
             raise _Deserted("the client is gone")
         if self.feed.relay is Relay.TEE:
-            with self.exchange.at_client():
+            with self.exchange.stream.at_client():
                 await client.send(message)
         else:
             await client.send(message)
@@ -271,16 +270,16 @@ class _Deserted(OSError):
     """There is no client left to send to. (ASGI has servers raise an OSError then.)"""
 
 
-async def settled(exchange: Exchange) -> None:
-    """Where the loop may end with this request, wait for what is part of it (see `Exchange.left`).
+async def settled(feed: Feed) -> None:
+    """Where the loop may end with this request, wait for what is part of it (see `Feed.unfinished`).
 
     A layer that hangs holds no request for longer than half of what one operation may take (G5).
     """
-    if not exchange.left:
+    if not feed.unfinished:
         return
     loop = asyncio.get_running_loop()
-    until = loop.time() + exchange.patience / 2
-    while left := exchange.left:
+    until = loop.time() + feed.patience / 2
+    while left := feed.unfinished:
         tasks: list[asyncio.Task[Any]] = [task for task in left if isinstance(task, asyncio.Task)]
         if (await asyncio.wait(tasks, timeout=max(0.0, until - loop.time())))[1]:
             return

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol, Self
 
-from layergate.http.engine.exchange import Reader
+from layergate.http.engine.stream import Reader
 from layergate.runtime.threads import run_blocking
 from layergate.wsgi.heads import Body
 

@@ -112,7 +112,9 @@ class Fetch:
             if tap.relay is not Relay.PASS:
                 limit = time.monotonic() + float(self._cache.options.abandoned_timeout)  # type: ignore[arg-type]
                 while tap.relay is not Relay.SWALLOW and self._advance() is not None:
-                    if exchange.abandoned and (exchange.oversized or time.monotonic() > limit):
+                    if not exchange.stream.readers and (
+                        exchange.stream.oversized or time.monotonic() > limit
+                    ):
                         break
         except Exception as error:
             if not self._failed(error):
@@ -128,7 +130,7 @@ class Fetch:
             self._ask()
         else:
             self._carried = carry(self._environ, exchange.span.carry())
-            with exchange.calling():
+            with exchange.span.current():
                 self._ask()
 
     def _ask(self) -> None:
@@ -210,12 +212,12 @@ class Fetch:
             return None
         exchange = tap.exchange
         if exchange is not None:
-            exchange.goes_on()
+            exchange.stream.goes_on()
         chunk = tap.ahead.popleft() if tap.ahead else self._advance()
         if chunk is None and tap.tail:
             chunk, tap.tail = tap.tail, b""
         if chunk is not None and exchange is not None:
-            exchange.rests()  # until its server comes for more
+            exchange.stream.rests()  # until its server comes for more
         return chunk
 
     # -- endings -------------------------------------------------------------------------------
@@ -255,9 +257,8 @@ class Fetch:
         """The app's own iterable: what is not kept, the server gets as if LayerGate were not there."""
         tap = self._tap
         tap.leave()
-        exchange = tap.exchange
-        if exchange is not None:
-            exchange.traced()
+        if tap.feed is not None:
+            tap.feed.leave_alone()
         if isinstance(iterable, File):
             assert self._outer is not None
             body: Body = self._outer["wsgi.file_wrapper"](iterable.file, iterable.block_size)
@@ -275,7 +276,7 @@ class Fetch:
         tap = self._tap
         exchange = tap.exchange
         if exchange is not None:
-            exchange.goes_on()
+            exchange.stream.goes_on()
         try:
             if not self._over and tap.relay is Relay.SHARE:
                 tap.leave()
@@ -296,9 +297,9 @@ class Fetch:
         threads = bool(self._environ.get("wsgi.multithread", True))
         try:
             while True:
-                if exchange.abandoned or not threads:
+                if not exchange.stream.readers or not threads:
                     left = limit - time.monotonic()
-                    if exchange.oversized or left <= source.slowest:
+                    if exchange.stream.oversized or left <= source.slowest:
                         return
                 if self._advance() is None:
                     return

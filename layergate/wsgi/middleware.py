@@ -18,8 +18,8 @@ from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.engine import driver
 from layergate.http.engine.driver import Conversation, Pass, Serve, Stream
 from layergate.http.engine.exchange import Exchange
-from layergate.http.engine.feed import KnownUnshareable
 from layergate.http.engine.posting import after_post, begin
+from layergate.http.engine.uncacheable import KnownUnshareable
 from layergate.http.message.credentials import Credential, strongest_credential
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.request import Request
@@ -94,7 +94,7 @@ class LayerGate:
         assert isinstance(cache.runtime, ThreadRuntime)
         self._runtime = cache.runtime
         self._peek = cache.first_look
-        cache.adapted(self._adapt)
+        cache.on_reload(self._adapt)
 
     def _adapt(self) -> None:
         """Take from the options what each request needs."""
@@ -150,7 +150,7 @@ class LayerGate:
             hit = self.cache.cookie_marker(key, fields)
         elif (
             hit is None
-            and self.cache.only_authorized(key, fields)
+            and self.cache.is_for_one_user(key, fields)
             and len(environ.get("PATH_INFO", "")) <= self._longest
         ):
             hit = Refused.AUTHORIZATION
@@ -207,22 +207,22 @@ class LayerGate:
     ) -> Body | None:
         """Make a fetch and answer the client. As `Fetch.respond`."""
         try:
-            inner = forward_environ(environ, exchange.request_lines(), File)
+            inner = forward_environ(environ, exchange.asked.header_lines(), File)
             fetch = Fetch(self.app, self.cache, inner, exchange, start_response, outer=environ)
         except BaseException as error:
-            exchange.abort(error)
+            driver.withdraw(self.cache, exchange, error)
             raise
         return fetch.respond()
 
     def _refresh(self, environ: Environ, exchange: Exchange, body: Body) -> Body:
         """Refresh in the background, or else on this thread once ``body`` has been sent."""
-        self.cache.refreshing(1)
+        driver.refreshing(self.cache, 1)
 
         def over(_: object) -> None:
-            exchange.abort()  # does nothing, unless the work never began
-            self.cache.refreshing(-1)
+            driver.withdraw(self.cache, exchange)  # does nothing, unless the work never began
+            driver.refreshing(self.cache, -1)
 
-        inner = refresh_environ(environ, exchange.request_lines())
+        inner = refresh_environ(environ, exchange.asked.header_lines())
         fetch = Fetch(self.app, self.cache, inner, exchange, None)
 
         def refresh_here() -> None:

@@ -19,8 +19,9 @@ from typing import Any, TypeAlias
 
 from layergate.http.engine.cache import Cache
 from layergate.http.engine.driver import Serve, resolve
-from layergate.http.engine.exchange import Exchange, Reader, Relay
+from layergate.http.engine.exchange import Exchange, Relay
 from layergate.http.engine.feed import Feed
+from layergate.http.engine.stream import Reader
 from layergate.http.message.fields import Lines
 from layergate.http.rules import Match
 from layergate.routes import RouteCall
@@ -114,10 +115,10 @@ class Tap:
         self.feed: Feed | None = None
         if exchange is not None:
             self.feed = Feed(cache, exchange, self._tokens)
-            if not exchange.solo and start is not None:
+            if not exchange.uncollapsed and start is not None:
                 # The leader counts as a reader: it holds on to the body, and it is one of several
                 # when another reader is slow.
-                self._reader = exchange.reader(exchange.request)
+                self._reader = exchange.stream.reader(exchange.request)
 
     @property
     def exchange(self) -> Exchange | None:
@@ -126,7 +127,7 @@ class Tap:
     @property
     def completes(self) -> bool:
         """True if the answer is what is stored, completed by the part that the app brings."""
-        return self.feed is not None and self.feed.exchange.completed is not None
+        return self.feed is not None and self.feed.exchange.completes
 
     # -- what the app calls --------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class Tap:
             self.commit(data)
         data = self.fed(data)
         exchange = self.exchange
-        with contextlib.nullcontext() if exchange is None else exchange.at_client():
+        with contextlib.nullcontext() if exchange is None else exchange.stream.at_client():
             while self.ahead and self._write is not None and not self.muted:
                 self._write(self.ahead.popleft())
             if self._write is not None and self.relay is not Relay.SWALLOW and not self.muted:
@@ -184,9 +185,8 @@ class Tap:
         return lines is None or self._refuses(code, lines)
 
     def _refuses(self, code: int, lines: Lines) -> bool:
-        exchange = self.exchange
-        assert exchange is not None
-        return exchange.refuses(code, lines, route=self._policy(code))
+        assert self.feed is not None
+        return self.feed.refuses(code, lines, policy=self._policy(code))
 
     def _policy(self, code: int) -> Match | None:
         """What the route that has answered with status ``code`` says; and note if it asks for a
@@ -241,14 +241,14 @@ class Tap:
                 send_response(self._start, step.response)
                 return
         self.expected = _announced(lines)
-        completed = exchange.completed
-        if completed is not None:
-            status = status_line(completed)
+        if exchange.completes:
+            assert exchange.head is not None
+            status = status_line(exchange.head.status)
             before, self.tail = exchange.around
             if before:
                 self.ahead.append(before)
         if self._start is not None:
-            self._write = self._start(status, texts(exchange.client_lines), *raising)
+            self._write = self._start(status, texts(self.feed.client_lines), *raising)
 
     def _tell(self, feed: Feed, code: int, lines: Lines, first: bytes | None) -> Relay:
         """Tell the exchange of the head, and of the first part of the body if it depends on that."""
@@ -300,8 +300,8 @@ class Tap:
     def room(self) -> None:
         """Over the cap, don't run ahead of those who read along."""
         exchange = self.exchange
-        if self.relay is Relay.SHARE and exchange is not None and exchange.oversized:
-            run_blocking(exchange.room())
+        if self.relay is Relay.SHARE and exchange is not None and exchange.stream.oversized:
+            run_blocking(exchange.stream.room())
 
     def finish(self) -> None:
         """The body is complete."""
@@ -312,9 +312,8 @@ class Tap:
         self.leave()
 
     def abort(self, error: BaseException | None = None) -> None:
-        exchange = self.exchange
-        if exchange is not None:
-            exchange.abort(error)  # does nothing when it has ended
+        if self.feed is not None:
+            self.feed.abort(error)  # does nothing when it has ended
         self.leave()
 
     def leave(self) -> None:

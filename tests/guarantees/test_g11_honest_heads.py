@@ -464,9 +464,9 @@ def test_a_reload_is_held_to_it_too():
     assert cache.options.max_body == 1 << 20
     cache.reload(max_body="1KB")
     cache.reload(keep=5)
-    assert cache.options.max_body == cache.max_body == 1024
+    assert cache.options.max_body == cache.settings.max_body == 1024
     app = LayerGate(World().origin, cache=cache)
-    assert app.cache.max_body == 1024
+    assert app.cache.settings.max_body == 1024
 
 
 async def test_a_stream_that_turns_out_too_large_is_never_called_stored():

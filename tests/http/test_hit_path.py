@@ -6,8 +6,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from layergate import HttpCache, MemoryLayer, Rule
-from layergate.http.engine.cache import Lead, Serve
+from layergate.http.engine.answers import Lead, Serve
 from layergate.http.engine.exchange import Exchange
+from layergate.http.engine.feed import Feed
 from layergate.http.engine.markers import HitForMiss
 from layergate.http.message.fields import Fields
 from layergate.http.message.key import primary_key
@@ -124,10 +125,10 @@ async def fill(cache: HttpCache, lines, response) -> None:
     exchange = getattr(answer, "exchange", None) or getattr(answer, "refresh", None)
     if not isinstance(exchange, Exchange):
         return
-    exchange.head(status, head)
-    await cache.settle(exchange)
-    exchange.body(body)
-    await exchange.finish()
+    feed = Feed(cache, exchange, lambda: False)
+    await feed.head(status, head)
+    await feed.part(body, more=False)
+    await feed.end()
 
 
 async def compare(cache: HttpCache, lines) -> bool:
@@ -138,7 +139,7 @@ async def compare(cache: HttpCache, lines) -> bool:
     if isinstance(peeked, HitForMiss):
         # Known not to be shareable: then `open` has the request forwarded on its own.
         answer = await cache.open(request_of(lines, obey=cache.options.request_directives))
-        assert isinstance(answer, Lead) and answer.exchange.solo, answer
+        assert isinstance(answer, Lead) and answer.exchange.uncollapsed, answer
         assert answer.exchange.entry is None and not answer.exchange.conditional, answer
         return False
     stored, sent = peeked

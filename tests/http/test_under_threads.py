@@ -6,6 +6,8 @@ import io
 import threading
 import time
 
+from layergate.http.engine.budget import Budget
+from layergate.http.engine.claims import Claims
 from layergate.wsgi import LayerGate
 
 
@@ -106,20 +108,13 @@ def test_no_count_is_lost() -> None:
 
 
 def test_what_a_body_reserved_is_given_back_once(monkeypatch) -> None:
-    cache = LayerGate(Origin("no-store")).cache
     given: list[int] = []
-    exchanges = []
 
-    def origin(environ, start_response):
-        exchanges.append(next(iter(cache.flights._flights.values())))
-        start_response("200 OK", [("Cache-Control", "max-age=60")])
-        return [b"12345"]
-
-    def give(size: int, _: object) -> None:
+    def give(_: Budget, size: int, holder: Claims) -> None:
         given.append(size)
         if len(given) < 10:
-            exchanges[0]._give_back()  # the last two readers leave at the same moment
+            holder.return_bytes()  # the last two readers leave at the same moment
 
-    monkeypatch.setattr(cache, "give_inflight", give)
-    get(LayerGate(origin, cache=cache))
+    monkeypatch.setattr(Budget, "give", give)
+    get(LayerGate(Origin("max-age=60")))
     assert sum(given) == 5

@@ -27,7 +27,7 @@ def resident() -> bytes:
 
 def joined(cache: HttpCache) -> bool:
     """Do all four that are expected read along?"""
-    return any(flight.readers >= READERS for flight in cache.flights._flights.values())
+    return any(flight.stream.readers >= READERS for flight in cache.flights._flights.values())
 
 
 # -- ASGI ------------------------------------------------------------------------------------------

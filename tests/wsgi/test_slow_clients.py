@@ -127,7 +127,7 @@ def test_who_follows_does_not_wait_for_the_leaders_client_for_ever() -> None:
         next(leading)
     assert ended
     # Nor does anybody join it any more.
-    until(lambda: next(iter(app.cache.flights._flights.values())).held_up)
+    until(lambda: next(iter(app.cache.flights._flights.values())).stream.held_up)
     other, _ = start(app)
     assert next(other)
     assert len(app.cache.flights) == 1

@@ -1,7 +1,9 @@
-"""What the engine answers an attempt at a request with: one of four values, for the driver to act on."""
+"""How a request is decided on, and what the engine answers: one of four values, for the driver to act
+on."""
 
 from __future__ import annotations
 
+import enum
 from typing import Final, NamedTuple, TypeAlias
 
 from layergate.http.engine.exchange import Exchange
@@ -9,7 +11,48 @@ from layergate.http.message.fields import Lines
 from layergate.http.message.stored import Served
 from layergate.http.rfc9111.storing import Refused
 
-__all__ = ["GATEWAY_TIMEOUT", "Answer", "Follow", "Landed", "Lead", "Pass", "Serve"]
+__all__ = [
+    "GATEWAY_TIMEOUT",
+    "IGNORES_STORED",
+    "MAY_WAIT",
+    "Answer",
+    "Attempt",
+    "Follow",
+    "Landed",
+    "Lead",
+    "Pass",
+    "Serve",
+]
+
+
+class Attempt(enum.Enum):
+    """How a request is decided on. Most are decided on once, as COLLAPSED."""
+
+    COLLAPSED = enum.auto()
+    """It may wait for the fetch of another request."""
+    UNCOLLAPSED = enum.auto()
+    """It waits for no other request: the response that it waited for is not for it."""
+    TIMED_OUT = enum.auto()
+    """It waits for no other request: it has waited as long as ``collapse_timeout`` allows."""
+    UNCONDITIONAL = enum.auto()
+    """It is fetched without validators: the origin has something else than what is stored."""
+    UNCONDITIONAL_UNCOLLAPSED = enum.auto()
+    """It is fetched without validators, and waits for no other request."""
+
+    @property
+    def uncollapsed(self) -> Attempt:
+        """The same, but waiting for no other request."""
+        return _UNCOLLAPSED.get(self, self)
+
+
+_UNCOLLAPSED: Final = {
+    Attempt.COLLAPSED: Attempt.UNCOLLAPSED,
+    Attempt.UNCONDITIONAL: Attempt.UNCONDITIONAL_UNCOLLAPSED,
+}
+IGNORES_STORED: Final = frozenset({Attempt.UNCONDITIONAL, Attempt.UNCONDITIONAL_UNCOLLAPSED})
+"""The attempts that look at nothing stored."""
+MAY_WAIT: Final = frozenset({Attempt.COLLAPSED, Attempt.UNCONDITIONAL})
+"""The attempts that may wait for the fetch of another request."""
 
 
 class Serve(NamedTuple):

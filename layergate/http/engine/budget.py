@@ -18,7 +18,7 @@ class Holder(Protocol):
 
     @property
     def held_up(self) -> bool:
-        """True if its own client has kept it from its end for longer than others should wait."""
+        """True if its own client has held up the fetch for longer than others should wait."""
         ...
 
     def surrender(self) -> None:
@@ -28,9 +28,10 @@ class Holder(Protocol):
 
 class Budget:
     """``inflight``: bytes of bodies that are being received to be stored. ``waiters``: requests that
-    wait for, or read along with, another request's fetch. ``refreshing``: background refreshes."""
+    wait for, or read along with, another request's fetch. ``refreshing``: background refreshes.
+    ``lock``: of all these counts."""
 
-    __slots__ = ("_holders", "_lock", "inflight", "refreshing", "waiters")
+    __slots__ = ("_holders", "inflight", "lock", "refreshing", "waiters")
 
     def __init__(self, runtime: Runtime) -> None:
         self.forked(runtime)
@@ -38,7 +39,7 @@ class Budget:
     def forked(self, runtime: Runtime) -> None:
         """Start from nothing. In the child of a fork, what was under way belongs to threads of the
         parent, and so may the lock."""
-        self._lock = runtime.lock()  # ``+=`` loses counts under threads
+        self.lock = runtime.lock()  # ``+=`` loses counts under threads
         self._holders: set[Holder] = set()
         self.inflight = self.waiters = self.refreshing = 0
 
@@ -53,7 +54,7 @@ class Budget:
         return self._take(size, cap, holder)
 
     def _take(self, size: int, cap: int, holder: Holder | None) -> bool:
-        with self._lock:
+        with self.lock:
             if self.inflight + size > cap:
                 return False
             self.inflight += size
@@ -63,17 +64,17 @@ class Budget:
 
     def give(self, size: int, holder: Holder | None = None) -> None:
         """Return ``size`` bytes, which are all that ``holder`` has."""
-        with self._lock:
+        with self.lock:
             self.inflight -= size
             if holder is not None:
                 self._holders.discard(holder)
 
     def count_waiter(self, change: int) -> None:
         """One waiting request more (1) or less (-1)."""
-        with self._lock:
+        with self.lock:
             self.waiters += change
 
     def count_refresh(self, change: int) -> None:
         """One background refresh more (1) or less (-1)."""
-        with self._lock:
+        with self.lock:
             self.refreshing += change

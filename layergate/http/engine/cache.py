@@ -16,43 +16,27 @@ cache never calls the app; the adapter does.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 from layergate.config import Options
-from layergate.core.entry import Entry
 from layergate.core.flight import Flights
 from layergate.core.invalidation import PurgeReceipt
-from layergate.core.ports import Task
 from layergate.core.stack import Stack
-from layergate.http.engine import respond, stand_in, store, uncacheable, update
-from layergate.http.engine.answers import Answer, Follow, Lead, Pass, Serve
+from layergate.http.engine.answers import Answer, Attempt
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.exchange import Exchange
-from layergate.http.engine.fetch import validators
 from layergate.http.engine.hit import FirstLook, HitPath
-from layergate.http.engine.hit_for_miss import concerns_one_request
-from layergate.http.engine.keys import Place, place_of, tags_of_target
-from layergate.http.engine.markers import HitForMiss
 from layergate.http.engine.open import open_request
 from layergate.http.engine.purge import after_unsafe, named_invalidations, purge
-from layergate.http.engine.refresh import claim_refresh
-from layergate.http.engine.remember import remember
 from layergate.http.engine.settings import Settings
-from layergate.http.engine.tally import count_answered, count_not_stored, following
-from layergate.http.engine.variant_index import room_for
-from layergate.http.message.fields import Fields, Lines
-from layergate.http.message.key import variant_key
+from layergate.http.message.fields import Lines
 from layergate.http.message.request import Request
-from layergate.http.message.stored import Served, StoredResponse
-from layergate.http.privacy.forwarding import Forwarding
-from layergate.http.rfc9111.plan import Plan
 from layergate.http.rfc9111.storing import Refused
-from layergate.http.rules import Match, RuleSet
+from layergate.http.rules import RuleSet
 
-__all__ = ["Answer", "Cache", "Follow", "Lead", "Pass", "Serve"]
+__all__ = ["Cache"]
 
 
 class Cache:
@@ -61,9 +45,11 @@ class Cache:
     def __init__(self, stack: Stack, options: Options) -> None:
         settings = Settings.of(options)
         self.stack = stack
-        self.engine = Engine.of(stack, settings, self)
+        self.engine = Engine.of(stack, settings)
         self._hits = HitPath(stack, settings)
         self.peek = self._hits.peek
+        self.cookie_marker = self._hits.cookie_marker
+        self.is_for_one_user = self._hits.is_for_one_user
         self.first_look: FirstLook = self.peek
         """What adapters ask first: the hit path, or what telemetry or the log has put around it."""
         if settings.no_vary_search:
@@ -115,45 +101,13 @@ class Cache:
 
     # -- answering -----------------------------------------------------------------------------
 
-    async def open(
-        self, request: Request, *, alone: bool = False, fresh: bool = False, late: bool = False
-    ) -> Answer:
-        """Decide what to do with a request.
+    async def open(self, request: Request, attempt: Attempt = Attempt.COLLAPSED) -> Answer:
+        """Decide what to do with a request."""
+        return await open_request(self.engine, request, attempt)
 
-        ``alone``: it has waited in vain (for something not shareable, or for too long) and is not
-        to wait again. ``late``: it was for too long. ``fresh``: what is stored failed validation;
-        fetch without validators.
-        """
-        return await open_request(
-            self.engine, request, uncollapsed=alone, ignore_stored=fresh, late=late
-        )
-
-    def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
-        """The marker for requests with these cookies or other credentials, if the request has nothing
-        that calls for a closer look."""
-        if not self._hits.forwards_plainly(fields):
-            return None
-        return uncacheable.cookie_marker(self.engine, key, fields)
-
-    def only_authorized(self, key: bytes, fields: Mapping[bytes, bytes]) -> bool:
-        """See `uncacheable.is_for_one_user`."""
-        return uncacheable.is_for_one_user(self.engine, key, fields)
-
-    def unshared(
-        self, match: Match | None, lines: Lines, *, cookie: bool, authorization: bool
-    ) -> Lines | None:
-        """See `uncacheable.unshared_head`."""
-        return uncacheable.unshared_head(
-            self.engine.settings, match, lines, cookie=cookie, authorization=authorization
-        )
-
-    async def late(
-        self, request: Request, match: Match | None, *, stamp: int, request_time: float
-    ) -> Exchange:
-        """See `uncacheable.late_exchange`."""
-        return await uncacheable.late_exchange(
-            self.engine, request, match, stamp=stamp, request_time=request_time
-        )
+    async def after_unsafe(self, uri: str, method: str, status: int, lines: Lines) -> None:
+        """Invalidate what an unsafe request has changed (4.4). See `purge.unsafe_invalidations`."""
+        await after_unsafe(self.engine, uri, method, status, lines)
 
     # -- purging, counting ---------------------------------------------------------------------
 
@@ -228,142 +182,27 @@ class Cache:
         engine.learned.forked()
         self.stack.forked()
 
-    # -- what adapters call --------------------------------------------------------------------
+    # -- what adapters derive from the options --------------------------------------------------
 
     @property
     def flights(self) -> Flights[Exchange]:
+        """The fetches under way."""
         return self.engine.flights
 
     @property
-    def max_body(self) -> int:
-        return self.engine.settings.max_body
-
-    @property
     def internal_fields(self) -> frozenset[bytes]:
+        """The response fields, lower-case names, that no client gets."""
         return self.engine.settings.internal_fields
 
     @property
     def identifier(self) -> bytes:
+        """The name of this cache in Cache-Status."""
         return self.engine.settings.status.identifier
 
-    def adapted(self, adapt: Callable[[], object]) -> None:
-        self.on_reload(adapt)
-
     def pass_lines(self, reason: Refused, fwd: str) -> Lines:
+        """What is added to the head of a response that the cache has no part in."""
         return self.engine.settings.status.bypassed(reason, fwd)
 
     def for_clients(self, lines: Lines) -> Lines:
+        """The lines of a response's head that clients may see."""
         return self.engine.settings.for_clients(lines)
-
-    def answer(self, exchange: Exchange, request: Request, *, follower: bool) -> Served | None:
-        return respond.respond_from_exchange(self.engine, exchange, request, follower=follower)
-
-    def stale(
-        self, exchange: Exchange, request: Request, entry: Entry, *, follower: bool = False
-    ) -> Served:
-        return respond.respond_stale(self.engine, exchange, request, entry, follower=follower)
-
-    def streamed(self, exchange: Exchange, request: Request) -> Served:
-        return respond.respond_streamed(self.engine, exchange, request)
-
-    def precondition(self, exchange: Exchange) -> Served | None:
-        return respond.respond_not_modified(self.engine, exchange)
-
-    def stale_if_error(self, request: Request, entry: Entry) -> bool:
-        return stand_in.may_stand_in_for_error(self.engine, request, entry)
-
-    async def may_refresh(self, exchange: Exchange) -> bool:
-        return await claim_refresh(self.engine, exchange)
-
-    async def settle(self, exchange: Exchange) -> None:
-        await remember(self.engine, exchange)
-
-    async def after_head(self, exchange: Exchange, status: int, lines: Lines) -> None:
-        await update.freshen_by_head(self.engine, exchange, status, lines)
-
-    async def after_unsafe(self, uri: str, method: str, status: int, lines: Lines) -> None:
-        await after_unsafe(self.engine, uri, method, status, lines)
-
-    def spoke_of_one(self, exchange: Exchange, request: Request) -> bool:
-        return concerns_one_request(exchange, request)
-
-    def following(self, request: Request, exchange: Exchange) -> AbstractContextManager[None]:
-        return following(self.engine, request, exchange)
-
-    def answered(self, request: Request) -> None:
-        count_answered(self.engine, request)
-
-    def waiting(self, change: int) -> None:
-        self.engine.budget.count_waiter(change)
-
-    def refreshing(self, change: int) -> None:
-        self.engine.budget.count_refresh(change)
-
-    def aside(self, work: Coroutine[Any, Any, Any], name: str) -> Task | None:
-        """Run ``work`` in the background. None when nothing is started any more, since the process
-        ends: then ``work`` is closed."""
-        try:
-            return self.stack.runtime.spawn(work, name=name)
-        except RuntimeError:
-            return None
-
-    # -- what an exchange calls ----------------------------------------------------------------
-
-    @property
-    def forwarding(self) -> Forwarding:
-        return self.engine.settings.forwarding
-
-    def validators(self, key: bytes, stored: StoredResponse) -> Lines:
-        return validators(self.engine, key, stored)
-
-    def secondary(self, names: tuple[bytes, ...], fields: Fields) -> bytes:
-        return self.engine.settings.secondary(names, fields)
-
-    def home(self, request: Request, plan: Plan) -> Place:
-        return place_of(self.engine.settings, request, plan)
-
-    def reached_by(self, primary: bytes, request: Request) -> tuple[str, ...]:
-        return tags_of_target(self.engine.settings, primary, request)
-
-    def has_room(self, exchange: Exchange, plan: Plan) -> bool:
-        variant = variant_key(exchange.primary, exchange.secondary)
-        room = room_for(self.engine, exchange.primary, plan.names, variant)
-        exchange.sights = room.sights or exchange.sights
-        return room.there
-
-    def takes(
-        self, exchange: Exchange, plan: Plan, length: int = 0, *, entry: Entry | None = None
-    ) -> Refused | None:
-        return store.refusal_of_layers(self.engine, exchange, plan, length, entry=entry)
-
-    def keep(self, exchange: Exchange, entry: Entry) -> bytes | None:
-        return store.keep(self.engine, exchange, entry)
-
-    async def commit(self, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
-        return await store.commit(self.engine, exchange, plan, entry)
-
-    async def freshen_others(self, exchange: Exchange, fields: Fields) -> None:
-        await update.freshen_others(self.engine, exchange, fields)
-
-    def interned(self, lines: Lines) -> Lines:
-        return self.engine.learned.shared_lines(lines)
-
-    def stands_in(self, request: Request, entry: Entry, *, unreachable: bool) -> bool:
-        return stand_in.may_stand_in(self.engine, request, entry, unreachable=unreachable)
-
-    def excuse(self, exchange: Exchange, request: Request) -> str:
-        assert exchange.entry is not None
-        unreachable = exchange.unreachable
-        return stand_in.excuse(self.engine, request, exchange.entry, unreachable=unreachable)
-
-    def forward_line(self, exchange: Exchange, *, follower: bool = False) -> Lines:
-        return respond.forward_line(self.engine, exchange, follower=follower)
-
-    def not_stored(self, exchange: Exchange, reason: Refused) -> None:
-        count_not_stored(self.engine, exchange, reason)
-
-    def take_inflight(self, size: int, exchange: Exchange | None = None) -> bool:
-        return self.engine.budget.take(size, self.engine.settings.max_inflight, exchange)
-
-    def give_inflight(self, size: int, exchange: Exchange | None = None) -> None:
-        self.engine.budget.give(size, exchange)

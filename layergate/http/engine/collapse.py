@@ -7,80 +7,105 @@ another instance. Waits are bounded by ``collapse_timeout``.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from layergate.core.entry import Entry
 from layergate.core.shared import Waited
 from layergate.http.engine.answers import GATEWAY_TIMEOUT, Answer, Follow, Landed, Lead, Serve
+from layergate.http.engine.claims import Claims
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.exchange import Exchange
-from layergate.http.engine.fetch import new_exchange
+from layergate.http.engine.fetch import beginning, new_exchange
 from layergate.http.engine.hit_for_miss import marker_for
 from layergate.http.engine.lookup import Selected, newest, select_exactly
 from layergate.http.engine.respond import respond_stale
-from layergate.http.engine.sharing import flight_key, has_landed, why_uncollapsed
+from layergate.http.engine.sharing import flight_key, has_landed, may_join, why_uncollapsed
 from layergate.http.engine.stand_in import may_stand_in_for_error
+from layergate.http.engine.tally import begin_span
 from layergate.http.message.request import Request
 from layergate.http.rules import Match
 
-__all__ = ["collapse", "give_up"]
+__all__ = ["Wanted", "collapse", "give_up"]
 
 _MAX_LANDINGS = 2  # of other instances' fetches that bring nothing for this request
 
 
+class Wanted(NamedTuple):
+    """A request that goes forward. ``entry``: what is to be validated, or may stand in for an error.
+    ``fwd``: why it goes forward (RFC 9211 2.2). ``reload``: the client alone wants it forwarded."""
+
+    request: Request
+    entry: Entry | None
+    fwd: str
+    match: Match | None
+    selected: Selected
+    reload: bool
+
+
 async def collapse(
-    engine: Engine,
-    request: Request,
-    entry: Entry | None,
-    fwd: str,
-    match: Match | None,
-    selected: Selected,
-    *,
-    uncollapsed: bool,
-    until: float,
-    last: bool,
+    engine: Engine, wanted: Wanted, until: float, *, may_wait: bool, last: bool
 ) -> Answer | Landed:
     """Follow, or lead a fetch.
 
-    ``uncollapsed``: it is not to wait for another one. ``until``: when its patience for other instances
-    ends, `Runtime.monotonic` seconds. ``last``: it has been told once that a fetch had landed.
+    ``until``: when its patience for other instances ends, `Runtime.monotonic` seconds. ``may_wait``: it
+    may wait for another request. ``last``: it has been told once that a fetch had landed.
     """
+    request, entry, fwd, match, selected, reload = wanted
     request.outcome, request.reason = "miss", fwd
     marker = await marker_for(engine, request, selected)
     key: bytes | None = None
-    if not uncollapsed and why_uncollapsed(engine.settings, request, entry, match, marker) is None:
+    if may_wait and why_uncollapsed(engine.settings, request, entry, match, marker) is None:
         key = flight_key(request, match, selected)
-    if key is None:
-        exchange = new_exchange(engine, request, selected, None, entry, fwd, match)
-    else:
-        present = engine.flights.get(key)
-        if present is not None and present.joinable(request):
-            if engine.budget.waiters < engine.settings.max_waiters:
-                return _follow(request, present)
-            engine.counters.on("bypass", request=request, reason="too many waiters")
-            exchange = new_exchange(engine, request, selected, None, entry, fwd, match)
-            exchange.begin()
-            return Lead(exchange)
-        exchange = new_exchange(engine, request, selected, key, entry, fwd, match)
-        winner = engine.flights.lead(key, exchange, instead_of=present)
-        if winner is not exchange:
-            return _follow(request, winner)
-        if not last and has_landed(engine, selected.storage_key, selected.entry):
-            engine.flights.land(key, exchange)
-            exchange.abort()  # another thread may have joined it already
-            return Landed()
-        if present is not None and not present.unleased:
-            # It takes the place of one that this request cannot share, and its lease.
-            exchange.inherit(present)
-        elif engine.stack.leases is not None:
-            if await _catch_up(engine, exchange):
-                instead = await _claim_lease(engine, exchange, key, selected, until)
-                if instead is not None:
-                    exchange.withdraw()
-                    return instead
-            exchange.unleased = exchange.lease is None
-    exchange.marked = marker is not None
-    engine.counters.on("fetch", request=request, reason=fwd)
-    exchange.begin()
+    present = None if key is None else engine.flights.get(key)
+    crowded = False
+    if present is not None and may_join(engine, present, request):
+        if engine.budget.waiters < engine.settings.max_waiters:
+            return _follow(request, present)
+        engine.counters.on("bypass", request=request, reason="too many waiters")
+        key, crowded = None, True
+    exchange = new_exchange(engine, request, selected, key, entry, fwd, match, reload=reload)
+    exchange.marked = marker is not None and not crowded
+    if key is not None:
+        instead = await _lead(engine, exchange, key, present, selected, until, last=last)
+        if instead is not None:
+            return instead
+    if not crowded:
+        engine.counters.on("fetch", request=request, reason=fwd)
+    begin_span(engine, exchange)
+    if reload:
+        engine.learned.note_reload(selected.storage_key)
     return Lead(exchange)
+
+
+async def _lead(
+    engine: Engine,
+    exchange: Exchange,
+    key: bytes,
+    present: Exchange | None,
+    selected: Selected,
+    until: float,
+    *,
+    last: bool,
+) -> Answer | Landed | None:
+    """Make ``exchange`` the flight of the key in place of ``present``, and claim the fleet's lease for
+    it. None: it leads; or else what to do instead."""
+    winner = engine.flights.lead(key, exchange, instead_of=present)
+    if winner is not exchange:
+        return _follow(exchange.request, winner)
+    if not last and has_landed(engine, selected.storage_key, selected.entry):
+        Claims(engine, exchange).abort()  # another thread may have joined it already
+        return Landed()
+    if present is not None and not present.unleased:
+        # It takes the place of one that this request cannot share, and its lease.
+        exchange.inherit(present)
+    elif engine.stack.leases is not None:
+        if await _catch_up(engine, exchange):
+            instead = await _claim_lease(engine, exchange, key, selected, until)
+            if instead is not None:
+                Claims(engine, exchange).withdraw()
+                return instead
+        exchange.unleased = exchange.lease is None
+    return None
 
 
 def _follow(request: Request, exchange: Exchange) -> Follow:
@@ -94,7 +119,7 @@ async def _catch_up(engine: Engine, exchange: Exchange) -> bool:
     try:
         return await engine.stack.catch_up()
     except BaseException:  # cancelled
-        exchange.abort()
+        Claims(engine, exchange).abort()
         raise
 
 
@@ -108,7 +133,7 @@ async def _claim_lease(
     """
     request, stack = exchange.request, engine.stack
     landings = 0
-    exchange.begin()  # before the fetch really does: the lease has to name its span
+    begin_span(engine, exchange)  # before the fetch really does: the lease has to name its span
     try:
         while True:
             wait = max(0.0, until - engine.runtime.monotonic())
@@ -116,10 +141,11 @@ async def _claim_lease(
                 lease = await stack.take_lease(key, wait=wait, span=exchange.span)
             except Exception as error:  # away: then each instance looks after itself
                 engine.counters.on("layer_error", layer="shared", operation="lease", error=error)
-                exchange.restart()
+                exchange.restart(beginning(engine))
                 return None
             if not isinstance(lease, Waited):
-                exchange.licensed(lease)
+                exchange.lease = lease
+                exchange.restart(beginning(engine))
                 if lease.recent and await _other_landed(engine, request, selected):
                     return Landed()
                 return None
@@ -131,11 +157,11 @@ async def _claim_lease(
             if await _other_landed(engine, request, selected):
                 return Landed()
             if in_vain:
-                exchange.restart()
+                exchange.restart(beginning(engine))
                 return None
             landings += 1
     except BaseException:
-        exchange.withdraw()
+        Claims(engine, exchange).withdraw()
         raise
 
 
@@ -148,7 +174,7 @@ def _time_out(engine: Engine, exchange: Exchange) -> Serve | None:
     ):
         exchange.gave_up = True
         return give_up(engine, exchange)
-    exchange.restart()
+    exchange.restart(beginning(engine))
     return None
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from layergate.core.entry import Entry
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.lookup import Selected, newest
-from layergate.http.engine.sharing import flight_key, why_uncollapsed
+from layergate.http.engine.sharing import flight_key, may_join, why_uncollapsed
 from layergate.http.message.request import Request
 from layergate.http.message.stored import StoredResponse
 from layergate.http.rfc9111 import decision
@@ -39,15 +39,15 @@ async def decide(
     request: Request,
     selected: Selected,
     match: Match | None,
+    asked: float,
     *,
     ignore_stored: bool,
-    asked: float,
     quiet: bool = False,
 ) -> Decided:
     """The decision on a request.
 
-    ``ignore_stored``: what is stored has failed validation. ``asked``: when the request came, seconds
-    since the epoch. ``quiet``: nothing is counted, copied or changed (see `Stack.lookup`).
+    ``asked``: when the request came, seconds since the epoch. ``ignore_stored``: what is stored has
+    failed validation. ``quiet``: nothing is counted, copied or changed (see `Stack.lookup`).
     """
     entry = selected.entry
     if ignore_stored:
@@ -104,4 +104,4 @@ def _pause_reload(
     present = engine.flights.get(flight_key(request, match, selected))
     if present is None or why_uncollapsed(settings, request, entry, match, None) is not None:
         return PAUSED
-    return verdict if present.joinable(request) else PAUSED
+    return verdict if may_join(engine, present, request) else PAUSED

@@ -19,35 +19,45 @@ nothing but the ports of the runtime.
 
 from __future__ import annotations
 
-import enum
 from typing import Final, NamedTuple, TypeAlias
 
 from layergate.core.entry import Entry
-from layergate.http.engine.cache import Cache, Follow, Lead, Pass, Serve
-from layergate.http.engine.exchange import Exchange, Reader, State
+from layergate.http.engine.answers import Attempt, Follow, Lead, Pass, Serve
+from layergate.http.engine.cache import Cache
+from layergate.http.engine.claims import Claims
+from layergate.http.engine.engine import Engine
+from layergate.http.engine.exchange import Exchange, State
+from layergate.http.engine.hit_for_miss import concerns_one_request
+from layergate.http.engine.open import open_request
+from layergate.http.engine.respond import (
+    leader_lines,
+    respond_from_exchange,
+    respond_not_modified,
+    respond_stale,
+    respond_streamed,
+)
+from layergate.http.engine.sharing import may_have
+from layergate.http.engine.stand_in import may_stand_in_for_error
+from layergate.http.engine.stream import Reader
+from layergate.http.engine.tally import count_answered, following
 from layergate.http.message.request import Request
 from layergate.http.message.stored import Served
 
-__all__ = ["Attempt", "Conversation", "Fetch", "Pass", "Serve", "Step", "Stream", "resolve"]
+__all__ = [
+    "Attempt",
+    "Conversation",
+    "Fetch",
+    "Pass",
+    "Serve",
+    "Step",
+    "Stream",
+    "refreshing",
+    "resolve",
+    "withdraw",
+]
 
 MAX_TRIES: Final = 3
 """After so many fetches of others that brought nothing for this request, it fetches by itself."""
-
-
-class Attempt(enum.Enum):
-    """How a request is decided on."""
-
-    COLLAPSED = enum.auto()
-    """It may wait for the fetch of another request."""
-    UNCOLLAPSED = enum.auto()
-    """It waits for no other request: the response that it waited for is not for it."""
-    TIMED_OUT = enum.auto()
-    """It waits for no other request: it has waited as long as ``collapse_timeout`` allows."""
-    UNCONDITIONAL = enum.auto()
-    """It is fetched without validators: the origin has something else than what is stored."""
-
-
-_WAITS_FOR_NOBODY: Final = frozenset({Attempt.UNCOLLAPSED, Attempt.TIMED_OUT})
 
 
 class Stream(NamedTuple):
@@ -70,7 +80,7 @@ class Fetch(NamedTuple):
     def repeatable(self) -> bool:
         """True if the app may have to be called once more, since its answer may not fit what is
         stored."""
-        return self.exchange.conditional or self.exchange.rest is not None
+        return self.exchange.conditional or self.exchange.asked.rest is not None
 
 
 Step: TypeAlias = Serve | Stream | Fetch | Pass
@@ -82,27 +92,24 @@ class Conversation:
     Call `next`, and `again` each time that `resolve` says so; then `over`, once.
     """
 
-    __slots__ = ("_cache", "_tries", "request")
+    __slots__ = ("_engine", "_tries", "request")
 
     def __init__(self, cache: Cache, request: Request) -> None:
-        self._cache = cache
+        self._engine = cache.engine
         self.request = request
         self._tries = 0
 
     async def next(self, attempt: Attempt = Attempt.COLLAPSED) -> Step:
         """The next thing to do. Waits for the fetches of other requests, if the request may share
         them."""
-        cache, request = self._cache, self.request
+        engine, request = self._engine, self.request
         while True:
-            answer = await cache.open(
-                request,
-                alone=attempt in _WAITS_FOR_NOBODY or self._tries >= MAX_TRIES,
-                fresh=attempt is Attempt.UNCONDITIONAL,
-                late=attempt is Attempt.TIMED_OUT,
-            )
+            if self._tries >= MAX_TRIES:
+                attempt = attempt.uncollapsed
+            answer = await open_request(engine, request, attempt)
             if isinstance(answer, Lead):
                 exchange = answer.exchange
-                return Fetch(exchange, patience(cache, request, exchange.entry))
+                return Fetch(exchange, patience(engine, request, exchange.entry))
             if not isinstance(answer, Follow):
                 return answer
             outcome = await self._follow(answer.exchange)
@@ -118,13 +125,13 @@ class Conversation:
 
     def over(self) -> None:
         """The request is answered, or has failed: it is counted and logged."""
-        self._cache.answered(self.request)
+        count_answered(self._engine, self.request)
 
     # -- following -----------------------------------------------------------------------------
 
     async def _follow(self, exchange: Exchange) -> Serve | Stream | Attempt:
         """Wait for the head of the fetch that another request leads."""
-        reader = exchange.reader(self.request)
+        reader = exchange.stream.reader(self.request)
         step: Serve | Stream | Attempt | None = None
         try:
             step = await self._followed(exchange, reader)
@@ -134,35 +141,41 @@ class Conversation:
         return step
 
     async def _followed(self, exchange: Exchange, reader: Reader) -> Serve | Stream | Attempt:
-        cache, request = self._cache, self.request
-        counters = cache.stack.counters
+        engine, request = self._engine, self.request
+        stack, counters = engine.stack, engine.counters
+        # Cut off from the log, this instance cannot tell that there was no purge since.
+        joined_at = stack.invalidations.position if stack.trusted else -1
         stale = exchange.entry
-        limit = float(cache.options.collapse_timeout)  # type: ignore[arg-type]
-        wait = patience(cache, request, stale)
-        with cache.following(request, exchange):
-            state = await reader.state(limit if wait is None else min(limit, wait))
+        limit = engine.settings.collapse_timeout
+        wait = patience(engine, request, stale)
+        with following(engine, request, exchange):
+            state = await exchange.wait_for_head(limit if wait is None else min(limit, wait))
         if state is State.PENDING:
             # The stale response may have been purged, or have left its window, during the wait.
-            if stale is not None and patience(cache, request, stale) is not None:
+            if stale is not None and patience(engine, request, stale) is not None:
                 counters.on("stale", request=request, reason="origin-timeout")
-                return Serve(cache.stale(exchange, request, stale, follower=True))
+                return Serve(respond_stale(engine, exchange, request, stale, follower=True))
             counters.on("wait_timeout", request=request)
             return Attempt.TIMED_OUT
         if state is State.RELEASED:
-            spared = cache.spoke_of_one(exchange, request)
+            spared = concerns_one_request(exchange, request)
             return Attempt.COLLAPSED if spared else Attempt.UNCOLLAPSED
         if exchange.gave_up:
             return Attempt.TIMED_OUT
-        if state is State.FAILED or reader.late or not reader.usable():
+        if (
+            state is State.FAILED
+            or reader.late
+            or not may_have(engine, exchange, request, joined_at)
+        ):
             return Attempt.COLLAPSED
         if state is State.ANSWERED:
-            answered = cache.answer(exchange, request, follower=True)
+            answered = respond_from_exchange(engine, exchange, request, follower=True)
             if answered is None:
                 return Attempt.UNCOLLAPSED
             counters.on("collapsed", request=request)
             return Serve(answered)
         counters.on("collapsed", request=request)
-        head = cache.streamed(exchange, request)
+        head = respond_streamed(engine, exchange, request)
         return Serve(head) if head.status == 304 else _streaming(exchange, reader, head)
 
     # -- leading -------------------------------------------------------------------------------
@@ -174,20 +187,21 @@ class Conversation:
         with the client, or has failed. If the exchange is still PENDING when this returns, the
         response is a stale one, and the fetch goes on without its client.
         """
-        cache, (exchange, wait) = self._cache, fetch
-        state = await reader.state(wait)
+        engine, (exchange, wait) = self._engine, fetch
+        request = exchange.request
+        state = await exchange.wait_for_head(wait)
         if state is State.PENDING:
             stale = exchange.entry
-            if stale is not None and cache.stale_if_error(exchange.request, stale):
-                cache.stack.counters.on("stale", request=exchange.request, reason="origin-timeout")
-                return Serve(cache.stale(exchange, exchange.request, stale))
+            if stale is not None and may_stand_in_for_error(engine, request, stale):
+                engine.counters.on("stale", request=request, reason="origin-timeout")
+                return Serve(respond_stale(engine, exchange, request, stale))
             # Purged, or past its window, during the wait: then only the origin can answer.
-            state = await reader.state(None)
-        step = resolve(cache, exchange)
+            state = await exchange.wait_for_head(None)
+        step = _resolve(engine, exchange)
         if step is not None or state is not State.STREAMING:
             return step
-        assert exchange.response is not None
-        head = Served(exchange.response.status, exchange.client_lines, b"")
+        assert exchange.head is not None
+        head = Served(exchange.head.status, leader_lines(engine, exchange), b"")
         return _streaming(exchange, reader, head)
 
 
@@ -198,26 +212,40 @@ def resolve(cache: Cache, exchange: Exchange) -> Serve | Attempt | None:
     client has what came. None: the app's own response, or its failure. `Attempt.UNCONDITIONAL`: the
     app is to be called once more (`Conversation.again`).
     """
+    return _resolve(cache.engine, exchange)
+
+
+def refreshing(cache: Cache, change: int) -> None:
+    """One background refresh more (1) or less (-1)."""
+    cache.engine.budget.count_refresh(change)
+
+
+def withdraw(cache: Cache, exchange: Exchange, error: BaseException | None = None) -> None:
+    """There will be no fetch, because of ``error``. Does nothing if there was one."""
+    Claims(cache.engine, exchange).abort(error)
+
+
+def _resolve(engine: Engine, exchange: Exchange) -> Serve | Attempt | None:
     state = exchange.state
     if state is State.STREAMING:
-        not_modified = cache.precondition(exchange)
+        not_modified = respond_not_modified(engine, exchange)
         return None if not_modified is None else Serve(not_modified)
     if state is State.ANSWERED:
-        served = cache.answer(exchange, exchange.request, follower=False)
+        served = respond_from_exchange(engine, exchange, exchange.request, follower=False)
         assert served is not None
         return Serve(served)
     return Attempt.UNCONDITIONAL if exchange.mismatched else None
 
 
-def patience(cache: Cache, request: Request, stale: Entry | None) -> float | None:
+def patience(engine: Engine, request: Request, stale: Entry | None) -> float | None:
     """For how many seconds to wait for the origin, if a stale response may be sent then; else None."""
-    limit = cache.options.origin_timeout
-    if limit is None or stale is None or not cache.stale_if_error(request, stale):
+    limit = engine.settings.origin_timeout
+    if limit is None or stale is None or not may_stand_in_for_error(engine, request, stale):
         return None
-    return float(limit)  # type: ignore[arg-type]
+    return float(limit)
 
 
 def _streaming(exchange: Exchange, reader: Reader, head: Served) -> Serve | Stream:
     """A response whose body is read along; or all of it, if it is complete already."""
-    whole = reader.rest() if exchange.ended else None
+    whole = reader.rest() if exchange.stream.ended else None
     return Stream(head, reader) if whole is None else Serve(head._replace(body=whole))

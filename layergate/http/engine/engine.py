@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from layergate.core.events import Counters
 from layergate.core.flight import Flights
@@ -35,10 +34,9 @@ class Engine:
     budget: Budget
     admission: Admission
     learned: Learned
-    cache: Any  # what an exchange calls, until that is pure
 
     @classmethod
-    def of(cls, stack: Stack, settings: Settings, cache: object) -> Engine:
+    def of(cls, stack: Stack, settings: Settings) -> Engine:
         runtime = stack.runtime
         return cls(
             stack=stack,
@@ -50,5 +48,4 @@ class Engine:
             budget=Budget(runtime),
             admission=Admission(stack),
             learned=Learned(runtime),
-            cache=cache,
         )

@@ -1,17 +1,22 @@
 """Fetch: the exchange for a request that goes to the origin, and the preconditions it carries.
 
-`collapse`, `refresh`, `uncacheable` and `posting` call `new_exchange`. What the origin answers is fed
-into the exchange by the driver.
+`collapse`, `refresh`, `uncacheable` and `posting` call `new_exchange`. The `feed` feeds it with what the
+origin answers.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from layergate.core.entry import Entry
+from layergate.core.flight import Pulse
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.entries import is_complete
-from layergate.http.engine.exchange import Exchange
+from layergate.http.engine.exchange import Asked, Began, Exchange
 from layergate.http.engine.lookup import Selected
 from layergate.http.engine.markers import VariantIndex
+from layergate.http.engine.stream import Stream
+from layergate.http.engine.tally import count_cut
 from layergate.http.message.etags import is_weak
 from layergate.http.message.fields import Lines
 from layergate.http.message.key import variant_key
@@ -22,7 +27,14 @@ from layergate.http.rfc9111.validation import conditional_lines
 from layergate.http.rfc9111.variants import CODING, nominated
 from layergate.http.rules import Match
 
-__all__ = ["missing_rest", "new_exchange", "nominees", "validators"]
+__all__ = ["beginning", "missing_rest", "new_exchange", "nominees", "validators"]
+
+
+def beginning(engine: Engine) -> Began:
+    """Now, as the beginning of a fetch. Only what is purged from here on concerns it (G3)."""
+    runtime, stack = engine.runtime, engine.stack
+    monotonic = 0.0 if stack.shared_log is None else runtime.monotonic()
+    return Began(stack.invalidations.position, runtime.now(), monotonic)
 
 
 def new_exchange(
@@ -33,27 +45,44 @@ def new_exchange(
     entry: Entry | None,
     fwd: str,
     match: Match | None,
+    *,
+    began: Began | None = None,
+    reload: bool = False,
+    refreshes: bool = False,
 ) -> Exchange:
-    """The exchange for ``request``.
+    """The exchange for ``request``. Arguments as the fields of `Asked`.
 
-    ``flight_key``: under which others may join it, or None if nobody may. ``entry``: what is to be
-    validated, or may stand in for an error. ``fwd``: why the request goes forward (RFC 9211 2.2).
+    ``entry``: what is to be validated, or may stand in for an error. ``began``: when the fetch began;
+    None: now.
     """
-    exchange = Exchange(
-        engine.cache,
+    index, storage_key = selected.variants, selected.storage_key
+    preconditions: Lines = []
+    if entry is not None and isinstance(entry.value, StoredResponse):
+        preconditions = validators(engine, storage_key, entry.value)
+    asked = Asked(
         request,
-        storage_key=selected.storage_key,
-        flight_key=flight_key,
-        entry=entry,
-        fwd=fwd,
-        match=match,
+        request.key,
+        storage_key,
+        flight_key,
+        fwd,
+        preconditions,
+        nominees(engine, request, selected, entry, match) if index is not None else (),
+        # What nobody shares is not looked into, but passed on.
+        None if flight_key is None else selected.rest,
+        index is not None and len(index.names) > 1,
+        reload,
+        refreshes,
+        engine.counters.here() if refreshes else None,
     )
-    index = selected.variants
-    exchange.several = index is not None and len(index.names) > 1
-    exchange.nominate(nominees(engine, request, selected, entry, match))
-    if flight_key is not None:  # what nobody shares is not looked into, but passed on
-        exchange.rest = selected.rest
-    return exchange
+    runtime = engine.runtime
+    stream = Stream(
+        Pulse(runtime),
+        runtime.lock(),
+        runtime.monotonic,
+        patience=engine.settings.slow_reader_timeout,
+        cut=partial(count_cut, engine.counters),
+    )
+    return Exchange(asked, entry, match, beginning(engine) if began is None else began, stream)
 
 
 def validators(engine: Engine, key: bytes, stored: StoredResponse) -> Lines:

@@ -8,10 +8,11 @@ Whatever `peek` answers, `open` would answer too; a property test holds the two 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from layergate.core.stack import Stack
 from layergate.http.engine.added_lines import AGES, MEMO, age_line
+from layergate.http.engine.hit_for_miss import WITH_COOKIE
 from layergate.http.engine.markers import HitForMiss, VariantIndex
 from layergate.http.engine.settings import Settings
 from layergate.http.engine.witness import live_marker
@@ -20,9 +21,11 @@ from layergate.http.message.cache_control import parse_cache_control
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.key import variant_key
 from layergate.http.message.stored import Audience, PartialResponse, StoredResponse
-from layergate.http.privacy.full_decision import ByAudience, RequestTests
+from layergate.http.privacy.full_decision import FULL_DECISION_FIELDS, ByAudience, RequestTests
 
 __all__ = ["FirstLook", "HitPath"]
+
+_OTHER_DECISION_FIELDS: Final = FULL_DECISION_FIELDS - {b"authorization"}
 
 FirstLook: TypeAlias = Callable[
     [bytes, Mapping[bytes, bytes]], tuple[StoredResponse, Lines] | HitForMiss | None
@@ -175,6 +178,28 @@ class HitPath:
             return False
         control = fields.get(b"cache-control")
         return control is None or b"only-if-cached" not in control.lower()
+
+    def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
+        """The marker for requests with these cookies or other credentials, if nothing in these fields
+        needs the full decision. For a request that `peek` has not answered."""
+        if not self.forwards_plainly(fields):
+            return None
+        entry = self._stack.peek(key + WITH_COOKIE)
+        return live_marker(self._now(), fields.items(), entry, credentials=True)
+
+    def is_for_one_user(self, key: bytes, fields: Mapping[bytes, bytes]) -> bool:
+        """True for a request with Authorization, in which nothing else needs the full decision, for a
+        target of which certainly nothing is stored. Its response is for nobody else, so nobody waits
+        for it."""
+        return (
+            b"authorization" in fields
+            and b"cache-control" not in fields
+            and _OTHER_DECISION_FIELDS.isdisjoint(fields)
+            and self._settings.forwarding.names.isdisjoint(fields)
+            and self._stack.peek_is_enough
+            and not self._settings.no_vary_search
+            and self._stack.peek(key) is None
+        )
 
     def _secondary(
         self, names: tuple[bytes, ...], fields: Mapping[bytes, bytes], memo: object

@@ -97,11 +97,11 @@ async def recent_reason(engine: Engine, selected: Selected) -> Refused | None:
 
 def has_marker(engine: Engine, key: bytes) -> bool:
     """True if this instance's memory has a marker for what is stored under ``key``, for any request."""
-    return any(
-        (entry := engine.stack.inspect_top(key + suffix)) is not None
-        and isinstance(entry.value, HitForMiss)
-        for suffix in _SUFFIXES
-    )
+    for suffix in _SUFFIXES:
+        entry = engine.stack.inspect_top(key + suffix)
+        if entry is not None and isinstance(entry.value, HitForMiss):
+            return True
+    return False
 
 
 # -- leaving ---------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ async def leave_marker(engine: Engine, exchange: Exchange, reason: Refused) -> N
     if not ttl:
         return
     request, now = exchange.request, engine.runtime.now()
-    key, lines = exchange.storage_key, request.fields.lines
+    key, lines = exchange.asked.storage_key, request.fields.lines
     if request.cookie:
         # What a client with cookies gets says nothing about what the others share.
         key += WITH_COOKIE
@@ -122,7 +122,7 @@ async def leave_marker(engine: Engine, exchange: Exchange, reason: Refused) -> N
     if stored is not None and not isinstance(stored.value, HitForMiss):
         if (
             stored.fresh_until > now
-            or stored.stamp > exchange.stamp  # it is newer
+            or stored.stamp > exchange.began.stamp  # it is newer
             or not isinstance(stored.value, StoredResponse)
         ):
             return
@@ -134,7 +134,7 @@ async def leave_marker(engine: Engine, exchange: Exchange, reason: Refused) -> N
     own = credentials_witness(lines) if request.cookie else witness(lines)
     status, present = exchange.origin_status or 0, None
     if stored is not None:
-        if stored.stamp > exchange.stamp:  # what is stored is newer
+        if stored.stamp > exchange.began.stamp:  # what is stored is newer
             return
         left = stored.fresh_until - now
         if left > ttl / 2 and live_marker(now, lines, stored, credentials=request.cookie):
@@ -144,7 +144,7 @@ async def leave_marker(engine: Engine, exchange: Exchange, reason: Refused) -> N
         if left > 0 and (left > _ERROR_TTL or ttl <= _ERROR_TTL):
             present = stored.value
     value = joined(present, reason, own, status)
-    if exchange.storage_key != exchange.primary:
+    if exchange.asked.storage_key != exchange.primary:
         # One of many variants, and bounded in number like those that are stored.
         told = engine.settings.forwarding.told(request.fields.names()) or None
         has_room = await note_variant(
@@ -179,7 +179,7 @@ def marker_ttl(settings: Settings, exchange: Exchange) -> float:
     ttl = settings.hit_for_miss_ttl
     if status >= 500:
         # An error does not replace what may be validated later.
-        stored = exchange.entry is not None or exchange.fwd == "partial"
+        stored = exchange.entry is not None or exchange.asked.fwd == "partial"
         return 0.0 if stored else min(ttl, _ERROR_TTL)
     return ttl if speaks_of_target(status) else min(ttl, _ERROR_TTL)
 
@@ -221,7 +221,7 @@ async def end_markers(engine: Engine, exchange: Exchange) -> None:
     instance."""
     exchange.marked = False
     for suffix in _SUFFIXES:
-        key = exchange.storage_key + suffix
+        key = exchange.asked.storage_key + suffix
         entry = await entry_under(engine, key)
         if entry is not None and isinstance(entry.value, HitForMiss):
             await engine.stack.discard(key)

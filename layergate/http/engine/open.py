@@ -8,8 +8,16 @@ The driver calls `open_request` for each attempt at a request, through `Cache.op
 
 from __future__ import annotations
 
-from layergate.http.engine.answers import GATEWAY_TIMEOUT, Answer, Landed, Lead, Pass
-from layergate.http.engine.collapse import collapse, give_up
+from layergate.http.engine.answers import (
+    GATEWAY_TIMEOUT,
+    IGNORES_STORED,
+    MAY_WAIT,
+    Answer,
+    Attempt,
+    Landed,
+    Pass,
+)
+from layergate.http.engine.collapse import Wanted, collapse, give_up
 from layergate.http.engine.decide import decide
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.fetch import missing_rest, new_exchange
@@ -23,56 +31,29 @@ from layergate.http.rfc9111.storing import Refused
 __all__ = ["may_forward", "open_request"]
 
 
-async def open_request(
-    engine: Engine, request: Request, *, uncollapsed: bool, ignore_stored: bool, late: bool
-) -> Answer:
-    """The answer to one attempt at a request.
-
-    ``uncollapsed``: it has waited in vain and is not to wait again; ``late``: it has waited too long.
-    ``ignore_stored``: what is stored has failed validation; fetch without validators.
-    """
+async def open_request(engine: Engine, request: Request, attempt: Attempt) -> Answer:
+    """The answer to one attempt at a request."""
     until = 0.0
     if engine.stack.shared_log is not None:
         request.arrived = request.arrived or engine.runtime.monotonic()
         until = request.arrived + engine.settings.collapse_timeout
     asked = engine.runtime.now()
-    answer = await _attempt(
-        engine,
-        request,
-        uncollapsed=uncollapsed,
-        ignore_stored=ignore_stored,
-        late=late,
-        until=until,
-        asked=asked,
-        last=False,
-    )
+    answer = await _attempt(engine, request, attempt, until, asked, last=False)
     while isinstance(answer, Landed):
         # Between threads once is enough: what is stored by now is from a fetch that ended just
         # before. Between instances it ends with the patience for them.
-        answer = await _attempt(
-            engine,
-            request,
-            uncollapsed=uncollapsed,
-            ignore_stored=ignore_stored,
-            late=False,
-            until=until,
-            asked=asked,
-            last=True,
-        )
+        if attempt is Attempt.TIMED_OUT:
+            attempt = Attempt.UNCOLLAPSED
+        answer = await _attempt(engine, request, attempt, until, asked, last=True)
     return answer
 
 
 async def _attempt(
-    engine: Engine,
-    request: Request,
-    *,
-    uncollapsed: bool,
-    ignore_stored: bool,
-    late: bool,
-    until: float,
-    asked: float,
-    last: bool,
+    engine: Engine, request: Request, attempt: Attempt, until: float, asked: float, *, last: bool
 ) -> Answer | Landed:
+    """As `open_request`, or `Landed`. ``until``: when the patience for other instances ends,
+    `Runtime.monotonic` seconds. ``asked``: when the request came, seconds since the epoch. ``last``: it
+    has been told once that a fetch had landed."""
     settings = engine.settings
     reason = passes(request, max_key_length=settings.max_key_length)
     if reason is not None:
@@ -86,7 +67,7 @@ async def _attempt(
     with engine.counters.span("lookup", method=request.method, key=request.key) as span:
         selected = await select(engine, request)
         decided = await decide(
-            engine, request, selected, match, ignore_stored=ignore_stored, asked=asked
+            engine, request, selected, match, asked, ignore_stored=attempt in IGNORES_STORED
         )
         (decision, fwd, _), selected, entry, now, reload = decided
         span.note(result=decision, layer=selected.layer or None)
@@ -104,26 +85,18 @@ async def _attempt(
             selected = selected._replace(rest=missing_rest(engine, request, entry))
         entry = None
         engine.counters.on("miss", request=request, reason=fwd)
-    if late and (
+    if attempt is Attempt.TIMED_OUT and (
         settings.collapse_fallback_504
         or (entry is not None and may_stand_in_for_error(engine, request, entry))
     ):
         return give_up(engine, new_exchange(engine, request, selected, None, entry, fwd, match))
-    answer = await collapse(
+    return await collapse(
         engine,
-        request,
-        entry,
-        fwd,
-        match,
-        selected,
-        uncollapsed=uncollapsed,
-        until=until,
+        Wanted(request, entry, fwd, match, selected, reload),
+        until,
+        may_wait=attempt in MAY_WAIT,
         last=last,
     )
-    if reload and isinstance(answer, Lead):
-        answer.exchange.reload = True
-        engine.learned.note_reload(selected.storage_key)
-    return answer
 
 
 def may_forward(request: Request, reason: Refused) -> bool:

@@ -34,9 +34,10 @@ from typing import Final, NamedTuple
 from layergate.http.engine.cache import Cache
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.exchange import Exchange
-from layergate.http.engine.fetch import new_exchange
+from layergate.http.engine.fetch import beginning, new_exchange
 from layergate.http.engine.keys import place_of
 from layergate.http.engine.lookup import Selected
+from layergate.http.engine.plan import Planned, plan_response
 from layergate.http.engine.purge import after_unsafe
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.request import Request
@@ -95,7 +96,7 @@ def judged(
     route: Match | None = None,
     trailers: bool = False,
     request_time: float,
-) -> tuple[Exchange, Plan | Refused]:
+) -> tuple[Exchange, Planned]:
     """An exchange for what `encloses_target` holds of, and how it is to be stored, or why not.
 
     ``request`` is the POST, ``route`` the policy set next to its route; ``request_time``: when it
@@ -106,14 +107,15 @@ def judged(
     settings = engine.settings
     match = route or settings.rules.match(asked.path, asked.host)
     selected = Selected(None, asked.key, None, False)
-    exchange = new_exchange(engine, asked, selected, None, None, "method", match)
-    exchange.request_time = request_time
+    began = beginning(engine)._replace(request_time=request_time)
+    exchange = new_exchange(engine, asked, selected, None, None, "method", match, began=began)
     exchange.refused = passes(asked, max_key_length=settings.max_key_length)
-    planned = exchange.judged(status, fields, engine.runtime.now(), trailers=trailers)
-    if isinstance(planned, Plan):
-        refused = _refused(engine, asked, fields, planned)
+    now = engine.runtime.now()
+    planned = plan_response(engine, exchange, status, fields, now, trailers=trailers)
+    if isinstance(planned.plan, Plan):
+        refused = _refused(engine, asked, fields, planned.plan)
         if refused is not None:
-            return exchange, refused
+            return exchange, Planned(refused)
     return exchange, planned
 
 
@@ -163,12 +165,12 @@ async def after_post(
             trailers=trailers,
             request_time=begun.time,
         )
-        if isinstance(planned, Refused):
+        if isinstance(planned.plan, Refused):
             exchange = None
     await after_unsafe(cache.engine, target, "POST", status, lines)
     if exchange is None:
         return None
     invalidations = cache.stack.invalidations
     # In this order: what is applied in between changes the second.
-    exchange.stamp = invalidations.position
+    exchange.restart(exchange.began._replace(stamp=invalidations.position))
     return exchange if invalidations.changes == begun.changes + 1 else None

@@ -1,6 +1,6 @@
 """Refresh a stale response in the background: once per process, and once in the fleet.
 
-`serve` calls `begin_refresh`, which gives the exchange for it. The driver calls `claim_refresh` before
+`serve` calls `begin_refresh`, which gives the exchange for it. The `feed` calls `claim_refresh` before
 it calls the app, since only one instance shall.
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 from layergate.core.entry import Entry
 from layergate.core.events import NO_SPAN
 from layergate.core.shared import Waited
+from layergate.http.engine.claims import Claims
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.entries import entry_under
 from layergate.http.engine.exchange import Exchange
-from layergate.http.engine.fetch import new_exchange
+from layergate.http.engine.fetch import beginning, new_exchange
 from layergate.http.engine.lookup import Selected
-from layergate.http.engine.sharing import has_landed, refresh_key
+from layergate.http.engine.sharing import has_landed, may_join, refresh_key
+from layergate.http.engine.tally import begin_span
 from layergate.http.message.request import Request
 from layergate.http.message.stored import PartialResponse
 from layergate.http.rules import Match
@@ -34,39 +36,33 @@ def begin_refresh(
     many, or if the response has just been refreshed."""
     key = refresh_key(entry, request, selected)
     present = engine.flights.get(key)
-    if present is not None and present.joinable(request):
+    if present is not None and may_join(engine, present, request):
         return None
     if not has_room_to_refresh(engine):
         engine.counters.on("refresh_skipped", request=request, reason="too many")
         return None
     asked = request.for_refresh(part=isinstance(entry.value, PartialResponse))
-    exchange = new_exchange(engine, asked, selected, key, entry, "stale", match)
+    exchange = new_exchange(engine, asked, selected, key, entry, "stale", match, refreshes=True)
     if engine.flights.lead(key, exchange, instead_of=present) is not exchange:
         return None
     if has_landed(engine, selected.storage_key, entry):
-        engine.flights.land(key, exchange)
-        exchange.abort()
+        Claims(engine, exchange).abort()
         return None
-    exchange.refreshes = True
-    exchange.cause = engine.counters.here()
     return exchange
 
 
 async def claim_refresh(engine: Engine, exchange: Exchange) -> bool:
     """Claim the fleet's lease for a background refresh. False if another instance does it, or has done
-    it; the driver then aborts the exchange instead of calling the app."""
-    exchange.begin()
-    if (
-        engine.stack.leases is not None
-        and exchange.flight_key is not None
-        and await engine.stack.catch_up()
-    ):
-        skipped = await _claim(engine, exchange, exchange.flight_key)
+    it; the `feed` then aborts the exchange, and the app is not called."""
+    begin_span(engine, exchange)
+    key = exchange.asked.flight_key
+    if engine.stack.leases is not None and key is not None and await engine.stack.catch_up():
+        skipped = await _claim(engine, exchange, key)
         if skipped is not None:
             engine.counters.on("refresh_skipped", request=exchange.request, reason=skipped)
             exchange.span = NO_SPAN
             return False
-        exchange.begin()
+        begin_span(engine, exchange)
     engine.counters.on("refresh", request=exchange.request)
     return True
 
@@ -81,10 +77,11 @@ async def _claim(engine: Engine, exchange: Exchange, key: bytes) -> str | None:
         return None
     if isinstance(lease, Waited):
         return "another instance does it"
-    exchange.licensed(lease)
+    exchange.lease = lease
+    exchange.restart(beginning(engine))
     entry = exchange.entry
     if lease.recent and entry is not None:
-        found = await entry_under(engine, exchange.storage_key)
+        found = await entry_under(engine, exchange.asked.storage_key)
         if found is not None and found.fresh_until > entry.fresh_until:
             return "another instance did it"
     return None

@@ -1,6 +1,6 @@
 """Remember: what the head of a response tells the requests that come after it.
 
-The driver calls `remember` once for each exchange whose head is known, beside sending that head. Of a
+The `feed` calls `remember` once for each exchange whose head is known, beside sending that head. Of a
 shareable response it notes by what it varies, and ends the markers of its target; of a response that
 is not stored it leaves a hit-for-miss marker. The body is stored elsewhere; see `store`.
 """
@@ -21,41 +21,32 @@ __all__ = ["remember"]
 
 
 async def remember(engine: Engine, exchange: Exchange) -> None:
-    """Note what the head of the exchange's response says. If it releases the requests that wait for
-    it, give the lease back afterwards, so that other instances find what was noted."""
-    try:
-        await _remember(engine, exchange)
-    finally:
-        if exchange.state in (State.RELEASED, State.FAILED):
-            exchange.let_go(free=exchange.state is State.RELEASED)
-
-
-async def _remember(engine: Engine, exchange: Exchange) -> None:
+    """Note what the head of the exchange's response says."""
     stack, learned = engine.stack, engine.learned
     if exchange.mismatched:
         # The origin has something else than what is stored. The next request asks without its
         # validators.
-        if exchange.nominees:
+        if exchange.asked.nominees:
             learned.note_unnamed(exchange.primary)
         else:
-            await stack.discard(exchange.storage_key)
+            await stack.discard(exchange.asked.storage_key)
         return
     plan, reason = exchange.plan, exchange.refused
     if reason is Refused.VALIDATOR:
-        learned.note_strengthened(exchange.storage_key)
+        learned.note_strengthened(exchange.asked.storage_key)
         return
     if plan is not None and (reason is None or reason is Refused.VARIANTS):
         if exchange.variance is not None:
             await _note_search_variance(engine, exchange, exchange.variance, plan.expires)
         if plan.names:
             await note_variant(engine, exchange.primary, plan.names, exchange.request.fields)
-        if plan.shareable and (exchange.marked or has_marker(engine, exchange.storage_key)):
+        if plan.shareable and (exchange.marked or has_marker(engine, exchange.asked.storage_key)):
             await end_markers(engine, exchange)
         return
     if reason is Refused.VARY_STAR and exchange.state is State.ANSWERED:
         # What the 304 confirms for this request is no longer there for any other.
-        await stack.discard(exchange.storage_key)
-        await invalidate_key(engine, exchange.storage_key)
+        await stack.discard(exchange.asked.storage_key)
+        await invalidate_key(engine, exchange.asked.storage_key)
     if reason is not None:
         await leave_marker(engine, exchange, reason)
 
@@ -70,14 +61,14 @@ async def _note_search_variance(
     if present is not None:
         if present.value == variance and present.expires >= expires - INDEX_LIFETIME / 2:
             return
-        if present.stamp > exchange.stamp and present.value != variance:
+        if present.stamp > exchange.began.stamp and present.value != variance:
             return  # what was said later counts
         expires = max(expires, present.expires)
     said = Entry(
         variance,
         created=now,
         fresh_until=expires,
-        stamp=exchange.stamp,
+        stamp=exchange.began.stamp,
         size=64 + sum(map(len, variance.names)),
     )
     await engine.stack.store(key, said)

@@ -1,19 +1,28 @@
 """Store: put a complete response, or what a 304 made of a stored one, into the layers.
 
-The exchange calls `refusal_of_layers` with its head, to say ``stored`` truthfully (G11); `keep` when its
-body is complete, for the top layer alone; and `commit` at its end, which may take the time of the
-layers below. What is stored is never older than what is there, and never what was purged while it was
-fetched (G3).
+`receive` calls `refusal_of_layers` with the head, to say ``stored`` truthfully (G11). When the body is
+complete, the `feed` calls `complete_entry`, `keep` for the top layer alone, and `commit`, which may take
+the time of the layers below. What is stored is never older than what is there, and never what was purged
+while it was fetched (G3).
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from layergate.core.entry import Entry
 from layergate.http.engine.engine import Engine
-from layergate.http.engine.entries import entry_under, find, is_complete, is_later
+from layergate.http.engine.entries import (
+    entry_under,
+    find,
+    is_complete,
+    is_later,
+    planned_entry,
+)
 from layergate.http.engine.exchange import Exchange, State
 from layergate.http.engine.hit_for_miss import end_markers
 from layergate.http.engine.markers import VariantIndex
+from layergate.http.engine.plan import NO_BODY
 from layergate.http.engine.purge import invalidate_key
 from layergate.http.engine.tally import count_not_stored
 from layergate.http.engine.variant_index import first_index, note_variant
@@ -24,7 +33,26 @@ from layergate.http.rfc9111.plan import Plan
 from layergate.http.rfc9111.storing import Refused
 from layergate.http.rfc9111.variants import CODING
 
-__all__ = ["commit", "is_overtaken", "keep", "refusal_of_layers"]
+__all__ = ["commit", "complete_entry", "is_overtaken", "keep", "refusal_of_layers"]
+
+# For what is added to a response that is stored, bytes: its length, the trace context, fields of a part.
+_ROOM: Final = 160
+
+
+def complete_entry(engine: Engine, exchange: Exchange) -> Entry:
+    """The entry that the complete body of an exchange makes."""
+    plan, head, body = exchange.plan, exchange.head, exchange.stream.body
+    assert plan is not None
+    assert head is not None
+    assert body is not None
+    lines = plan.lines
+    if head.part is not None:
+        begin = len(exchange.around[0])
+        body = body[begin : begin + exchange.stream.length]
+    elif head.length is None and head.status not in NO_BODY:
+        # It is known now, and a HEAD answered from the store has no other way to tell.
+        lines = [*lines, (b"content-length", b"%d" % len(body))]
+    return planned_entry(engine, exchange, plan, head.status, lines, body)
 
 
 def refusal_of_layers(
@@ -33,7 +61,7 @@ def refusal_of_layers(
     """Why no layer takes what the exchange brings, as things are now: a body of ``length`` bytes, or
     this ``entry``, if that is known already. None: a layer takes it."""
     stack, key = engine.stack, exchange.primary
-    if stack.purged_since(exchange.stamp, plan.tags, key):
+    if stack.purged_since(exchange.began.stamp, plan.tags, key):
         return Refused.PURGED
     if plan.names:
         key = variant_key(key, exchange.secondary)
@@ -42,9 +70,11 @@ def refusal_of_layers(
         if present is not None and isinstance(present.value, VariantIndex):
             key = variant_key(key, engine.settings.secondary((), exchange.request.fields))
     if entry is None:
-        size = length + exchange.size_around(plan)
-        if exchange.rest is not None:
-            size += exchange.rest.entry.size
+        size = length + _ROOM
+        for name, value in plan.lines:
+            size += len(name) + len(value)
+        if exchange.asked.rest is not None:
+            size += exchange.asked.rest.entry.size
         taken = stack.takes(key, size, plan.tags)
     else:
         taken = stack.takes(key, entry.size, entry.tags)
@@ -68,7 +98,7 @@ def keep(engine: Engine, exchange: Exchange, entry: Entry) -> bytes | None:
                 return None
         elif not isinstance(value, VariantIndex) or names not in value.names:
             return None
-    if entry is exchange.entry and key != exchange.storage_key:
+    if entry is exchange.entry and key != exchange.asked.storage_key:
         return None  # a 304 that changes by what it is selected
     other = stack.peek(key)
     if other is not None and is_later(other, entry):
@@ -119,7 +149,7 @@ async def _commit(engine: Engine, exchange: Exchange, plan: Plan, entry: Entry) 
         )
     overtaken = await is_overtaken(engine, key, entry, below=kept == key)
     stored = not overtaken and await stack.store(key, entry)
-    if stored and exchange.variance is not None and exchange.sought == request.exact:
+    if stored and exchange.variance is not None and exchange.asked.primary == request.exact:
         await stack.discard(request.exact)  # which would be looked at first
     if stored and exchange.sights > 1:
         stack.peek(key)  # it has been asked for before: that counts as a read
@@ -166,9 +196,11 @@ async def is_overtaken(engine: Engine, key: bytes, entry: Entry, *, below: bool 
 async def _give_up_older(engine: Engine, exchange: Exchange, plan: Plan) -> None:
     """Drop what a 304 with a longer Vary confirms, where it was stored until now: as a variant that
     fewer requests select it no longer answers the others."""
-    primary, key = exchange.primary, exchange.storage_key
+    primary, key = exchange.primary, exchange.asked.storage_key
     secondary, fields = engine.settings.secondary, exchange.request.fields
-    if primary != exchange.sought or key == variant_key(primary, secondary(plan.names, fields)):
+    if primary != exchange.asked.primary or key == variant_key(
+        primary, secondary(plan.names, fields)
+    ):
         return
     present = await entry_under(engine, key)
     if present is not None and isinstance(present.value, VariantIndex):

@@ -1,4 +1,4 @@
-"""Count what became of requests and responses, and say it in the decision log."""
+"""Count what became of requests and responses, and tell the decision log and the spans of it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from layergate.core.events import NO_SPAN, Counters
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.exchange import Exchange
 from layergate.http.message.request import Request
+from layergate.http.message.stored import StoredResponse
 from layergate.http.rfc9111.storing import Refused
 
-__all__ = ["count_answered", "count_hit", "count_not_stored", "following"]
+__all__ = [
+    "begin_span",
+    "count_answered",
+    "count_cut",
+    "count_hit",
+    "count_not_stored",
+    "end_span",
+    "following",
+]
 
 _decisions: Final = logging.getLogger("layergate.decisions")
 
@@ -33,6 +43,11 @@ def count_not_stored(engine: Engine, exchange: Exchange, reason: Refused) -> Non
     """The response of ``exchange`` is not stored."""
     exchange.request.reason = reason.token
     engine.counters.on("refused", request=exchange.request, reason=reason.token)
+
+
+def count_cut(counters: Counters, request: object) -> None:
+    """The client of ``request`` reads too slowly, and was cut off."""
+    counters.on("stream_cut", request=request)
 
 
 def count_answered(engine: Engine, request: Request) -> None:
@@ -68,3 +83,38 @@ def following(engine: Engine, request: Request, exchange: Exchange) -> Iterator[
         span.link(exchange.span.reference)
         span.note(result=exchange.state)
         span.end()
+
+
+def begin_span(engine: Engine, exchange: Exchange) -> None:
+    """The fetch begins, or asks for its lease; then, the second time, it begins.
+
+    A background refresh is a trace of its own, linked to the request that caused it; any other
+    fetch is part of the request that leads.
+    """
+    if exchange.span is not NO_SPAN:  # since it asked for its lease
+        exchange.span.ready()
+        return
+    tracer = engine.counters.tracer
+    if tracer is None:
+        return
+    asked, entry = exchange.asked, exchange.entry
+    stored = None if entry is None else entry.value
+    before = stored.traceparent if isinstance(stored, StoredResponse) else None
+    exchange.span = engine.counters.span(
+        "refresh" if asked.refreshes else "revalidate" if exchange.conditional else "fetch",
+        root=asked.refreshes,
+        links=(asked.cause, before),
+        method=asked.request.method,
+        reason=asked.fwd,
+        key=exchange.primary,
+        rule=None if exchange.match is None else exchange.match.rule.path,
+    )
+
+
+def end_span(exchange: Exchange, error: object = None) -> None:
+    """The fetch is over, as far as it can be seen."""
+    span = exchange.span
+    if span is not NO_SPAN:
+        reason = exchange.refused
+        span.note(status=exchange.origin_status, refused=None if reason is None else reason.token)
+        span.end(error)

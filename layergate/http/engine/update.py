@@ -1,8 +1,8 @@
 """Update what is stored with what a response says about it: one to HEAD (RFC 9111 4.3.5), or a 304
 about a response that is stored beside others (4.3.4).
 
-The driver calls `freshen_by_head` after the head of a response to HEAD, and the exchange calls
-`freshen_others` before it stores what a 304 has confirmed. `explain` asks `head_says`, which changes
+The `feed` calls `freshen_by_head` after the head of a response to HEAD, and `freshen_others` before it
+stores what a 304 has confirmed. `explain` asks `head_says`, which changes
 nothing.
 """
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from layergate.core.entry import Entry
 from layergate.http.engine.engine import Engine
-from layergate.http.engine.entries import entry_under
+from layergate.http.engine.entries import entry_under, planned_entry
 from layergate.http.engine.exchange import Exchange
 from layergate.http.engine.hit_for_miss import REQUEST_ONLY
 from layergate.http.engine.keys import place_of
 from layergate.http.engine.lookup import selectable
+from layergate.http.engine.plan import locate, plan_head
 from layergate.http.engine.purge import invalidate_key
 from layergate.http.engine.store import commit, is_overtaken
 from layergate.http.message.fields import Fields, Lines
@@ -46,9 +47,11 @@ async def freshen_by_head(engine: Engine, exchange: Exchange, status: int, lines
             entry.outdate(now)
             await invalidate_key(engine, key, soft=not gone)
         elif planned is not None:
-            planned = exchange.located(planned)
+            planned = locate(engine, exchange, planned)
             stored: StoredResponse = entry.value
-            fresh = exchange.entry_for(planned, 200, planned.lines, stored.body, stored)
+            fresh = planned_entry(
+                engine, exchange, planned, 200, planned.lines, stored.body, stored
+            )
             # The body is as old as it was, so what would have purged it before purges it now.
             fresh.stamp = fresh.checked = entry.stamp
             present = await entry_under(engine, key)
@@ -72,7 +75,7 @@ def head_says(
     stored: StoredResponse = entry.value
     if stored.status != 200 or not answers(request, stored):
         return None
-    own = exchange.planned(200, fields, exchange.match, now)
+    own, _ = plan_head(engine, exchange, exchange.match, 200, fields, now)
     if isinstance(own, Refused) and (
         request.cookie or request.authorization or request.personal or own in REQUEST_ONLY
     ):
@@ -89,7 +92,7 @@ def head_says(
             fields,
             exchange.match,
             engine.settings.options,
-            request_time=exchange.request_time,
+            request_time=exchange.began.request_time,
             response_time=now,
         )
     if isinstance(planned, Plan) and planned.vary != vary_names(stored.fields):
@@ -103,7 +106,7 @@ async def freshen_others(engine: Engine, exchange: Exchange, fields: Fields) -> 
     assert exchange.plan is not None
     for key, entry in await selectable(engine, exchange.request):
         stored: StoredResponse = entry.value
-        if key == exchange.storage_key or not identified(stored.fields, fields):
+        if key == exchange.asked.storage_key or not identified(stored.fields, fields):
             continue
         if varies_on_more(stored.fields, fields):
             await engine.stack.discard(key)
@@ -115,14 +118,17 @@ async def freshen_others(engine: Engine, exchange: Exchange, fields: Fields) -> 
             fields,
             exchange.match,
             engine.settings.options,
-            request_time=exchange.request_time,
+            request_time=exchange.began.request_time,
             response_time=exchange.plan.response_time,
         )
         if not isinstance(planned, Plan) or planned.vary != vary_names(stored.fields):
             continue
-        if place_of(engine.settings, exchange.request, planned).primary == exchange.primary:
-            planned = exchange.located(planned)
-            fresh = exchange.entry_for(planned, stored.status, planned.lines, stored.body, stored)
+        place = place_of(engine.settings, exchange.request, planned)
+        if place.primary == exchange.primary:
+            planned = planned._replace(tags=(*planned.tags, *place.tags))
+            fresh = planned_entry(
+                engine, exchange, planned, stored.status, planned.lines, stored.body, stored
+            )
             fresh.stamp = fresh.checked = entry.stamp
             if not await is_overtaken(engine, key, fresh):
                 await engine.stack.store(key, fresh)

@@ -100,7 +100,7 @@ def _explain_post(trace: Trace, response: Response) -> tuple[bool, str]:
         text = "A response to POST is stored if it is a 200 whose Content-Location is its target."
         trace.add("storable", "no", _POST_SECTION, text, False)
         return False, "The response is not stored."
-    exchange, planned = judged(
+    exchange, (planned, _, length) = judged(
         engine,
         request,
         response.status,
@@ -122,4 +122,4 @@ def _explain_post(trace: Trace, response: Response) -> tuple[bool, str]:
         "Its Content-Location is its target and it states its lifetime, so GET requests share it."
     )
     trace.add("method", "POST", _POST_SECTION, text, True)
-    return True, explain_planned(trace, exchange, planned, response.status, fields).text
+    return True, explain_planned(trace, exchange, planned, length, response.status, fields).text

@@ -16,7 +16,7 @@ from layergate.http.engine.hit_for_miss import marker_for, recent_reason
 from layergate.http.engine.markers import HitForMiss
 from layergate.http.engine.refresh import has_room_to_refresh
 from layergate.http.engine.respond import respond
-from layergate.http.engine.sharing import flight_key, refresh_key, why_uncollapsed
+from layergate.http.engine.sharing import flight_key, may_join, refresh_key, why_uncollapsed
 from layergate.http.engine.stand_in import may_stand_in, may_stand_in_for_error
 from layergate.http.explain.redaction import field_text, shown_lines
 from layergate.http.explain.trace import Trace
@@ -80,7 +80,7 @@ def _explain_answer(trace: Trace, entry: Entry) -> None:
 def _explain_refresh(trace: Trace, entry: Entry, decided: Decided) -> None:
     engine, request = trace.engine, trace.request
     present = engine.flights.get(refresh_key(entry, request, decided.selected))
-    if present is not None and present.joinable(request):
+    if present is not None and may_join(engine, present, request):
         outcome, text = "under way", "A background refresh is under way."
     elif not has_room_to_refresh(engine):
         outcome = "put off"
@@ -139,7 +139,7 @@ def _explain_flight(
     engine, request = trace.engine, trace.request
     why = why_uncollapsed(trace.settings, request, entry, trace.match, marker)
     present = engine.flights.get(flight_key(request, trace.match, decided.selected))
-    joins = present is not None and present.joinable(request)
+    joins = present is not None and may_join(engine, present, request)
     if why is None and joins and engine.budget.waiters >= trace.settings.max_waiters:
         why = "waiters"
     if why is not None:
@@ -147,7 +147,7 @@ def _explain_flight(
         return False
     if present is not None and joins:
         text = "The same response is being fetched already, and this request waits for it."
-        trace.add("flight", "follows", "4", text, True, readers=present.readers)
+        trace.add("flight", "follows", "4", text, True, readers=present.stream.readers)
     else:
         text = "This request fetches the response, and others that arrive meanwhile share it."
         trace.add("flight", "leads", "4", text)

@@ -156,13 +156,13 @@ def explain_response(
         trace.add("upstream", field_text(status), "RFC 9211 2", text)
     engine, now = trace.engine, trace.now
     exchange = begin(engine, trace.request, decided, trace.match, rest, response, now)
-    reaction, planned, answered = react(engine, exchange, decided.entry, response, now)
+    reaction, planned, answered, length = react(engine, exchange, decided.entry, response, now)
     step = _VALIDATIONS.get(reaction)
     if step is not None:
         trace.add("validation", *step)
     if reaction in _PLANNED:
         assert planned is not None
-        return explain_planned(trace, exchange, planned, answered, fields)
+        return explain_planned(trace, exchange, planned, length, answered, fields)
     assert step is not None
     assert not isinstance(planned, Plan)
     if reaction is Reaction.CONFIRMS_AS_IT_IS:
@@ -174,9 +174,15 @@ def explain_response(
 
 
 def explain_planned(
-    trace: Trace, exchange: Exchange, planned: Plan | Refused, status: int, fields: Fields
+    trace: Trace,
+    exchange: Exchange,
+    planned: Plan | Refused,
+    length: int | None,
+    status: int,
+    fields: Fields,
 ) -> Storing:
-    """``status``: of the response that is stored; ``fields``: those of the one that came."""
+    """``status``: of the response that is stored; ``fields``: those of the one that came, and
+    ``length``: of its content, bytes, or None if the head does not tell."""
     explain_policy(trace, fields)
     if isinstance(planned, Refused):
         _explain_refused(trace, exchange, planned)
@@ -188,7 +194,7 @@ def explain_planned(
     text = "Nothing forbids storing the response, and something allows it."
     trace.add("storable", "stored", "3", text, True, status=status)
     _explain_plan(trace, placed, fields)
-    refused = _explain_room(trace, exchange, placed, fields)
+    refused = _explain_room(trace, exchange, placed, length, fields)
     if refused is not None:
         return _not_stored(refused)
     _explain_sharing(trace, placed)
@@ -235,7 +241,9 @@ def _explain_plan(trace: Trace, plan: Plan, fields: Fields) -> None:
     explain_tags(trace, plan.tags)
 
 
-def _explain_room(trace: Trace, exchange: Exchange, plan: Plan, fields: Fields) -> Refused | None:
+def _explain_room(
+    trace: Trace, exchange: Exchange, plan: Plan, length: int | None, fields: Fields
+) -> Refused | None:
     """Returns why there is no room for the response, as far as its head tells; else None."""
     if plan.lent and may_have_token(fields):
         text = (
@@ -245,7 +253,6 @@ def _explain_room(trace: Trace, exchange: Exchange, plan: Plan, fields: Fields) 
         trace.add("tokens", "not seen", "G1", text)
     if exchange.origin_status == 304:
         return None
-    length = exchange.announced
     if length is None:
         text = "Cache-Status says 'stored' only if the whole body arrives together with the head."
         trace.add("room", "unknown length", "G11", text)

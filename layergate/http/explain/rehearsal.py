@@ -1,6 +1,6 @@
 """What the engine would do with a response, found by asking its own functions, without doing it.
 
-`received` calls these functions, in the order in which `Exchange.head` asks the same questions. They feed
+`received` calls these functions, in the order in which `receive.receive_head` asks the same questions. They feed
 nothing into the exchange, which is made for this and thrown away. All of this package's calls to an
 exchange are here.
 """
@@ -11,14 +11,17 @@ import enum
 from typing import NamedTuple
 
 from layergate.core.entry import Entry
+from layergate.http.engine.complete import plan_completion
 from layergate.http.engine.decide import Decided
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.exchange import ORIGIN_ERRORS, Exchange
-from layergate.http.engine.fetch import new_exchange
+from layergate.http.engine.fetch import beginning, new_exchange
 from layergate.http.engine.hit_for_miss import marker_ttl
+from layergate.http.engine.plan import locate, plan_response
 from layergate.http.engine.stand_in import excuse, may_stand_in
 from layergate.http.engine.store import refusal_of_layers
 from layergate.http.engine.update import head_says
+from layergate.http.engine.validate import Outcome, validate
 from layergate.http.engine.variant_index import room_for
 from layergate.http.explain.report import Response
 from layergate.http.message.fields import Fields
@@ -29,7 +32,6 @@ from layergate.http.rfc9111.decision import NO_ANSWER, Decision
 from layergate.http.rfc9111.plan import Plan
 from layergate.http.rfc9111.rest import Rest
 from layergate.http.rfc9111.storing import Refused
-from layergate.http.rfc9111.validation import freshens
 from layergate.http.rules import Match
 
 __all__ = ["Reaction", "Rehearsed", "begin", "marker_seconds", "place", "react", "refusal_of_size"]
@@ -64,11 +66,13 @@ class Reaction(enum.Enum):
 
 class Rehearsed(NamedTuple):
     """``planned``: how the answer is stored, or why it is not; None if that is not the question.
-    ``status``: of the answer."""
+    ``status``: of the answer; ``length``: of the content that came, bytes, or None if its head does not
+    tell."""
 
     reaction: Reaction
     planned: Plan | Refused | None
     status: int
+    length: int | None = None
 
 
 def begin(
@@ -93,28 +97,28 @@ def begin(
         None if verdict.decision is Decision.MISS else entry,
         verdict.fwd,
         match,
+        began=beginning(engine)._replace(request_time=now - response.took),
     )
-    exchange.request_time = now - response.took
     exchange.origin_status = response.status
-    exchange.rest = rest
+    exchange.asked = exchange.asked._replace(rest=rest)
     return exchange
 
 
 def react(
     engine: Engine, exchange: Exchange, selected: Entry | None, response: Response, now: float
 ) -> Rehearsed:
-    """What the response is to the request. Asks in the order of `Exchange.head`.
+    """What the response is to the request. Asks in the order of `receive.receive_head`.
 
     ``selected``: the stored response that the request selects, even if it may not be used.
     """
     status, fields = response.status, Fields(response.lines)
     if exchange.conditional and status == 304:
-        return _not_modified(exchange, fields, now)
-    if exchange.rest is not None and status in (206, 416):
-        completes = exchange.completion(fields, now, trailers=response.trailers)
+        return _not_modified(engine, exchange, fields, now)
+    if exchange.asked.rest is not None and status in (206, 416):
+        completes = plan_completion(engine, exchange, fields, now, trailers=response.trailers)
         if completes is None:
             return Rehearsed(Reaction.COMPLETES_NOTHING, Refused.PARTIAL, status)
-        return Rehearsed(Reaction.COMPLETES, completes, status)
+        return Rehearsed(Reaction.COMPLETES, completes.plan, status, completes.length)
     entry, request = exchange.entry, exchange.request
     if status in ORIGIN_ERRORS and entry is not None:
         unreachable = status in NO_ANSWER
@@ -123,8 +127,8 @@ def react(
             return Rehearsed(_WINDOWS[by], None, entry.value.status)
     if request.method != "GET":
         return _head(engine, exchange, selected, status, fields, now)
-    planned = exchange.judged(status, fields, now, trailers=response.trailers)
-    return Rehearsed(Reaction.NEW, planned, status)
+    planned = plan_response(engine, exchange, status, fields, now, trailers=response.trailers)
+    return Rehearsed(Reaction.NEW, planned.plan, status, planned.length)
 
 
 _WINDOWS = {
@@ -133,22 +137,22 @@ _WINDOWS = {
 }
 
 
-def _not_modified(exchange: Exchange, fields: Fields, now: float) -> Rehearsed:
-    if not exchange.confirmed_by(fields):
-        if exchange.reused_by(fields, now) is not None:
-            return Rehearsed(Reaction.CONFIRMS_AS_IT_IS, Refused.VALIDATOR, 304)
-        reaction = Reaction.NAMES_OTHER
-        if exchange.entry is None:
-            reaction = Reaction.NAMES_NO_VARIANT
-        elif freshens(exchange.entry.value.fields, fields):
-            reaction = Reaction.NAMES_PURGED
-        return Rehearsed(reaction, Refused.NOT_MODIFIED, 304)
-    entry = exchange.entry
+_OUTCOMES = {
+    Outcome.UNNAMED: Reaction.NAMES_NO_VARIANT,
+    Outcome.PURGED: Reaction.NAMES_PURGED,
+    Outcome.ANOTHER: Reaction.NAMES_OTHER,
+    Outcome.UNCOVERED: Reaction.RANGE_NO_LONGER_APPLIES,
+}
+
+
+def _not_modified(engine: Engine, exchange: Exchange, fields: Fields, now: float) -> Rehearsed:
+    outcome, entry, planned, _ = validate(engine, exchange, fields, now)
+    if outcome is Outcome.UNCHANGED:
+        return Rehearsed(Reaction.CONFIRMS_AS_IT_IS, Refused.VALIDATOR, 304)
+    if outcome is not Outcome.CONFIRMED:
+        return Rehearsed(_OUTCOMES[outcome], Refused.NOT_MODIFIED, 304)
     assert entry is not None
-    planned, lines = exchange.update(entry, fields, now)
-    if not exchange.still_covered(entry.value, planned, lines):
-        return Rehearsed(Reaction.RANGE_NO_LONGER_APPLIES, Refused.NOT_MODIFIED, 304)
-    reaction = Reaction.CONFIRMS_VARIANT if exchange.nominees else Reaction.CONFIRMS
+    reaction = Reaction.CONFIRMS_VARIANT if exchange.asked.nominees else Reaction.CONFIRMS
     return Rehearsed(reaction, planned, entry.value.status)
 
 
@@ -177,8 +181,7 @@ def marker_seconds(engine: Engine, exchange: Exchange, reason: Refused) -> float
 
 def place(engine: Engine, exchange: Exchange, plan: Plan) -> Plan | Refused:
     """The plan with the tags of its place, or why there is no place for one more variant."""
-    plan = exchange.located(plan)
-    exchange.secondary = engine.settings.secondary(plan.names, exchange.request.fields)
+    plan = locate(engine, exchange, plan)
     variant = variant_key(exchange.primary, exchange.secondary)
     room = room_for(engine, exchange.primary, plan.names, variant, quiet=True)
     return plan if room.there else Refused.VARIANTS

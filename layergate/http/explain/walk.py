@@ -70,8 +70,8 @@ async def _explain_looked_up(trace: Trace, response: Response | None) -> Conclus
         request,
         await select(engine, request, quiet=True),
         trace.match,
+        trace.now,
         ignore_stored=False,
-        asked=trace.now,
         quiet=True,
     )
     decision, fwd = decided.verdict.decision, decided.verdict.fwd

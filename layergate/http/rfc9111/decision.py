@@ -36,6 +36,8 @@ __all__ = [
 _HOST: Final = re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]*)?").fullmatch
 _CACHED_HOST: Final = 512  # bytes
 _STORABLE_METHODS: Final = ("GET", "HEAD")
+# Another protocol, and preconditions that only an origin can evaluate (RFC 9111 4.3.2).
+_FOR_ORIGIN: Final = frozenset({b"if-match", b"if-unmodified-since", b"upgrade"})
 
 NO_ANSWER: Final = frozenset({502, 503, 504})
 """The statuses that say that an origin gives no answer. RFC 9111 4.3.3: a cache can "act as if the
@@ -81,12 +83,8 @@ def passes(request: Request, *, max_key_length: int) -> Refused | None:
     # does not.
     if request.has_body:
         return Refused.REQUEST_BODY
-    fields = request.fields
-    if b"upgrade" in fields:
-        return Refused.UPGRADE
-    # Preconditions that only an origin can evaluate (RFC 9111 4.3.2).
-    if b"if-match" in fields or b"if-unmodified-since" in fields:
-        return Refused.PRECONDITION
+    if not _FOR_ORIGIN.isdisjoint(request.fields.names()):
+        return Refused.UPGRADE if b"upgrade" in request.fields else Refused.PRECONDITION
     if request.target_length > max_key_length:
         return Refused.KEY_TOO_LONG
     scheme, host = request.scheme, request.host
