@@ -73,6 +73,8 @@ _cached_names = lru_cache(maxsize=512)(_names)
 def with_vary(lines: Lines, names: tuple[bytes, ...]) -> Lines:
     """The lines with a Vary that includes ``names``: a rule's ``vary`` applies to downstream caches,
     too."""
+    if not names:
+        return lines
     present = {
         member.lower() for name, value in lines if name == b"vary" for member in split_list(value)
     }
