@@ -101,7 +101,7 @@ def credential_of(name: bytes) -> Credential:
 
 def strongest_credential(names: Iterable[bytes]) -> Credential:
     """The strongest kind of credential among the fields with these (lower-case) names."""
-    return max((_known[name] for name in names), default=Credential.NONE)
+    return max(map(_known.__getitem__, names), default=Credential.NONE)
 
 
 def credential_names(names: Iterable[bytes]) -> frozenset[bytes]:

@@ -5,7 +5,8 @@ Nothing here interprets a field; see `cache_control`, `dates` and `etags`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 __all__ = ["Fields", "Line", "Lines", "split_list"]
@@ -15,20 +16,27 @@ Lines: TypeAlias = list[Line]
 
 
 class Fields:
-    """One header section. ``lines``: (lower-case name, value) pairs, in the order received."""
+    """One header section. ``lines``: (lower-case name, value) pairs, in the order received.
 
-    __slots__ = ("_several", "_values", "lines")
+    ``get(name)``: the combined value of a field (RFC 9110 5.2: lines joined with ", "), or None if it is
+    absent. If no name occurs twice, this is the ``get`` of a dict, which is faster than a method.
+    """
+
+    __slots__ = ("_several", "_values", "get", "lines")
 
     def __init__(self, lines: Iterable[Iterable[bytes]]) -> None:
         self.lines: Lines = [
             (name if name.islower() else name.lower(), value) for name, value in lines
         ]
         self._values = dict(self.lines)
+        self.get: Callable[[bytes], bytes | None] = self._values.get
         # Values by name, if any name occurs more than once. In most sections no name does.
         self._several: dict[bytes, list[bytes]] | None = None
         if len(self._values) != len(self.lines):
             several: dict[bytes, list[bytes]] = {}
             self._several = several
+            # A bound method would make a reference cycle.
+            self.get = partial(_combined, several)
             for name, value in self.lines:
                 several.setdefault(name, []).append(value)
 
@@ -45,13 +53,6 @@ class Fields:
         value = self._values.get(name)
         return [] if value is None else [value]
 
-    def get(self, name: bytes) -> bytes | None:
-        """The combined field value (RFC 9110 5.2: lines joined with ", "), or None if absent."""
-        value = self._values.get(name)
-        if self._several is None or value is None:
-            return value
-        return b", ".join(self._several[name])
-
     def first(self, name: bytes) -> bytes | None:
         """The value of the first line with this name, or None if absent."""
         if self._several is None:
@@ -63,6 +64,11 @@ class Fields:
 
     def __repr__(self) -> str:
         return f"Fields({self.lines!r})"
+
+
+def _combined(several: dict[bytes, list[bytes]], name: bytes) -> bytes | None:
+    values = several.get(name)
+    return None if values is None else b", ".join(values)
 
 
 def split_list(value: bytes) -> list[bytes]:
