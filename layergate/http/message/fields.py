@@ -18,8 +18,8 @@ Lines: TypeAlias = list[Line]
 class Fields:
     """One header section. ``lines``: (lower-case name, value) pairs, in the order received.
 
-    ``get(name)``: the combined field value (RFC 9110 5.2: lines joined with ", "), or None if absent.
-    Where no name occurs twice it is the ``get`` of a dictionary.
+    ``get(name)``: the combined value of a field (RFC 9110 5.2: lines joined with ", "), or None if it is
+    absent. If no name occurs twice, this is the ``get`` of a dict, which is faster than a method.
     """
 
     __slots__ = ("_several", "_values", "get", "lines")
@@ -35,7 +35,7 @@ class Fields:
         if len(self._values) != len(self.lines):
             several: dict[bytes, list[bytes]] = {}
             self._several = several
-            # A method of its own would make a reference cycle.
+            # A bound method would make a reference cycle.
             self.get = partial(_combined, several)
             for name, value in self.lines:
                 several.setdefault(name, []).append(value)

@@ -1,7 +1,7 @@
-"""What to do with a request, given what is stored. Pure: the whole policy of RFC 9111 section 4.
+"""Decide how to answer a request, given the stored response: the whole policy of RFC 9111 section 4.
 
-`HttpCache.peek` answers the plainest case of `Decision.HIT` without coming here; a property test
-holds the two together.
+Pure functions. `HitPath.peek` answers the simplest case of `Decision.HIT` without this module; a property
+test checks that the two agree.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
     "stale_if_unreachable",
 ]
 
-# What a purge can name, and nothing in which another part of a URI, or a second Host, could hide.
+# A host that a purge can name, and that can't contain another part of a URI or a second Host.
 _HOST: Final = re.compile(rb"(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]*)?").fullmatch
 _CACHED_HOST: Final = 512  # bytes
 _STORABLE_METHODS: Final = ("GET", "HEAD")
@@ -40,8 +40,8 @@ _STORABLE_METHODS: Final = ("GET", "HEAD")
 _FOR_ORIGIN: Final = frozenset({b"if-match", b"if-unmodified-since", b"upgrade"})
 
 NO_ANSWER: Final = frozenset({502, 503, 504})
-"""The statuses that say that an origin gives no answer. RFC 9111 4.3.3: a cache can "act as if the
-server failed to respond" to a 5xx; of a 500 one cannot say that it did."""
+"""The status codes of an origin that does not answer. RFC 9111 4.3.3: with a 5xx, a cache can "act as if
+the server failed to respond". A 500 is not included, because it is a response of the app."""
 
 
 class Decision(enum.Enum):
@@ -50,13 +50,13 @@ class Decision(enum.Enum):
     HIT = "hit"  # send the stored response
     STALE = "stale"  # send it, and refresh it in the background (RFC 5861 section 3)
     REVALIDATE = "revalidate"  # ask the origin, with the stored validators if there are any
-    MISS = "miss"  # nothing that could be used
-    GATEWAY_TIMEOUT = "only-if-cached"  # 504, since the client wants no forwarding (5.2.1.7)
+    MISS = "miss"  # no usable stored response
+    GATEWAY_TIMEOUT = "only-if-cached"  # 504, because the client forbids forwarding (5.2.1.7)
 
 
 class Verdict(NamedTuple):
-    """``fwd``: why the request goes forward (RFC 9211 2.2), or "" where it does not.
-    ``rfc``: what decided, in the form of `Refused.rfc`."""
+    """A decision. ``fwd``: why the request is forwarded (RFC 9211 2.2), or "" if it is not. ``rfc``: the
+    section that decided, in the form of `Refused.rfc`."""
 
     decision: Decision
     fwd: str
@@ -71,16 +71,16 @@ _TIMEOUT: Final = Verdict(Decision.GATEWAY_TIMEOUT, "", "5.2.1.7")
 _PART: Final = Verdict(Decision.MISS, "partial", "3.3")
 _NOTHING: Final = Verdict(Decision.MISS, "uri-miss", "4")
 PAUSED: Final = Verdict(Decision.HIT, "", "5.2.1")
-"""A reload that comes too soon after another one is answered from the store. 5.2.1: request directives
-"are advisory; a cache MAY implement them, but is not required to"."""
+"""A reload shortly after another one is answered from the store. 5.2.1: request directives "are
+advisory; a cache MAY implement them, but is not required to"."""
 
 
 def passes(request: Request, *, max_key_length: int) -> Refused | None:
-    """Why this request cannot be answered from the store, nor its response be stored; or None."""
+    """Why the store can't answer this request, and its response is not stored; None if neither applies."""
     if request.method not in _STORABLE_METHODS:
         return Refused.METHOD
-    # A GET with content has no defined semantics (RFC 9110 9.3.1): the app may look at it, the key
-    # does not.
+    # Content in a GET has no defined semantics (RFC 9110 9.3.1). The app may read it, but the key does
+    # not contain it.
     if request.has_body:
         return Refused.REQUEST_BODY
     if not _FOR_ORIGIN.isdisjoint(request.fields.names()):
@@ -88,7 +88,7 @@ def passes(request: Request, *, max_key_length: int) -> Refused | None:
     if request.target_length > max_key_length:
         return Refused.KEY_TOO_LONG
     scheme, host = request.scheme, request.host
-    # A name has at most 253 characters (RFC 1035); what is longer is not worth remembering.
+    # A name has at most 253 characters (RFC 1035); longer ones are not cached.
     known = len(host) <= _CACHED_HOST and len(scheme) <= _CACHED_HOST
     canonical = _cached_host(scheme, host) if known else _canonical_host(scheme, host)
     if not canonical:
@@ -97,8 +97,11 @@ def passes(request: Request, *, max_key_length: int) -> Refused | None:
 
 
 def _canonical_host(scheme: str, host: bytes) -> bool:
-    """A key holds the Host as it came. Spelled unusually (in capitals, with the default port), or
-    missing, what is stored would be a second copy that no purge of the canonical URI finds."""
+    """True if the Host is in canonical form.
+
+    A key contains the Host as received. A response stored under another spelling (capitals, a default
+    port) or without a Host would be a second copy that no purge of the canonical URI finds.
+    """
     if not _HOST(host):
         return False
     root = f"{scheme}://{host.decode('latin-1')}/"
@@ -109,15 +112,15 @@ _cached_host = lru_cache(maxsize=1024)(_canonical_host)
 
 
 def is_reload(decision: Decision, fwd: str) -> bool:
-    """True if a request is forwarded for its directives alone (``no-cache``, ``max-age``,
-    ``min-fresh``): to any other client, what is stored would be fresh."""
+    """True if a request is forwarded only because of its directives (``no-cache``, ``max-age``,
+    ``min-fresh``), while the stored response is fresh for other clients."""
     return decision is Decision.REVALIDATE and fwd == "request"
 
 
 def decide(request: Request, entry: Entry | None, now: float) -> Verdict:
-    """The decision for a request that does not pass (see `passes`).
+    """The decision for a request that does not bypass the cache (see `passes`).
 
-    ``entry`` is what is stored for exactly this request, its variant selected and not purged.
+    ``entry`` is the stored entry for exactly this request: its selected variant, not purged.
     """
     directives = request.directives
     verdict = _decide(request, directives, entry, now)
@@ -139,18 +142,18 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
     if entry.doubtful:
         return Verdict(Decision.REVALIDATE, "stale", "G3")
     staleness = entry.staleness(now)  # 4.2: fresh while freshness_lifetime > current_age
-    # RFC 9211 2.2: "request" is for a response that is fresh; only that can be reloaded.
+    # RFC 9211 2.2: "request" applies to a fresh response; only that can be reloaded.
     refused = "stale" if staleness >= 0 else "request"
     if directives.no_cache:
         return Verdict(Decision.REVALIDATE, refused, "5.2.1.4")
     if directives.min_fresh is not None and -staleness < directives.min_fresh:
         return Verdict(Decision.REVALIDATE, refused, "5.2.1.3")
-    # A client that names a max-age makes a response stale for itself earlier than the origin does,
-    # and wants nothing stale unless it also says how stale (5.2.1.1, 5.2.1.2).
-    # "max-age=0" is what every client says that wants to be sure, so it means always. It is also what
-    # a reload says, and of what is immutable "proxies SHOULD skip conditionally revalidating fresh
-    # responses ... unless there is a signal from the client that a validation is necessary (e.g., a
-    # no-cache Cache-Control request directive" (RFC 8246 section 2).
+    # A max-age makes the response stale for this client earlier than for others, and excludes stale
+    # responses unless the request also has max-stale (5.2.1.1, 5.2.1.2). "max-age=0" always revalidates,
+    # because clients use it to get the current response. Browsers also send it on a reload. For immutable
+    # responses, "proxies SHOULD skip conditionally revalidating fresh responses ... unless there is a
+    # signal from the client that a validation is necessary (e.g., a no-cache Cache-Control request
+    # directive" (RFC 8246 section 2).
     excess = staleness
     if directives.max_age is not None:
         if stored.immutable and directives.max_age == 0 and staleness < 0:
@@ -171,8 +174,8 @@ def _decide(request: Request, directives: CacheControl, entry: Entry | None, now
     return Verdict(Decision.REVALIDATE, refused, "4.2.4" if staleness >= 0 else "5.2.1.1")
 
 
-class ForWhom(Protocol):
-    """What a stored response, or the plan for one, says of who may have it."""
+class ClientConditions(Protocol):
+    """The conditions of a stored response, or of a planned one, on the clients that may get it."""
 
     @property
     def without_credentials_only(self) -> bool: ...
@@ -182,8 +185,8 @@ class ForWhom(Protocol):
     def shared_with_users(self) -> bool: ...
 
 
-def answers(request: Request, stored: ForWhom) -> bool:
-    """May a client that says who it is, or is known, have this response at all?"""
+def answers(request: Request, stored: ClientConditions) -> bool:
+    """True if the client of this request, with its credentials or known user, may get this response."""
     return (
         not (stored.without_credentials_only and request.cookie)
         and (stored.shared_with_authorization or not request.authorization)
@@ -192,7 +195,7 @@ def answers(request: Request, stored: ForWhom) -> bool:
 
 
 def stale_if_error(request: Request, entry: Entry, now: float) -> bool:
-    """May ``entry`` stand in for an error of the origin? RFC 5861 section 4, both forms."""
+    """True if ``entry`` may replace an error of the origin: RFC 5861 section 4, both forms."""
     stored = entry.value
     if not isinstance(stored, StoredResponse) or stored.no_cache:
         return False
@@ -206,8 +209,9 @@ def stale_if_error(request: Request, entry: Entry, now: float) -> bool:
 
 
 def stale_if_unreachable(request: Request, entry: Entry, now: float, window: float | None) -> bool:
-    """May ``entry`` stand in for an origin that cannot be reached? ``window``: for so many seconds
-    after its freshness; None: never.
+    """True if ``entry`` may replace the response of an origin that can't be reached.
+
+    ``window``: the number of seconds after the end of its freshness; None: never.
 
     RFC 9111 4.2.4: "A cache MUST NOT generate a stale response unless it is disconnected or doing
     so is explicitly permitted", and in no case "if it is prohibited by an explicit in-protocol

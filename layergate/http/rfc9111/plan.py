@@ -1,4 +1,10 @@
-"""From a response's head to how it may be kept: storing, freshness, rules and tags put together."""
+"""Plan how a response is stored: from its head to a `Plan`, or to the reason not to store it.
+
+`plan_storage` is the whole storing policy. It runs small steps in the order of RFC 9111 section 3:
+configuration, syntax, lifetime, the conditions of section 3, privacy, tags, times. `plan_update` applies
+the same policy to a stored response that a 304 or a response to HEAD has confirmed. Nothing here reads
+the store.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +16,8 @@ from typing import Final, NamedTuple
 from layergate.config import MAX_TAG_LENGTH, Options, Rule
 from layergate.core.entry import Entry
 from layergate.http.extensions.groups import group_tags, without_groups
-from layergate.http.extensions.targeted import policy_of
-from layergate.http.message.cache_control import EMPTY, LAYERGATE_CONTROL
+from layergate.http.extensions.targeted import Policy, policy_of
+from layergate.http.message.cache_control import EMPTY, LAYERGATE_CONTROL, CacheControl
 from layergate.http.message.fields import Fields, Lines, split_list
 from layergate.http.message.request import Request
 from layergate.http.message.stored import StoredResponse
@@ -40,14 +46,15 @@ __all__ = [
 ]
 
 TAG_FIELDS: Final = frozenset({b"cache-tag", b"surrogate-key"})
-# Set-Cookie2 is obsolete (RFC 6265 section 9.4), and alone a field like any other, for no client acts on
-# it. Beside Set-Cookie it says whose session that is.
+# Set-Cookie2 is obsolete (RFC 6265 section 9.4). Alone, it is an ordinary field, because no client acts on
+# it. Beside Set-Cookie, it identifies the session.
 _COOKIES: Final = frozenset({b"set-cookie", b"set-cookie2"})
-# RFC 9110 5.1, 5.5. An empty name leaves no trace in the names run together, hence the look for it.
+# RFC 9110 5.1, 5.5. An empty name would be invisible in the joined names, so `_well_formed` marks it.
 _NAMES: Final[Callable[[bytes], object]] = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]*").fullmatch
 _NOT_IN_VALUES: Final[Callable[[bytes], object]] = re.compile(rb"[\r\n\0]").search
-# Media types of responses without an end. Whoever means to share one says so in the response.
+# Media types of responses that do not end. To share one, an app sets its own Cache-Control.
 _STREAMS: Final = frozenset({b"text/event-stream", b"multipart/x-mixed-replace"})
+_LENT: Final = ("rule", "heuristic")
 
 
 class Plan(NamedTuple):
@@ -62,7 +69,7 @@ class Plan(NamedTuple):
     expires: float
     tags: tuple[str, ...]
     vary: tuple[bytes, ...]  # request fields that select it: those of Vary and of the rule
-    names: tuple[bytes, ...]  # and those by which proxies tell the app where it is
+    names: tuple[bytes, ...]  # the same, plus those by which proxies describe the public URL
     no_cache: bool
     must_revalidate: bool
     without_credentials_only: bool
@@ -74,12 +81,12 @@ class Plan(NamedTuple):
 
     @property
     def lent(self) -> bool:
-        """Is its lifetime not the response's own, but a rule's or a guess?"""
-        return self.lifetime.source in ("rule", "heuristic")
+        """True if the lifetime is lent: it comes from a rule or a heuristic, not from the response."""
+        return self.lifetime.source in _LENT
 
     @property
     def shareable(self) -> bool:
-        """May requests that wait for it now be answered with it, as with a stored response?"""
+        """True if the response may answer the requests that wait for it, like a stored response."""
         return not self.no_cache and (
             self.fresh_until + self.stale_while_revalidate > self.response_time
         )
@@ -87,7 +94,7 @@ class Plan(NamedTuple):
 
 def targets_of(options: Options) -> tuple[bytes, ...]:
     """The target list of RFC 9213, lower-case names."""
-    return _targets(options.targets)  # type: ignore[arg-type]  # a tuple by now
+    return _targets(options.targets)  # type: ignore[arg-type]  # a tuple after validation
 
 
 @lru_cache(maxsize=64)
@@ -96,19 +103,22 @@ def _targets(names: tuple[str, ...]) -> tuple[bytes, ...]:
 
 
 def internal_fields(options: Options) -> frozenset[bytes]:
-    """The response fields, lower-case names, that are for this cache and not for its clients."""
-    return _kept_back(options.strip_tags, LAYERGATE_CONTROL in targets_of(options))
+    """The response fields, lower-case names, that are for this cache and not sent to clients."""
+    return _internal_fields(options.strip_tags, LAYERGATE_CONTROL in targets_of(options))
 
 
 @lru_cache(maxsize=4)
-def _kept_back(tags: bool, own: bool) -> frozenset[bytes]:
+def _internal_fields(tags: bool, own: bool) -> frozenset[bytes]:
     names = TAG_FIELDS if tags else frozenset()
     return names | {LAYERGATE_CONTROL} if own else names
 
 
 def response_tags(fields: Fields) -> tuple[str, ...] | None:
-    """The tags of ``Cache-Tag`` (comma list) and ``Surrogate-Key`` (space list), in order, without
-    duplicates; None if one is too long to be purged by, or has a NUL, as only tags of ours have."""
+    """The tags in ``Cache-Tag`` (separated by commas) and ``Surrogate-Key`` (separated by spaces).
+
+    In order, without duplicates. None if a tag is too long for a purge, or has a NUL, which is reserved
+    for LayerGate's own tags.
+    """
     tags: dict[str, None] = {}
     for line in fields.all(b"cache-tag"):
         for tag in split_list(line):
@@ -131,138 +141,133 @@ def plan_storage(
     request_time: float,
     response_time: float,
 ) -> Plan | Refused:
-    """Everything section 3 and 4.2 say about this response, and the rule where the response leaves
-    room for one."""
-    rule = match.rule if match is not None else None
+    """The plan for storing a response, or the first reason against it.
+
+    The response decides. A rule or a heuristic applies only where the response leaves room for it.
+    """
+    rule = None if match is None else match.rule
     if rule is not None and rule.bypass:
         return Refused.RULE
-    policy = policy_of(fields, targets_of(options))
-    directives, seen = policy.directives, policy.fields
-    if (
-        rule is None
-        and not policy.decided_by
-        and options.heuristic is None
-        and b"expires" not in fields
-    ):
-        return Refused.NO_FRESHNESS  # the commonest answer of an app that does not speak of caching
-
+    targets = targets_of(options)
+    policy = policy_of(fields, targets)
+    if rule is None and _has_no_freshness(policy, fields, options):
+        return Refused.NO_FRESHNESS
     if not _well_formed(fields.lines):
         return Refused.MALFORMED
-
-    lifetime: Lifetime | None = None
-    excuse: Refused | None = None
-    granted_ttl = None if rule is None or policy.withheld else rule.lifetime(status)
-    if rule is not None and granted_ttl is not None:
-        explicit = directives.has_explicit or b"expires" in seen
-        overridden = rule.override and not (directives.no_store or directives.private)
-        if not explicit or overridden:
-            excuse = _excuse(request, match)
-            if excuse is None:
-                lifetime = Lifetime(granted_ttl, "rule")
-                # An override is about how long, never about fields that are someone's own.
-                directives = EMPTY._replace(
-                    private_fields=directives.private_fields,
-                    no_cache_fields=directives.no_cache_fields,
-                )
-    by_rule = lifetime is not None
-    if lifetime is None:
-        lifetime = freshness_lifetime(
-            seen,
-            directives,
-            status,
-            response_time=response_time,
-            heuristic_fraction=None if policy.withheld else options.heuristic,
-        )
-
-    refused = may_store(
-        method="GET" if request.method == "HEAD" else request.method,
-        request_fields=request.fields,
-        request_cc=request.directives,
-        status=status,
-        fields=seen,
-        cc=directives,
-        explicit_lifetime=lifetime.source in ("rule", "heuristic"),
-        allow_set_cookie=rule is not None and bool(rule.allow_set_cookie),
-        allow_authorization=by_rule,
+    granted = _lifetime(request, status, policy, match, options, response_time)
+    refused = (
+        _not_storable(request, status, policy.fields, rule, granted)
+        or _not_to_lend_to(request, fields, granted.lifetime)
+        or _for_one_client(request, granted)
     )
     if refused is not None:
-        # With an excuse: what is wrong with this response says nothing about one to a request that
-        # the rule does cover.
-        return refused if excuse is None else excuse
-    guessed = lifetime.source == "heuristic"
-    if guessed or by_rule:
-        refused = _not_to_lend_to(request, fields, guessed=guessed)
-        if refused is not None:
-            return refused
-    names = vary_names(fields)
-    if names is None:
-        return Refused.VARY_STAR
-    allowed = authorization_allows(directives)
-    for_all = says_for_all(directives)
-    refused = _kept_to_one(request, for_all=for_all, by_rule=by_rule)
-    if refused is not None:
         return refused
-    if rule is not None:
-        names = _selected_by(names, rule, by_rule=by_rule)
+    vary = _selected_by(fields, rule, by_rule=granted.by_rule)
     tags = _all_tags(request, fields, match, options)
     if isinstance(tags, Refused):
         return tags
-
     age = initial_age(fields, request_time=request_time, response_time=response_time)
-    generated = response_time - age
-    # A rule's lifetime is ours to count: it runs from when the response came.
-    fresh_until = (response_time if by_rule else generated) + lifetime.seconds
-    must = directives.must_revalidate or directives.proxy_revalidate or directives.no_cache
-    must_revalidate = must or directives.s_maxage is not None
-    brief = by_rule and rule is not None and rule.is_brief(status)
-    windows: list[float] = []
-    for own, granted in (
-        (directives.stale_while_revalidate, rule and rule.stale_while_revalidate),
-        (directives.stale_if_error, rule and rule.stale_if_error),
-    ):
-        # s-maxage implies proxy-revalidate (5.2.2.10), but a response that names a stale window
-        # beside it is "a cache extension that can override" (section 4), and origins do write
-        # "s-maxage=60, stale-while-revalidate=30". A rule's window is no such thing.
-        if own is not None:
-            windows.append(0.0 if must else float(own))
-        else:
-            windows.append(0.0 if must_revalidate or brief or granted is None else float(granted))  # type: ignore[arg-type]
-    swr, sie = windows
-    keep = float(options.keep) if has_validator(fields) else 0.0  # type: ignore[arg-type]
-    expires = fresh_until + max(swr, sie, keep)
-    if expires <= response_time:
+    times = _times(status, fields, rule, options, granted, response_time=response_time, age=age)
+    if times.expires <= response_time:
         return Refused.EXPIRED
-    drop = internal_fields(options)
-    if b"set-cookie" in fields and not keeps_cookies(match):
+    directives, by_rule = granted.directives, granted.by_rule
+    drop = _internal_fields(options.strip_tags, LAYERGATE_CONTROL in targets)
+    if b"set-cookie" in fields and not _keeps_cookies(match):
         drop |= _COOKIES
     return Plan(
-        lines=with_vary(storable_fields(fields, directives, drop=drop), names),
-        vary=names,
-        generated=generated,
+        lines=with_vary(storable_fields(fields, directives, drop=drop), vary),
+        generated=response_time - age,
         response_time=response_time,
-        fresh_until=fresh_until,
-        stale_while_revalidate=swr,
-        stale_if_error=sie,
-        expires=expires if must_revalidate else max(expires, fresh_until + _unreachable(options)),
+        fresh_until=times.fresh_until,
+        stale_while_revalidate=times.stale_while_revalidate,
+        stale_if_error=times.stale_if_error,
+        expires=times.expires,
         tags=tags,
-        names=forwarding_of(options.forwarding_fields).selecting(names, request.fields.names()),  # type: ignore[arg-type]
+        vary=vary,
+        names=forwarding_of(options.forwarding_fields).selecting(vary, request.fields.names()),  # type: ignore[arg-type]
         no_cache=directives.no_cache,
-        must_revalidate=must_revalidate,
-        without_credentials_only=guessed
+        must_revalidate=times.must_revalidate,
+        without_credentials_only=granted.lifetime.source == "heuristic"
         or (by_rule and rule is not None and not rule.allow_cookie),
-        shared_with_authorization=allowed
+        shared_with_authorization=authorization_allows(directives)
         or (by_rule and rule is not None and bool(rule.allow_authorization)),
-        shared_with_users=for_all or (by_rule and rule is not None and rule.allow_cookie),
+        shared_with_users=says_for_all(directives)
+        or (by_rule and rule is not None and rule.allow_cookie),
         immutable=directives.immutable,
-        lifetime=lifetime,
+        lifetime=granted.lifetime,
         own=fields.get(LAYERGATE_CONTROL) if LAYERGATE_CONTROL in drop else None,
     )
 
 
-def _excuse(request: Request, match: Match | None) -> Refused | None:
-    """Why the lifetime of a rule is not for the response to this request; None if it is."""
-    assert match is not None
-    if request.secured:  # whatever the rule allows: it does not say for whom
+# -- the steps, in order ---------------------------------------------------------------------------
+
+
+def _has_no_freshness(policy: Policy, fields: Fields, options: Options) -> bool:
+    """True for the most common response of an app that does not use caching: without a rule, nothing
+    could give it a lifetime."""
+    return not policy.decided_by and options.heuristic is None and b"expires" not in fields
+
+
+def _well_formed(lines: Lines) -> bool:
+    """RFC 9110 5.5: "a recipient of CR, LF, or NUL within a field value MUST either reject the message
+    or replace each of those characters with SP before further processing or forwarding".
+
+    Obsolete line folding is such a value. Adapters may forward the message, but it is never stored.
+    """
+    names = b"".join([name or b"\0" for name, _ in lines])
+    return bool(_NAMES(names)) and not _NOT_IN_VALUES(b"".join([value for _, value in lines]))
+
+
+class _Granted(NamedTuple):
+    """The lifetime of a response, and the directives that apply with it.
+
+    ``by_rule``: the lifetime is a rule's. ``excuse``: why a matching rule does not apply to this request;
+    None if it applies, or if there is no such rule.
+    """
+
+    lifetime: Lifetime
+    directives: CacheControl
+    by_rule: bool
+    excuse: Refused | None
+
+
+def _lifetime(
+    request: Request,
+    status: int,
+    policy: Policy,
+    match: Match | None,
+    options: Options,
+    response_time: float,
+) -> _Granted:
+    """The lifetime from the response, or from a rule if the response has none or the rule overrides it."""
+    directives, excuse = policy.directives, None
+    rule = None if match is None else match.rule
+    seconds = None if rule is None or policy.withheld else rule.lifetime(status)
+    if match is not None and rule is not None and seconds is not None:
+        explicit = directives.has_explicit or b"expires" in policy.fields
+        overridden = rule.override and not (directives.no_store or directives.private)
+        if not explicit or overridden:
+            excuse = _excuse(request, match)
+            if excuse is None:
+                # An override concerns the lifetime, never the fields that belong to one client.
+                directives = EMPTY._replace(
+                    private_fields=directives.private_fields,
+                    no_cache_fields=directives.no_cache_fields,
+                )
+                return _Granted(Lifetime(seconds, "rule"), directives, True, None)
+    lifetime = freshness_lifetime(
+        policy.fields,
+        directives,
+        status,
+        response_time=response_time,
+        heuristic_fraction=None if policy.withheld else options.heuristic,
+    )
+    return _Granted(lifetime, directives, False, excuse)
+
+
+def _excuse(request: Request, match: Match) -> Refused | None:
+    """Why a rule's lifetime does not apply to the response to this request; None if it applies."""
+    if request.secured:  # no option of a rule covers this, because a rule does not know the users
         return Refused.SECURITY
     if request.cookie and not match.rule.allow_cookie:
         return Refused.COOKIE
@@ -271,40 +276,73 @@ def _excuse(request: Request, match: Match | None) -> Refused | None:
     return None if match.is_certain(request) else Refused.PATH
 
 
-def _kept_to_one(request: Request, *, for_all: bool, by_rule: bool) -> Refused | None:
-    """Why a response is for one client, whatever its lifetime is; None: it is not. ``for_all``: it says
-    so itself; ``by_rule``: its lifetime is a rule's."""
-    if request.secured and not for_all:
-        # A route that asks who is calling knows its user, or sends the others away.
+def _not_storable(
+    request: Request, status: int, fields: Fields, rule: Rule | None, granted: _Granted
+) -> Refused | None:
+    """The conditions of section 3; see `may_store`. ``fields``: those of the policy."""
+    refused = may_store(
+        method="GET" if request.method == "HEAD" else request.method,
+        request_fields=request.fields,
+        request_cc=request.directives,
+        status=status,
+        fields=fields,
+        cc=granted.directives,
+        explicit_lifetime=granted.lifetime.source in _LENT,
+        allow_set_cookie=rule is not None and bool(rule.allow_set_cookie),
+        allow_authorization=granted.by_rule,
+    )
+    # With an excuse, report that: the response to a request that the rule covers may be storable.
+    return refused if refused is None or granted.excuse is None else granted.excuse
+
+
+def _not_to_lend_to(request: Request, fields: Fields, lifetime: Lifetime) -> Refused | None:
+    """Why a lent lifetime (see `Plan.lent`) does not apply to this response; None if it applies, or if
+    the lifetime is not lent."""
+    if lifetime.source not in _LENT:
+        return None
+    if _is_stream(fields):
+        return Refused.STREAM
+    if head_has_token(fields):
+        return Refused.TOKEN
+    return Refused.COOKIE if lifetime.source == "heuristic" and request.cookie else None
+
+
+def _is_stream(fields: Fields) -> bool:
+    media_type = (fields.first(b"content-type") or b"").partition(b";")[0]
+    return media_type.strip().lower() in _STREAMS
+
+
+def _for_one_client(request: Request, granted: _Granted) -> Refused | None:
+    """Why the response is for one client, whatever its lifetime; None if it is not."""
+    if not (request.secured or request.personal) or says_for_all(granted.directives):
+        return None
+    if request.secured:
+        # A route that requires authentication knows its user, or rejects the request.
         return Refused.SECURITY
-    return Refused.USER if request.personal and not (for_all or by_rule) else None
+    return None if granted.by_rule else Refused.USER
 
 
-def _selected_by(names: tuple[bytes, ...], rule: Rule, *, by_rule: bool) -> tuple[bytes, ...]:
-    """The request fields that select the response: ``names``, by its Vary, and those of the rule."""
+def _selected_by(fields: Fields, rule: Rule | None, *, by_rule: bool) -> tuple[bytes, ...]:
+    """The request fields that select the response: those of its Vary and those of the rule."""
+    names = vary_names(fields)
+    assert names is not None  # `may_store` refuses "*"
+    if rule is None:
+        return names
     more = {name.encode("ascii") for name in rule.vary}
     if by_rule and rule.allow_authorization == "each":
         more.add(b"authorization")
     return tuple(sorted({*names, *more})) if more else names
 
 
-def keeps_cookies(match: Match | None) -> bool:
-    """Are Set-Cookie lines stored and repeated to everyone (``allow_set_cookie="keep"``)?"""
+def _keeps_cookies(match: Match | None) -> bool:
+    """True if Set-Cookie lines are stored and sent to every client (``allow_set_cookie="keep"``)."""
     return match is not None and match.rule.allow_set_cookie == "keep"
-
-
-def _well_formed(lines: Lines) -> bool:
-    """RFC 9110 5.5: "a recipient of CR, LF, or NUL within a field value MUST either reject the message
-    or replace each of those characters with SP before further processing or forwarding". An obsolete
-    line folding is such a one. Whoever sends the message on may; it is not kept to be repeated."""
-    names = b"".join([name or b"\0" for name, _ in lines])
-    return bool(_NAMES(names)) and not _NOT_IN_VALUES(b"".join([value for _, value in lines]))
 
 
 def _all_tags(
     request: Request, fields: Fields, match: Match | None, options: Options
 ) -> tuple[str, ...] | Refused:
-    """The tags of the response, of its rule and for its cache groups; or why it cannot have them."""
+    """The tags of the response, of its rule and of its cache groups; or the reason against them."""
     tags = response_tags(fields)
     groups = group_tags(request.scheme, request.host, fields)
     if tags is None or groups is None:
@@ -317,24 +355,56 @@ def _all_tags(
     return Refused.TAGS if len(tags) > options.max_tags else tags + groups
 
 
-def _unreachable(options: Options) -> float:
-    """For how long after its freshness a response is kept in case the origin cannot be reached."""
-    window = options.stale_if_unreachable
-    return 0.0 if window is None else float(window)  # type: ignore[arg-type]
+class _Times(NamedTuple):
+    """The times of a plan, and ``must_revalidate``, which voids its stale windows."""
+
+    fresh_until: float
+    stale_while_revalidate: float
+    stale_if_error: float
+    expires: float
+    must_revalidate: bool
 
 
-def _not_to_lend_to(request: Request, fields: Fields, *, guessed: bool) -> Refused | None:
-    """Why a rule's lifetime, or one that is ``guessed``, is not for this response."""
-    if _is_stream(fields):
-        return Refused.STREAM
-    if head_has_token(fields):
-        return Refused.TOKEN
-    return Refused.COOKIE if guessed and request.cookie else None
+def _times(
+    status: int,
+    fields: Fields,
+    rule: Rule | None,
+    options: Options,
+    granted: _Granted,
+    *,
+    response_time: float,
+    age: float,
+) -> _Times:
+    """How long the response is fresh, may be used stale, and is kept (section 4.2, RFC 5861)."""
+    directives = granted.directives
+    # A rule's lifetime begins when the response arrives, whatever its age.
+    begin = response_time if granted.by_rule else response_time - age
+    fresh_until = begin + granted.lifetime.seconds
+    strict = directives.must_revalidate or directives.proxy_revalidate or directives.no_cache
+    must_revalidate = strict or directives.s_maxage is not None
+    # s-maxage implies proxy-revalidate (5.2.2.10). But a stale window in the same response is "a cache
+    # extension that can override" it (section 4), and origins do write "s-maxage=60,
+    # stale-while-revalidate=30". A rule's window can't override it.
+    from_rule = not must_revalidate and not (
+        granted.by_rule and rule is not None and rule.is_brief(status)
+    )
+    windows: list[float] = []
+    for own, from_options in (
+        (directives.stale_while_revalidate, rule and rule.stale_while_revalidate),
+        (directives.stale_if_error, rule and rule.stale_if_error),
+    ):
+        if own is not None:
+            windows.append(0.0 if strict else float(own))
+        else:
+            windows.append(float(from_options) if from_rule and from_options is not None else 0.0)  # type: ignore[arg-type]
+    keep = float(options.keep) if has_validator(fields) else 0.0  # type: ignore[arg-type]
+    expires = fresh_until + max(*windows, keep)
+    if expires > response_time and not must_revalidate and options.stale_if_unreachable is not None:
+        expires = max(expires, fresh_until + float(options.stale_if_unreachable))  # type: ignore[arg-type]
+    return _Times(fresh_until, windows[0], windows[1], expires, must_revalidate)
 
 
-def _is_stream(fields: Fields) -> bool:
-    media_type = (fields.first(b"content-type") or b"").partition(b";")[0]
-    return media_type.strip().lower() in _STREAMS
+# -- updating --------------------------------------------------------------------------------------
 
 
 def plan_update(
@@ -347,8 +417,11 @@ def plan_update(
     request_time: float,
     response_time: float,
 ) -> tuple[Plan | Refused, Lines]:
-    """How a stored response is to be kept now that a 304 or a HEAD response with these ``fields``
-    has confirmed it (3.2, 4.3.4, 4.3.5); and its updated fields as they are sent."""
+    """The plan for a stored response that a 304 or a response to HEAD has confirmed, and the updated
+    lines to send (3.2, 4.3.4, 4.3.5).
+
+    ``fields``: those of the confirming response.
+    """
     stored: StoredResponse = entry.value
     directives = policy_of(fields, targets_of(options)).directives
     lines = updated_fields(
@@ -356,12 +429,12 @@ def plan_update(
         fields,
         directives,
         targets=targets_of(options),
-        allow_set_cookie=keeps_cookies(match),
+        allow_set_cookie=_keeps_cookies(match),
     )
     if b"date" not in fields:
-        # RFC 9110 6.6.1: then the time of receipt is its date, not that of the older response.
+        # RFC 9110 6.6.1: its date is then the time of receipt, not the date of the stored response.
         lines = [line for line in lines if line[0] != b"date"]
-    # Age is of this message, not to be stored, but to be counted.
+    # The Age of this message counts, but is not stored.
     ages = [(b"age", value) for value in fields.all(b"age")]
     planned = plan_storage(
         request,
@@ -373,12 +446,12 @@ def plan_update(
         response_time=response_time,
     )
     if isinstance(planned, Plan) and planned.lent and has_token(stored.fields, stored.body):
-        planned = Refused.TOKEN  # which a rule that is new, or has changed, would not have let in
+        planned = Refused.TOKEN  # possible if the rule is new or has changed
     if isinstance(planned, Plan):
         tags = planned.tags
         if TAG_FIELDS.isdisjoint(fields.names()):
-            # It does not speak of tags: those of the stored response stay. (Its groups are in the
-            # updated fields, or are no more; nor do other tags of ours come from the response.)
+            # Without tags in the update, those of the stored response remain. Its groups come from the
+            # updated fields, and LayerGate's other tags do not come from the response.
             own = tuple(tag for tag in entry.tags if not tag.startswith("\0"))
             tags = tuple(dict.fromkeys(own + tags))
         if len(without_groups(tags)) > options.max_tags:

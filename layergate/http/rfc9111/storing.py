@@ -1,48 +1,49 @@
-"""Whether a response may be stored, and which of its fields (RFC 9111 sections 3, 3.1 and 3.5).
+"""The conditions for storing a response, and the fields to store (RFC 9111 sections 3, 3.1 and 3.5).
 
-Where LayerGate departs from RFC 9111, it departs towards privacy. A wrong refusal costs a call to
-the origin; a wrong permission shows one user's page to another.
+`plan` calls `may_store` and `storable_fields`; nothing here knows rules or options. Where LayerGate departs
+from RFC 9111, it departs towards privacy. A wrong refusal costs a call to the origin; a wrong permission
+shows one user's page to another.
 
-*Set-Cookie is refused.* The RFC lets a shared cache store and repeat it (7.3 only advises origins
-to prevent that with ``Cache-Control``). Web frameworks add it in a middleware far from the view
-that said ``public, max-age=60``, and what it carries is a session. `allow_set_cookie` is for those
-who know that the rest is the same for everybody; ``no-cache="set-cookie"`` or
-``private="set-cookie"`` says so in the response. The field is then left out of what is stored, unless
-the rule says that the cookie, too, is the same for everybody (``"keep"``). Set-Cookie2 (RFC 2965) is
-obsolete: no client acts on it, so alone it is stored like any other field; beside Set-Cookie it goes
-where that goes.
+*Responses with Set-Cookie are not stored.* The RFC lets a shared cache store and repeat the field (7.3 only
+advises origins to prevent that with ``Cache-Control``). But web frameworks add it in a middleware, far from
+the view that sets ``public, max-age=60``, and the cookie identifies a session. `allow_set_cookie` is for apps
+whose response is otherwise the same for everybody. A response can say the same with
+``no-cache="set-cookie"`` or ``private="set-cookie"``. The field is then left out of the stored response,
+unless the rule says that the cookie is the same for everybody, too (``"keep"``). Set-Cookie2 (RFC 2965) is
+obsolete and no client acts on it. Alone it is stored like any other field; beside Set-Cookie it is treated
+the same way.
 
-*A response that says nothing is not stored.* By section 3 a plain 200 may be stored for its status
-code alone, to be revalidated on every use. A response that does not mention caching was most
-likely written by someone who did not think of it, so the status code counts only if the response
-has some directive about storing or freshness (a lone ``no-cache``), or the caller found a lifetime
-for it: a rule, or a heuristic somebody switched on.
+*A response without any caching directive is not stored.* By section 3, a plain 200 may be stored because of
+its status code alone, and revalidated on every use. But the author of a response that does not mention
+caching most likely did not consider it. So the status code counts only if the response has a directive about
+storing or freshness (such as a lone ``no-cache``), or if the caller has a lifetime for it from a rule or an
+enabled heuristic.
 
-*Qualified private drops the fields.* ``private="x-user"`` allows "a shared cache to store a modified
-response" (section 3), so the response is stored without them. An argument we cannot read, or one
-that names a field the response cannot do without, makes it plain ``private``; see `cache_control`.
+*Qualified private removes fields.* ``private="x-user"`` allows "a shared cache to store a modified response"
+(section 3), so the response is stored without those fields. If the argument is unreadable, or names a field
+that the response can't do without, the directive counts as plain ``private``; see `cache_control`.
 
-*Authorization cuts both ways.* By section 3.5 the response to a request with Authorization is not
-stored unless ``public``, ``must-revalidate`` or ``s-maxage`` allows it. The RFC would let the next
-request that carries Authorization be answered from a response that was stored for an anonymous
-one. LayerGate does not, unless `authorization_allows` that stored response: an app that shows
-signed-in users more says so with ``Vary`` or not at all, and it is the latter we have to survive.
-Callers hold this when they choose a stored response.
+*Authorization applies in both directions.* By section 3.5, the response to a request with Authorization is
+not stored unless ``public``, ``must-revalidate`` or ``s-maxage`` allows it. The RFC would let a response that
+was stored for an anonymous request answer a later request with Authorization. LayerGate requires
+`authorization_allows` for that, too. An app that shows more to signed-in users says so with ``Vary``, or does
+not say it at all, and the cache has to be safe in the latter case. Callers check this when they select a
+stored response.
 
-*A known user is as good as Authorization, and better.* Section 3.5 speaks of Authorization alone. But
-users are also known by an API key, by a client certificate, by what a proxy or a middleware outside of
-us has found out, and the origin's response says nothing of that. For such a user a response is shared
-only if it says ``public`` or ``s-maxage``, whatever it varies on: that it varies on a cookie does not
-mean that the cookie is what says who the user is. ``must-revalidate`` is not enough, since it is
-written to say how stale responses are used, and is never meant to say for whom they are. The same holds for
-the other direction: what was stored for nobody in particular does not answer a known user.
+*A known user counts like Authorization, but more strictly.* Section 3.5 covers Authorization alone. But users
+are also known by an API key, by a client certificate, or by what a proxy or an outer middleware has found out,
+and the origin's response does not reflect that. A response to a known user is shared only with ``public`` or
+``s-maxage``, whatever its ``Vary``: varying on a cookie does not mean that this cookie identifies the user.
+``must-revalidate`` is not enough, because apps use it to control stale responses, never to say who may share
+them. The other direction is the same: a response that was stored for unidentified clients does not answer a
+known user.
 
-*Some status codes are about one request.* A 412 answers its preconditions, a 416 its range, a 417
-its expectation, a 408 its connection: none of that is part of a cache key, so none is stored,
-whatever lifetime a blanket ``Cache-Control`` gives it. 428, 429, 431 and 511 "MUST NOT be stored
-by a cache" (RFC 6585 sections 3 to 6), since they speak of one client.
+*Some status codes concern a single request.* A 412 answers its preconditions, a 416 its range, a 417 its
+expectation, a 408 its connection. None of these is part of a cache key, so none of these responses is stored,
+whatever lifetime a blanket ``Cache-Control`` gives it. 428, 429, 431 and 511 "MUST NOT be stored by a cache"
+(RFC 6585 sections 3 to 6), because they concern one client.
 
-Which other fields of a request would have to be the same is for the response to say, in ``Vary``.
+All other request fields on which a response depends belong in its ``Vary``.
 """
 
 from __future__ import annotations
@@ -196,8 +197,10 @@ class Refused(enum.Enum):
 
 
 STORABLE_METHODS: Final = frozenset({"GET"})
-"""Section 3: "the request method is understood by the cache". HEAD is answered from, and may
-freshen (4.3.5), what GET stored; a HEAD response is not stored itself.
+"""Section 3: "the request method is understood by the cache".
+
+A stored response to GET answers HEAD, and a response to HEAD may freshen it (4.3.5), but is not stored
+itself.
 """
 
 
@@ -216,23 +219,23 @@ def may_store(
     """None if the response may be stored, or the first reason why not (RFC 9111 section 3).
 
     ``request_fields`` and ``request_cc`` are the request's, ``status``, ``fields`` and ``cc`` the
-    response's. ``explicit_lifetime``: a rule or a heuristic of the caller gave it a lifetime,
-    which counts as "a cache extension that allows it to be cached". ``allow_set_cookie``: store a
-    response although it sets cookies. ``allow_authorization``: a rule that gave the response its
-    lifetime says that it is the same for everyone who is authorized.
+    response's. ``explicit_lifetime``: the caller has a lifetime from a rule or a heuristic, which
+    counts as "a cache extension that allows it to be cached". ``allow_set_cookie``: store the response
+    although it sets cookies. ``allow_authorization``: the lifetime comes from a rule by which the
+    response is the same for all authorized clients.
 
-    True of ``no-cache`` and ``max-age=0`` too: such a response is stored and revalidated.
+    Responses with ``no-cache`` or ``max-age=0`` may be stored, too; they are then revalidated.
     """
     if method not in STORABLE_METHODS:
         return Refused.METHOD
-    # "the response status code is final": 1xx is not, and what is no status code is nothing.
+    # "the response status code is final": 1xx is not final, and other numbers are not status codes.
     if not 200 <= status <= 599 or status in ONE_REQUEST_STATUSES:
         return Refused.STATUS
     # "if the response status code is 206 or 304 ...: the cache understands the response status
-    # code". A 206 that `partial` makes sense of comes here as the 200 it is a part of. In a 200 itself
+    # code". A 206 that `combining` can read arrives here as the 200 of which it is a part. In a 200,
     # Content-Range has no meaning (RFC 9110 14.4: "For this specification, only the 206 (Partial Content)
-    # and 416 ... status codes describe a meaning"); but who adds it when asked for a range may have
-    # mistaken the code.
+    # and 416 ... status codes describe a meaning"). But an origin that adds it to the response to a range
+    # may have used the wrong status code.
     if status == 304:
         return Refused.NOT_MODIFIED
     if status == 206 or (b"content-range" in fields and b"range" in request_fields):
@@ -260,7 +263,7 @@ def may_store(
     # "the response contains at least one of the following: a public response directive; ... an
     # Expires header field; a max-age response directive; ... an s-maxage response directive; a
     # cache extension that allows it to be cached; or a status code that is defined as heuristically
-    # cacheable". An unusable max-age is present all the same; the response is stale, that is all.
+    # cacheable". An unusable max-age counts as present; it only makes the response stale.
     if (
         cc.public
         or cc.max_age is not None
@@ -276,7 +279,7 @@ def may_store(
 
 def _directives(request_cc: CacheControl, cc: CacheControl, status: int) -> Refused | None:
     # Section 5.2.2.3: "the cache SHOULD ignore the no-store directive if it understands and
-    # implements the status code's caching requirements". It never excuses the request's no-store.
+    # implements the status code's caching requirements". The request's no-store still applies.
     if cc.must_understand:
         if status not in UNDERSTOOD_STATUSES:
             return Refused.MUST_UNDERSTAND
@@ -285,12 +288,12 @@ def _directives(request_cc: CacheControl, cc: CacheControl, status: int) -> Refu
     if request_cc.no_store:
         return Refused.REQUEST_NO_STORE
     # "the private response directive is either not present or allows a shared cache to store a
-    # modified response": what `private_fields` names is kept out by `storable_fields`.
+    # modified response": `storable_fields` leaves out the fields that `private_fields` lists.
     return Refused.PRIVATE if cc.private else None
 
 
 def authorization_allows(cc: CacheControl) -> bool:
-    """Whether a response may be shared although a request for it carries Authorization.
+    """True if a response may be shared although its request has Authorization.
 
     Section 3.5: "the following response directives have such an effect: must-revalidate (Section
     5.2.2.2), public (Section 5.2.2.9), and s-maxage (Section 5.2.2.10)."
@@ -299,8 +302,10 @@ def authorization_allows(cc: CacheControl) -> bool:
 
 
 def says_for_all(cc: CacheControl) -> bool:
-    """Whether a response may be shared although its user is known by other means than Authorization.
-    Stricter than 3.5, whose ``must-revalidate`` is not enough here: see the module."""
+    """True if a response may be shared although its user is known by other means than Authorization.
+
+    This is stricter than 3.5: ``must-revalidate`` is not enough. See the beginning of this module.
+    """
     return cc.public or cc.s_maxage is not None
 
 
@@ -314,13 +319,14 @@ NEVER_STORED_FIELDS: Final = frozenset({
     # Section 4: to be generated for each use, "replacing any present in the response".
     b"age",
 })  # fmt: skip
-"""Lower-case names of the fields that no stored response has."""
+"""Lower-case names of the fields that are never stored."""
 
 
 def unstorable_names(fields: Fields, cc: CacheControl) -> frozenset[bytes]:
-    """The names that 3.1 keeps out of storage, given this response: a superset of the fixed ones.
+    """The names of the fields of a response that 3.1 excludes from storage.
 
-    With those that Connection lists, and those that a qualified ``no-cache`` or ``private`` names.
+    These are `NEVER_STORED_FIELDS`, the fields that Connection lists, and the fields that a qualified
+    ``no-cache`` or ``private`` names.
     """
     names = NEVER_STORED_FIELDS
     connection = fields.get(b"connection")

@@ -99,10 +99,11 @@ def conditional_lines(stored_fields: Fields) -> Lines:
 
 
 def _without_star(etag: bytes) -> bool:
-    tags = parse_etag_list(etag)
-    if not tags:
-        return False
-    return b"*" not in etag or b"*" not in {part.strip(b" \t") for part in etag.split(b",")}
+    if b"*" not in etag:
+        return bool(etag.strip(b" \t,"))
+    return bool(parse_etag_list(etag)) and b"*" not in {
+        part.strip(b" \t") for part in etag.split(b",")
+    }
 
 
 def freshens(stored_fields: Fields, response_fields: Fields) -> bool:
