@@ -269,7 +269,11 @@ class Subscription(Protocol):
 
 @runtime_checkable
 class Journal(Protocol):
-    """The log of purges, as one process reaches it. See the head of this module."""
+    """The log of purges, as one process reaches it. See the head of this module.
+
+    An optional attribute, ``largest_record``: bytes of the largest record that `append` takes. It raises
+    `WireError` for a larger one, and appends nothing.
+    """
 
     @property
     def identity(self) -> Hashable:

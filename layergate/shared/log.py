@@ -74,6 +74,8 @@ _logger = logging.getLogger("layergate")
 
 _BATCH: Final = 64  # records appended at once
 _RETRIES: Final = 5
+_FRAME: Final = 64  # bytes of a record without its invalidations, at most
+_FRAME_EACH: Final = 8  # bytes of an invalidation without its value, at most
 
 
 class LogOvertaken(LayerError):
@@ -392,7 +394,7 @@ class SharedLog(Trust):
         """
         parts = [
             Waiting(part, time, b"%b:%d" % (again, number) if again and number else again, None)
-            for number, part in enumerate(_parts(invalidations))
+            for number, part in enumerate(_parts(invalidations, self._largest))
         ]
         for start in range(0, len(parts), _BATCH):
             record = await self._append_records(parts[start : start + _BATCH])
@@ -432,10 +434,20 @@ class SharedLog(Trust):
 
     def _encoded(self, log: bytes, invalidations: tuple[Invalidation, ...], time: float) -> bytes:
         try:
-            return self._codec.encode_record(log, invalidations, time)
-        except WireError:  # a tag that is too long: purge too much rather than too little
-            soft = all(invalidation.soft for invalidation in invalidations)
-            return self._codec.encode_record(log, (Invalidation("all", soft=soft),), time)
+            record = self._codec.encode_record(log, invalidations, time)
+            if self._largest is None or len(record) <= self._largest:
+                return record
+        except WireError as error:
+            _logger.debug("a purge cannot be encoded: %s", error)
+        # A tag that is too long, for the record or for the system: purge too much, not too little.
+        soft = all(invalidation.soft for invalidation in invalidations)
+        return self._codec.encode_record(log, (Invalidation("all", soft=soft),), time)
+
+    @property
+    def _largest(self) -> int | None:
+        """Bytes of the largest record that the journal takes; None: no limit that matters."""
+        largest: int | None = getattr(self._journal, "largest_record", None)
+        return largest
 
     async def _flush(self, probe: bool) -> None:
         """Append what could not be appended before, or was lost since."""
@@ -450,7 +462,7 @@ class SharedLog(Trust):
         """Apply here what could not be appended, and append it later."""
         with self._lock:
             below = self._invalidations.position
-            for part in _parts(invalidations) if invalidations else ():
+            for part in _parts(invalidations, self._largest) if invalidations else ():
                 self._outbox.add(Waiting(part, time, b"", below))
             self._invalidations.apply(below + 1, invalidations, time)
 
@@ -479,12 +491,21 @@ class SharedLog(Trust):
                 self._tail.note_end(end.log, end.position)
 
 
-def _parts(invalidations: tuple[Invalidation, ...]) -> list[tuple[Invalidation, ...]]:
-    """As many as one record holds, each; one part even if there are none."""
-    return [
-        invalidations[start : start + MAX_INVALIDATIONS]
-        for start in range(0, max(1, len(invalidations)), MAX_INVALIDATIONS)
-    ]
+def _parts(
+    invalidations: tuple[Invalidation, ...], largest: int | None
+) -> list[tuple[Invalidation, ...]]:
+    """As many as one record of at most ``largest`` bytes holds, each; one part even if there are none."""
+    parts: list[list[Invalidation]] = [[]]
+    size = _FRAME
+    for one in invalidations:
+        more = _FRAME_EACH + len(one.value.encode("utf-8", "surrogatepass"))
+        full = largest is not None and size + more > largest and parts[-1]
+        if full or len(parts[-1]) == MAX_INVALIDATIONS:
+            parts.append([])
+            size = _FRAME
+        parts[-1].append(one)
+        size += more
+    return [tuple(part) for part in parts]
 
 
 # The child of a fork is another instance, whatever made the fork.

@@ -1,4 +1,9 @@
 """The log of purges and the leases on nothing but linearizable cells (`layergate.shared.ports.Cells`).
 
-`rules` has the proof. `CellsJournal` is the log, `CellsLeaseStore` the leases.
+`CellsJournal` is the log, and `rules` has its proof; `CellsLeaseStore` is the leases.
 """
+
+from layergate.shared.ledger.journal import CellsJournal
+from layergate.shared.ledger.store import CellsLeaseStore, FencingCellsLeaseStore
+
+__all__ = ["CellsJournal", "CellsLeaseStore", "FencingCellsLeaseStore"]

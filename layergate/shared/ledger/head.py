@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from layergate.errors import WireError
@@ -38,6 +39,7 @@ __all__ = [
     "extended",
     "founded",
     "joined",
+    "nonce_of",
     "paged",
     "settled",
     "suspected",
@@ -55,6 +57,14 @@ _SEAL: Final = 64
 _EPOCH: Final = 256
 _LAST: Final = 2**53
 _OVERHEAD: Final = 32  # bytes of a record in a cell, beside its data
+
+
+def nonce_of(addition: Addition) -> bytes:
+    """The nonce under which a record stands in the log. It is the same for all repetitions of one lost
+    record, so a repetition is found by it."""
+    if not addition.again:
+        return addition.nonce
+    return blake2b(addition.again, digest_size=8).digest()
 
 
 class Mode(enum.Enum):
@@ -256,7 +266,7 @@ def founded(founding: Founding, *, term: float, mode: Mode, settle: float, epoch
 
 def extended(head: Head, additions: Sequence[Addition]) -> Head:
     """With these records at its end."""
-    chain = head.chain.extended((one.nonce, one.data) for one in additions)
+    chain = head.chain.extended((nonce_of(one), one.data) for one in additions)
     return replace(head, chain=chain)
 
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Hashable, Sequence
-from inspect import isawaitable
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from layergate.core.ports import Runtime
 from layergate.errors import LayerRefused, WireError
@@ -28,8 +27,8 @@ from layergate.shared.journal import (
     Record,
     Reply,
     Status,
+    Terms,
 )
-from layergate.shared.journal import Terms as JournalTerms
 from layergate.shared.ledger import rules
 from layergate.shared.ledger.head import (
     LONGEST_TERM,
@@ -47,9 +46,9 @@ from layergate.shared.ledger.head import (
     suspected,
     without,
 )
-from layergate.shared.ledger.observer import Look, Observer, Terms
+from layergate.shared.ledger.observer import Configured, Look, Observer
 from layergate.shared.ledger.pages import Ask, Pages, Sizes
-from layergate.shared.ports import Cells, WaitableCells
+from layergate.shared.ports import Cells, WaitableCells, answered
 
 __all__ = ["CellsJournal"]
 
@@ -60,13 +59,6 @@ _HEARTBEATS: Final = 4  # in one T
 _CROWD: Final = 16  # members from which on each that joins has the two oldest prove that they live
 _UNBOUNDED: Final = 30.0  # seconds of T where instances trust for ever
 _FOR_EVER: Final = float("inf")
-
-
-class _Round(NamedTuple):
-    """What a look says of one record. ``waiting``: members that have not acknowledged it."""
-
-    waiting: tuple[Member, ...]
-    members: int
 
 
 class CellsJournal:
@@ -106,7 +98,7 @@ class CellsJournal:
         self._for_ever = term is None
         term = _UNBOUNDED if term is None else min(max(term, SHORTEST_TERM), LONGEST_TERM)
         mode = Mode.MEMBERS if getattr(cells, "cheap_puts", True) else Mode.PLAIN
-        self._configured = Terms(term, mode)
+        self._configured = Configured(term, mode)
         self._pages = Pages(cells, ask, f"{prefix}:p", sizes)
         self._observer = Observer(
             cells, ask, runtime, self._pages, name=f"{prefix}:head", configured=self._configured
@@ -128,14 +120,14 @@ class CellsJournal:
         return self._identity
 
     @property
-    def terms(self) -> JournalTerms:
+    def terms(self) -> Terms:
         last = self._observer.last
         term = self._configured.term
         settle = term
         if last is not None:
             term = rules.term_of(last.head, term)
             settle = max(term, last.head.settle)
-        return JournalTerms(
+        return Terms(
             trust=_FOR_EVER if self._for_ever else term,
             heartbeat=term / _HEARTBEATS,
             finality=settle * rules.MARGIN + term / _HEARTBEATS,
@@ -458,15 +450,14 @@ class _Watch:
         """See `Subscription.next`."""
         last = self._observer.last
         tag = None if last is None else last.tag
-        cells: Any = self._cells
+        cells = self._cells
         if isinstance(cells, WaitableCells):
-            changed: Any = cells.wait(self._observer.name, tag, seconds)
-            return Grew(None, 0) if (await changed if isawaitable(changed) else changed) else None
+            changed = await answered(cells.wait(self._observer.name, tag, seconds))
+            return Grew(None, 0) if changed else None
         until = self._runtime.monotonic() + seconds
         while (left := until - self._runtime.monotonic()) > 0:
             await self._runtime.event().wait(min(left, self._look_every or left))
-            loaded: Any = cells.load(self._observer.name)
-            loaded = await loaded if isawaitable(loaded) else loaded
+            loaded = await answered(cells.load(self._observer.name))
             if (None if loaded is None else loaded[1]) != tag:
                 return Grew(None, 0)
         return None

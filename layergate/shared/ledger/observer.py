@@ -23,7 +23,7 @@ from layergate.shared.ledger.trail import Trail
 from layergate.shared.ledger.wire import LaterVersion
 from layergate.shared.ports import Cells, EpochCells
 
-__all__ = ["Look", "Observer", "Terms"]
+__all__ = ["Configured", "Look", "Observer"]
 
 _logger = logging.getLogger("layergate")
 
@@ -33,7 +33,7 @@ _FOUNDINGS: Final = 64  # remembered
 _MARKS: Final = 2048  # remembered
 
 
-class Terms(NamedTuple):
+class Configured(NamedTuple):
     """What this process is configured with, in case it founds the log."""
 
     term: float
@@ -63,7 +63,7 @@ class _Known(NamedTuple):
 
 
 class Observer:
-    """The head of one log. ``name``: of its cell. ``configured``: see `Terms`."""
+    """The head of one log. ``name``: of its cell. ``configured``: see `Configured`."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Observer:
         pages: Pages,
         *,
         name: str,
-        configured: Terms,
+        configured: Configured,
     ) -> None:
         self._cells = cells
         self._ask = ask

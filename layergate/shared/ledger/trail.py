@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from layergate.shared.journal import Addition, Record, chained
-from layergate.shared.ledger.head import Chain
+from layergate.shared.ledger.head import nonce_of
 
 __all__ = ["Trail"]
 
@@ -52,18 +52,14 @@ class Trail:
         while len(self._nonces) > _LENGTH:
             del self._nonces[next(iter(self._nonces))]
 
-    def agrees(self, chain: Chain) -> bool:
-        """The chain and what is known here have a position in common, and the same history there."""
-        shared = min(self.position, chain.position)
-        known, there = self.tip_at(shared), chain.tip_at(shared)
-        return known is not None and known == there
-
     def find(self, addition: Addition) -> Record | None:
-        """The record with this nonce and this data; None if it is not known to be in the log."""
-        position = self._nonces.get(addition.nonce)
+        """The record of this addition, or the one that it repeats; None if it is not known to be in
+        the log."""
+        nonce = nonce_of(addition)
+        position = self._nonces.get(nonce)
         if position is None or (before := self._tips.get(position - 1)) is None:
             return None
-        tip = chained(before, addition.nonce, addition.data)
+        tip = chained(before, nonce, addition.data)
         if tip != self._tips.get(position):
             return None
-        return Record(position, position - 1, tip, addition.data, addition.nonce)
+        return Record(position, position - 1, tip, addition.data, nonce)

@@ -456,6 +456,7 @@ class World:
         self.finals: list[Purge] = []
         self.names = 0
         self.told: list[str] = []
+        self.events = EVENTS
         self.faults: Collection[str] = FAULTS
         self.options: Callable[[], dict[str, Any]] = dict  # of the next instance
 
@@ -576,7 +577,7 @@ class World:
     # -- steps that nobody decides -------------------------------------------------------------
 
     def random_history(self, steps: int) -> None:
-        weights = {**EVENTS, **{name: FAULTS[name] for name in FAULTS if name in self.faults}}
+        weights = {**self.events, **{name: FAULTS[name] for name in FAULTS if name in self.faults}}
         names, numbers = list(weights), list(weights.values())
         for _ in range(steps):
             (name,) = self.chance.choices(names, numbers)
