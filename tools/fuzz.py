@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.gateway.attack_support import gateway
 from tests.gateway.fuzzing import LIMITS, Fuzzer
+from tests.gateway.support import gateway
 
 _ROUND = 160  # conversations, after which nothing may be left
 _GROWTH = 32.0  # MB that it may take after the first minute
@@ -48,16 +48,14 @@ async def fuzz(minutes: float, seed: int) -> None:
                 await fuzzer.run(_ROUND)
                 await fuzzer.settled()
                 assert not gate.origin.malformed, gate.origin.malformed
-                errors = [one for one in gate.logged.records if one.levelno >= logging.ERROR]
+                errors = gate.logged.errors
                 assert not errors, logging.Formatter().format(errors[0])
             except BaseException:
                 print(f"failed with --seed {seed + rounds - 1}")
                 raise
             gate.logged.records.clear()
             requests += len(gate.origin.seen)
-            gate.origin.seen.clear()
-            gate.origin.received.clear()
-            gate.origin.counts.clear()
+            gate.origin.forget()
             now = time.monotonic()
             if now - shown > 10:
                 shown = now

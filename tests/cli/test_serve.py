@@ -100,7 +100,7 @@ def test_a_reload_reads_everything_again(
     again = supervisor.load()
     assert (again.max_fields, len(again.cache.rules)) == (50, 1)
     config.write_text("upstream =")
-    with pytest.raises(SettingsError, match=r"^layergate.toml: "):
+    with pytest.raises(SettingsError, match=r"^layergate.toml:1: "):
         supervisor.load()
 
 

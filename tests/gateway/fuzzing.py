@@ -8,7 +8,7 @@ asks for what is certain. What must hold:
   * a connection ends, or answers, within a bound;
   * what a probe gets is a response that the origin has made for exactly this host and target: whole,
     if the origin has sent it whole, and else at least nothing but what it has sent for it;
-  * the origin gets requests that h11 reads, and nothing else (see `attack_support.gateway`);
+  * the origin gets requests that h11 reads, and nothing else (see `support.gateway`);
   * no exception reaches the loop or the log, and nothing is left open.
 """
 
@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from tests.gateway.attack_support import Gateway, Response, Seen, reply, request
+from tests.gateway.support import Call, Gateway, Response, reply, request
 
 __all__ = ["LIMITS", "Fuzzer"]
 
@@ -144,7 +144,7 @@ class Fuzzer:
         try:
             async with asyncio.timeout(BOUND):
                 if pick.random() < 0.8:
-                    reading = asyncio.create_task(client.rest())
+                    reading = asyncio.create_task(client.remains())
                 with contextlib.suppress(ConnectionError):
                     while data:
                         size = pick.choice((1, 2, 7, 100, 10_000))
@@ -168,7 +168,7 @@ class Fuzzer:
 
     # -- responses -----------------------------------------------------------------------------
 
-    async def _answer(self, seen: Seen) -> None:
+    async def _answer(self, seen: Call) -> None:
         pick = self.random
         self._numbers += 1
         number = self._numbers
@@ -182,11 +182,11 @@ class Fuzzer:
         else:
             seen.writer.write(self._plain(seen, body))
 
-    def _note(self, seen: Seen, data: bytes) -> None:
+    def _note(self, seen: Call, data: bytes) -> None:
         key = b",".join(seen.all(b"host")), seen.target
         self._odd.setdefault(key, deque(maxlen=300)).append(data)
 
-    def _plain(self, seen: Seen, body: bytes) -> bytes:
+    def _plain(self, seen: Call, body: bytes) -> bytes:
         pick = self.random
         control = pick.choice(_CONTROLS)
         if seen.method == b"HEAD":
@@ -197,13 +197,13 @@ class Fuzzer:
         return reply(body, control)
 
     @property
-    def _faults(self) -> list[Callable[[Seen, bytes], Awaitable[None]]]:
+    def _faults(self) -> list[Callable[[Call, bytes], Awaitable[None]]]:
         return [
             self._damage, self._damage, self._damage, self._cut, self._extra, self._error, self._early,
             self._hang_up, self._unframed, self._not_modified, self._partial, self._reset,
         ]  # fmt: skip
 
-    async def _damage(self, seen: Seen, body: bytes) -> None:
+    async def _damage(self, seen: Call, body: bytes) -> None:
         data = self._plain(seen, body)
         head, _, _ = data.partition(b"\r\n\r\n")
         data = self._damaged(head) + data[len(head) :]
@@ -213,13 +213,13 @@ class Fuzzer:
         if self.random.random() < 0.7:
             seen.writer.close()
 
-    async def _cut(self, seen: Seen, body: bytes) -> None:
+    async def _cut(self, seen: Call, body: bytes) -> None:
         data = self._plain(seen, body)
         seen.writer.write(data[: self.random.randrange(len(data))])
         await seen.writer.drain()
         seen.writer.close()
 
-    async def _extra(self, seen: Seen, body: bytes) -> None:
+    async def _extra(self, seen: Call, body: bytes) -> None:
         poison = reply(b"poison", b"Cache-Control: max-age=60")
         cut = self.random.choice((1, 10, len(poison)))
         seen.writer.write(self._plain(seen, body) + poison[:cut])
@@ -227,34 +227,34 @@ class Fuzzer:
         await asyncio.sleep(0)
         seen.writer.write(poison[cut:])
 
-    async def _error(self, seen: Seen, body: bytes) -> None:
+    async def _error(self, seen: Call, body: bytes) -> None:
         status = self.random.choice((b"500 X", b"503 X", b"404 X", b"301 X", b"204 X", b"206 X"))
         data = reply(body, self.random.choice(_CONTROLS), status=status)
         if status == b"204 X":
             self._note(seen, data)
         seen.writer.write(data)
 
-    async def _early(self, seen: Seen, body: bytes) -> None:
+    async def _early(self, seen: Call, body: bytes) -> None:
         hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
         seen.writer.write(hints * self.random.choice((1, 3, 50)) + self._plain(seen, body))
 
-    async def _hang_up(self, seen: Seen, body: bytes) -> None:
+    async def _hang_up(self, seen: Call, body: bytes) -> None:
         seen.writer.close()
 
-    async def _reset(self, seen: Seen, body: bytes) -> None:
+    async def _reset(self, seen: Call, body: bytes) -> None:
         data = self._plain(seen, body)
         seen.writer.write(data[: self.random.randrange(len(data))])
         seen.writer.transport.abort()
 
-    async def _unframed(self, seen: Seen, body: bytes) -> None:
+    async def _unframed(self, seen: Call, body: bytes) -> None:
         seen.writer.write(reply(body, self.random.choice(_CONTROLS), length=False))
         await seen.writer.drain()
         seen.writer.close()
 
-    async def _not_modified(self, seen: Seen, body: bytes) -> None:
+    async def _not_modified(self, seen: Call, body: bytes) -> None:
         seen.writer.write(b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\n\r\n')
 
-    async def _partial(self, seen: Seen, body: bytes) -> None:
+    async def _partial(self, seen: Call, body: bytes) -> None:
         part = b"Content-Range: bytes 0-4/%d" % len(body)
         data = reply(body[:5], self.random.choice(_CONTROLS), part, status=b"206 Partial Content")
         self._note(seen, data)

@@ -1,21 +1,30 @@
 """The gateway over real sockets: a worker in this loop, an origin whose every byte a test decides, and
 a client that sends bytes and reads responses as strictly as an HTTP/1.1 parser may.
 
+Each message is read twice: piece by piece, and then as a whole by h11, a parser that shares nothing with
+the gateway's. If the two disagree, the message is one that smuggling is made of, and the test fails.
+
 Nothing here sleeps to let something happen. A test waits for what it can see: a request at the origin,
 bytes at the client, a counter, or the end of a connection.
+
+`Gateway` and `Origin` are for tests that describe requests and responses; `gateway` is for tests that
+write their bytes. `gateway` also checks at its end that nothing is left open and nothing was logged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NamedTuple, Self, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, NamedTuple, Self, TypeAlias, cast
 from unittest import mock
+
+import h11
 
 from layergate.config import Options
 from layergate.gateway import timeouts
@@ -26,26 +35,48 @@ from layergate.gateway.worker import Worker
 from tests.support.asgi import until
 
 __all__ = [
-    "BOUND",
-    "Call",
-    "Client",
-    "Gateway",
-    "Origin",
-    "Request",
-    "Response",
-    "Truncated",
-    "until",
-]
+    "BOUND", "FRESH", "TOKEN", "Call", "Client", "Gateway", "Origin", "Request", "Response", "Truncated",
+    "gateway", "reply", "request", "until",
+]  # fmt: skip
 
-BOUND = 10.0  # seconds; only a test that hangs takes so long
+BOUND = 20.0  # seconds; only a test that hangs takes so long
 TICK = 0.02  # seconds; how often time limits are looked at here
+TOKEN = "s3cret"
+FRESH = b"Cache-Control: max-age=60"
 _MAX_HEAD = 1024 * 1024
+_READ_TWICE = 2 * 1024 * 1024  # bytes of a message up to which h11 reads it as well
 
-Lines = list[tuple[str, str]]
-Handler = Callable[["Call"], Awaitable[None]]
+Lines: TypeAlias = list[tuple[str, str]]
+RawLines: TypeAlias = list[tuple[bytes, bytes]]
+Handler: TypeAlias = Callable[["Call"], Awaitable[object]]
+Script: TypeAlias = bytes | Handler
 
 
-class Truncated(Exception):
+def request(
+    target: bytes = b"/",
+    *lines: bytes,
+    method: bytes = b"GET",
+    host: bytes | None = b"shop.test",
+    body: bytes = b"",
+) -> bytes:
+    """A request as it is sent. ``body``: as it is, without a length of its own."""
+    head = [b"%b %b HTTP/1.1" % (method, target)]
+    if host is not None:
+        head.append(b"Host: " + host)
+    return b"\r\n".join([*head, *lines, b"", body])
+
+
+def reply(
+    body: bytes = b"", *lines: bytes, status: bytes = b"200 OK", length: bool = True
+) -> bytes:
+    """A response as it is sent, with a Content-Length if ``length``."""
+    head = [b"HTTP/1.1 " + status, *lines]
+    if length:
+        head.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join([*head, b"", body])
+
+
+class Truncated(EOFError):
     """The connection ended before the message did. ``got``: what had come of it."""
 
     def __init__(self, got: bytes) -> None:
@@ -59,6 +90,11 @@ class _Wire:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.taken = bytearray()  # of the message that is being read
+
+    def _take(self, data: bytes) -> bytes:
+        self.taken += data
+        return data
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -67,7 +103,7 @@ class _Wire:
     async def exactly(self, size: int) -> bytes:
         try:
             async with asyncio.timeout(BOUND):
-                return await self.reader.readexactly(size)
+                return self._take(await self.reader.readexactly(size))
         except asyncio.IncompleteReadError as error:
             raise Truncated(error.partial) from error
         except OSError as error:
@@ -77,7 +113,7 @@ class _Wire:
         """Up to and including ``end``."""
         try:
             async with asyncio.timeout(BOUND):
-                return await self.reader.readuntil(end)
+                return self._take(await self.reader.readuntil(end))
         except asyncio.IncompleteReadError as error:
             raise Truncated(error.partial) from error
         except OSError as error:
@@ -88,11 +124,22 @@ class _Wire:
         got = b""
         try:
             async with asyncio.timeout(BOUND):
-                while data := await self.reader.read(65536):
+                while data := await self.reader.read(2**20):
                     got += data
         except OSError as error:
             raise Truncated(got) from error
-        return got
+        return self._take(got)
+
+    async def remains(self) -> bytes:
+        """As `rest`, but a reset is an end like any other."""
+        try:
+            return await self.rest()
+        except Truncated as error:
+            return error.got
+
+    async def closed(self) -> None:
+        """Wait until the other side has closed the connection; nothing may come before."""
+        assert await self.remains() == b""
 
     async def head(self) -> tuple[str, Lines]:
         """A start line, and field lines with their names in lower case."""
@@ -160,6 +207,11 @@ class _Wire:
 class _Message:
     lines: Lines
 
+    @property
+    def raw(self) -> RawLines:
+        """The field lines as bytes."""
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.lines]
+
     def all(self, name: str) -> list[str]:
         return [value for field, value in self.lines if field == name.lower()]
 
@@ -191,15 +243,58 @@ class Request(_Message):
         return "transfer-encoding" in self or self.header("content-length") not in (None, "0")
 
 
-class Call:
-    """A request at the origin and the connection that it came by."""
+def _read_by_h11(data: bytes, request: Request) -> str:
+    """What is wrong with these bytes as the request that was read piece by piece; "" for nothing."""
+    if len(data) > _READ_TWICE:
+        return ""
+    conn = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
+    conn.receive_data(data)
+    body = b""
+    try:
+        while not isinstance(event := conn.next_event(), h11.EndOfMessage):
+            if isinstance(event, h11.Request):
+                if (event.method, event.target) != (
+                    request.method.encode("latin-1"), request.target.encode("latin-1"),
+                ) or [tuple(line) for line in event.headers] != request.raw:  # fmt: skip
+                    return f"another head to h11: {data[:500]!r}"
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+            else:
+                return f"incomplete to h11: {data[:500]!r}"
+    except h11.RemoteProtocolError as error:
+        return f"{error}: {data[:500]!r}"
+    # (A handler may have taken the beginning of the content from the wire.)
+    if not body.endswith(request.content or b"") or conn.trailing_data[0]:
+        return f"another length to h11: {data[:500]!r}"
+    return ""
 
-    def __init__(self, origin: Origin, wire: _Wire, request: Request, number: int) -> None:
+
+class Call:
+    """A request at the origin and the connection that it came by, from 0.
+
+    ``method``, ``target``, ``lines`` and ``body`` are those of the request as bytes.
+    """
+
+    def __init__(
+        self, origin: Origin, wire: _Wire, request: Request, number: int, connection: int
+    ) -> None:
         self.origin = origin
         self.wire = wire
         self.request = request
         self.number = number  # 1 for the first of this path
+        self.connection = connection
         self.closed = False
+        self.method = request.method.encode("latin-1")
+        self.target = request.target.encode("latin-1")
+        self.lines = request.raw
+        self.reader, self.writer = wire.reader, wire.writer
+
+    @property
+    def body(self) -> bytes:
+        return self.request.content or b""
+
+    def all(self, name: bytes) -> list[bytes]:
+        return [value for own, value in self.lines if own == name]
 
     async def content(self) -> bytes:
         """Read the request's content."""
@@ -211,6 +306,9 @@ class Call:
                 request.content = await self.wire.exactly(
                     int(request.header("content-length") or 0)
                 )
+            wrong = _read_by_h11(bytes(self.wire.taken), request)
+            if wrong:
+                self.origin.malformed.append(wrong)
         return request.content
 
     async def send(self, data: bytes) -> None:
@@ -234,21 +332,47 @@ class Call:
         self.wire.reset()
 
 
-class Origin:
-    """A raw HTTP/1.1 origin: a handler per path. A path without one answers ``<path> <n>``, n being
-    the number of requests for it so far, fresh for 60 s.
+class _Recording(asyncio.StreamReader):
+    """A reader that keeps all bytes as they come, whether anything reads them or not."""
 
-    ``requests``: all that came; ``calls``: how many by path; ``accepted``: connections so far;
-    ``open``: those that are open now.
+    def __init__(self, received: bytearray) -> None:
+        super().__init__(limit=_MAX_HEAD)
+        self._received = received
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]
+        self._received += data
+        super().feed_data(data)
+
+
+class Origin:
+    """A raw HTTP/1.1 origin. What it answers with is, in this order:
+
+    ``handlers``   by path: called with the head only. See `on` and `answers`.
+    ``scripts``    by target: bytes, or called with the whole request.
+    ``otherwise``  such a script for all other targets.
+
+    and else ``<target> <n>``, n being the number of requests for it so far, fresh for 60 s. ``early``, by
+    target: bytes that are sent as soon as a request's head has come.
+
+    ``requests``: the heads of all requests; ``seen``: those that a script, or nothing, has answered;
+    ``calls``: how many by path, ``counts``: by target; ``accepted``: connections so far; ``open``: those
+    that are open now; ``malformed``: what is wrong with requests, read by h11.
     """
 
     def __init__(self, *, path: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.handlers: dict[str, Handler] = {}
+        self.scripts: dict[bytes, Script] = {}
+        self.otherwise: Script | None = None
+        self.early: dict[bytes, bytes] = {}
         self.requests: list[Request] = []
+        self.seen: list[Call] = []
         self.calls: Counter[str] = Counter()
+        self.counts: Counter[bytes] = Counter()
         self.accepted = 0
         self.open: set[_Wire] = set()
         self.failures: list[BaseException] = []
+        self.malformed: list[str] = []
+        self.received_bytes: list[bytearray] = []  # of each connection
         self.port = 0
         self._path = path
         self._tls = tls
@@ -283,16 +407,39 @@ class Origin:
     def last(self) -> Request:
         return self.requests[-1]
 
+    @property
+    def targets(self) -> list[bytes]:
+        return [call.target for call in self.seen]
+
+    @property
+    def bytes(self) -> bytes:
+        """All that has come, over all connections."""
+        return b"".join(self.received_bytes)
+
+    def forget(self) -> None:
+        """Forget all requests so far."""
+        self.requests.clear()
+        self.seen.clear()
+        self.calls.clear()
+        self.counts.clear()
+        self.received_bytes[:] = [bytearray() for _ in self.received_bytes]
+
     async def listen(self, *, port: int = 0) -> None:
+        loop = asyncio.get_running_loop()
         if self._path is not None:
-            self._server = await asyncio.start_unix_server(
-                self._connected, self._path, limit=_MAX_HEAD
-            )
+            self._server = await loop.create_unix_server(self._protocol, self._path)
             return
-        self._server = await asyncio.start_server(
-            self._connected, "127.0.0.1", port, ssl=self._tls, limit=_MAX_HEAD
-        )
+        self._server = await loop.create_server(self._protocol, "127.0.0.1", port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        self.received_bytes.append(received := bytearray())
+        number = len(self.received_bytes) - 1
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._connected(reader, writer, number)
+
+        return asyncio.StreamReaderProtocol(_Recording(received), connected)
 
     def stop_listening(self) -> None:
         """From now on, connections are refused."""
@@ -305,13 +452,18 @@ class Origin:
 
     async def __aexit__(self, *_: object) -> None:
         self.stop_listening()
+        await self.hang_up()
+        assert not self.failures, self.failures
+        assert not self.malformed, self.malformed
+
+    async def hang_up(self) -> None:
+        """End every connection there is."""
         for task in [*self.tasks]:
             task.cancel()
         if self.tasks:
             await asyncio.wait(self.tasks)
         for wire in [*self.open]:
             wire.writer.transport.abort()
-        assert not self.failures, self.failures
 
     async def received(self, count: int, path: str | None = None) -> None:
         """Wait until so many requests have come."""
@@ -319,7 +471,9 @@ class Origin:
             lambda: (len(self.requests) if path is None else self.calls[path]) >= count, "slow"
         )
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
+    ) -> None:
         task = asyncio.current_task()
         assert task is not None
         self.tasks.add(task)
@@ -327,33 +481,51 @@ class Origin:
         wire = _Wire(reader, writer)
         self.open.add(wire)
         try:
-            await self._serve(wire)
+            await self._serve(wire, number)
         except (Truncated, OSError, asyncio.CancelledError):
             pass  # the gateway has left, or the test is over
-        except Exception as error:  # told at the end of the test
+        except Exception as error:  # reported at the end of the test
             self.failures.append(error)
         finally:
             self.open.discard(wire)
             self.tasks.discard(task)
             writer.close()
 
-    async def _serve(self, wire: _Wire) -> None:
+    async def _serve(self, wire: _Wire, connection: int) -> None:
         while True:
+            wire.taken.clear()
             request = Request(*await wire.head())
             self.requests.append(request)
             self.calls[request.path] += 1
-            call = Call(self, wire, request, self.calls[request.path])
+            call = Call(self, wire, request, self.calls[request.path], connection)
             handler = self.handlers.get(request.path)
-            if handler is None:
-                await call.content()
-                body = f"{request.target} {call.number}".encode()
-                await call.reply(200, ["Cache-Control: max-age=60"], body)
-            else:
+            if handler is not None:
                 await handler(call)
+            else:
+                await self._answer(call)
             if call.closed:
                 return
             if request.content is None:
                 assert not request.has_content, "the handler did not read the content"
+
+    async def _answer(self, call: Call) -> None:
+        early = self.early.get(call.target)
+        if early is not None:
+            await call.send(early)
+        script = self.scripts.get(call.target, self.otherwise)
+        if script is not None and "expect" in call.request:
+            await call.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await call.content()
+        self.seen.append(call)
+        self.counts[call.target] += 1
+        if script is None:
+            body = b"%b %d" % (call.target, self.counts[call.target])
+            length = b"Content-Length: %d" % len(body)
+            script = reply(b"" if call.method == b"HEAD" else body, FRESH, length, length=False)
+        if isinstance(script, bytes):
+            await call.send(script)
+        else:
+            await script(call)
 
 
 # -- the client ------------------------------------------------------------------------------------
@@ -369,6 +541,12 @@ class Response(_Message):
         self.interim = interim
         self.body = b""
         self.trailers: Lines = []
+
+    def get(self, name: bytes) -> bytes | None:
+        """The field's value, which must be there once at most."""
+        values = self.all(name.decode())
+        assert len(values) < 2, f"{name!r} more than once: {values}"
+        return values[0].encode("latin-1") if values else None
 
     @property
     def cache_status(self) -> str:
@@ -405,6 +583,11 @@ class Client(_Wire):
         await self.request(target, *lines, **more)
         return await self.response(more.get("method", "GET"))
 
+    async def exchange(self, data: bytes) -> Response:
+        """Send the bytes of a request and read the response to it."""
+        await self.send(data)
+        return await self.response(data.split(b" ", 1)[0].decode("latin-1"))
+
     async def begun(self) -> Response:
         """The head of the next final response."""
         interim: list[Response] = []
@@ -417,7 +600,10 @@ class Client(_Wire):
 
     async def response(self, method: str = "GET") -> Response:
         """The next response (RFC 9112 6.3). Raises Truncated."""
+        self.taken.clear()
         response = await self.begun()
+        if response.status == 101:
+            return response
         coding, length = response.header("transfer-encoding"), response.header("content-length")
         assert coding is None or length is None, "two framings"
         if method == "HEAD" or response.status in (204, 304):
@@ -430,7 +616,31 @@ class Client(_Wire):
         else:
             assert response.header("connection") == "close", "nothing tells where it ends"
             response.body = await self.rest()
+        self._read_by_h11(response, method)
         return response
+
+    def _read_by_h11(self, response: Response, method: str) -> None:
+        """h11 must read the same response from the same bytes."""
+        if len(self.taken) > _READ_TWICE:
+            return
+        conn = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
+        # h11 wants to have sent the request, of which only the method makes a difference.
+        conn.send(h11.Request(method=method or "GET", target="/", headers=[("host", "x")]))
+        conn.send(h11.EndOfMessage())
+        conn.receive_data(bytes(self.taken))
+        conn.receive_data(b"")
+        interim, body = 0, b""
+        while not isinstance(event := conn.next_event(), h11.EndOfMessage):
+            if isinstance(event, h11.InformationalResponse):
+                interim += 1
+            elif isinstance(event, h11.Response):
+                assert event.status_code == response.status
+                assert [tuple(line) for line in event.headers] == response.raw
+            else:
+                assert isinstance(event, h11.Data), event
+                body += bytes(event.data)
+        assert (interim, body) == (len(response.interim), response.body)
+        assert not conn.trailing_data[0]
 
     async def __aenter__(self) -> Self:
         return self
@@ -468,7 +678,12 @@ class Gateway:
     ``cache``: options of the cache; ``upstream``: options of every upstream; ``options``: those of
     the gateway. ``continue_within``, ``linger``, ``half_close``: limits that are no options, in
     seconds.
+
+    ``clients``: all connections that were made to it.
     """
+
+    origin: Origin  # of `gateway`
+    logged: Records  # of `gateway`
 
     def __init__(
         self,
@@ -483,7 +698,7 @@ class Gateway:
     ) -> None:
         self._origins = origins
         self._upstream = upstream or {}
-        self._cache = cache or {}
+        self._cache_options = cache or {}
         self._given = options
         self._path = path
         self._patches = contextlib.ExitStack()
@@ -495,7 +710,7 @@ class Gateway:
         ):
             self._patches.enter_context(mock.patch.object(timeouts, name, value))
         self.port = 0
-        self._clients: list[Client] = []
+        self.clients: list[Client] = []
 
     def options(self, **changes: Any) -> GatewayOptions:
         """The options that it is started with, some of them changed. ``upstreams`` may be given."""
@@ -504,7 +719,7 @@ class Gateway:
             for one in self._origins
         ]
         given: dict[str, Any] = {"upstreams": upstreams, **self._given, **changes}
-        cache = given.pop("cache", self._cache)
+        cache = given.pop("cache", self._cache_options)
         return GatewayOptions(cache=Options(telemetry=None, **cache), **given)
 
     async def __aenter__(self) -> Self:
@@ -516,6 +731,7 @@ class Gateway:
         self.channel = _ReadyChannel()
         self.worker = Worker(self.options(), self.channel)
         self.server, self.proxy = self.worker.server, self.worker.proxy
+        self.cache = self.worker.cache
         self._task = asyncio.create_task(self.worker.serve([sock]), name="gateway")
         ready = asyncio.create_task(self.channel.is_ready.wait())
         await asyncio.wait({ready, self._task}, return_when=asyncio.FIRST_COMPLETED)
@@ -526,7 +742,7 @@ class Gateway:
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            for client in self._clients:
+            for client in self.clients:
                 await client.close()
             self.channel.stop(now=True)
             async with asyncio.timeout(BOUND):
@@ -555,7 +771,7 @@ class Gateway:
                 limit=_MAX_HEAD,
             )
         client = Client(reader, writer)
-        self._clients.append(client)
+        self.clients.append(client)
         return client
 
     async def ask(self, target: str = "/", *lines: str, **more: Any) -> Response:
@@ -565,6 +781,37 @@ class Gateway:
             return await client.ask(target, *lines, **more)
         finally:
             await client.close()
+
+    async def exchange(self, data: bytes) -> Response:
+        """The bytes of one request by a connection of its own."""
+        client = await self.client()
+        try:
+            return await client.exchange(data)
+        finally:
+            await client.close()
+
+    async def get(self, target: bytes = b"/", *lines: bytes, **kind: Any) -> Response:
+        """As `exchange`, with the bytes of `request`."""
+        return await self.exchange(request(target, *lines, **kind))
+
+    async def refused(self, data: bytes, *statuses: int) -> Response:
+        """These bytes are refused with one of the statuses, the connection is closed, and what comes
+        behind them is no request."""
+        before = len(self.origin.seen)
+        client = await self.client()
+        await client.send(data + request(b"/smuggled"))
+        response = await client.response()
+        assert response.status in statuses, response
+        await client.closed()
+        await client.close()
+        assert b"/smuggled" not in self.origin.bytes
+        assert len(self.origin.seen) == before
+        return response
+
+    async def idle(self) -> None:
+        """Wait until no request is under way."""
+        await until(lambda: all(c._cycle is None for c in self.server.connections), "slow")
+        await until(lambda: not any(pool._busy for pool in self.proxy.pools), "slow")
 
     def reload(self, **changes: Any) -> list[str]:
         """Have it take new options, as on SIGHUP; the names of those that wait for a restart."""
@@ -595,3 +842,54 @@ class Gateway:
     @property
     def ready(self) -> bool:
         return self.channel.state is State.READY
+
+
+class Records(logging.Handler):
+    """What was logged, from WARNING on."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def texts(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+    @property
+    def errors(self) -> list[logging.LogRecord]:
+        return [one for one in self.records if one.levelno >= logging.ERROR]
+
+
+@contextlib.asynccontextmanager
+async def gateway(*, quiet: bool = True, **options: Any) -> AsyncIterator[Gateway]:
+    """A gateway and its origin.
+
+    At the end nothing is open, nothing malformed has come to the origin, no exception has reached the
+    loop, and, if ``quiet``, no error was logged.
+    """
+    faults: list[dict[str, Any]] = []
+    logged = Records()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: faults.append(context))
+    logging.getLogger().addHandler(logged)
+    given = {"admin_token": TOKEN, "drain_timeout": 1, "linger": 0.3, "half_close": 0.3, **options}
+    try:
+        async with Origin() as origin, Gateway(origin, continue_within=1.0, **given) as gate:
+            gate.origin, gate.logged = origin, logged
+            yield gate
+            for client in gate.clients:
+                await client.close()
+            await until(lambda: not gate.server.connections, "slow")
+            await gate.idle()
+            for pool in gate.proxy.pools:
+                assert pool._slots + pool.open == pool.options.max_connections
+                assert not pool._queue
+    finally:
+        logging.getLogger().removeHandler(logged)
+        loop.set_exception_handler(None)
+    assert not faults
+    if quiet:
+        assert not logged.errors, [one.getMessage() for one in logged.errors]

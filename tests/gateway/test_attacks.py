@@ -9,12 +9,12 @@ import json
 import pytest
 
 from layergate import Rule
-from tests.gateway.attack_support import (
+from tests.gateway.support import (
     FRESH,
     TOKEN,
+    Call,
     Gateway,
     Response,
-    Seen,
     gateway,
     reply,
     request,
@@ -68,7 +68,7 @@ async def test_what_a_trusted_proxy_says_of_the_scheme_is_keyed():
     """A redirect from http to https, stored and given to who came by https, is a loop."""
     async with gateway(trusted_proxies=["127.0.0.0/8"]) as gate:
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             scheme = seen.all(b"x-forwarded-proto")[0]
             seen.writer.write(reply(scheme, FRESH))
 
@@ -80,8 +80,8 @@ async def test_what_a_trusted_proxy_says_of_the_scheme_is_keyed():
         assert len(gate.origin.seen) == 2
         client = await gate.client()
         for _ in range(3):
-            assert (await client.ask(request(b"/", secure))).hit
-            assert (await client.ask(request(b"/"))).body == b"http"
+            assert (await client.exchange(request(b"/", secure))).hit
+            assert (await client.exchange(request(b"/"))).body == b"http"
 
 
 async def test_what_a_stranger_says_of_the_scheme_is_not_heard():
@@ -109,7 +109,7 @@ async def test_set_cookie_is_not_given_to_those_who_wait():
         begun = asyncio.Event()
         go = asyncio.Event()
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             number = len(gate.origin.seen)
             begun.set()
             await go.wait()
@@ -127,7 +127,7 @@ async def test_fat_get():
     """Content of a GET is forwarded as it is, but the key does not hold it: nothing is stored."""
     async with gateway() as gate:
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             seen.writer.write(reply(b"report=" + seen.body, FRESH))
 
         gate.origin.otherwise = script
@@ -172,11 +172,11 @@ async def test_path_confusion_and_parameter_cloaking():
     async with gateway() as gate:
         client = await gate.client()
         for target in SPELLINGS:
-            response = await client.ask(request(target))
+            response = await client.exchange(request(target))
             assert response.body == target + b" 1"
             assert gate.origin.targets[-1] == target
         for target in reversed(SPELLINGS):
-            response = await client.ask(request(target))
+            response = await client.exchange(request(target))
             assert (response.body, response.hit) == (target + b" 1", True)
         assert len(gate.origin.seen) == len(SPELLINGS)
 
@@ -197,7 +197,7 @@ async def test_key_collision():
             (b"1:", b"/a"), (b"1:1", b"/a"), (b"1", b"/1:a"), (b"a", b"/cookie"), (b"a", b"/%00cookie"),
         ]  # fmt: skip
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             seen.writer.write(reply(seen.all(b"host")[0] + b" " + seen.target, FRESH))
 
         gate.origin.otherwise = script
@@ -273,7 +273,7 @@ async def test_port_confusion():
     """A port in Host that is not the origin's: a redirect with it must not be everybody's."""
     async with gateway() as gate:
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             location = b"Location: http://%b/login" % seen.all(b"host")[0]
             seen.writer.write(reply(b"", FRESH, location, status=b"302 Found"))
 
@@ -307,7 +307,7 @@ async def test_cache_deception(known_by):
     they are, whatever the path looks like."""
     async with gateway(cache={"rules": STATIC}) as gate:
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             known = any(b"alice" in value for _, value in seen.lines)
             seen.writer.write(reply(b"alice's secret" if known else b"log in"))
 
@@ -353,7 +353,7 @@ async def test_cpdos_by_oversized_header():
             b"/431": (b"431 Request Header Fields Too Large", (FRESH,)),
         }
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             if any(len(value) > 8000 for _, value in seen.lines):
                 status, lines = answers[seen.target]
                 seen.writer.write(reply(b"too long", *lines, status=status))
@@ -382,7 +382,7 @@ async def test_cpdos_by_method_override(name):
     """HMO."""
     async with gateway(cache={"rules": [Rule("/*", ttl=60)]}) as gate:
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             override = seen.all(name.lower())
             status = b"405 Method Not Allowed" if override else b"200 OK"
             seen.writer.write(reply(b"x", FRESH, status=status))
@@ -407,7 +407,7 @@ async def test_cpdos_by_method_override(name):
 async def test_cpdos_by_a_header_that_asks_for_an_error(lines, status):
     async with gateway(cache={"rules": [Rule("/*", ttl=60)]}) as gate:
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             names = {name for name, _ in seen.lines}
             provoked = names & {b"range", b"if-match", b"expect", b"if-none-match"}
             seen.writer.write(reply(b"", FRESH, status=status) if provoked else reply(b"x", FRESH))
@@ -422,7 +422,7 @@ async def test_cpdos_by_a_client_that_leaves():
     async with gateway() as gate:
         begun, go = asyncio.Event(), asyncio.Event()
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             seen.writer.write(
                 b"HTTP/1.1 200 OK\r\n" + FRESH + b"\r\nContent-Length: 10\r\n\r\nhello"
             )
@@ -446,15 +446,15 @@ async def test_vary_flood():
         gate.origin.otherwise = reply(b"x" * 1000, FRESH, b"Vary: X-Any")
         client = await gate.client()
         for number in range(100):
-            await client.ask(request(b"/", b"X-Any: %d" % number))
+            await client.exchange(request(b"/", b"X-Any: %d" % number))
         assert gate.cache.stats()["layers"]["memory"]["entries"] <= 8 + 2
         gate.origin.otherwise = reply(b"x", FRESH, b"Vary: *")
-        await client.ask(request(b"/star"))
-        assert not (await client.ask(request(b"/star"))).hit
+        await client.exchange(request(b"/star"))
+        assert not (await client.exchange(request(b"/star"))).hit
         names = b", ".join(b"X-%d" % number for number in range(5000))
         gate.origin.otherwise = reply(b"x", FRESH, b"Vary: " + names)
-        assert (await client.ask(request(b"/many"))).status == 200
-        assert (await client.ask(request(b"/many"))).status == 200
+        assert (await client.exchange(request(b"/many"))).status == 200
+        assert (await client.exchange(request(b"/many"))).status == 200
 
 
 # -- what others have must not be found out ----------------------------------------------------------
@@ -479,7 +479,7 @@ async def test_etag_oracle(lines):
             b"/varying": (b"Vary: Cookie", FRESH),
         }
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             if seen.all(b"cookie") or seen.all(b"authorization"):
                 control = controls[seen.target]
                 seen.writer.write(reply(b"alice's", b'ETag: "alice-1"', *control))
@@ -509,7 +509,7 @@ async def test_only_if_cached_tells_nothing_of_what_is_others():
 async def test_authorization_is_not_shared():
     async with gateway() as gate:
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             seen.writer.write(reply(b"".join(seen.all(b"authorization")) or b"nobody", FRESH))
 
         gate.origin.otherwise = script
@@ -533,7 +533,7 @@ async def test_decompression_bomb():
 async def test_log_injection():
     async with gateway(upstream={"connect_timeout": 1}) as gate:
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             seen.writer.close()
 
         gate.origin.otherwise = script

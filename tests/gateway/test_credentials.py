@@ -9,7 +9,7 @@ import pytest
 from layergate import Rule
 from layergate.errors import SettingsError
 from layergate.gateway.settings import load
-from tests.gateway.attack_support import Seen, gateway, reply
+from tests.gateway.support import Call, gateway, reply
 
 ANN, BOB = b"Authorization: Bearer ann", b"Authorization: Bearer bob"
 UP = "http://127.0.0.1:8000"
@@ -18,7 +18,7 @@ UP = "http://127.0.0.1:8000"
 async def test_each_credential_has_what_the_origin_gave_to_it():
     async with gateway(cache={"rules": [Rule("/*", ttl=60, allow_authorization="each")]}) as gate:
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             known = [value for name, value in seen.lines if name.lower() == b"authorization"]
             seen.writer.write(reply(known[0] if known else b"nobody"))
 
@@ -42,6 +42,6 @@ def test_it_is_written_as_text(tmp_path):
     file.write_text(f"upstream = '{UP}'\n{rule}'all'\n")
     with pytest.raises(
         SettingsError,
-        match=r"layergate\.toml:5: rules\[0\]\.allow_authorization must be True, False or",
+        match=r"layergate\.toml: rules\[0\]\.allow_authorization must be True, False or",
     ):
         load(file, {}, {})

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.attack_support import (
+from tests.gateway.support import (
     BOUND,
     FRESH,
+    Call,
     Client,
     Gateway,
-    Seen,
     gateway,
     reply,
     request,
@@ -62,7 +62,7 @@ async def test_slowloris_behind_an_answered_request():
     async with gateway(**SHORT) as gate:
         client = await gate.client()
         for target in (b"/a", b"/a", b"/b"):  # a miss, a hit, a miss
-            assert (await client.ask(request(target))).status == 200
+            assert (await client.exchange(request(target))).status == 200
         # A request that is answered at once, and the beginning of the next in the same packet.
         await client.send(request(b"/a") + b"GET /a HT")
         assert (await client.response()).hit
@@ -94,7 +94,7 @@ async def test_slow_body_of_trailers():
         await client.send(head + b"1\r\nx\r\n0\r\n")
         sending = asyncio.create_task(_dribble(client, b"X: y\r\n" * 500, gate))
         assert (await client.response()).status == 408
-        await client.rest()
+        await client.remains()
         await sending
 
 
@@ -144,7 +144,7 @@ async def test_pipelined_hits_that_nobody_reads():
         gate.origin.otherwise = reply(b"x" * size, FRESH)
         await gate.get(b"/")
         one = request(b"/", host=b"a")
-        await gate.ask(one)
+        await gate.exchange(one)
         for packets in ([one * 1000], [one] * 200):
             raw = socket.socket()
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -183,7 +183,7 @@ async def test_a_head_without_end(begin):
         await client.send(begin)
         flood = asyncio.create_task(_flood(client, b"x" * 65536))
         assert (await client.response()).status in (400, 414, 431, 501)
-        await client.rest()
+        await client.remains()
         await flood
         assert not gate.origin.seen
 
@@ -192,7 +192,7 @@ async def test_many_small_requests_are_no_large_head():
     """What is counted is one head, not what has come with it."""
     async with gateway() as gate:
         one = request(b"/", host=b"a")
-        await gate.ask(one)
+        await gate.exchange(one)
         client = await gate.client()
         data = one * 3000
         for start in range(0, len(data), 10_007):
@@ -209,7 +209,7 @@ async def test_a_trailer_section_without_end():
             await client.send(head + b"1\r\nx\r\n0\r\nX: ")
             flood = asyncio.create_task(_flood(client, more))
             assert (await client.response()).status == 431
-            await client.rest()
+            await client.remains()
             await flood
         assert not gate.origin.seen
 
@@ -227,7 +227,7 @@ async def test_body_size_limit():
         await client.closed()
         assert not gate.origin.seen
         fits = request(b"/", b"Content-Length: 1000", method=b"POST", body=b"x" * 1000)
-        assert (await gate.ask(fits)).status == 200
+        assert (await gate.exchange(fits)).status == 200
 
 
 async def test_content_that_the_origin_does_not_take_is_not_piled_up():
@@ -262,7 +262,7 @@ async def test_too_many_connections():
     async with gateway(max_connections=3) as gate:
         held = [await gate.client() for _ in range(3)]
         for client in held:
-            assert (await client.ask(request(b"/"))).status == 200
+            assert (await client.exchange(request(b"/"))).status == 200
         client = await gate.client()
         assert (await client.response()).status == 503
         await client.closed()
@@ -276,7 +276,7 @@ async def test_too_many_requests_for_the_origin():
     async with gateway(upstream={"max_connections": 2, "queue_timeout": 0.3}) as gate:
         go = asyncio.Event()
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             await go.wait()
             seen.writer.write(reply(b"x"))
 
@@ -297,7 +297,7 @@ async def test_an_origin_that_hangs(when):
     async with gateway(upstream=limits) as gate:
         never = asyncio.Event()
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             sent = {
                 "before": b"",
                 "head": b"HTTP/1.1 200 OK\r\nContent-",
@@ -321,7 +321,7 @@ async def test_an_origin_that_accepts_and_closes():
     """Whatever the moment at which it does, the answer is not a matter of a time limit."""
     async with gateway() as gate:
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             seen.writer.transport.abort()
 
         gate.origin.otherwise = script
@@ -350,7 +350,7 @@ async def test_clients_that_leave_hold_nothing():
     async with gateway(quiet=False) as gate:
         never = asyncio.Event()
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             await never.wait()
 
         gate.origin.otherwise = script
@@ -373,9 +373,9 @@ async def test_known_by_heart_is_bounded():
     """Requests that were hits are remembered by their bytes; a client can vary these at will."""
     async with gateway() as gate:
         client = await gate.client()
-        await client.ask(request(b"/"))
+        await client.exchange(request(b"/"))
         for number in range(200):
-            assert (await client.ask(request(b"/", b"X: %d" % number + b"x" * 1900))).hit
+            assert (await client.exchange(request(b"/", b"X: %d" % number + b"x" * 1900))).hit
         server = gate.server
         size = sum(2 * len(data) + 1536 for data in server.service.known.groups["http", False])
         assert size <= server.service.known.size <= 32 * 1024 * 1024

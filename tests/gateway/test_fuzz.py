@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gateway.attack_support import gateway
 from tests.gateway.fuzzing import LIMITS, Fuzzer
+from tests.gateway.support import gateway
 
 EVERY_LOOP = True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gateway.attack_support import FRESH, Seen, gateway, reply
+from tests.gateway.support import FRESH, Call, gateway, reply
 
 ATTACKS = [
     pytest.param(b"Cookie: sid=bad", b"200 OK", [FRESH, b"Set-Cookie: sid=new"], id="bad-cookie"),
@@ -18,7 +18,7 @@ ATTACKS = [
 async def test_one_request_does_not_switch_a_page_off(line, status, lines):
     async with gateway() as gate:
 
-        async def answer(seen: Seen) -> None:
+        async def answer(seen: Call) -> None:
             bad = seen.all(b"cookie") or seen.all(b"x-bad")
             good = reply(b"all", FRESH)
             seen.writer.write(reply(b"one", *lines, status=status) if bad else good)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.attack_support import FRESH, Gateway, gateway, reply
+from tests.gateway.support import FRESH, Gateway, gateway, reply
 from tests.support.redis_servers import SharedValkey
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -60,13 +60,13 @@ async def _ask(gate: Gateway, target: bytes) -> bytes:
     gate.origin.otherwise = reply(ORIGIN, FRESH)
     client = await gate.client()
     for _ in range(2):  # from Redis, and then from memory
-        response = await client.ask(b"GET %b HTTP/1.1\r\nHost: shop.test\r\n\r\n" % target)
+        response = await client.exchange(b"GET %b HTTP/1.1\r\nHost: shop.test\r\n\r\n" % target)
         assert response.status == 200
-    for name, value in response.lines:
+    for name, value in response.raw:
         assert b"evil" not in name + value
     # Nothing follows it: what is asked for next is what comes next.
     gate.origin.otherwise = reply(b"next", b"Cache-Control: no-store")
-    assert (await client.ask(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")).body == b"next"
+    assert (await client.exchange(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")).body == b"next"
     return response.body
 
 

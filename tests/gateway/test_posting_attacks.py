@@ -12,12 +12,12 @@ import asyncio
 
 import pytest
 
-from tests.gateway.attack_support import (
+from tests.gateway.support import (
     FRESH,
     TOKEN,
+    Call,
     Gateway,
     Response,
-    Seen,
     gateway,
     reply,
     request,
@@ -31,7 +31,7 @@ EVIL = b"<evil>"
 def writes_back(gate: Gateway, *lines: bytes) -> None:
     """Whatever is posted is the response, with these lines; a GET is answered ``clean``."""
 
-    async def script(seen: Seen) -> None:
+    async def script(seen: Call) -> None:
         body = seen.body if seen.method == b"POST" else b"clean"
         told = (
             lines if seen.method == b"POST" else (FRESH, *(one for one in lines if b"Vary" in one))
@@ -131,7 +131,7 @@ async def test_a_post_to_a_host_of_ones_own():
         for host in (b"SHOP.test", b"shop.test:80"):  # the same site: not stored at all
             await post(gate, host=host)
         absolute = request(b"http://evil.test/", b"Content-Length: 6", method=b"POST", body=EVIL)
-        assert (await gate.ask(absolute)).body == EVIL
+        assert (await gate.exchange(absolute)).body == EVIL
         await post(
             gate, b"X-Forwarded-Host: shop.test", b"X-Forwarded-Proto: https", host=b"evil.test"
         )
@@ -231,7 +231,7 @@ async def test_a_post_held_open_over_a_purge():
         right = b"Authorization: Bearer " + TOKEN.encode()
         assert (await gate.get(b"/", right, method=b"PURGE")).status == 200
         await client.send(EVIL[3:])
-        assert (await client.response(b"POST")).body == EVIL
+        assert (await client.response("POST")).body == EVIL
         assert (await gate.get()).body == b"clean"
 
 
@@ -239,7 +239,7 @@ async def test_who_waits_for_a_get_is_not_answered_with_a_post():
     async with gateway() as gate:
         begun, go = asyncio.Event(), asyncio.Event()
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             if seen.method == b"POST":
                 seen.writer.write(reply(seen.body, FRESH, OWN))
                 return
@@ -260,7 +260,7 @@ async def test_a_post_that_is_cut_short_is_not_stored():
     async with gateway() as gate:
         more = asyncio.Event()
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             if seen.method != b"POST":
                 seen.writer.write(reply(b"clean", FRESH))
                 return
@@ -274,11 +274,11 @@ async def test_a_post_that_is_cut_short_is_not_stored():
             more.clear()
             client = await gate.client()
             await client.send(request(b"/", length, method=b"POST", body=EVIL))
-            assert await client.tunnel(15) == b"HTTP/1.1 200 OK"
+            assert await client.exactly(15) == b"HTTP/1.1 200 OK"
             if by_client:
                 await client.close()
                 await gate.idle()
             more.set()
             if not by_client:
-                await client.rest()
+                await client.remains()
             assert (await gate.get()).body == b"clean"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gateway.attack_support import (
+from tests.gateway.support import (
     FRESH,
+    Call,
     Response,
-    Seen,
     gateway,
     reply,
     request,
@@ -187,7 +187,7 @@ async def test_connection_cannot_take_the_framing_or_the_address_off(name):
     lines = HOP_BY_HOP[name]
     body = b"5\r\nhello\r\n0\r\n\r\n" if CHUNKED in lines else b"hello"
     async with gateway() as gate:
-        assert (await gate.ask(post(*lines, body=body))).status == 200
+        assert (await gate.exchange(post(*lines, body=body))).status == 200
         (seen,) = gate.origin.seen
         assert seen.body == b"hello"
         assert seen.all(b"host") == [b"shop.test"]
@@ -266,7 +266,7 @@ async def test_a_tunnel_is_opened_by_a_real_101_only():
 async def test_a_tunnel_carries_what_it_is_given_and_ends_with_either_end():
     async with gateway() as gate:
 
-        async def echo(seen: Seen) -> None:
+        async def echo(seen: Call) -> None:
             seen.writer.write(SWITCHING + b"hello")
             while data := await seen.reader.read(100):
                 seen.writer.write(data)
@@ -275,13 +275,13 @@ async def test_a_tunnel_carries_what_it_is_given_and_ends_with_either_end():
         gate.origin.otherwise = echo
         client = await gate.client()
         await client.send(request(b"/chat", *WEBSOCKET) + b"early")
-        head = await client.tunnel(len(SWITCHING) - 20)
+        head = await client.exactly(len(SWITCHING) - 20)
         while b"\r\n\r\n" not in head:
-            head += await client.tunnel(1)
+            head += await client.exactly(1)
         assert head.startswith(b"HTTP/1.1 101 ")
-        assert await client.tunnel(10) == b"helloearly"
+        assert await client.exactly(10) == b"helloearly"
         await client.send(b"x" * 100_000)
-        assert await client.tunnel(100_000) == b"x" * 100_000
+        assert await client.exactly(100_000) == b"x" * 100_000
         await client.close()
         await until(lambda: not gate.origin.open, "the origin's end to be closed")
 
@@ -339,7 +339,7 @@ async def test_a_thousand_upgrades_in_one_packet():
     """Each makes the parser stop; they once were a recursion."""
     async with gateway() as gate:
         one = request(b"/", b"Connection: upgrade", b"Upgrade: x", host=b"a")
-        await gate.ask(one)
+        await gate.exchange(one)
         client = await gate.client()
         await client.send(one * 1500)
         for _ in range(1500):
@@ -362,7 +362,7 @@ async def test_a_101_does_not_frame_anything():
         await client.send(request(b"/chat", *WEBSOCKET))
         head = b""
         while b"\r\n\r\n" not in head:
-            head += await client.tunnel(1)
+            head += await client.exactly(1)
         assert head.startswith(b"HTTP/1.1 101 ")
         assert b"content-length" not in head
         assert b"keep-alive" not in head
@@ -402,7 +402,7 @@ RESPONSES = {
 async def test_a_response_that_two_could_read_differently_is_a_502(attack):
     async with gateway() as gate:
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             seen.writer.write(RESPONSES[attack])
             await seen.writer.drain()
             seen.writer.close()
@@ -410,11 +410,11 @@ async def test_a_response_that_two_could_read_differently_is_a_502(attack):
         gate.origin.scripts[b"/a"] = script
         client = await gate.client()
         for _ in range(2):
-            response = await client.ask(request(b"/a"))
+            response = await client.exchange(request(b"/a"))
             assert response.status == 502
             assert not response.hit
         del gate.origin.scripts[b"/a"]
-        assert (await client.ask(request(b"/a"))).body.startswith(b"/a ")
+        assert (await client.exchange(request(b"/a"))).body.startswith(b"/a ")
 
 
 POISON = reply(b"poison", FRESH)
@@ -446,18 +446,18 @@ async def test_what_follows_a_response_is_not_the_next_one(first, extra):
     async with gateway() as gate:
         gate.origin.scripts[b"/a"] = first + EXTRA[extra]
         client = await gate.client()
-        assert (await client.ask(request(b"/a"))).status in (200, 204, 304)
+        assert (await client.exchange(request(b"/a"))).status in (200, 204, 304)
         await gate.idle()
         assert not gate.proxy.pools[0].open
         for target in (b"/b", b"/c", b"/b", b"/c"):
-            assert (await client.ask(request(target))).body == target + b" 1"
+            assert (await client.exchange(request(target))).body == target + b" 1"
 
 
 async def test_data_on_an_idle_connection_is_no_response():
     async with gateway() as gate:
         await gate.get(b"/a")
         await gate.idle()
-        (writer,) = gate.origin.open
+        (writer,) = [wire.writer for wire in gate.origin.open]
         writer.write(POISON)
         await until(lambda: not gate.proxy.pools[0].open, "the connection to be given up")
         assert (await gate.get(b"/b")).body == b"/b 1"
@@ -486,12 +486,12 @@ async def test_a_status_without_content_has_none(status):
     async with gateway() as gate:
         gate.origin.scripts[b"/a"] = reply(POISON, FRESH, status=status)
         client = await gate.client()
-        response = await client.ask(request(b"/a"))
+        response = await client.exchange(request(b"/a"))
         assert response.status == int(status[:3])
         assert response.body == b""
         if status[:3] == b"204":  # RFC 9110 8.6
             assert response.get(b"content-length") is None
-        assert (await client.ask(request(b"/b"))).body == b"/b 1"
+        assert (await client.exchange(request(b"/b"))).body == b"/b 1"
 
 
 async def test_request_tunnelling_through_head():
@@ -499,11 +499,11 @@ async def test_request_tunnelling_through_head():
     async with gateway() as gate:
         gate.origin.scripts[b"/a"] = reply(POISON, FRESH)
         client = await gate.client()
-        response = await client.ask(request(b"/a", method=b"HEAD"))
+        response = await client.exchange(request(b"/a", method=b"HEAD"))
         assert response.get(b"content-length") == b"%d" % len(POISON)
         await gate.idle()
         for target in (b"/b", b"/c"):
-            assert (await client.ask(request(target))).body == target + b" 1"
+            assert (await client.exchange(request(target))).body == target + b" 1"
 
 
 async def test_interim_responses_carry_no_framing():
@@ -514,7 +514,7 @@ async def test_interim_responses_carry_no_framing():
         gate.origin.scripts[b"/a"] = early + reply(b"x", FRESH)
         response = await gate.get(b"/a", b"Authorization: Basic YTpi")
         assert response.body == b"x"
-        for status, lines in response.interim:
+        for status, lines in [(one.status, one.raw) for one in response.interim]:
             assert (status, lines) == (103, [(b"link", b"</x>")])
 
 
@@ -532,7 +532,7 @@ async def test_an_interim_response_is_never_stored_nor_given_to_another():
 async def test_a_flood_of_interim_responses_ends():
     async with gateway() as gate:
 
-        async def flood(seen: Seen) -> None:
+        async def flood(seen: Call) -> None:
             while not seen.writer.is_closing():
                 seen.writer.write(b"HTTP/1.1 102 Processing\r\n\r\n")
                 await seen.writer.drain()
@@ -546,7 +546,7 @@ async def test_a_flood_of_interim_responses_ends():
 async def test_a_head_without_end_from_an_origin_ends(where):
     async with gateway() as gate:
 
-        async def endless(seen: Seen) -> None:
+        async def endless(seen: Call) -> None:
             begin, more = {
                 "field": (b"HTTP/1.1 200 OK\r\nX: ", b"x" * 65536),
                 "fields": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 1000),
@@ -566,7 +566,7 @@ async def test_a_head_without_end_from_an_origin_ends(where):
         client = await gate.client()
         await client.send(request(b"/a"))
         if where == "trailer":
-            await client.rest()  # the head is out: all there is to do is to break off
+            await client.remains()  # the head is out: all there is to do is to break off
         else:
             assert (await client.response()).status == 502
         assert (await gate.get(b"/b")).body == b"/b 1"
@@ -591,7 +591,7 @@ TRUNCATED = {
 async def test_a_truncated_response_is_neither_whole_for_the_client_nor_stored(how):
     async with gateway() as gate:
 
-        async def script(seen: Seen) -> None:
+        async def script(seen: Call) -> None:
             seen.writer.write(TRUNCATED[how])
             await seen.writer.drain()
             seen.writer.close()
