@@ -87,8 +87,10 @@ class Fetch:
             tap.abort(error)
             self._close_app()
             raise
-        exchange, source = tap.exchange, tap.source
-        if tap.relay is Relay.SWALLOW or (exchange and exchange.state is State.ANSWERED):
+        feed, source = tap.feed, tap.source
+        if feed is not None and (
+            tap.relay is Relay.SWALLOW or feed.exchange.state is State.ANSWERED
+        ):
             return self._answered()
         assert source is not None
         if tap.relay is Relay.PASS and (source.listed or not source.begun):
@@ -123,12 +125,12 @@ class Fetch:
 
     def _call(self) -> None:
         """Call the app and go on until the head of its response is final."""
-        exchange = self._tap.exchange
-        if exchange is None:
+        feed = self._tap.feed
+        if feed is None:
             self._ask()
         else:
-            self._carried = carry(self._environ, exchange.span.carry())
-            with exchange.calling():
+            self._carried = carry(self._environ, feed.exchange.span.carry())
+            with feed.exchange.calling():
                 self._ask()
 
     def _ask(self) -> None:
@@ -253,11 +255,10 @@ class Fetch:
 
     def _untouched(self, iterable: Body) -> Body:
         """The app's own iterable: what is not kept, the server gets as if LayerGate were not there."""
-        tap = self._tap
-        tap.leave()
-        exchange = tap.exchange
-        if exchange is not None:
-            exchange.traced()
+        feed = self._tap.feed
+        if feed is not None:
+            self._tap.leave()
+            feed.exchange.traced()
         if isinstance(iterable, File):
             assert self._outer is not None
             body: Body = self._outer["wsgi.file_wrapper"](iterable.file, iterable.block_size)

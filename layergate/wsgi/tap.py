@@ -278,7 +278,7 @@ class Tap:
         self.relay = Relay.PASS
         if self.feed is not None:
             self.feed.give_up(error)
-        self.leave()
+            self.leave()
 
     # -- the body ------------------------------------------------------------------------------
 
