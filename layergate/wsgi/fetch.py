@@ -25,7 +25,7 @@ from layergate.http.engine.driver import Attempt, resolve
 from layergate.http.engine.exchange import Exchange, Relay, State
 from layergate.http.engine.feed import log_hidden
 from layergate.routes import policy_place
-from layergate.runtime.threads import run_blocking
+from layergate.runtime.blocking import run_blocking
 from layergate.wsgi.bodies import Copied, File, Source, Whole
 from layergate.wsgi.calling import ask
 from layergate.wsgi.environ import Environ, carry, note_back

@@ -27,7 +27,8 @@ from layergate.http.message.stored import Served
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
 from layergate.http.rfc9111.storing import Refused
 from layergate.routes import RouteCall, refuse_circle
-from layergate.runtime.threads import ThreadRuntime, run_blocking
+from layergate.runtime.blocking import run_blocking
+from layergate.runtime.threads import ThreadRuntime
 from layergate.wsgi.bodies import Afterwards, Along, File
 from layergate.wsgi.calling import ask, refuse_recursion
 from layergate.wsgi.environ import (

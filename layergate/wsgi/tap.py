@@ -24,7 +24,7 @@ from layergate.http.engine.feed import Feed
 from layergate.http.message.fields import Lines
 from layergate.http.rules import Match
 from layergate.routes import RouteCall
-from layergate.runtime.threads import run_blocking
+from layergate.runtime.blocking import run_blocking
 from layergate.wsgi.bodies import Source
 from layergate.wsgi.calling import begin_call
 from layergate.wsgi.environ import Environ, has_token, is_personal
