@@ -26,7 +26,7 @@ from layergate.frameworks import KEY
 from layergate.http.engine.cache import Cache
 from layergate.http.engine.driver import Attempt, Conversation, Fetch, Serve, resolve
 from layergate.http.engine.exchange import Exchange, Reader, Relay, State
-from layergate.routes import policy_place
+from layergate.route_calls import policy_place
 from layergate.runtime.loop import LoopRuntime
 
 __all__ = ["Fetcher"]
@@ -208,7 +208,7 @@ class Fetcher:
 
 
 class _Guard:
-    """Ends a fetch that nobody reads any more.
+    """Ends a fetch that has no reader any more.
 
     It checks every ``limit`` seconds, from when the request that caused the fetch leaves it (`watch`).
 
