@@ -19,8 +19,9 @@ from layergate.http.extensions.no_vary_search import purge_label
 from layergate.http.wire import VALUES
 from layergate.layers.memory import MemoryLayer
 from layergate.layers.schemes import layer_of
+from layergate.runtime.blocking import run_blocking
 from layergate.runtime.loop import LoopRuntime
-from layergate.runtime.threads import ThreadRuntime, run_blocking
+from layergate.runtime.threads import ThreadRuntime
 from layergate.telemetry import logs, telemetry_of
 
 __all__ = ["CacheStack", "HttpCache", "world_of", "wrong_world"]

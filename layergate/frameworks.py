@@ -1,13 +1,14 @@
-"""Which endpoint a web framework has routed a request to, and whether that endpoint asks who is calling.
+"""The endpoint that a web framework has routed a request to, and whether that endpoint requires a user.
 
-Knows FastAPI, Starlette, Litestar, Flask, Quart and Django (with Django REST framework). None of them is
-imported here: a framework that the process has not imported has routed nothing. `layergate.routes` asks;
-nothing here knows about caching, and nothing here calls an application.
+This module knows FastAPI, Starlette, Litestar, Flask, Quart and Django with Django REST framework. It imports
+none of them: a framework that the process has not imported has routed nothing. `layergate.route_calls` calls
+it. Nothing here knows about caching, and nothing here calls an application.
 
-A framework says what it routed either in the ASGI scope, or by its current request (a context variable),
-or by the request object that it hands to a view. A current request counts only if it is the one that
-LayerGate handed to the application: its scope or environ carries the `KEY` with this very call's object.
-So a request that an endpoint makes of its own application is never taken for the one that is answered.
+A framework tells what it has routed in one of three places: in the ASGI scope, in its current request (a
+context variable), or in the request object that it hands to a view. A current request counts only if it is
+the one that LayerGate handed to the application: its scope or environ carries, under `KEY`, the object of
+this very call. So a request that an endpoint makes to its own application is never mistaken for the one that
+is being answered.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ __all__ = ["KEY", "Called", "Routed", "core", "current", "routed"]
 KEY: Final = "layergate.route"
 """Scope key, and variable of the environ: the object that stands for one call of the application."""
 
-_DEPTH: Final = 64  # wrappers around one function; a chain that is longer is taken to end there
+_DEPTH: Final = 64  # wrappers around one function; a longer chain is not followed further
 _FUNCTIONS: Final = (types.FunctionType, types.MethodType, functools.partial, type)
 _ENTRANCES: Final = ("dispatch", "dispatch_request")
 
-# Functions of these modules, wrapped around an endpoint, ask who is calling.
+# An endpoint that is wrapped in a function of one of these modules requires a user.
 _AUTH_MODULES: Final = frozenset({
     "django.contrib.admin.sites", "django.contrib.auth.decorators", "django.contrib.auth.mixins",
     "starlette.authentication",
@@ -36,7 +37,7 @@ _AUTH_PACKAGES: Final = frozenset({
     "authlib", "flask_httpauth", "flask_jwt_extended", "flask_login", "flask_oidc", "flask_principal",
     "flask_security", "guardian", "oauth2_provider", "quart_auth", "quart_jwt_extended",
 })  # fmt: skip
-# Permissions of Django REST framework that everybody has, and those that everybody has who reads.
+# Permissions of Django REST framework that every client has, and those that every client has for reading.
 _FREE_PERMISSIONS: Final = frozenset({"AllowAny"})
 _READ_PERMISSIONS: Final = _FREE_PERMISSIONS | {
     "IsAuthenticatedOrReadOnly", "DjangoModelPermissionsOrAnonReadOnly",
@@ -44,8 +45,11 @@ _READ_PERMISSIONS: Final = _FREE_PERMISSIONS | {
 
 
 class Called(NamedTuple):
-    """One call of a decorated function. ``function``, ``bound``: see `core`; ``first``: the first
-    positional argument, which for a method is its instance, or None."""
+    """One call of a decorated function.
+
+    ``function``, ``bound``: see `core`. ``first``: the first positional argument, or None. For a method,
+    that is its instance.
+    """
 
     function: Any
     bound: Any
@@ -56,8 +60,8 @@ class Routed(NamedTuple):
     """What a request was routed to.
 
     ``endpoint``: the function, class or object. ``params``: the parameters of its path; None if the
-    framework does not say. ``scope``: the ASGI scope after routing, or None. ``handler``: Litestar's.
-    ``django``: Django's URL configuration says so.
+    framework does not tell. ``scope``: the ASGI scope after routing, or None. ``handler``: the route
+    handler of Litestar, or None. ``django``: True if Django's URL configuration has routed.
     """
 
     endpoint: Any
@@ -67,7 +71,8 @@ class Routed(NamedTuple):
     django: bool = False
 
     def answered_by(self, called: Called, method: str) -> bool:
-        """Is this call the call of the routed endpoint itself, and not of a function that it uses?"""
+        """True if this call is the call of the routed endpoint itself, and not of a function that the
+        endpoint uses."""
         me = called.first if called.bound is None else called.bound
         for function, owner, instance in _parts(self.endpoint, method):
             if called.function is not function:
@@ -83,15 +88,15 @@ class Routed(NamedTuple):
         return False
 
     def depends_on(self, function: Any) -> bool:
-        """Is this a dependency of the route itself (FastAPI): its own, its router's or its app's, and
-        not one of a function that it depends on?"""
+        """True if ``function`` is a FastAPI dependency of the route itself: its own, or one of its router
+        or its app, but not a dependency of another dependency."""
         dependant = _dependant(self.scope)
         return dependant is not None and any(
             sub.call is function for sub in getattr(dependant, "dependencies", ())
         )
 
     def secured(self, method: str) -> bool:
-        """Does the route declare that it asks who is calling?"""
+        """True if the route declares that it requires a user."""
         try:
             return (
                 _depends_on_security(_dependant(self.scope))
@@ -99,13 +104,13 @@ class Routed(NamedTuple):
                 or _wrapped_in_security(self.endpoint, method)
                 or (self.django and _login_required_by_default(self.endpoint))
             )
-        except Exception:  # a property or method of somebody else's; then better not shared
+        except Exception:  # user code, such as a property, has failed: then nothing is shared
             return True
 
 
 def core(function: Any) -> tuple[Any, Any]:
-    """The innermost function of decorators that name what they wrap (``functools.wraps``), of partials
-    and of methods; and what a method on the way there is bound to, or None."""
+    """The innermost function below decorators that use ``functools.wraps``, partials and methods; and the
+    object that a method on the way there is bound to, or None."""
     bound = None
     for level in _levels(function):
         function = level
@@ -115,7 +120,7 @@ def core(function: Any) -> tuple[Any, Any]:
 
 
 def _levels(function: Any) -> Iterator[Any]:
-    """The function and what it wraps, from the outermost on."""
+    """The function and the functions that it wraps, from the outside in."""
     for _ in range(_DEPTH):
         yield function
         if isinstance(function, functools.partial):
@@ -143,7 +148,8 @@ def _class_of(endpoint: Any) -> type | None:
 
 
 def _methods(endpoint: Any, owner: type, method: str) -> Iterator[Any]:
-    """The functions of a class-based view that answer a request, as they stand in the class."""
+    """The functions of a class-based view that answer a request with this method, as the class has
+    them."""
     actions: Mapping[str, str] = {}  # of a ViewSet of Django REST framework
     for level in _levels(endpoint):
         actions = getattr(level, "__dict__", {}).get("actions") or actions
@@ -157,8 +163,8 @@ def _methods(endpoint: Any, owner: type, method: str) -> Iterator[Any]:
 
 
 def _parts(endpoint: Any, method: str) -> Iterator[tuple[Any, type | None, Any]]:
-    """The functions whose call is the call of the endpoint, each with the class, or else the object,
-    that it has to be called on."""
+    """The functions whose call is the call of the endpoint; each with the class that it has to be called
+    on, or else the object."""
     function, bound = core(endpoint)
     yield function, None, bound
     owner = _class_of(endpoint)
@@ -174,28 +180,28 @@ def _parts(endpoint: Any, method: str) -> Iterator[tuple[Any, type | None, Any]]
 
 
 def _of_api_view(handler: Any) -> Any:
-    """The function that Django REST framework's ``@api_view`` has made a class of, or None."""
+    """The function that ``@api_view`` of Django REST framework has made a class of, or None."""
     if getattr(handler, "__globals__", {}).get("__name__") == "rest_framework.decorators":
         return _free(handler, "func")
     return None
 
 
 def _free(function: Any, name: str) -> Any:
-    """What a function's closure has under this name, or None."""
+    """The value of a name in the closure of a function, or None."""
     names = function.__code__.co_freevars
     if name not in names:
         return None
     return function.__closure__[names.index(name)].cell_contents
 
 
-# -- who has routed --------------------------------------------------------------------------------
+# -- routing ---------------------------------------------------------------------------------------
 
 
 def routed(place: Mapping[str, Any], seen: Routed | None) -> Routed | None:
-    """What the request of a scope or environ was routed to, or None if no framework says.
+    """What the request of a scope or environ was routed to; None if no framework tells.
 
-    ``seen``: what `current` found while the application was called, if anything: it is further inside
-    than an application that the scope says is mounted.
+    ``seen``: what `current` found while the application was called, or None. It lies further inside than
+    an application that the scope has for a mounted one.
     """
     handler = place.get("route_handler")
     endpoint = place.get("endpoint")
@@ -211,8 +217,8 @@ def routed(place: Mapping[str, Any], seen: Routed | None) -> Routed | None:
 
 
 def current(call: object, arguments: tuple[Any, ...] = ()) -> Routed | None:
-    """What the request that is being answered was routed to, by the frameworks' current requests or by
-    the request among the ``arguments`` of a view. ``call``: what stands under `KEY`."""
+    """What the request that is being answered was routed to, according to the current request of a
+    framework, or to a request among the ``arguments`` of a view. ``call``: the object under `KEY`."""
     for name in ("flask", "quart"):
         module = sys.modules.get(name)
         if module is not None and getattr(module, "has_request_context", bool)():
@@ -230,14 +236,15 @@ def current(call: object, arguments: tuple[Any, ...] = ()) -> Routed | None:
 
 
 def _carries(place: Any, call: object) -> bool:
-    """Is this the scope, or the environ, of the call? An environ may have been made of a scope."""
+    """True if this is the scope or the environ of the call. An environ may have been made from a
+    scope."""
     if not isinstance(place, Mapping):
         return False
     return place.get(KEY) is call or _carries(place.get("asgi.scope"), call)
 
 
 def _of_request(argument: Any, call: object) -> Routed | None:
-    """As `current`, of what may be a request object: Starlette's, Django's or Django REST framework's."""
+    """As `current`, for an argument that may be a request of Starlette, Django or Django REST framework."""
     http = sys.modules.get("django.http")
     if http is not None:
         if type(argument).__module__.startswith("rest_framework."):
@@ -257,8 +264,9 @@ def _of_request(argument: Any, call: object) -> Routed | None:
 
 
 def resolved(path: str) -> Routed | None:
-    """What Django's URL configuration has at a path, given without the prefix that the application is
-    mounted under. Only for finding out whether that asks who is calling: another framework may answer."""
+    """What Django's URL configuration has at ``path``, given without the prefix under which the application
+    is mounted. Use it only to find out whether the endpoint requires a user: another framework may
+    answer."""
     urls, conf = sys.modules.get("django.urls"), sys.modules.get("django.conf")
     if urls is None or conf is None or not conf.settings.configured:
         return None
@@ -269,15 +277,16 @@ def resolved(path: str) -> Routed | None:
     return Routed(match.func, match.kwargs, django=True)
 
 
-# -- who asks who is calling -----------------------------------------------------------------------
+# -- declared security -----------------------------------------------------------------------------
 
 
 def _dependant(scope: Mapping[str, Any] | None) -> Any:
-    """FastAPI's tree of what a route depends on, those of its routers and its app included; or None."""
+    """The tree of all dependencies of a FastAPI route, including those of its routers and its app; or
+    None."""
     if scope is None:
         return None
     route = scope.get("route")
-    of_fastapi = scope.get("fastapi")  # since 0.130 or so: an included router is not copied
+    of_fastapi = scope.get("fastapi")  # since about 0.130, which does not copy included routers
     if isinstance(of_fastapi, dict):
         effective = of_fastapi.get("effective_route_context")
         if effective is not None and getattr(effective, "original_route", None) is route:
@@ -298,7 +307,7 @@ def _depends_on_security(dependant: Any) -> bool:
         scopes = getattr(each, "own_oauth_scopes", None) or getattr(each, "security_scopes", None)
         if scopes or isinstance(call, base):
             return True
-        # (a method of a scheme, such as ``Depends(scheme.__call__)``)
+        # A method of a scheme, such as ``Depends(scheme.__call__)``.
         if isinstance(getattr(call, "__self__", None), base):
             return True
         waiting += each.dependencies
@@ -306,7 +315,7 @@ def _depends_on_security(dependant: Any) -> bool:
 
 
 def _guarded(handler: Any) -> bool:
-    """Litestar: guards, or a security requirement, of the handler or a layer above it."""
+    """True if a Litestar handler, or a layer above it, has guards or a security requirement."""
     if handler is None:
         return False
     if handler.resolve_guards():
@@ -316,14 +325,14 @@ def _guarded(handler: Any) -> bool:
 
 
 def _wrapped_in_security(endpoint: Any, method: str) -> bool:
-    if any(map(_asks, _levels(endpoint))):
+    if any(map(_requires_user, _levels(endpoint))):
         return True
     owner = _class_of(endpoint)
     if owner is None:
         return False
     for found in _methods(endpoint, owner, method):
         inner = _of_api_view(found)
-        if any(map(_asks, _levels(found))) or any(map(_asks, _levels(inner))):
+        if any(map(_requires_user, _levels(found))) or any(map(_requires_user, _levels(inner))):
             return True
     if any(_is_auth(base.__module__) for base in owner.__mro__):  # Django's LoginRequiredMixin
         return True
@@ -335,8 +344,8 @@ def _wrapped_in_security(endpoint: Any, method: str) -> bool:
     return _permitted(owner, method)
 
 
-def _asks(function: Any) -> bool:
-    """Is this a decorator's function that lets through only whom it knows?"""
+def _requires_user(function: Any) -> bool:
+    """True if this is the function of a decorator that lets only known users through."""
     if function is None:
         return False
     module = getattr(function, "__globals__", {}).get("__name__")
@@ -355,7 +364,7 @@ def _is_auth(module: str | None) -> bool:
 
 
 def _permitted(owner: type, method: str) -> bool:
-    """Django REST framework: is there a permission that not everybody has?"""
+    """True if a view of Django REST framework needs a permission that not every client has."""
     views = sys.modules.get("rest_framework.views")
     if views is None or not issubclass(owner, views.APIView):
         return False
@@ -367,7 +376,7 @@ def _permitted(owner: type, method: str) -> bool:
 
 
 def _login_required_by_default(endpoint: Any) -> bool:
-    """Django's LoginRequiredMiddleware, which lets through only the views that say so."""
+    """True if Django's LoginRequiredMiddleware is installed and the view is not exempt from it."""
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
         return False

@@ -13,7 +13,7 @@ from layergate.asgi.messages import App, Receive, Scope, Send
 from layergate.assembly import wrong_world
 from layergate.errors import ConfigError
 from layergate.frameworks import KEY
-from layergate.routes import RouteCall
+from layergate.route_calls import RouteCall
 
 __all__ = ["ask", "begin_call", "refuse_recursion"]
 

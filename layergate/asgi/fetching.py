@@ -34,7 +34,7 @@ from layergate.http.engine.driver import (
 )
 from layergate.http.engine.exchange import Exchange, Relay, State
 from layergate.http.engine.stream import Reader
-from layergate.routes import policy_place
+from layergate.route_calls import policy_place
 from layergate.runtime.loop import LoopRuntime
 
 __all__ = ["Fetcher"]
@@ -72,17 +72,21 @@ class Fetcher:
         """Refresh what is stored, in the background."""
         refreshing(self._cache, 1)
         inner = refresh_scope(self._scope, exchange.asked.header_lines())
-        task = self._spawn(Tap(self._app, self._cache, exchange, inner, None), None)
+        task, guard = self._spawn(Tap(self._app, self._cache, exchange, inner, None), None)
         task.add_done_callback(lambda _: refreshing(self._cache, -1))
+        guard.watch()
         return task
 
     # -- in a task of its own ------------------------------------------------------------------
 
-    def _spawn(self, tap: Tap, context: contextvars.Context | None) -> asyncio.Task[Any]:
+    def _spawn(
+        self, tap: Tap, context: contextvars.Context | None
+    ) -> tuple[asyncio.Task[Any], _Guard]:
         task = self._runtime.spawn(tap.run(), name="layergate fetch", context=context)
         limit = float(self._cache.options.abandoned_timeout)  # type: ignore[arg-type]
-        task.add_done_callback(_Guard(tap, task, limit).done)
-        return task
+        guard = _Guard(tap, task, limit)
+        task.add_done_callback(guard.done)
+        return task, guard
 
     async def _shared(self, conversation: Conversation, step: Fetch) -> bool:
         """Make a fetch that others may share, and be its first reader."""
@@ -93,8 +97,10 @@ class Fetcher:
         task: asyncio.Task[Any] | None = None
         try:
             with exchange.stream.reader(exchange.request) as reader:
-                task = self._spawn(tap, contextvars.copy_context())
+                task, guard = self._spawn(tap, contextvars.copy_context())
                 done = await self._answer(conversation, step, reader, client, task)
+            if not task.done():
+                guard.watch()  # this reader has left
             if client.gone:
                 return done  # it has its response; what comes of the fetch is for others
             over = exchange.stream.ended or exchange.state in (State.RELEASED, State.FAILED)
@@ -114,6 +120,8 @@ class Fetcher:
             if task is not None and exchange.state is State.RELEASED:
                 task.cancel()
                 await asyncio.wait([task])
+            elif task is not None:
+                guard.watch()
             raise
         error, tap.error = tap.error, None
         if done:
@@ -209,20 +217,26 @@ class Fetcher:
 
 
 class _Guard:
-    """Ends a fetch that has no reader any more: it checks every ``limit`` seconds.
+    """Ends a fetch that has no reader any more.
+
+    It checks every ``limit`` seconds, from when the request that caused the fetch leaves it (`watch`).
 
     (Everything that refers to a fetch must be gone with it, without the garbage collector, because a
     fetch holds a whole body. So this is no function that refers to itself.)
     """
 
-    __slots__ = ("_limit", "_loop", "_tap", "_task", "_timer")
+    __slots__ = ("_limit", "_tap", "_task", "_timer")
 
     def __init__(self, tap: Tap, task: asyncio.Task[Any], limit: float) -> None:
         self._tap = tap
         self._task = task
         self._limit = limit
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = self._loop.call_later(limit, self._check)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """From now on, the fetch may be without a reader."""
+        if self._timer is None and not self._task.done():
+            self._timer = asyncio.get_running_loop().call_later(self._limit, self._check)
 
     def _check(self) -> None:
         self._timer = None
@@ -234,7 +248,8 @@ class _Guard:
         ):
             self._task.cancel()
         else:
-            self._timer = self._loop.call_later(max(self._limit, 0.1), self._check)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(self._limit, 0.1), self._check)
 
     def done(self, _: object) -> None:
         """The task is over, or never began."""

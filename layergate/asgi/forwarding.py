@@ -21,7 +21,7 @@ from layergate.http.engine.uncacheable import KnownUnshareable
 from layergate.http.message.fields import Lines
 from layergate.http.message.request import Request
 from layergate.http.rules import Match
-from layergate.routes import RouteCall, policy_place
+from layergate.route_calls import RouteCall, policy_place
 
 __all__ = ["after_unsafe", "forward_known", "forward_post"]
 

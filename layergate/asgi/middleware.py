@@ -39,7 +39,7 @@ from layergate.http.message.key import primary_key
 from layergate.http.message.stored import Served, StoredResponse
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
 from layergate.http.rfc9111.storing import Refused
-from layergate.routes import refuse_circle
+from layergate.route_calls import refuse_circle
 from layergate.runtime.loop import LoopRuntime
 
 __all__ = ["LayerGate"]
@@ -209,8 +209,8 @@ class LayerGate:
     def _unshareable(
         self, key: bytes, fields: dict[bytes, bytes], path: str, *, personal: bool
     ) -> object:
-        """Why it is certain that nobody has a part in the response to this request, though its target
-        is not marked; None if it is not."""
+        """The reason why the response is certainly for this request alone, though its target has no
+        hit-for-miss marker; else None."""
         if not personal and strongest_credential(fields) is not Credential.NONE:
             return self.cache.cookie_marker(key, fields)
         if self.cache.is_for_one_user(key, fields) and len(path) <= self._longest:
@@ -293,10 +293,13 @@ class LayerGate:
     # -- other scopes --------------------------------------------------------------------------
 
     def _closing(self, receive: Receive) -> Receive:
-        """Join the fleet before the server takes requests, rather than with the first ones: they come
-        all at once. (A fleet that is away delays the start no longer than a request.) End background
-        work before the application hears of the shutdown: refreshes may still need what it is about
-        to close."""
+        """The ``receive`` of a lifespan.
+
+        At the startup it joins the fleet, because the first requests come all at once. A fleet that
+        cannot be reached delays the start no longer than it delays a request. At the shutdown it ends
+        background work before the application learns of it, because refreshes may need what the
+        application is about to close.
+        """
         self._runtime.last()
 
         async def closing() -> Message:

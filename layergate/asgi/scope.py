@@ -1,4 +1,7 @@
-"""ASGI's connection scope and LayerGate's `Request`."""
+"""ASGI's connection scope: what it says of a request, and the scopes that LayerGate calls the app with.
+
+The middleware and the fetches call these functions. They read and copy scopes; nothing here decides anything.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +38,10 @@ the middleware does not look for them again. It is read only in scopes that have
 
 
 class Arrived:
-    """A scope as the server made it, for calling the app once more in the same request.
+    """A scope as the server made it, for a second call of the app in the same request.
 
-    Apps change the scope as they route (``path``, ``root_path``, ``path_params``), and may leave notes in
-    the dicts in it (``state``).
+    An app changes the scope as it routes (``path``, ``root_path``, ``path_params``), and may write into the
+    dicts in it (``state``).
     """
 
     __slots__ = ("_dicts", "_scope", "_values")
@@ -49,7 +52,7 @@ class Arrived:
         self._dicts = [(value, value.copy()) for value in scope.values() if type(value) is dict]
 
     def restore(self) -> None:
-        """Make the scope what it was, in place: whoever else holds it sees what the app notes next."""
+        """Make the scope what it was, in place: other holders of it still see what the app notes next."""
         self._scope.clear()
         self._scope.update(self._values)
         for noted, before in self._dicts:
@@ -58,7 +61,7 @@ class Arrived:
 
 
 def route_path(scope: Scope) -> str:
-    """The path rules match: without the prefix under which the application is mounted."""
+    """The path that rules match: without the prefix under which the application is mounted."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
@@ -67,11 +70,11 @@ def route_path(scope: Scope) -> str:
 
 
 def is_personal(scope: Scope) -> bool:
-    """Does the app, or its server, know who asks by something other than the request's fields: a
-    session with something in it, an authenticated user, a client certificate?
+    """True if the app, or its server, knows the user by something other than the request's fields: a
+    session that is not empty, an authenticated user, a client certificate.
 
-    Their middleware (Starlette's SessionMiddleware, AuthenticationMiddleware) may be outside of
-    LayerGate, where its Set-Cookie is added after we have seen the response.
+    Starlette's SessionMiddleware and AuthenticationMiddleware may be outside of LayerGate, which then does
+    not see the Set-Cookie that they add to the response.
     """
     if scope.get("session") or is_authenticated(scope.get("user")) or _granted(scope.get("auth")):
         return True
@@ -87,33 +90,33 @@ def is_personal(scope: Scope) -> bool:
 
 
 def _granted(auth: Any) -> bool:
-    """Does what authentication has left behind say that somebody was authenticated? Starlette's
-    AuthCredentials without scopes do not."""
+    """True if what authentication has left in the scope names an authenticated user. Starlette's
+    AuthCredentials without scopes name none."""
     if auth is None:
         return False
     try:
         return bool(getattr(auth, "scopes", True))
-    except Exception:  # somebody's property
+    except Exception:  # a property of user code has failed
         return True
 
 
 def _has_certificate(tls: Any) -> bool:
-    """Has the client shown a certificate? ``tls``: ASGI's TLS extension."""
+    """True if the client has presented a certificate. ``tls``: the TLS extension of ASGI."""
     return isinstance(tls, Mapping) and bool(
         tls.get("client_cert_chain") or tls.get("client_cert_name")
     )
 
 
 def has_token(scope: Scope) -> bool:
-    """Is there a token for one client, that middleware has made for the app to put into its response:
-    asgi-csrf's ``scope["csrftoken"]``, a ``csp_nonce`` of `request.state`, and the like?"""
+    """True if middleware has made a token for one client, which the app may put into its response:
+    ``scope["csrftoken"]`` of asgi-csrf, a ``csp_nonce`` in `request.state`, and the like."""
     for name in scope:
         if TOKEN_NAMES[name] and is_token(scope[name]):
             return True
     state = scope.get("state")
     if not state or not isinstance(state, dict):
         return False
-    # (Litestar keeps what is its own in an object of slots)
+    # Litestar keeps its own values in an object with slots.
     return any(
         (TOKEN_NAMES[name] and is_token(value)) or is_token(getattr(value, "csrf_token", None))
         for name, value in state.items()
@@ -166,7 +169,7 @@ def read_request(scope: Scope, *, obey_directives: bool) -> Request:
 
 
 def asked_request(scope: Scope, asked: DescribedRequest, *, obey_directives: bool) -> Request:
-    """The request that ``asked`` describes, as the server that made ``scope`` would hand it to us."""
+    """The request that ``asked`` describes, as it would come from the server that made ``scope``."""
     told: Scope = {
         "method": asked.method,
         "scheme": asked.scheme,
@@ -183,9 +186,9 @@ def asked_request(scope: Scope, asked: DescribedRequest, *, obey_directives: boo
 def forward_scope(scope: Scope, lines: Lines) -> Scope:
     """The scope for a fetch that followers may share.
 
-    The app must not bypass us with a file handed to the server (``http.response.pathsend``,
-    ``zerocopysend``): its bytes are what is to be stored. Nor is there anyone whose trailers or
-    pushes would be the same for all.
+    It offers no extension by which the app hands a file to the server (``http.response.pathsend``,
+    ``zerocopysend``), because the bytes of that file are to be stored. Nor does it offer trailers or
+    pushes, which belong to a single client.
     """
     copy = {**scope, "headers": lines}
     extensions = scope.get("extensions")
@@ -205,8 +208,8 @@ _NOT_SHARED = frozenset({
 
 
 def refresh_scope(scope: Scope, lines: Lines) -> Scope:
-    """A scope for a fetch that outlives the request it was copied from: what that request's
-    handlers may still change (state, session, path parameters) is copied one level deep."""
+    """A scope for a fetch that outlives the request that it is copied from. What the handlers of that
+    request may still change (state, session, path parameters) is copied one level deep."""
     copy = forward_scope(scope, lines)
     for name, value in copy.items():
         if type(value) is dict:

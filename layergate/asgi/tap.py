@@ -21,7 +21,7 @@ from layergate.frameworks import KEY
 from layergate.http.engine.cache import Cache
 from layergate.http.engine.exchange import Exchange, Relay
 from layergate.http.engine.feed import Feed
-from layergate.routes import RouteCall, policy_place
+from layergate.route_calls import RouteCall, policy_place
 
 __all__ = ["Client", "Tap", "settled"]
 
@@ -150,7 +150,7 @@ class Tap:
     # -- what the app receives -----------------------------------------------------------------
 
     async def receive(self) -> Message:
-        """The (empty) content of the request. Then a disconnect, once nobody has a part in this fetch
+        """The (empty) content of the request. Then a disconnect, once no client has a part in this fetch
         any more."""
         if not self._asked:
             self._asked = True
@@ -162,7 +162,7 @@ class Tap:
         if not client.gone:
             await client.receive.disconnected()
         if self.feed.relay not in (Relay.PASS, Relay.TEE) and exchange.leads_others:
-            # This client is gone, but others wait for, or read, what is being fetched.
+            # This client is gone, but other clients wait for the response, or read it.
             await exchange.wait_until_over()
         return {"type": "http.disconnect"}
 
@@ -271,7 +271,8 @@ class _Deserted(OSError):
 
 
 async def settled(feed: Feed) -> None:
-    """Where the loop may end with this request, wait for what is part of it (see `Feed.unfinished`).
+    """Where the loop may end with this request, wait for the background work that is part of it (see
+    `Feed.unfinished`).
 
     A layer that hangs holds no request for longer than half of what one operation may take (G5).
     """

@@ -30,7 +30,8 @@ from layergate.http.explain.report import Explanation, Response
 from layergate.http.explain.walk import explain
 from layergate.http.message.described import DescribedRequest
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
-from layergate.runtime.threads import ThreadRuntime, run_blocking
+from layergate.runtime.blocking import run_blocking
+from layergate.runtime.threads import ThreadRuntime
 
 __all__ = ["add"]
 

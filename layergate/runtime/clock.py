@@ -1,4 +1,4 @@
-"""The clock that nobody sets."""
+"""The monotonic clock of both runtimes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def _boottime() -> bool:
     return True
 
 
-# Linux's monotonic clock stands still while the machine is suspended; what was heard before that
-# would look recent afterwards. Elsewhere the monotonic clock goes on.
+# On Linux, CLOCK_MONOTONIC stands still while the machine is suspended. A message from before the
+# suspension would look recent afterwards. CLOCK_BOOTTIME goes on, as the monotonic clocks of other systems
+# do.
 monotonic = (
     functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME) if _boottime() else time.monotonic
 )

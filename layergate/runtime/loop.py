@@ -1,11 +1,13 @@
-"""The asyncio runtime: events are futures, background work is tasks in a clean context.
+"""The asyncio runtime: events are futures, background work runs in tasks with a clean context.
 
-Nothing asyncio is kept on shared objects: an event belongs to the loop that waits on it, and the
-set of background tasks is held per loop, weakly.
+`LoopRuntime` implements the ports of `core.ports` for `HttpCache` and `CacheStack` under asyncio. It keeps
+no asyncio object on anything that loops share: an event belongs to the loop that waits on it, and the set
+of background tasks is held weakly, for each loop.
 
-Loops end. A server's lives as long as its process and says so (the lifespan protocol); a test client's
-may live for one request. So work that a request leaves behind is part of that request unless its loop
-*lasts*, and what is held open on a loop is closed as that ends (`LoopRuntime.at_end`).
+Loops end. The loop of a server lives as long as its process, and the lifespan protocol says so; the loop
+of a test client may live for one request. So the work that a request leaves behind is part of that request
+unless its loop *lasts*, and connections that are held open on a loop are closed as the loop ends
+(`LoopRuntime.at_end`).
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ T = TypeVar("T")
 Farewell: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
 _Tasks: TypeAlias = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]]
 
-_FAREWELL: Final = 2.0  # seconds that the end of a loop may take here
+_FAREWELL: Final = 2.0  # seconds that LoopRuntime may take at the end of a loop
 
 
 class _LoopEvent:
-    """One-shot, waited on by one task of the loop that made it, set from anywhere."""
+    """A one-shot event. One task of the loop that made it waits; any thread or loop may set it."""
 
     __slots__ = ("_future", "_loop", "_set")
 
@@ -51,14 +53,14 @@ class _LoopEvent:
 
     def set(self) -> None:
         self._set = True
-        # The common case, a set from the same loop, costs no wake-up of the selector.
+        # In the common case, a set from the same loop, the selector need not wake up.
         if asyncio._get_running_loop() is self._loop:
             self._wake(True)
             return
         try:
             self._loop.call_soon_threadsafe(self._wake, True)
         except RuntimeError:
-            # That loop is closed: nobody is left on it to wake.
+            # That loop is closed, so no task on it can wait any more.
             if not self._loop.is_closed():
                 raise
 
@@ -71,7 +73,7 @@ class _LoopEvent:
         if self._set:
             return True
         self._future = self._loop.create_future()
-        if self._set:  # set by another thread, before it could see the future
+        if self._set:  # by another thread, which could not see the future yet
             return True
         timer = None if timeout is None else self._loop.call_later(timeout, self._wake, False)
         try:
@@ -82,19 +84,19 @@ class _LoopEvent:
 
 
 class _End:
-    """What is to be done as a loop ends, and the task that waits for that."""
+    """The work to do as a loop ends, and the task that waits for the end."""
 
     __slots__ = ("first", "last", "over", "task")
 
     def __init__(self, over: asyncio.Future[None]) -> None:
-        self.over = over  # set when nobody needs it any more
+        self.over = over  # set when the runtime is closed or gone: then there is nothing to do
         self.first: list[weakref.WeakMethod[Farewell]] = []
         self.last: list[weakref.WeakMethod[Farewell]] = []
         self.task: asyncio.Task[None] | None = None
 
 
 class _Companionship:
-    """A companion's task. One whose loop was closed over it is over, too."""
+    """The task of a companion. It is done, too, if its loop was closed over it."""
 
     __slots__ = ("_loop", "_task")
 
@@ -110,9 +112,10 @@ class _Companionship:
 
 
 class LoopRuntime:
-    """Ports for asyncio. One instance may serve several loops and threads.
+    """The ports of `core.ports.Runtime` for asyncio. One instance may serve several loops and threads.
 
-    ``fleeting``: has a loop ended here that did not last? Then the next one may, too.
+    ``fleeting``: True once a loop has ended here that did not last. Then the next one may end early,
+    too.
     """
 
     def __init__(self) -> None:
@@ -121,7 +124,7 @@ class LoopRuntime:
         self._ends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _End] = (
             weakref.WeakKeyDictionary()
         )
-        weakref.finalize(self, _let_go, self._ends).atexit = False
+        weakref.finalize(self, _release, self._ends).atexit = False
         self._tasks: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, set[asyncio.Task[Any]]
         ] = weakref.WeakKeyDictionary()
@@ -154,7 +157,7 @@ class LoopRuntime:
         name: str,
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[Any]:
-        """Run in the background; in an empty context unless one is given.
+        """Run ``work`` in the background, in an empty context unless one is given.
 
         Raises RuntimeError, with ``work`` closed, when no loop is running.
         """
@@ -180,18 +183,18 @@ class LoopRuntime:
             return await work
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Run a function that may block, in one of the loop's worker threads, in a copy of this
-        context. Cancelling the call does not stop the function.
+        """Run a function that may block, in a worker thread of the loop and a copy of this context.
+        Cancelling the call does not stop the function.
         """
         context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, context.run, _without_stop_iteration, function)
 
     def _adopt(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
-        """Take on a loop not seen before, and let go of those that were closed meanwhile.
+        """Register a loop that is new here, and drop those that were closed meanwhile.
 
         A loop that was closed over pending tasks never runs them again. Their coroutines are closed
-        here, so that their ``finally`` clauses run and whoever waits for them, on another loop, is
+        here. So their ``finally`` clauses run, and tasks on other loops that wait for them are
         released.
         """
         for other in list(self._tasks):
@@ -206,7 +209,7 @@ class LoopRuntime:
     # -- loops that last, and loops that end ---------------------------------------------------
 
     def last(self) -> None:
-        """The running loop is a server's: it is there when a request is over."""
+        """Note that the running loop belongs to a server, and outlives the requests on it."""
         self._lasting.add(asyncio.get_running_loop())
 
     def lasts(self) -> bool:
@@ -214,8 +217,11 @@ class LoopRuntime:
         return asyncio.get_running_loop() in self._lasting
 
     def at_end(self, work: Farewell, *, last: bool = False) -> None:
-        """See `Runtime.at_end`. A loop's end shows in that its tasks are cancelled, as `asyncio.run`
-        and all who use its runner do; of one that is just closed nobody hears."""
+        """See `Runtime.at_end`.
+
+        The end of a loop is recognized by the cancellation of its tasks, as `asyncio.run` and the
+        runners built on it do. A loop that is closed without that gives no sign.
+        """
         loop = asyncio.get_running_loop()
         end = self._ends.get(loop)
         if end is None or end.task is None or end.task.done():
@@ -232,7 +238,7 @@ class LoopRuntime:
         works.append(weakref.WeakMethod(work))
 
     def companion(self, work: Coroutine[Any, Any, Any], *, name: str) -> _Companionship:
-        """Run ``work`` on this loop until it ends, or `aclose` cancels it, or the loop is closed.
+        """Run ``work`` on this loop until the work ends, `aclose` cancels it, or the loop is closed.
 
         Raises RuntimeError, with ``work`` closed, when no loop is running.
         """
@@ -251,13 +257,13 @@ class LoopRuntime:
         return _Companionship(task, loop)
 
     def pending(self) -> int:
-        """How many background tasks the running loop has."""
+        """The number of background tasks on the running loop."""
         return len(self._tasks.get(asyncio.get_running_loop(), ()))
 
     async def aclose(self, timeout: float) -> None:
-        """Wait at most ``timeout`` seconds for this loop's background tasks, then cancel them.
+        """Wait at most ``timeout`` seconds for the background tasks of this loop, then cancel them.
 
-        Work that they start meanwhile is included.
+        Tasks that these start meanwhile are included.
         """
         loop = asyncio.get_running_loop()
         if (end := self._ends.pop(loop, None)) is not None and not end.over.done():
@@ -268,7 +274,7 @@ class LoopRuntime:
             if left <= 0:
                 break
             await asyncio.wait(tasks, timeout=left)
-        # Work that ends by cancellation may make a waiter start it anew; that gets cancelled too.
+        # A task that ends by cancellation may make a waiter start the work again; that is cancelled, too.
         deadline = loop.time() + timeout
         while tasks := self._pending(loop):
             for task in tasks:
@@ -295,7 +301,8 @@ async def _farewell(
     tasks: _Tasks,
     companions: _Tasks,
 ) -> None:
-    """Wait until the loop ends, then do what is to be done. Refers to nothing but what is done."""
+    """Wait until the loop ends, then do the work of ``end``. This holds no reference to the runtime, so
+    that it keeps no cache alive."""
     try:
         await end.over
     except asyncio.CancelledError:
@@ -305,7 +312,7 @@ async def _farewell(
         del present
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL):
-                # What is left of requests has been cancelled as well, and may leave work behind.
+                # The tasks of requests have been cancelled as well, and may leave work behind.
                 while left := [
                     task
                     for kind in (tasks, companions)
@@ -322,8 +329,8 @@ async def _farewell(
         raise
 
 
-def _let_go(ends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _End]) -> None:
-    """Nobody uses the runtime any more: those who wait for the end of a loop need not."""
+def _release(ends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _End]) -> None:
+    """The runtime is gone: tasks that wait for the end of a loop have nothing to do any more."""
 
     def over(end: _End) -> None:
         if not end.over.done():
@@ -335,13 +342,13 @@ def _let_go(ends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _End]) ->
 
 
 def _idle(task: asyncio.Task[T]) -> asyncio.Task[T]:
-    """A task that only waits: nothing is lost, and nothing to be said, if its loop is closed over it."""
+    """``task``, which only waits: asyncio must not warn if its loop is closed over it."""
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     return task
 
 
 def _without_stop_iteration(function: Callable[[], T]) -> T:
-    # A future cannot carry a StopIteration: whoever awaits it would wait for ever.
+    # A future cannot carry a StopIteration: a task that awaits it would wait forever.
     try:
         return function()
     except StopIteration as error:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol, Self
 
 from layergate.http.engine.stream import Reader
-from layergate.runtime.threads import run_blocking
+from layergate.runtime.blocking import run_blocking
 from layergate.wsgi.heads import Body
 
 __all__ = ["Afterwards", "Along", "Copied", "File", "Source", "Whole"]

@@ -12,7 +12,7 @@ from typing import Any
 from layergate.assembly import wrong_world
 from layergate.errors import ConfigError
 from layergate.frameworks import KEY
-from layergate.routes import RouteCall
+from layergate.route_calls import RouteCall
 from layergate.wsgi.environ import Environ
 from layergate.wsgi.heads import App, Body, StartResponse
 

@@ -1,7 +1,8 @@
-"""WSGI's environ (PEP 3333) and LayerGate's `Request`.
+"""WSGI's environ (PEP 3333): what it says of a request, and the environs that LayerGate calls the app with.
 
-Text in an environ is bytes in disguise: each character is one byte (PEP 3333, "Unicode Issues"),
-and the path has been percent-decoded by the server.
+Each character of a text in an environ stands for one byte (PEP 3333, "Unicode Issues"), and the server has
+percent-decoded the path. The middleware and the fetches call these functions. They read and copy environs;
+nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from layergate.http.privacy.tokens import TOKEN_NAMES, is_token
 from layergate.http.privacy.users import is_authenticated, is_user_key
 
 __all__ = [
-    "WHO",
+    "USER_VARIABLE",
     "Arrived",
     "Environ",
     "asked_request",
@@ -45,9 +46,9 @@ Environ: TypeAlias = dict[str, Any]
 
 
 class Arrived:
-    """An environ as the server made it, for calling the app once more in the same request.
+    """An environ as the server made it, for a second call of the app in the same request.
 
-    Apps change it as they route (``SCRIPT_NAME``, ``PATH_INFO``), and may leave notes in the dicts in it.
+    An app changes it as it routes (``SCRIPT_NAME``, ``PATH_INFO``), and may write into the dicts in it.
     """
 
     __slots__ = ("_dicts", "_environ", "_values")
@@ -58,7 +59,8 @@ class Arrived:
         self._dicts = [(value, value.copy()) for value in environ.values() if type(value) is dict]
 
     def restore(self) -> None:
-        """Make the environ what it was, in place: whoever else holds it sees what the app notes next."""
+        """Make the environ what it was, in place: other holders of it still see what the app notes
+        next."""
         self._environ.clear()
         self._environ.update(self._values)
         for noted, before in self._dicts:
@@ -70,14 +72,14 @@ def _field_of(variable: str) -> bytes:
     """The field that a variable stands for; b"" for none."""
     if variable[:5] == "HTTP_":
         return octets(variable[5:].replace("_", "-").lower())
-    return WHO if _tells_who(variable) else b""
+    return USER_VARIABLE if _may_name_user(variable) else b""
 
 
-WHO: Final = b"\0"
-"""Among a request's fields: there is a variable by which `is_personal` may know its user. Never the name
-of a field."""
-# Servers' own authentication (CGI, Apache's and nginx's modules, uWSGI), and what middleware leaves.
-_WHO: Final = re.compile(
+USER_VARIABLE: Final = b"\0"
+"""Stands among a request's fields if the environ has a variable by which `is_personal` may know the user. It is
+never the name of a field."""
+# Variables of the authentication of servers (CGI, modules of Apache and nginx, uWSGI) and of middleware.
+_USER_VARIABLES: Final = re.compile(
     r"(?:REDIRECT_)*(?:REMOTE_USER|AUTH_USER|LOGON_USER|SSL_CLIENT_(?:S_DN|CERT|M_SERIAL).*"
     r"|HTTPS_(?:CC|DN|CLIENT_CERTIFICATE)|MELLON_.*|OIDC_(?:CLAIM_.*|access_token)|Shib-.*|SHIB_.*"
     r"|AUTHENTICATE_.*|KRB5CCNAME|eppn)"
@@ -88,16 +90,16 @@ _names: Final = Memo(_field_of, count=4096, length=128)
 
 
 def octets(text: str) -> bytes:
-    """What a string of an environ stands for."""
+    """The bytes that a string of an environ stands for."""
     try:
         return text.encode("latin-1")
-    except UnicodeEncodeError:  # no server's doing; a test client's, perhaps
+    except UnicodeEncodeError:  # no server does that, but a test client may
         return text.encode("utf-8", "surrogatepass")
 
 
 def fields_of(environ: Environ) -> dict[bytes, bytes]:
-    """The request's header fields by lower-case name. Servers join the lines of one field. With
-    `WHO` among them if `is_personal` has something to look at."""
+    """The request's header fields by lower-case name. Servers join the lines of one field. `USER_VARIABLE`
+    is among them if `is_personal` has something to look at."""
     fields: dict[bytes, bytes] = {}
     names = _names
     try:
@@ -108,7 +110,7 @@ def fields_of(environ: Environ) -> dict[bytes, bytes]:
         for variable, value in environ.items():
             if name := names[variable]:
                 fields[name] = octets(value) if isinstance(value, str) else b""
-    # These two may be there and empty, which is as good as absent (PEP 3333).
+    # Both "may be empty or absent" (PEP 3333), with the same meaning.
     for variable, name in _CONTENT:
         if text := environ.get(variable):
             fields[name] = octets(text)
@@ -119,7 +121,7 @@ _CONTENT: Final = (("CONTENT_LENGTH", b"content-length"), ("CONTENT_TYPE", b"con
 
 
 def host_of(environ: Environ, fields: dict[bytes, bytes]) -> bytes:
-    """The Host field; without one, what PEP 3333 ("URL Reconstruction") takes in its place."""
+    """The Host field; without one, the value that PEP 3333 ("URL Reconstruction") takes in its place."""
     host = fields.get(b"host")
     if host:
         return host
@@ -134,7 +136,7 @@ def key_of(environ: Environ, fields: dict[bytes, bytes]) -> bytes:
     path: str = root + environ.get("PATH_INFO", "")
     uri: str = environ.get("REQUEST_URI") or environ.get("RAW_URI") or ""
     if not root and path.isascii() and uri.partition("?")[0] == path:
-        # The plain case, and the hit path: the server tells the path, and nothing in it is escaped.
+        # The plain case, on the hit path: the server tells the path, and nothing in it is escaped.
         return primary_key(
             environ["wsgi.url_scheme"],
             fields.get(b"host") or host_of(environ, fields),
@@ -162,8 +164,8 @@ def key_of(environ: Environ, fields: dict[bytes, bytes]) -> bytes:
 
 
 def _raw_path(environ: Environ) -> bytes | None:
-    """The path as it came, if the server tells: uWSGI, mod_wsgi, waitress, Werkzeug in
-    ``REQUEST_URI``, gunicorn in ``RAW_URI``. None if it does not."""
+    """The path as it came, if the server tells: uWSGI, mod_wsgi, waitress and Werkzeug in
+    ``REQUEST_URI``, gunicorn in ``RAW_URI``. Else None."""
     uri: str | None = environ.get("REQUEST_URI") or environ.get("RAW_URI")
     if not uri:
         return None
@@ -181,7 +183,7 @@ def _decoded(text: str) -> str:
 
 
 def route_path(environ: Environ) -> str:
-    """The path rules match, decoded: without the prefix under which the application is mounted."""
+    """The path that rules match, decoded: without the prefix under which the application is mounted."""
     return _decoded(environ.get("PATH_INFO", "")) or "/"
 
 
@@ -198,38 +200,38 @@ def target_uri(environ: Environ, fields: dict[bytes, bytes]) -> str:
 
 
 def is_personal(environ: Environ) -> bool:
-    """Has the server, or a middleware outside of us, found out who is asking?"""
+    """True if the server, or a middleware outside of LayerGate, knows the user."""
     return any(
-        _is_of_somebody(variable, value)
+        _names_user(variable, value)
         for variable, value in environ.items()
-        if _names[variable] == WHO
+        if _names[variable] == USER_VARIABLE
     )
 
 
-def _tells_who(variable: str) -> bool:
+def _may_name_user(variable: str) -> bool:
     return len(variable) <= 64 and (
-        _WHO(variable) is not None
+        _USER_VARIABLES(variable) is not None
         or (not variable.isupper() and is_user_key(variable))
         or variable.lower() == "user"
     )
 
 
-def _is_of_somebody(variable: str, value: Any) -> bool:
+def _names_user(variable: str, value: Any) -> bool:
     if isinstance(value, str):
         return value != ""  # PEP 3333: as good as absent
     if variable.lower().endswith("session"):
-        try:  # what begins with an underscore is the session's own (Beaker's times)
+        try:  # names with an underscore are the session's own, such as Beaker's times
             return any(not str(name).startswith("_") for name in value)
-        except Exception:  # no mapping; whatever it is, it is there
+        except Exception:  # no mapping: its presence counts
             return value is not None and value is not False
     return is_authenticated(value)
 
 
 def has_token(environ: Environ, *, after: bool = False) -> bool:
-    """Is there a token for one client, that middleware has made for the app to put into its response?
+    """True if middleware has made a token for one client, which the app may put into its response.
 
-    ``after``: the app has been called. Django keeps the secret of each request's cookie there, and
-    says if it has been used.
+    ``after``: True once the app has been called. Django keeps the secret of each request's cookie in the
+    environ, and notes if it has been used.
     """
     for name in environ:
         if TOKEN_NAMES[name] and is_token(environ[name]) and not (after and name == "CSRF_COOKIE"):
@@ -248,7 +250,7 @@ def read_request(
         host=host_of(environ, fields),
         path=route_path(environ),
         key=key,
-        fields=Fields(line for line in fields.items() if line[0] != WHO),
+        fields=Fields(line for line in fields.items() if line[0] != USER_VARIABLE),
         has_body=(length is not None and length.strip() != b"0") or b"transfer-encoding" in fields,
         obey_directives=obey_directives,
     )
@@ -257,7 +259,7 @@ def read_request(
 
 
 def asked_request(environ: Environ, asked: DescribedRequest, *, obey_directives: bool) -> Request:
-    """The request that ``asked`` describes, as the server that made ``environ`` would hand it to us."""
+    """The request that ``asked`` describes, as it would come from the server that made ``environ``."""
     root = environ.get("SCRIPT_NAME", "")
     told: Environ = {
         "REQUEST_METHOD": asked.method,
@@ -273,7 +275,7 @@ def asked_request(environ: Environ, asked: DescribedRequest, *, obey_directives:
         if name not in (b"content-length", b"content-type"):
             variable = "HTTP_" + variable
         text = value.decode("latin-1")
-        # As servers do: the lines of one field become one value (RFC 3875 4.1.18).
+        # As in servers, the lines of one field become one value (RFC 3875 4.1.18).
         told[variable] = f"{told[variable]}, {text}" if variable in told else text
     fields = fields_of(told)
     return read_request(told, fields, key_of(told, fields), obey_directives=obey_directives)
@@ -287,10 +289,10 @@ _OURS: Final = frozenset({KEY, "wsgi.file_wrapper", *(variable for _, variable i
 
 
 def forward_environ(environ: Environ, lines: Lines, file_wrapper: object) -> Environ:
-    """The environ for a fetch: a copy that asks with the header ``lines``.
+    """The environ for a fetch: a copy with the header ``lines``.
 
-    ``file_wrapper`` takes the place of the server's (if it has one), so that a file is seen before
-    the server sends it past us.
+    ``file_wrapper`` takes the place of the server's own, if there is one. So the server does not send a
+    file before its bytes have been seen here.
     """
     copy = dict(environ)
     for name, variable in _VARIABLES:
@@ -305,7 +307,7 @@ def forward_environ(environ: Environ, lines: Lines, file_wrapper: object) -> Env
 
 
 def carry(environ: Environ, fields: Mapping[bytes, bytes | None]) -> Collection[str]:
-    """Put ``fields`` (see `Span.carry`) into the environ of a fetch. The variables they are in."""
+    """Put ``fields`` (see `Span.carry`) into the environ of a fetch. Returns their variables."""
     variables = []
     for name, value in fields.items():
         variable = "HTTP_" + name.decode().upper().replace("-", "_")
@@ -318,13 +320,14 @@ def carry(environ: Environ, fields: Mapping[bytes, bytes | None]) -> Collection[
 
 
 def note_back(inner: Environ, outer: Environ, ours: Collection[str]) -> None:
-    """What the app noted in its environ is for middleware outside of us too. Not ``ours``."""
+    """Show middleware outside of LayerGate what the app noted in its environ, except the variables
+    ``ours``."""
     for name, value in inner.items():
         if name not in _OURS and outer.get(name) is not value and name not in ours:
             outer[name] = value
 
 
-# What belongs to the one request and its connection, by server or framework.
+# Variables of servers and frameworks that belong to one request and its connection.
 _OF_THE_CONNECTION: Final = (
     "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING",
     "gunicorn.socket", "waitress.client_disconnected", "werkzeug.request",
@@ -333,8 +336,9 @@ _OF_THE_CONNECTION: Final = (
 
 
 def refresh_environ(environ: Environ, lines: Lines) -> Environ:
-    """An environ for a fetch that outlives the request it was copied from: nothing in it belongs to
-    that request's connection, and what its middleware may still change is copied one level deep."""
+    """An environ for a fetch that outlives the request that it is copied from. Nothing in it belongs to
+    the connection of that request, and what its middleware may still change is copied one level
+    deep."""
     copy = forward_environ(environ, lines, None)
     for name in _OF_THE_CONNECTION:
         copy.pop(name, None)
@@ -349,6 +353,6 @@ def refresh_environ(environ: Environ, lines: Lines) -> Environ:
 
 
 def header_lines(headers: list[tuple[str, str]]) -> Lines:
-    """The header list of ``start_response`` as lines. Raises TypeError, ValueError or
-    AttributeError for what is no such list."""
+    """The header list of ``start_response`` as lines. Raises TypeError, ValueError or AttributeError for
+    anything else."""
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

@@ -24,8 +24,8 @@ from layergate.http.engine.cache import Cache
 from layergate.http.engine.driver import Attempt, resolve
 from layergate.http.engine.exchange import Exchange, Relay, State
 from layergate.http.engine.feed import log_hidden
-from layergate.routes import policy_place
-from layergate.runtime.threads import run_blocking
+from layergate.route_calls import policy_place
+from layergate.runtime.blocking import run_blocking
 from layergate.wsgi.bodies import Copied, File, Source, Whole
 from layergate.wsgi.calling import ask
 from layergate.wsgi.environ import Environ, carry, note_back
@@ -36,7 +36,7 @@ __all__ = ["Fetch"]
 
 _logger = logging.getLogger("layergate")
 
-_LINGER: Final = 1.0  # seconds that the thread of a client that left may fetch on for nobody else
+_LINGER: Final = 1.0  # seconds that a thread may go on fetching when all clients have left
 
 
 class Fetch:
@@ -87,8 +87,10 @@ class Fetch:
             tap.abort(error)
             self._close_app()
             raise
-        exchange, source = tap.exchange, tap.source
-        if tap.relay is Relay.SWALLOW or (exchange and exchange.state is State.ANSWERED):
+        feed, source = tap.feed, tap.source
+        if feed is not None and (
+            tap.relay is Relay.SWALLOW or feed.exchange.state is State.ANSWERED
+        ):
             return self._answered()
         assert source is not None
         if tap.relay is Relay.PASS and (source.listed or not source.begun):
@@ -125,12 +127,12 @@ class Fetch:
 
     def _call(self) -> None:
         """Call the app and go on until the head of its response is final."""
-        exchange = self._tap.exchange
-        if exchange is None:
+        feed = self._tap.feed
+        if feed is None:
             self._ask()
         else:
-            self._carried = carry(self._environ, exchange.span.carry())
-            with exchange.span.current():
+            self._carried = carry(self._environ, feed.exchange.span.carry())
+            with feed.exchange.span.current():
                 self._ask()
 
     def _ask(self) -> None:
@@ -186,8 +188,8 @@ class Fetch:
         return chunk
 
     def _look_ahead(self, source: Source) -> None:
-        """All that was announced is there. If that is all, say so now: whoever waits for the end does
-        not wait for this client to take it."""
+        """The announced length has come. If the body ends there, finish now, so that requests that wait
+        for the end do not wait for this client to take it."""
         tap = self._tap
         tap.expected = None
         try:
@@ -254,11 +256,11 @@ class Fetch:
         return send_response(self._start, step.response)
 
     def _untouched(self, iterable: Body) -> Body:
-        """The app's own iterable: what is not kept, the server gets as if LayerGate were not there."""
-        tap = self._tap
-        tap.leave()
-        if tap.feed is not None:
-            tap.feed.leave_alone()
+        """The app's own iterable. A response that is not kept reaches the server as without LayerGate."""
+        feed = self._tap.feed
+        if feed is not None:
+            self._tap.leave()
+            feed.leave_alone()
         if isinstance(iterable, File):
             assert self._outer is not None
             body: Body = self._outer["wsgi.file_wrapper"](iterable.file, iterable.block_size)
@@ -283,7 +285,7 @@ class Fetch:
                 self._drain()
         finally:
             self._over = True
-            self._error = None  # that nobody came for; its traceback refers to us
+            self._error = None  # the server did not come for it; its traceback refers to this fetch
             tap.abort()
             self._close_app()
 
@@ -304,7 +306,7 @@ class Fetch:
                 if self._advance() is None:
                     return
         except Exception:
-            # Its own client has what it wanted; the followers learn of it from the exchange.
+            # The client of this request has its response; the exchange tells the followers.
             _logger.exception("the app failed; no client was waiting")
 
     def _close_app(self) -> None:

@@ -26,12 +26,13 @@ from layergate.http.message.request import Request
 from layergate.http.message.stored import Served
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
 from layergate.http.rfc9111.storing import Refused
-from layergate.routes import RouteCall, refuse_circle
-from layergate.runtime.threads import ThreadRuntime, run_blocking
+from layergate.route_calls import RouteCall, refuse_circle
+from layergate.runtime.blocking import run_blocking
+from layergate.runtime.threads import ThreadRuntime
 from layergate.wsgi.bodies import Afterwards, Along, File
 from layergate.wsgi.calling import ask, refuse_recursion
 from layergate.wsgi.environ import (
-    WHO,
+    USER_VARIABLE,
     Arrived,
     Environ,
     asked_request,
@@ -135,8 +136,8 @@ class LayerGate:
         fields = fields_of(environ)
         key = key_of(environ, fields)
         personal = False
-        if WHO in fields:
-            del fields[WHO]
+        if USER_VARIABLE in fields:
+            del fields[USER_VARIABLE]
             personal = is_personal(environ)
         hit: Any = None if personal else self._peek(key, fields)
         if hit.__class__ is tuple:
@@ -363,7 +364,7 @@ class LayerGate:
     ) -> Body:
         fields = fields_of(environ)
         method = environ["REQUEST_METHOD"]
-        parsed = Fields(line for line in fields.items() if line[0] != WHO)
+        parsed = Fields(line for line in fields.items() if line[0] != USER_VARIABLE)
         served = admin.refuse(parsed, environ.get("REMOTE_ADDR"))
         if served is None and method == "PURGE":
             served = run_blocking(admin.purge_url(target_uri(environ, fields), parsed))

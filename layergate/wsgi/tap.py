@@ -24,8 +24,8 @@ from layergate.http.engine.feed import Feed
 from layergate.http.engine.stream import Reader
 from layergate.http.message.fields import Lines
 from layergate.http.rules import Match
-from layergate.routes import RouteCall
-from layergate.runtime.threads import run_blocking
+from layergate.route_calls import RouteCall
+from layergate.runtime.blocking import run_blocking
 from layergate.wsgi.bodies import Source
 from layergate.wsgi.calling import begin_call
 from layergate.wsgi.environ import Environ, has_token, is_personal
@@ -126,7 +126,7 @@ class Tap:
 
     @property
     def completes(self) -> bool:
-        """True if the answer is what is stored, completed by the part that the app brings."""
+        """True if the answer consists of stored octets and of the part that the app sends."""
         return self.feed is not None and self.feed.exchange.completes
 
     # -- what the app calls --------------------------------------------------------------------
@@ -212,7 +212,7 @@ class Tap:
         if self._head is None:
             raise AssertionError("the app sent a body before it called start_response")
         status, headers, raising = self._head
-        self._head = None  # an error in there refers to the app's frame, and that to us
+        self._head = None  # an error in it refers to the app's frame, and that to this tap
         judged: Exchange | Texts | None = None
         if self.feed is None:
             judged = self._judged if self._eager else self._decide(status, headers)
@@ -278,7 +278,7 @@ class Tap:
         self.relay = Relay.PASS
         if self.feed is not None:
             self.feed.give_up(error)
-        self.leave()
+            self.leave()
 
     # -- the body ------------------------------------------------------------------------------
 
@@ -298,7 +298,7 @@ class Tap:
         return chunk
 
     def room(self) -> None:
-        """Over the cap, don't run ahead of those who read along."""
+        """If the body is over the cap, wait for the slowest reader."""
         exchange = self.exchange
         if self.relay is Relay.SHARE and exchange is not None and exchange.stream.oversized:
             run_blocking(exchange.stream.room())

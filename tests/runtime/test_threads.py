@@ -13,7 +13,7 @@ import time
 import pytest
 
 from layergate import CacheStack, ConfigError, MemoryLayer
-from layergate.runtime import threads
+from layergate.runtime import pool, uwsgi
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from tests.support.wsgi import Gate, until
 
@@ -86,7 +86,7 @@ def test_the_pool_is_bounded_and_its_threads_are_daemons() -> None:
 
 
 def test_idle_threads_end(monkeypatch) -> None:
-    monkeypatch.setattr(threads, "_IDLE", 0.01)
+    monkeypatch.setattr(pool, "_IDLE", 0.01)
     runtime = ThreadRuntime()
     ran = []
 
@@ -193,8 +193,8 @@ def test_a_uwsgi_worker_without_threads_runs_work_at_once(monkeypatch, caplog) -
         def worker_id():
             return 1
 
-    monkeypatch.setattr(threads, "_server", Uwsgi)
-    monkeypatch.setattr(threads, "_told", set())
+    monkeypatch.setattr(uwsgi, "_server", Uwsgi)
+    monkeypatch.setattr(uwsgi, "_told", set())
     runtime = ThreadRuntime()
     ran = []
 
