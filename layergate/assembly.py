@@ -1,4 +1,8 @@
-"""Where the parts are put together: the public constructors. Nothing here starts anything."""
+"""The public constructors, which put layers, runtime, telemetry and engine together.
+
+Users call `CacheStack` and `HttpCache`; the middlewares call `HttpCache.given`. A constructor starts no
+thread and no task, and opens no connection.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +37,11 @@ class CacheStack(Loader):
         stack = CacheStack([MemoryLayer("64MB")])
         user = await stack.get("user:1", fetch, ttl=60, tags=["user"])
 
-    ``runtime``: None for asyncio. ``telemetry``, ``trace_keys``: as for `HttpCache`; ``name``: what
-    its spans and metrics are known by. The other options are those of `Loader`.
+    ``runtime``                  None for asyncio.
+    ``telemetry``, ``trace_keys``  as for `HttpCache`.
+    ``name``                     the name of this stack in spans and metrics.
+
+    The other options are those of `Loader`.
     """
 
     def __init__(
@@ -79,8 +86,8 @@ class CacheStack(Loader):
             told.observe(self, self.metrics, name=name, http=False)
 
     async def aclose(self, timeout: float = 5.0) -> None:
-        """Wait at most ``timeout`` seconds for background work, then cancel it; leave the fleet and
-        close connections. What is asked for later opens them anew."""
+        """Wait at most ``timeout`` seconds for background work, then cancel it. Leave the fleet, and close
+        connections. A later request opens them again."""
         await self.leave()
         await self.runtime.aclose(timeout)
         await self.leave(ended=True)  # what was still being stored may have joined again
@@ -88,11 +95,12 @@ class CacheStack(Loader):
 
 
 class HttpCache(Cache):
-    """The HTTP cache, ready to be given to one or more `LayerGate` middlewares.
+    """The HTTP cache. One or more `LayerGate` middlewares may use it.
 
-    Takes every option of `layergate.config.Options` by keyword. ``runtime``: None for asyncio, a
-    `ThreadRuntime` for WSGI. ``log``: makes the log of purges, where other processes append to it as
-    well and there is no ``shared`` layer to bring one.
+    Takes every option of `layergate.config.Options` by keyword.
+
+    ``runtime``  None for asyncio, a `ThreadRuntime` for WSGI.
+    ``log``      makes the log of purges, if other processes append to it and no ``shared`` layer has one.
 
     Raises ConfigError.
     """
@@ -128,7 +136,7 @@ class HttpCache(Cache):
                 self.runtime.on_exit(self._farewell)
 
     def _observe(self, options: Options) -> None:
-        """Tell the log, and OpenTelemetry if that is wanted and there."""
+        """Connect the cache to the log, and to OpenTelemetry if that is enabled and installed."""
         logs.enable_debug()
         stack, top = self.stack, self.stack.layers[0].name
         stack.counters.observe(hooks=(logs.DegradedWarnings(self.runtime.monotonic),))
@@ -151,8 +159,11 @@ class HttpCache(Cache):
         options: dict[str, Any],
         runtime: type[LoopRuntime | ThreadRuntime],
     ) -> HttpCache:
-        """The cache of a middleware in the world of ``runtime``: the one it was given, or one made
-        from ``options``. Raises ConfigError for an ``app`` that is none, or for both or neither."""
+        """The cache of a middleware in the world of ``runtime``: ``cache``, or a new one with ``options``.
+
+        Raises ConfigError for both a cache and options, for a cache or an ``app`` of the other world, and
+        for an object that is not an application. Raises GateRecursion for a cache that is inside ``app``.
+        """
         kind, world = ("ASGI", "asyncio") if runtime is LoopRuntime else ("WSGI", "threads")
         if not callable(app):
             raise ConfigError(f"app must be a callable {kind} application, got {app!r}")
@@ -163,15 +174,15 @@ class HttpCache(Cache):
             return cls(**{"runtime": runtime(), **options})
         if options:
             raise ConfigError(
-                f"cache excludes other options, got {', '.join(sorted(options))} beside it;"
+                f"cache excludes other options, got {', '.join(sorted(options))} as well;"
                 " give them to HttpCache(...)"
             )
         if not isinstance(cache, HttpCache):
             raise ConfigError(f"cache must be an HttpCache, got {cache!r}")
         if _holds(app, cache):
             raise GateRecursion(
-                "app is, or has in it, a LayerGate with the same cache; give one of the two"
-                " HttpCache(...) of its own, or drop it"
+                "app is, or contains, a LayerGate with the same cache; give one of the two a"
+                " HttpCache(...) of its own, or remove it"
             )
         if not isinstance(cache.runtime, runtime):
             raise ConfigError(
@@ -182,9 +193,11 @@ class HttpCache(Cache):
         return cache
 
     async def aclose(self, timeout: float | None = None) -> None:
-        """Wait for background work (at most ``shutdown_timeout`` seconds, and at most ``timeout`` if
-        that is given), then cancel it; leave the fleet, so that no purge waits for this instance. A
-        later request joins it again."""
+        """Wait for background work, then cancel it. Leave the fleet, so that no purge waits for this
+        instance, and close connections. A later request joins the fleet again.
+
+        Waits at most ``shutdown_timeout`` seconds, or ``timeout`` if that is shorter.
+        """
         limit = float(self.options.shutdown_timeout)  # type: ignore[arg-type]
         await self.stack.leave()
         await self.runtime.aclose(limit if timeout is None else min(limit, timeout))
@@ -192,12 +205,13 @@ class HttpCache(Cache):
         await self.stack.disconnect()
 
     def _farewell(self) -> None:
-        """Neither purges nor fetches need wait for a process that has ended."""
+        """Leave the fleet, so that neither purges nor fetches wait for a process that has ended."""
         run_blocking(self.stack.leave(ended=True))
 
 
 def world_of(app: object) -> str | None:
-    """The name of an application's interface, "ASGI" or "WSGI", if it can be told from what a callable takes; else None."""
+    """The interface of an application, "ASGI" or "WSGI", according to its parameters; None if they do not
+    tell."""
     own = getattr(app, "world", None)  # of a LayerGate
     if own in ("ASGI", "WSGI") and type(app).__module__.startswith("layergate."):
         return str(own)
@@ -213,10 +227,11 @@ def world_of(app: object) -> str | None:
 
 
 def wrong_world(app: object, found: str) -> str:
-    """What to say of an application of the world ``found`` that is given to the other world's middleware."""
+    """The error text for an application of the world ``found`` that was given to the middleware of the
+    other world."""
     module = "layergate" if found == "ASGI" else "layergate.wsgi"
     return (
-        f"app is a {found} application, got {app!r}; its middleware is another one:"
+        f"app is a {found} application, got {app!r}; use the middleware for it:"
         f" from {module} import LayerGate"
     )
 
@@ -230,8 +245,8 @@ def _takes(signature: inspect.Signature, count: int) -> bool:
 
 
 def _holds(app: object, cache: HttpCache) -> bool:
-    """Is there a middleware of this cache in an application, as far as middlewares and frameworks name
-    what they wrap?"""
+    """True if a middleware of this cache is inside the application, as far as middlewares and frameworks
+    keep the application that they wrap in the usual attributes."""
     waiting, seen = [app], set[int]()
     while waiting and len(seen) < 64:
         each = waiting.pop()
@@ -251,7 +266,7 @@ def _shared_layer(options: Options) -> Layer:
         if not isinstance(shared, SharedLayer):
             raise ConfigError(
                 f"shared must be a layer that instances share, such as RedisLayer, got {shared!r};"
-                " others go into layers=[...]"
+                " put other layers into layers=[...]"
             )
         return shared
     patience = float(options.layer_timeout)  # type: ignore[arg-type]

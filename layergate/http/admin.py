@@ -1,9 +1,11 @@
-"""The endpoint for purging, looking and explaining, and the ``PURGE`` method: pure but for the purge
-itself.
+"""The admin endpoint: purges, statistics, explanations; and the ``PURGE`` method.
 
-``POST {path}/purge`` speaks Cloudflare's purge_cache API, so that its clients work unchanged;
-``PURGE`` on a URL is what Varnish and Squid users type, with Fastly's soft purge.
-``POST {path}/explain`` tells what would become of a request (see `explain`).
+Both middlewares call an `AdminEndpoint` for requests below the path of the `Admin` option, and for the
+``PURGE`` method. It never calls the application, and changes nothing except by a purge.
+
+``POST {path}/purge`` follows Cloudflare's purge_cache API, so that its clients work unchanged. ``PURGE`` on a
+URL is for users of Varnish and Squid, with Fastly's soft purge. ``POST {path}/explain`` returns what
+`explain` says about a request, and ``GET {path}/stats`` the counters.
 """
 
 from __future__ import annotations
@@ -31,16 +33,16 @@ __all__ = ["MAX_BODY", "AdminEndpoint", "ReadAsked"]
 
 ReadAsked: TypeAlias = Callable[[DescribedRequest], Request]
 
-MAX_BODY: Final = 1024 * 1024  # bytes; Cloudflare's own limit on names is far below
+MAX_BODY: Final = 1024 * 1024  # bytes; Cloudflare's own limit on names is far lower
 _LISTS: Final = ("tags", "files", "prefixes", "hosts", "patterns")
 _FLAGS: Final = ("purge_everything", "soft")
 _SCHEMES: Final = "schemes"
-MAX_EXPLAIN: Final = 64 * 1024  # bytes; a request's head and a response's are far smaller
+MAX_EXPLAIN: Final = 64 * 1024  # bytes; the heads of a request and a response are far smaller
 _EXPLAINED: Final = ("url", "method", "headers", "known_user", "response")
 
 
 class AdminEndpoint:
-    """Answers what is addressed to it. One per cache that has an `Admin`."""
+    """The endpoint of one cache that has the option `Admin`."""
 
     def __init__(self, cache: Cache, admin: Admin) -> None:
         self._cache = cache
@@ -48,34 +50,40 @@ class AdminEndpoint:
         self._token = admin.token.encode("ascii")
 
     def serves(self, path: str) -> bool:
-        """Is this path (decoded, as the app would route it) ours?"""
+        """True if this path is the endpoint's. ``path``: decoded, as the app would route it."""
         own = self._admin.path
         return path.startswith(own) and (len(path) == len(own) or path[len(own)] == "/")
 
     @property
     def purge_method(self) -> bool:
+        """True if the endpoint accepts the ``PURGE`` method."""
         return self._admin.purge_method
 
     def refuse(self, fields: Fields, client: str | None) -> Served | None:
-        """None if this client may go on; else the 403 or 401."""
+        """None if the client may use the endpoint, or the answer that refuses it: a 401 or a 403.
+
+        ``client``: the address of the client, or None if it is not known.
+        """
         networks: Any = self._admin.networks
         if networks is not None and not _within(client, networks):
             return _answer(403, errors=["this address may not use this endpoint"])
         given = fields.all(b"authorization")
         if not given:
             return _answer(
-                401, errors=["a bearer token is needed"], extra=[(b"www-authenticate", b"Bearer")]
+                401, errors=["a bearer token is required"], extra=[(b"www-authenticate", b"Bearer")]
             )
         scheme, _, token = given[0].partition(b" ")
-        # Compared in constant time, so that the time taken says nothing about the token.
+        # Compared in constant time, so that the time it takes reveals nothing about the token.
         right = hmac.compare_digest(token.strip(), self._token)
         if len(given) != 1 or scheme.lower() != b"bearer" or not right:
             return _answer(403, errors=["wrong token"])
         return None
 
     async def handle(self, method: str, path: str, body: bytes, read: ReadAsked) -> Served:
-        """Answer an authorised request to the endpoint. ``read``: makes the `Request` that the
-        middleware would make of what somebody asks about."""
+        """The answer to an authorized request to the endpoint.
+
+        ``read``: makes the `Request` that the middleware would make of a described request.
+        """
         action = path[len(self._admin.path) :].strip("/")
         if action == "purge":
             if method != "POST":
@@ -112,7 +120,7 @@ class AdminEndpoint:
             return _answer(400, errors=["url must not be this endpoint's own"])
         request.mark_personal(wanted.get("known_user", False))
         explanation = await explain(self._cache, request, response)
-        # Each process has a memory of its own, so it matters which one was asked.
+        # Each process has its own memory, so the client needs to know which process answered.
         where = {"pid": os.getpid(), "host": platform.node()}
         return _answer(200, result={**explanation.as_json(), "process": where})
 
@@ -128,7 +136,7 @@ class AdminEndpoint:
                 return _answer(400, errors=[f"{name} must be a list of strings"])
         files = []
         for file in wanted.get("files", []):
-            # Cloudflare also takes {"url": …, "headers": {…}}; a purge here drops every variant.
+            # Cloudflare also accepts {"url": …, "headers": {…}}. A purge here drops every variant.
             if isinstance(file, dict) and isinstance(file.get("url"), str):
                 if set(file) - {"url", "headers"}:
                     return _answer(400, errors=["files may have url and headers only"])
@@ -151,9 +159,9 @@ class AdminEndpoint:
         return _purged(receipt)
 
     async def purge_url(self, uri: str, fields: Fields) -> Served:
-        """The ``PURGE`` method on ``uri``, authorised.
+        """The answer to an authorized request with the method ``PURGE`` on ``uri``.
 
-        ``Surrogate-Key`` or ``Cache-Tag`` request fields name tags instead of the URL;
+        The request fields ``Surrogate-Key`` and ``Cache-Tag`` name tags to purge instead of the URL.
         ``Fastly-Soft-Purge: 1`` makes it a soft purge.
         """
         tags = [tag for line in fields.all(b"surrogate-key") for tag in line.split()]
@@ -171,8 +179,8 @@ class AdminEndpoint:
 
 
 def _wanted(body: bytes, known: tuple[str, ...], example: str) -> dict[str, Any] | Served:
-    """The JSON object of a request, with ``known`` fields only; or the answer that says what is
-    wrong with it."""
+    """The JSON object in the body of a request, or the answer that refuses it. It may have the ``known``
+    fields only."""
     try:
         wanted = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -187,7 +195,7 @@ def _wanted(body: bytes, known: tuple[str, ...], example: str) -> dict[str, Any]
 
 
 def _response(wanted: Any) -> Response | None:
-    """Raises ExplainRefused."""
+    """The response that a request for an explanation describes. Raises ExplainRefused."""
     if wanted is None:
         return None
     if not isinstance(wanted, dict) or set(wanted) - {"status", "headers", "seconds"}:
@@ -202,12 +210,12 @@ def _response(wanted: Any) -> Response | None:
 
 
 def _purged(receipt: PurgeReceipt) -> Served:
-    """200 when the purge is final, 202 while it still has to reach an instance."""
+    """The answer to a purge: 200 if it is final, 202 while an instance has not applied it yet."""
     result = {
         "applied": receipt.applied,
         "instances": receipt.instances,
         "scope": receipt.scope,
-        # Of this process's memory.
+        # These three are about the memory of this process.
         "matched": receipt.matched,
         "matched_at_least": receipt.matched_at_least,
         "seen": receipt.seen,
@@ -219,6 +227,7 @@ def _purged(receipt: PurgeReceipt) -> Served:
 
 
 def _within(client: str | None, networks: Any) -> bool:
+    """True if the address is in one of the networks."""
     if client is None:
         return False
     try:

@@ -1,4 +1,9 @@
-"""Which rule covers a request, and what its placeholders stand for."""
+"""The rules that cover requests: compiled paths, and the values of their placeholders.
+
+The settings of a cache hold one `RuleSet`. `open_request` and `explain` ask it for the rule of a request;
+the middlewares ask `Bypasses` before anything else, without a `Request`. No path that a client sends can
+make a match slow.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +25,18 @@ _FIELD: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::path)?\}")
 
 
 class Match(NamedTuple):
-    """A rule and the values of its path's placeholders. ``rules``: the set that it was chosen from by
-    the path; None: it is a route's policy, and the app has chosen the route."""
+    """A rule that covers a request.
+
+    ``params``  the values of the placeholders in its path.
+    ``rules``   the set that the rule was chosen from. None for a route's policy: the app chose the route.
+    """
 
     rule: Rule
     params: Mapping[str, str]
     rules: RuleSet | None = None
 
     def is_certain(self, request: Request) -> bool:
-        """True if everyone who reads the request's path finds this rule for it. See `paths`."""
+        """True if every reading of the request's path selects this rule. See `privacy.paths`."""
         octets, root = path_of(request.exact)
         raw = octets.decode("utf-8", "replace")
         if is_plain(raw) and is_plain(request.path):
@@ -47,11 +55,11 @@ class Match(NamedTuple):
 
 
 def _compile(path: str) -> re.Pattern[str]:
-    """The pattern as a regular expression that a hostile path cannot make slow.
+    """The path as a regular expression that a hostile request path cannot make slow.
 
-    A wildcard that runs over slashes, followed by nothing but text up to the next such wildcard, is
-    satisfied by the first occurrence of that text: so it is an atomic group, never gone back into.
-    What cannot be decided so locally, `_check` allows once.
+    A wildcard that crosses slashes, with only text up to the next such wildcard, matches up to the first
+    occurrence of that text. So it is an atomic group, which the engine never backtracks into. `_check`
+    allows one wildcard for which this does not hold.
     """
     pattern = ""
     runs = _split(path)
@@ -69,8 +77,8 @@ def _compile(path: str) -> re.Pattern[str]:
 
 
 def _inside(parts: list[tuple[str, str | None]]) -> str:
-    """What follows a wildcard. A placeholder does not hold the character that comes after it, so
-    there is one way at most to match, and nothing to go back to."""
+    """The expression for the parts after a wildcard. A placeholder does not match the character that
+    follows it, so there is at most one way to match, and no backtracking."""
     pattern = ""
     for number, (text, name) in enumerate(parts):
         if name is None:
@@ -82,18 +90,23 @@ def _inside(parts: list[tuple[str, str | None]]) -> str:
 
 
 class _Run(NamedTuple):
-    """A wildcard over slashes (its name, "" for ``*``, None at the beginning of the path), and the
-    (text, None) and ("", name of one segment) that follow it."""
+    """A wildcard that crosses slashes, and the parts up to the next one.
+
+    ``wildcard``  its name, "" for ``*``, None for the beginning of the path.
+    ``parts``     (text, None) for text, ("", name) for a placeholder within one segment.
+    """
 
     wildcard: str | None
     parts: list[tuple[str, str | None]]
 
     @property
     def literal(self) -> bool:
+        """True if only text follows the wildcard."""
         return bool(self.parts) and all(name is None for _, name in self.parts)
 
 
 def _split(path: str) -> list[_Run]:
+    """The runs of a rule's path. The first has no wildcard."""
     runs = [_Run(None, [])]
     end = 0
     for part in _PART.finditer(path):
@@ -111,27 +124,32 @@ def _split(path: str) -> list[_Run]:
 
 
 def _check(rule: Rule) -> None:
+    """Raises ConfigError for a path that could be slow to match, or ambiguous."""
     for run in _split(rule.path):
         for (_, name), (_, following) in pairwise(run.parts):
             if name is not None and following is not None:
                 raise ConfigError(
-                    f"path has two placeholders with nothing between them in rule {rule.path!r};"
-                    " put text between them, or use one"
+                    f"path has two adjacent placeholders in rule {rule.path!r}; put text between them, or"
+                    " use one"
                 )
     runs = [run for run in _split(rule.path)[1:-1] if not run.literal]
     if len(runs) > 1:
         raise ConfigError(
-            f"path has too many wildcards that are followed by a placeholder in rule {rule.path!r};"
+            f"path has more than one wildcard that is followed by a placeholder in rule {rule.path!r};"
             " write it as two rules, or with one '*' less"
         )
 
 
 class Bypasses:
-    """The paths that are certainly bypassed: by the rules at the head of the list that say so for
-    every host (the others `RuleSet.match` finds). Most are a path, or a path and all below it, and
-    are answered without a regular expression.
+    """The paths that bypass the cache for every host.
 
-    ``exact``: paths. ``prefixes``: what paths start with. ``matches``: for the rest, or None.
+    They come from the rules at the head of the list that have ``bypass`` and no ``hosts``. `RuleSet.match`
+    finds the other rules with ``bypass``. Most of these paths are one path, or a prefix, and need no regular
+    expression.
+
+    ``exact``     paths.
+    ``prefixes``  prefixes of paths.
+    ``matches``   matches all other paths, or None.
     """
 
     __slots__ = ("exact", "matches", "prefixes")
@@ -141,7 +159,7 @@ class Bypasses:
         for rule in takewhile(lambda rule: rule.bypass and rule.hosts is None, rules):
             path = rule.path
             if "{" in path or "*" in path[:-1]:
-                # The names of placeholders play no part here, and may occur in several rules.
+                # Several rules may use the same names for placeholders, so the names are dropped.
                 patterns.append(re.sub(r"\(\?P<\w+>", "(?:", _compile(path).pattern))
             elif path.endswith("*"):
                 prefixes.append(path[:-1])
@@ -155,7 +173,8 @@ class Bypasses:
             self.matches = re.compile(either, re.DOTALL).fullmatch
 
     def cover(self, path: str, longest: int) -> bool:
-        """Is this path, if it has no more than ``longest`` characters, one of them?"""
+        """True if this path bypasses the cache. A path of more than ``longest`` characters never does, by
+        these rules."""
         return len(path) <= longest and (
             path in self.exact
             or path.startswith(self.prefixes)
@@ -167,7 +186,7 @@ class Bypasses:
 
 
 class RuleSet:
-    """Rules in order, compiled. Raises ConfigError for a path that could be slow to match."""
+    """The rules of a cache, in order. Raises ConfigError for a path that could be slow to match."""
 
     __slots__ = ("_heads", "_rules", "bypasses")
 
@@ -183,7 +202,7 @@ class RuleSet:
         return len(self._rules)
 
     def match(self, path: str, host: bytes) -> Match | None:
-        """The first rule that covers this (decoded) path and host, or None."""
+        """The first rule that covers this decoded path and this host, or None."""
         for fullmatch, rule in self._rules:
             found = fullmatch(path)
             if found is not None and (rule.hosts is None or _hostname(host) in rule.hosts):
@@ -191,8 +210,8 @@ class RuleSet:
         return None
 
     def before_wildcard(self, rule: Rule, path: str) -> str:
-        """What of ``path`` comes before the wildcard over slashes that ends the rule's pattern; all of
-        it, if the pattern does not end in one."""
+        """The part of ``path`` before the wildcard that ends the rule's path, if that crosses slashes; else
+        all of it."""
         last = list(_PART.finditer(rule.path))[-1:]
         if not last or last[0].end() < len(rule.path) or (last[0][1] and not last[0][2]):
             return path
@@ -211,10 +230,10 @@ def _hostname(host: bytes) -> str:
 
 
 def fill_tags(templates: Iterable[str], params: Mapping[str, object]) -> tuple[str, ...] | None:
-    """The tags with their placeholders filled; None if one cannot be.
+    """The tags with the values of their placeholders; None if a tag cannot be filled.
 
-    One that names a parameter the route does not have, or that grows past the cap on a tag's
-    length, could never be purged by the tag its author has in mind: then nothing may be stored.
+    A tag may name a parameter that the route lacks, or grow longer than the limit for tags. No purge could
+    name the tag that its author has in mind, so then the response must not be stored.
     """
     tags = []
     for template in templates:
@@ -224,7 +243,7 @@ def fill_tags(templates: Iterable[str], params: Mapping[str, object]) -> tuple[s
                 tag = _FIELD.sub(lambda found: str(params[found.group(1)]), template)
             except KeyError:
                 return None
-        if not tag or len(tag) > MAX_TAG_LENGTH or "\0" in tag:  # (a NUL only our own tags have)
+        if not tag or len(tag) > MAX_TAG_LENGTH or "\0" in tag:  # NUL: for LayerGate's own
             return None
         tags.append(tag)
     return tuple(tags)

@@ -286,8 +286,8 @@ def test_files_are_found_beside_the_configuration(tmp_path: Path, write: Write):
          [("layergate.toml: rules[1].path must be a string that starts with '/' or '*', got 'b' in a"
           " rule, e.g. Rule('/products/{id}', ttl=60)")]),
         ("[[rules]]\npath = '/{a}{b}'",
-         [("layergate.toml: rules[0].path has two placeholders with nothing between them in rule"
-          " '/{a}{b}'; put text between them, or use one")]),
+         [("layergate.toml: rules[0].path has two adjacent placeholders in rule '/{a}{b}'; put text"
+          " between them, or use one")]),
         ("[[rules]]\npath = '/a'\noverride = true",
          [("layergate.toml: rules[0].override needs a ttl in rule '/a'; write Rule(..., ttl=60,"
           " override=True)")]),

@@ -548,7 +548,7 @@ def test_hop_by_hop_fields_are_not_stored() -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(ConfigError, match="WSGI application"):
         LayerGate(None)  # type: ignore[call-overload]
-    with pytest.raises(ConfigError, match="beside it"):
+    with pytest.raises(ConfigError, match="as well"):
         LayerGate(echo, HttpCache(runtime=ThreadRuntime()), memory="1MB")
     with pytest.raises(ConfigError, match="ThreadRuntime"):
         LayerGate(echo, HttpCache())

@@ -100,7 +100,7 @@ def _explain_post(trace: Trace, response: Response) -> tuple[bool, str]:
         text = "A response to POST is stored if it is a 200 whose Content-Location is its target."
         trace.add("storable", "no", _POST_SECTION, text, False)
         return False, "The response is not stored."
-    exchange, (planned, _, length) = judged(
+    exchange, planned = judged(
         engine,
         request,
         response.status,
@@ -108,18 +108,19 @@ def _explain_post(trace: Trace, response: Response) -> tuple[bool, str]:
         trailers=response.trailers,
         request_time=trace.now - response.took,
     )
-    if planned is Refused.METHOD:
+    reason = planned.plan
+    if reason is Refused.METHOD:
         text = (
             "A response to POST is stored, for its target alone, if it states its own freshness"
             " lifetime and no field of the request names another method."
         )
         trace.add("storable", "no", _POST_SECTION, text, False)
         return False, "The response is not stored."
-    if isinstance(planned, Refused):
-        trace.add_reason("storable", planned)
-        return False, f"The response is not stored: {planned.explain}"
+    if isinstance(reason, Refused):
+        trace.add_reason("storable", reason)
+        return False, f"The response is not stored: {reason.explain}"
     text = (
         "Its Content-Location is its target and it states its lifetime, so GET requests share it."
     )
     trace.add("method", "POST", _POST_SECTION, text, True)
-    return True, explain_planned(trace, exchange, planned, length, response.status, fields).text
+    return True, explain_planned(trace, exchange, planned, response.status, fields).text

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from layergate.http.engine.decide import Decided
 from layergate.http.engine.exchange import Exchange
+from layergate.http.engine.plan import Planned
 from layergate.http.explain.redaction import field_text, seconds_text, shown_lines
 from layergate.http.explain.rehearsal import (
     Reaction,
@@ -156,45 +157,40 @@ def explain_response(
         trace.add("upstream", field_text(status), "RFC 9211 2", text)
     engine, now = trace.engine, trace.now
     exchange = begin(engine, trace.request, decided, trace.match, rest, response, now)
-    reaction, planned, answered, length = react(engine, exchange, decided.entry, response, now)
+    reaction, planned, answered = react(engine, exchange, decided.entry, response, now)
     step = _VALIDATIONS.get(reaction)
     if step is not None:
         trace.add("validation", *step)
     if reaction in _PLANNED:
         assert planned is not None
-        return explain_planned(trace, exchange, planned, length, answered, fields)
+        return explain_planned(trace, exchange, planned, answered, fields)
     assert step is not None
-    assert not isinstance(planned, Plan)
     if reaction is Reaction.CONFIRMS_AS_IT_IS:
         return Storing(False, Refused.VALIDATOR.token, Refused.VALIDATOR.explain)
-    return Storing(False, None if planned is None else planned.token, step.text)
+    reason = None if planned is None else planned.plan
+    assert not isinstance(reason, Plan)
+    return Storing(False, None if reason is None else reason.token, step.text)
 
 
 # -- how it is stored ------------------------------------------------------------------------------
 
 
 def explain_planned(
-    trace: Trace,
-    exchange: Exchange,
-    planned: Plan | Refused,
-    length: int | None,
-    status: int,
-    fields: Fields,
+    trace: Trace, exchange: Exchange, planned: Planned, status: int, fields: Fields
 ) -> Storing:
-    """``status``: of the response that is stored; ``fields``: those of the one that came, and
-    ``length``: of its content, bytes, or None if the head does not tell."""
+    """``status``: of the response that is stored; ``fields``: those of the one that came."""
     explain_policy(trace, fields)
-    if isinstance(planned, Refused):
-        _explain_refused(trace, exchange, planned)
-        return _not_stored(planned)
-    placed = place(trace.engine, exchange, planned)
+    if isinstance(planned.plan, Refused):
+        _explain_refused(trace, exchange, planned.plan)
+        return _not_stored(planned.plan)
+    placed = place(trace.engine, exchange, planned.plan)
     if isinstance(placed, Refused):
         trace.add_reason("storable", placed)
         return _not_stored(placed)
     text = "Nothing forbids storing the response, and something allows it."
     trace.add("storable", "stored", "3", text, True, status=status)
     _explain_plan(trace, placed, fields)
-    refused = _explain_room(trace, exchange, placed, length, fields)
+    refused = _explain_room(trace, exchange, placed, planned.length, fields)
     if refused is not None:
         return _not_stored(refused)
     _explain_sharing(trace, placed)

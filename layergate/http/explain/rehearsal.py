@@ -1,14 +1,13 @@
 """What the engine would do with a response, found by asking its own functions, without doing it.
 
-`received` calls these functions, in the order in which `receive.receive_head` asks the same questions. They feed
-nothing into the exchange, which is made for this and thrown away. All of this package's calls to an
-exchange are here.
+`received` calls these functions, in the order in which `receive_head` asks the same questions. They feed
+no response into the exchange, which is made for this and thrown away.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from layergate.core.entry import Entry
 from layergate.http.engine.complete import plan_completion
@@ -17,7 +16,7 @@ from layergate.http.engine.engine import Engine
 from layergate.http.engine.exchange import ORIGIN_ERRORS, Exchange
 from layergate.http.engine.fetch import beginning, new_exchange
 from layergate.http.engine.hit_for_miss import marker_ttl
-from layergate.http.engine.plan import locate, plan_response
+from layergate.http.engine.plan import Planned, locate, plan_response
 from layergate.http.engine.stand_in import excuse, may_stand_in
 from layergate.http.engine.store import refusal_of_layers
 from layergate.http.engine.update import head_says
@@ -66,13 +65,11 @@ class Reaction(enum.Enum):
 
 class Rehearsed(NamedTuple):
     """``planned``: how the answer is stored, or why it is not; None if that is not the question.
-    ``status``: of the answer; ``length``: of the content that came, bytes, or None if its head does not
-    tell."""
+    ``status``: of the answer."""
 
     reaction: Reaction
-    planned: Plan | Refused | None
+    planned: Planned | None
     status: int
-    length: int | None = None
 
 
 def begin(
@@ -107,18 +104,18 @@ def begin(
 def react(
     engine: Engine, exchange: Exchange, selected: Entry | None, response: Response, now: float
 ) -> Rehearsed:
-    """What the response is to the request. Asks in the order of `receive.receive_head`.
+    """What the response is to the request. Asks in the order of `receive_head`.
 
     ``selected``: the stored response that the request selects, even if it may not be used.
     """
-    status, fields = response.status, Fields(response.lines)
+    status, fields, trailers = response.status, Fields(response.lines), response.trailers
     if exchange.conditional and status == 304:
         return _not_modified(engine, exchange, fields, now)
     if exchange.asked.rest is not None and status in (206, 416):
-        completes = plan_completion(engine, exchange, fields, now, trailers=response.trailers)
+        completes = plan_completion(engine, exchange, fields, now, trailers=trailers)
         if completes is None:
-            return Rehearsed(Reaction.COMPLETES_NOTHING, Refused.PARTIAL, status)
-        return Rehearsed(Reaction.COMPLETES, completes.plan, status, completes.length)
+            return Rehearsed(Reaction.COMPLETES_NOTHING, Planned(Refused.PARTIAL), status)
+        return Rehearsed(Reaction.COMPLETES, completes, status)
     entry, request = exchange.entry, exchange.request
     if status in ORIGIN_ERRORS and entry is not None:
         unreachable = status in NO_ANSWER
@@ -127,17 +124,17 @@ def react(
             return Rehearsed(_WINDOWS[by], None, entry.value.status)
     if request.method != "GET":
         return _head(engine, exchange, selected, status, fields, now)
-    planned = plan_response(engine, exchange, status, fields, now, trailers=response.trailers)
-    return Rehearsed(Reaction.NEW, planned.plan, status, planned.length)
+    planned = plan_response(engine, exchange, status, fields, now, trailers=trailers)
+    return Rehearsed(Reaction.NEW, planned, status)
 
 
-_WINDOWS = {
+_WINDOWS: Final = {
     "stale-if-error": Reaction.STANDS_IN_FOR_ERROR,
     "stale-if-unreachable": Reaction.STANDS_IN_UNREACHABLE,
 }
-
-
-_OUTCOMES = {
+_OUTCOMES: Final = {
+    Outcome.CONFIRMED: Reaction.CONFIRMS,
+    Outcome.UNCHANGED: Reaction.CONFIRMS_AS_IT_IS,
     Outcome.UNNAMED: Reaction.NAMES_NO_VARIANT,
     Outcome.PURGED: Reaction.NAMES_PURGED,
     Outcome.ANOTHER: Reaction.NAMES_OTHER,
@@ -146,14 +143,16 @@ _OUTCOMES = {
 
 
 def _not_modified(engine: Engine, exchange: Exchange, fields: Fields, now: float) -> Rehearsed:
-    outcome, entry, planned, _ = validate(engine, exchange, fields, now)
-    if outcome is Outcome.UNCHANGED:
-        return Rehearsed(Reaction.CONFIRMS_AS_IT_IS, Refused.VALIDATOR, 304)
-    if outcome is not Outcome.CONFIRMED:
-        return Rehearsed(_OUTCOMES[outcome], Refused.NOT_MODIFIED, 304)
-    assert entry is not None
-    reaction = Reaction.CONFIRMS_VARIANT if exchange.asked.nominees else Reaction.CONFIRMS
-    return Rehearsed(reaction, planned, entry.value.status)
+    found = validate(engine, exchange, fields, now)
+    reaction = _OUTCOMES[found.outcome]
+    if reaction is Reaction.CONFIRMS_AS_IT_IS:
+        return Rehearsed(reaction, Planned(Refused.VALIDATOR), 304)
+    if reaction is not Reaction.CONFIRMS:
+        return Rehearsed(reaction, Planned(Refused.NOT_MODIFIED), 304)
+    assert found.entry is not None
+    if exchange.asked.nominees:
+        reaction = Reaction.CONFIRMS_VARIANT
+    return Rehearsed(reaction, Planned(found.plan), found.entry.value.status)
 
 
 def _head(

@@ -1,7 +1,7 @@
 """`explain`: what LayerGate does with a request, and with a response to it, step by step, and why.
 
 The admin endpoint and the command line call it. It asks the functions that the engine itself decides
-with, in the order of `open_request` and `Exchange.head`, and notes their answers. It changes nothing:
+with, in the order of `open_request` and `receive_head`, and notes their answers. It changes nothing:
 nothing is counted, copied between layers, fetched or stored.
 
 It cannot know a policy next to the route (`cached`), which only a call of the app shows, nor anything
