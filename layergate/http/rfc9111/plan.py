@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from layergate.config import MAX_TAG_LENGTH, Options, Rule
+from layergate.config import MAX_TAG_LENGTH, ONE_REQUEST_STATUSES, Options, Rule
 from layergate.core.entry import Entry
 from layergate.http.extensions.groups import group_tags, without_groups
 from layergate.http.extensions.targeted import policy_of
-from layergate.http.message.cache_control import EMPTY, LAYERGATE_CONTROL
+from layergate.http.message.cache_control import EMPTY, LAYERGATE_CONTROL, CacheControl
 from layergate.http.message.fields import Fields, Lines, split_list
 from layergate.http.message.request import Request
 from layergate.http.message.stored import StoredResponse
@@ -23,6 +23,7 @@ from layergate.http.rfc9111.storing import (
     Refused,
     authorization_allows,
     may_store,
+    refused_by_directives,
     says_for_all,
     storable_fields,
 )
@@ -32,6 +33,7 @@ from layergate.http.rules import Match, fill_tags
 __all__ = [
     "TAG_FIELDS",
     "Plan",
+    "certain_refusal",
     "internal_fields",
     "plan_storage",
     "plan_update",
@@ -43,6 +45,7 @@ TAG_FIELDS: Final = frozenset({b"cache-tag", b"surrogate-key"})
 # Set-Cookie2 is obsolete (RFC 6265 section 9.4), and alone a field like any other, for no client acts on
 # it. Beside Set-Cookie it says whose session that is.
 _COOKIES: Final = frozenset({b"set-cookie", b"set-cookie2"})
+_NOT_WHOLE: Final = frozenset({206, 304})
 # RFC 9110 5.1, 5.5. An empty name leaves no trace in the names run together, hence the look for it.
 _NAMES: Final[Callable[[bytes], object]] = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]*").fullmatch
 _NOT_IN_VALUES: Final[Callable[[bytes], object]] = re.compile(rb"[\r\n\0]").search
@@ -138,13 +141,19 @@ def plan_storage(
         return Refused.RULE
     policy = policy_of(fields, targets_of(options))
     directives, seen = policy.directives, policy.fields
-    if (
-        rule is None
-        and not policy.decided_by
-        and options.heuristic is None
-        and b"expires" not in fields
-    ):
-        return Refused.NO_FRESHNESS  # the commonest answer of an app that does not speak of caching
+    if not policy.withheld:
+        certain = certain_refusal(
+            status,
+            directives if policy.decided_by else None,
+            rule,
+            has_expires=b"expires" in seen,
+            guesses=options.heuristic is not None,
+            cookie=request.cookie,
+            authorization=request.authorization,
+            secured=request.secured,
+        )
+        if certain is not None:
+            return certain
 
     if not _well_formed(fields.lines):
         return Refused.MALFORMED
@@ -259,16 +268,61 @@ def plan_storage(
     )
 
 
+def certain_refusal(
+    status: int,
+    control: CacheControl | None,
+    rule: Rule | None,
+    *,
+    has_expires: bool,
+    guesses: bool,
+    cookie: bool,
+    authorization: bool,
+    secured: bool = False,
+) -> Refused | None:
+    """Why a response is certainly not stored, by what it says of caching, by its rule, and by the
+    credentials of its request. None: look at the rest of it.
+
+    These are the commonest refusals, and they need next to nothing. So `plan_storage` looks at them
+    first, and for a target that is known not to be shareable they are looked at alone.
+
+    ``control``: the directives of the response, or None if it has none. ``guesses``: a heuristic
+    lifetime is configured.
+    """
+    ttl = None if rule is None else rule.lifetime(status)
+    if control is None:
+        if has_expires or guesses:
+            return None
+        if rule is None or ttl is None:
+            return Refused.NO_FRESHNESS  # an app that does not speak of caching
+        return _excuse_for(rule, cookie=cookie, authorization=authorization, secured=secured)
+    if status in _NOT_WHOLE or not 200 <= status <= 599 or status in ONE_REQUEST_STATUSES:
+        return None
+    if ttl is not None and rule is not None and rule.override:
+        if not (control.no_store or control.private):
+            return None
+    return refused_by_directives(EMPTY, control, status)
+
+
 def _excuse(request: Request, match: Match | None) -> Refused | None:
     """Why the lifetime of a rule is not for the response to this request; None if it is."""
     assert match is not None
-    if request.secured:  # whatever the rule allows: it does not say for whom
-        return Refused.SECURITY
-    if request.cookie and not match.rule.allow_cookie:
-        return Refused.COOKIE
-    if request.authorization and not match.rule.allow_authorization:
-        return Refused.AUTHORIZATION
+    excuse = _excuse_for(
+        match.rule,
+        cookie=request.cookie,
+        authorization=request.authorization,
+        secured=request.secured,
+    )
+    if excuse is not None:
+        return excuse
     return None if match.is_certain(request) else Refused.PATH
+
+
+def _excuse_for(rule: Rule, *, cookie: bool, authorization: bool, secured: bool) -> Refused | None:
+    if secured:  # whatever the rule allows: it does not say for whom
+        return Refused.SECURITY
+    if cookie and not rule.allow_cookie:
+        return Refused.COOKIE
+    return Refused.AUTHORIZATION if authorization and not rule.allow_authorization else None
 
 
 def _kept_to_one(request: Request, *, for_all: bool, by_rule: bool) -> Refused | None:
