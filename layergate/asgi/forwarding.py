@@ -52,7 +52,7 @@ async def forward_known(
             message = {**message, "headers": headers}
             if route.policy(scope, "GET", message["status"]) is not None:
                 return look_closer(message)
-            lines = known.head(headers)
+            lines = known.head(message["status"], headers)
             if lines is None:
                 return look_closer(message)
             message["headers"] = lines

@@ -270,7 +270,7 @@ class LayerGate:
         ) -> Exchange | Texts:
             if lines is None:  # no head; the server will say so
                 return headers
-            told = known.head(lines) if route.policy(inner, "GET", code) is None else None
+            told = known.head(code, lines) if route.policy(inner, "GET", code) is None else None
             if told is not None:
                 return texts(told)
             request = read_request(asked, fields, key, obey_directives=self._obey)

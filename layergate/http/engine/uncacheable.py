@@ -21,6 +21,7 @@ from layergate.http.message.credentials import Credential, strongest_credential
 from layergate.http.message.fields import Lines
 from layergate.http.message.request import Request
 from layergate.http.rfc9111.decision import passes
+from layergate.http.rfc9111.plan import certain_refusal
 from layergate.http.rfc9111.storing import Refused
 from layergate.http.rules import Match
 
@@ -30,32 +31,33 @@ _FWD: Final = {Refused.COOKIE: "request", Refused.AUTHORIZATION: "request"}
 
 
 def unshared_head(
-    settings: Settings, match: Match | None, lines: Lines, *, cookie: bool, authorization: bool
+    settings: Settings,
+    match: Match | None,
+    status: int,
+    lines: Lines,
+    *,
+    cookie: bool,
+    authorization: bool,
 ) -> Lines | None:
-    """The head, for its client, of a response that is certainly not stored; None for "look closer".
+    """The head, for its client, of a response that is certainly not stored (see `certain_refusal`); None
+    if it has to be looked at more closely.
 
-    The quick answer for what most responses to a marked target are: they do not speak of caching and
-    no rule speaks for them, or they say no-store or private.
+    Of a field that occurs twice, one line is looked at. This errs towards not storing.
     """
     fields = {name.lower(): value for name, value in lines}
     if not settings.target_names.isdisjoint(fields):
         return None
     control = fields.get(b"cache-control")
-    reason: Refused | None = None
-    if control is not None:
-        directives = parse_cache_control(control)
-        if directives.no_store and not directives.must_understand:
-            reason = Refused.NO_STORE
-        elif directives.private:
-            reason = Refused.PRIVATE
-    elif b"expires" not in fields and settings.options.heuristic is None:
-        if match is None or match.rule.ttl is None:
-            reason = Refused.NO_FRESHNESS
-        elif authorization and not match.rule.allow_authorization:
-            reason = Refused.AUTHORIZATION
-        elif cookie and not match.rule.allow_cookie:
-            reason = Refused.COOKIE
-    if reason is None or (control is not None and match is not None and match.rule.override):
+    reason = certain_refusal(
+        status,
+        None if control is None else parse_cache_control(control),
+        None if match is None else match.rule,
+        has_expires=b"expires" in fields,
+        guesses=settings.options.heuristic is not None,
+        cookie=cookie,
+        authorization=authorization,
+    )
+    if reason is None:
         return None
     if not settings.internal_fields.isdisjoint(fields):
         lines = settings.for_clients(lines)
@@ -78,13 +80,14 @@ class KnownUnshareable:
         self._fields = fields
         self._began = beginning(cache.engine)
 
-    def head(self, lines: Lines) -> Lines | None:
+    def head(self, status: int, lines: Lines) -> Lines | None:
         """The head for the client, if the response is certainly not stored; None: look closer, with an
         `exchange`."""
         engine, fields = self._engine, self._fields
         told = unshared_head(
             engine.settings,
             self._match,
+            status,
             lines,
             cookie=strongest_credential(fields) is not Credential.NONE,
             authorization=b"authorization" in fields,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from layergate.config import MAX_TAG_LENGTH, Options, Rule
+from layergate.config import MAX_TAG_LENGTH, ONE_REQUEST_STATUSES, Options, Rule
 from layergate.core.entry import Entry
 from layergate.http.extensions.groups import group_tags, without_groups
 from layergate.http.extensions.targeted import Policy, policy_of
@@ -29,6 +29,7 @@ from layergate.http.rfc9111.storing import (
     Refused,
     authorization_allows,
     may_store,
+    refused_by_directives,
     says_for_all,
     storable_fields,
 )
@@ -38,6 +39,7 @@ from layergate.http.rules import Match, fill_tags
 __all__ = [
     "TAG_FIELDS",
     "Plan",
+    "certain_refusal",
     "internal_fields",
     "plan_storage",
     "plan_update",
@@ -55,6 +57,7 @@ _NOT_IN_VALUES: Final[Callable[[bytes], object]] = re.compile(rb"[\r\n\0]").sear
 # Media types of responses that do not end. To share one, an app sets its own Cache-Control.
 _STREAMS: Final = frozenset({b"text/event-stream", b"multipart/x-mixed-replace"})
 _LENT: Final = ("rule", "heuristic")
+_NOT_WHOLE: Final = frozenset({206, 304})
 
 
 class Plan(NamedTuple):
@@ -150,8 +153,19 @@ def plan_storage(
         return Refused.RULE
     targets = targets_of(options)
     policy = policy_of(fields, targets)
-    if rule is None and _has_no_freshness(policy, fields, options):
-        return Refused.NO_FRESHNESS
+    if not policy.withheld:
+        refused = certain_refusal(
+            status,
+            policy.directives if policy.decided_by else None,
+            rule,
+            has_expires=b"expires" in policy.fields,
+            guesses=options.heuristic is not None,
+            cookie=request.cookie,
+            authorization=request.authorization,
+            secured=request.secured,
+        )
+        if refused is not None:
+            return refused
     if not _well_formed(fields.lines):
         return Refused.MALFORMED
     granted = _lifetime(request, status, policy, match, options, response_time)
@@ -202,10 +216,39 @@ def plan_storage(
 # -- the steps, in order ---------------------------------------------------------------------------
 
 
-def _has_no_freshness(policy: Policy, fields: Fields, options: Options) -> bool:
-    """True for the most common response of an app that does not use caching: without a rule, nothing
-    could give it a lifetime."""
-    return not policy.decided_by and options.heuristic is None and b"expires" not in fields
+def certain_refusal(
+    status: int,
+    control: CacheControl | None,
+    rule: Rule | None,
+    *,
+    has_expires: bool,
+    guesses: bool,
+    cookie: bool,
+    authorization: bool,
+    secured: bool = False,
+) -> Refused | None:
+    """Why a response is certainly not stored, by its directives, its rule, and the credentials of its
+    request. None: the other steps decide.
+
+    These refusals are the most common ones and cost the least. `plan_storage` therefore asks for them first,
+    and for a target that is known not to be shareable the engine asks for them alone.
+
+    ``control``: the directives of the response, or None if it has none. ``guesses``: a heuristic lifetime is
+    configured.
+    """
+    seconds = None if rule is None else rule.lifetime(status)
+    if control is None:
+        if has_expires or guesses:
+            return None
+        if rule is None or seconds is None:
+            return Refused.NO_FRESHNESS  # the app doesn't use caching
+        return _excuse_for(rule, cookie=cookie, authorization=authorization, secured=secured)
+    if status in _NOT_WHOLE or not 200 <= status <= 599 or status in ONE_REQUEST_STATUSES:
+        return None
+    if seconds is not None and rule is not None and rule.override:
+        if not (control.no_store or control.private):
+            return None
+    return refused_by_directives(EMPTY, control, status)
 
 
 def _well_formed(lines: Lines) -> bool:
@@ -267,13 +310,24 @@ def _lifetime(
 
 def _excuse(request: Request, match: Match) -> Refused | None:
     """Why a rule's lifetime does not apply to the response to this request; None if it applies."""
-    if request.secured:  # no option of a rule covers this, because a rule does not know the users
-        return Refused.SECURITY
-    if request.cookie and not match.rule.allow_cookie:
-        return Refused.COOKIE
-    if request.authorization and not match.rule.allow_authorization:
-        return Refused.AUTHORIZATION
+    excuse = _excuse_for(
+        match.rule,
+        cookie=request.cookie,
+        authorization=request.authorization,
+        secured=request.secured,
+    )
+    if excuse is not None:
+        return excuse
     return None if match.is_certain(request) else Refused.PATH
+
+
+def _excuse_for(rule: Rule, *, cookie: bool, authorization: bool, secured: bool) -> Refused | None:
+    """As `_excuse`, by the credentials of the request alone."""
+    if secured:  # no option of a rule covers this, because a rule does not know the users
+        return Refused.SECURITY
+    if cookie and not rule.allow_cookie:
+        return Refused.COOKIE
+    return Refused.AUTHORIZATION if authorization and not rule.allow_authorization else None
 
 
 def _not_storable(

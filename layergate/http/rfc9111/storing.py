@@ -63,6 +63,7 @@ __all__ = [
     "Refused",
     "authorization_allows",
     "may_store",
+    "refused_by_directives",
     "says_for_all",
     "storable_fields",
     "unstorable_names",
@@ -240,7 +241,7 @@ def may_store(
         return Refused.NOT_MODIFIED
     if status == 206 or (b"content-range" in fields and b"range" in request_fields):
         return Refused.PARTIAL
-    refused = _directives(request_cc, cc, status)
+    refused = refused_by_directives(request_cc, cc, status)
     if refused is not None:
         return refused
     # "if the cache is shared: the Authorization header field is not present in the request ... or a
@@ -277,7 +278,10 @@ def may_store(
     return Refused.NO_FRESHNESS
 
 
-def _directives(request_cc: CacheControl, cc: CacheControl, status: int) -> Refused | None:
+def refused_by_directives(
+    request_cc: CacheControl, cc: CacheControl, status: int
+) -> Refused | None:
+    """Why a response with the directives ``cc`` is not stored, by these and by those of its request."""
     # Section 5.2.2.3: "the cache SHOULD ignore the no-store directive if it understands and
     # implements the status code's caching requirements". The request's no-store still applies.
     if cc.must_understand:

@@ -321,7 +321,7 @@ def test_a_target_that_is_known_as_not_shareable(fields: dict[str, str], told: s
     world = World()
     request = request_for()
     known = KnownUnshareable(world.cache, None, {b"host": b"example.org"})
-    lines: Any = known.head(lines_of(fields))
+    lines: Any = known.head(200, lines_of(fields))
     assert world.cache.stack.counters.forwarded == (told is not None)
     if told is not None:
         assert told in dict(lines)[b"cache-status"].decode()
