@@ -16,6 +16,7 @@ import pytest
 from layergate.config import Rule
 from layergate.gateway.catalogue import SETTINGS
 from layergate.gateway.settings import load
+from layergate.gateway.timeouts import TIMEOUTS
 from layergate.gateway.upstream_options import UpstreamOptions
 from tests.support.redis_servers import tls_files
 
@@ -48,6 +49,37 @@ def shown(default: Any) -> str:
 def test_every_option_is_in_the_guide_with_its_default_and_no_other():
     told = rows(section("Options"))
     assert told == [(name, shown(setting.default)) for name, setting in SETTINGS.items()]
+
+
+def test_the_guide_describes_each_option_as_the_command_line_does():
+    told = dict(
+        re.findall(
+            r"^\| `(\w+)` \| .*? \| (.*?)(?:, see \[below\].*?)? \|$", section("Options"), re.MULTILINE
+        )
+    )
+    assert told == {name: setting.help for name, setting in SETTINGS.items()}
+
+
+def test_every_time_limit_is_in_the_guide():
+    told = re.findall(
+        r"^\| `?([\w ]+?)`? \| ([\d.]+) \| (.*?) \| (.*?) \|$", section("Time limits"), re.MULTILINE
+    )
+    assert told == [
+        (
+            each.name if each.fixed is None else each.name.replace("_", " "),
+            f"{each.default:g}",
+            each.bounds,
+            each.then,
+        )
+        for each in TIMEOUTS
+    ]
+    limits = {
+        name
+        for name in SETTINGS
+        if name.startswith("upstream_") or SETTINGS[name].group == "limits"
+    }
+    limits = {name for name in limits if name.endswith("_timeout")}
+    assert limits == {each.name for each in TIMEOUTS if each.fixed is None}
 
 
 def test_so_is_every_option_of_an_upstream():
