@@ -240,8 +240,10 @@ def certain_refusal(
     if control is None:
         if has_expires or guesses:
             return None
-        if rule is None or seconds is None:
+        if rule is None:
             return Refused.NO_FRESHNESS  # the app doesn't use caching
+        if seconds is None:
+            return None  # the status, or the request, may say more
         return _excuse_for(rule, cookie=cookie, authorization=authorization, secured=secured)
     if status in _NOT_WHOLE or not 200 <= status <= 599 or status in ONE_REQUEST_STATUSES:
         return None
