@@ -8,6 +8,7 @@ is made, nothing is looked up, and no exchange watches. The adapter asks `cookie
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from layergate.http.engine.cache import Cache
@@ -27,6 +28,7 @@ from layergate.http.rules import Match
 
 __all__ = ["KnownUnshareable", "unshared_head"]
 
+_REMEMBERED: Final = 256  # bytes of a Cache-Control value that is worth remembering
 _FWD: Final = {Refused.COOKIE: "request", Refused.AUTHORIZATION: "request"}
 
 
@@ -48,20 +50,40 @@ def unshared_head(
     if not settings.target_names.isdisjoint(fields):
         return None
     control = fields.get(b"cache-control")
-    reason = certain_refusal(
-        status,
-        None if control is None else parse_cache_control(control),
-        None if match is None else match.rule,
-        has_expires=b"expires" in fields,
-        guesses=settings.options.heuristic is not None,
-        cookie=cookie,
-        authorization=authorization,
-    )
+    expires, guesses = b"expires" in fields, settings.options.heuristic is not None
+    if match is None and (control is None or len(control) <= _REMEMBERED):
+        reason = _without_rule(status, control, expires, guesses)
+    else:
+        reason = certain_refusal(
+            status,
+            None if control is None else parse_cache_control(control),
+            None if match is None else match.rule,
+            has_expires=expires,
+            guesses=guesses,
+            cookie=cookie,
+            authorization=authorization,
+        )
     if reason is None:
         return None
     if not settings.internal_fields.isdisjoint(fields):
         lines = settings.for_clients(lines)
     return [*lines, *settings.status.bypassed(reason, _FWD.get(reason, "miss"))]
+
+
+@lru_cache(maxsize=512)
+def _without_rule(
+    status: int, control: bytes | None, expires: bool, guesses: bool
+) -> Refused | None:
+    """`certain_refusal` without a rule, when the credentials of the request do not matter."""
+    return certain_refusal(
+        status,
+        None if control is None else parse_cache_control(control),
+        None,
+        has_expires=expires,
+        guesses=guesses,
+        cookie=False,
+        authorization=False,
+    )
 
 
 class KnownUnshareable:
