@@ -31,14 +31,14 @@ from layergate.assembly import HttpCache, wrong_world
 from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import ConfigError
 from layergate.http.admin import AdminEndpoint
-from layergate.http.engine.driver import Conversation, Fetch, Pass, Serve
+from layergate.http.engine.driver import Conversation, Fetch, Forward, Serve
 from layergate.http.engine.markers import HitForMiss
 from layergate.http.message.credentials import Credential, strongest_credential
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.key import primary_key
 from layergate.http.message.stored import Served, StoredResponse
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import Bypass, NotStored
 from layergate.route_calls import refuse_circle
 from layergate.runtime.loop import LoopRuntime
 
@@ -81,8 +81,8 @@ class LayerGate:
         admin = options.admin
         self._admin = None if admin is None else AdminEndpoint(self.cache, admin)
         self.obey_directives = options.request_directives
-        self._method_lines = self.cache.pass_lines(Refused.METHOD, "method")
-        self._rule_lines = self.cache.pass_lines(Refused.RULE, "bypass")
+        self._method_lines = self.cache.bypass_lines(Bypass.METHOD, "method")
+        self._rule_lines = self.cache.bypass_lines(Bypass.RULE, "bypass")
         # In the spellings that apps use, where ASGI wants lower case: cheaper than to lower them all.
         spelled = (str.lower, str.title, str.upper, _as_documented)
         self._hidden = frozenset(
@@ -212,9 +212,9 @@ class LayerGate:
         """The reason why the response is certainly for this request alone, though its target has no
         hit-for-miss marker; else None."""
         if not personal and strongest_credential(fields) is not Credential.NONE:
-            return self.cache.cookie_marker(key, fields)
+            return self.cache.cookie_hit_for_miss(key, fields)
         if self.cache.is_for_one_user(key, fields) and len(path) <= self._longest:
-            return Refused.AUTHORIZATION
+            return NotStored.AUTHORIZATION
         return None
 
     def plain_hit(
@@ -268,7 +268,7 @@ class LayerGate:
             step = await conversation.again()
         if isinstance(step, Serve):
             await self._serve(step, scope, incoming, send)
-        elif isinstance(step, Pass):
+        elif isinstance(step, Forward):
             if self._adds:
                 send = adding(send, step.lines, self._hidden)
             await self._pass(scope, incoming, send)

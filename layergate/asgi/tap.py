@@ -161,7 +161,7 @@ class Tap:
             return {"type": "http.disconnect"}
         if not client.gone:
             await client.receive.disconnected()
-        if self.feed.relay not in (Relay.PASS, Relay.TEE) and exchange.leads_others:
+        if self.feed.relay not in (Relay.FORWARD, Relay.TEE) and exchange.leads_others:
             # This client is gone, but other clients wait for the response, or read it.
             await exchange.wait_until_over()
         return {"type": "http.disconnect"}
@@ -178,9 +178,9 @@ class Tap:
             if relay is None:
                 raise RuntimeError("the app sent http.response.body before http.response.start")
             more = message.get("more_body", False)
-            if relay is not Relay.PASS:
+            if relay is not Relay.FORWARD:
                 relay = await feed.part(message.get("body", b""), more=more)
-            if relay is Relay.PASS or relay is Relay.TEE:
+            if relay is Relay.FORWARD or relay is Relay.TEE:
                 if self._held is not None:
                     await self._head_to_client()
                 await self._to_client(message)
@@ -196,7 +196,7 @@ class Tap:
             feed.give_up()
             await self._head_to_client()
             await self._to_client(message)
-        elif relay is None or relay is Relay.PASS:
+        elif relay is None or relay is Relay.FORWARD:
             # Early hints, debug information: for the client whose request this is.
             if not self.deserted:
                 await self._to_client(message)

@@ -20,7 +20,7 @@ from layergate.http.message.cache_control import LAYERGATE_CONTROL
 from layergate.http.message.fields import Line
 from layergate.http.message.stored import Part, PartialResponse, StoredResponse
 from layergate.http.rfc9111.combining import MAX_PARTS
-from layergate.http.rfc9111.storing import NEVER_STORED_FIELDS, Refused
+from layergate.http.rfc9111.storing import NEVER_STORED_FIELDS, NotStored
 
 __all__ = ["VALUES"]
 
@@ -38,7 +38,7 @@ _FLAGS: Final = 255
 _OF_WHOLES: Final = frozenset({b"content-length", b"content-range"})
 _LONGEST: Final = 10**18  # octets of a representation
 
-_REASONS: Final = {reason.token: reason for reason in Refused}
+_REASONS: Final = {reason.token: reason for reason in NotStored}
 
 _MAX_LINES: Final = 1000
 _MAX_NAME_SETS: Final = 64

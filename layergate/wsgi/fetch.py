@@ -93,7 +93,7 @@ class Fetch:
         ):
             return self._answered()
         assert source is not None
-        if tap.relay is Relay.PASS and (source.listed or not source.begun):
+        if tap.relay is Relay.FORWARD and (source.listed or not source.begun):
             return self._untouched(source.iterable)
         if self._over and self._error is None and not tap.muted:
             if source.listed and not tap.completes:
@@ -111,7 +111,7 @@ class Fetch:
             return
         try:
             self._call()
-            if tap.relay is not Relay.PASS:
+            if tap.relay is not Relay.FORWARD:
                 limit = time.monotonic() + float(self._cache.options.abandoned_timeout)  # type: ignore[arg-type]
                 while tap.relay is not Relay.SWALLOW and self._advance() is not None:
                     if not exchange.stream.readers and (
@@ -144,12 +144,12 @@ class Fetch:
                 note_back(self._environ, self._outer, self._carried)
             if tap.hopeless():
                 tap.commit()
-            if tap.relay is Relay.PASS or tap.relay is Relay.SWALLOW:
+            if tap.relay is Relay.FORWARD or tap.relay is Relay.SWALLOW:
                 return
             # A list holds all of the body already: followers need not wait for the client.
             while (chunk := self._advance()) is not None:
                 tap.ahead.append(chunk)
-                if not source.listed or tap.relay in (Relay.PASS, Relay.SWALLOW):
+                if not source.listed or tap.relay in (Relay.FORWARD, Relay.SWALLOW):
                     break
         finally:
             policy_place.reset(place)

@@ -16,7 +16,7 @@ from layergate.core.invalidation import PurgeReceipt
 from layergate.errors import ConfigError
 from layergate.http.admin import MAX_BODY, AdminEndpoint
 from layergate.http.engine import driver
-from layergate.http.engine.driver import Conversation, Pass, Serve, Stream
+from layergate.http.engine.driver import Conversation, Forward, Serve, Stream
 from layergate.http.engine.exchange import Exchange
 from layergate.http.engine.posting import after_post, begin
 from layergate.http.engine.uncacheable import KnownUnshareable
@@ -25,7 +25,7 @@ from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.request import Request
 from layergate.http.message.stored import Served
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import Bypass, NotStored
 from layergate.route_calls import RouteCall, refuse_circle
 from layergate.runtime.blocking import run_blocking
 from layergate.runtime.threads import ThreadRuntime
@@ -102,8 +102,8 @@ class LayerGate:
         cache, options = self.cache, self.cache.options
         self._admin = None if options.admin is None else AdminEndpoint(cache, options.admin)
         self._obey = options.request_directives
-        self._method_lines = texts(cache.pass_lines(Refused.METHOD, "method"))
-        self._rule_lines = texts(cache.pass_lines(Refused.RULE, "bypass"))
+        self._method_lines = texts(cache.bypass_lines(Bypass.METHOD, "method"))
+        self._rule_lines = texts(cache.bypass_lines(Bypass.RULE, "bypass"))
         self._hidden = frozenset(name.decode("latin-1") for name in cache.internal_fields)
         self._longest = options.max_key_length
         self._has_rules = len(cache.rules) > 0
@@ -148,13 +148,13 @@ class LayerGate:
             )
             return [stored.body] if method == "GET" else []
         if hit is None and not personal and strongest_credential(fields) is not Credential.NONE:
-            hit = self.cache.cookie_marker(key, fields)
+            hit = self.cache.cookie_hit_for_miss(key, fields)
         elif (
             hit is None
             and self.cache.is_for_one_user(key, fields)
             and len(environ.get("PATH_INFO", "")) <= self._longest
         ):
-            hit = Refused.AUTHORIZATION
+            hit = NotStored.AUTHORIZATION
         if hit is not None and method == "GET":
             return self._unshared(environ, start_response, fields, key)
         return self._answer(environ, start_response, fields, key)
@@ -199,7 +199,7 @@ class LayerGate:
         if isinstance(step, Serve):
             body = send_response(start_response, step.response)
             return body if step.refresh is None else self._refresh(environ, step.refresh, body)
-        if isinstance(step, Pass):
+        if isinstance(step, Forward):
             return self._passing(environ, start_response, texts(step.lines))
         return _along(start_response, step)
 

@@ -275,7 +275,7 @@ class Tap:
             self._write = self._start(status, headers, *raising)
 
     def _give_up(self, error: BaseException | None = None) -> None:
-        self.relay = Relay.PASS
+        self.relay = Relay.FORWARD
         if self.feed is not None:
             self.feed.give_up(error)
             self.leave()

@@ -287,7 +287,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("data", "status"), REFUSALS)
 async def test_refusals(data, status):
-    """Refused, and the connection closed: what follows could be anything. Nothing is forwarded."""
+    """NotStored, and the connection closed: what follows could be anything. Nothing is forwarded."""
     async with Origin() as origin, Gateway(origin) as gateway:
         client = await gateway.client()
         await client.send(data.encode())

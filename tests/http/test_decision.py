@@ -10,8 +10,8 @@ from layergate.http.message.fields import Fields
 from layergate.http.message.key import primary_key
 from layergate.http.message.request import Request
 from layergate.http.message.stored import StoredResponse
-from layergate.http.rfc9111.decision import Decision, decide, passes, stale_if_error
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.decision import Decision, bypass_reason, decide, stale_if_error
+from layergate.http.rfc9111.storing import Bypass, NotStored
 
 NOW = 1_700_000_000.0
 FORWARDED = {Decision.REVALIDATE, Decision.MISS}
@@ -230,7 +230,9 @@ def test_the_method_makes_no_difference(request, entry, after):
 
 
 @same_every_time
-@given(requests(), st.sampled_from([HitForMiss(Refused.PRIVATE), VariantIndex((), ())]) | st.none())
+@given(
+    requests(), st.sampled_from([HitForMiss(NotStored.PRIVATE), VariantIndex((), ())]) | st.none()
+)
 def test_what_is_no_response_is_a_miss(request, value):
     entry = None if value is None else Entry(value, created=NOW, fresh_until=NOW + 60)
     decision, *_ = decide(request, entry, NOW)
@@ -263,4 +265,4 @@ def test_stale_if_error_ends_for_good(request, entry, after, more):
 @given(st.sampled_from(["POST", "PUT", "DELETE", "OPTIONS", "get", "FOO", ""]), st.booleans())
 def test_other_methods_pass(method, range_):
     lines = [(b"range", b"bytes=0-1")] if range_ else []
-    assert passes(request_with(lines, method), max_key_length=8192) is Refused.METHOD
+    assert bypass_reason(request_with(lines, method), max_key_length=8192) is Bypass.METHOD

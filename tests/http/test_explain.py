@@ -20,7 +20,7 @@ from layergate.http.explain.report import Explanation, Response, Step, section
 from layergate.http.explain.walk import explain
 from layergate.http.message.described import DescribedRequest as AskedRequest
 from layergate.http.rfc9111 import decision, freshness
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from tests.scenarios.asgi import Clock, Origin, ask, scope_of
 from tests.scenarios.checks import Seen, our_member
 from tests.scenarios.model import TOKEN, Reply, Scenario
@@ -562,8 +562,8 @@ async def test_json_there_and_back() -> None:
             Explanation.of_json(wrong)
 
 
-@pytest.mark.parametrize("reason", Refused, ids=lambda reason: reason.token)
-def test_every_refusal_has_a_section(reason: Refused) -> None:
+@pytest.mark.parametrize("reason", NotStored, ids=lambda reason: reason.token)
+def test_every_refusal_has_a_section(reason: NotStored) -> None:
     assert SECTION.fullmatch(section(reason.rfc))
     assert SENTENCE.fullmatch(reason.explain)
 

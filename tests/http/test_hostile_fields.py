@@ -16,7 +16,7 @@ from layergate.http.message.uri import canonical_uri, origin_of, resolve_uri
 from layergate.http.rfc9111.freshness import freshness_lifetime, initial_age
 from layergate.http.rfc9111.invalidation import invalidated_uris, invalidates
 from layergate.http.rfc9111.selecting import normalize, secondary_key, vary_names
-from layergate.http.rfc9111.storing import Refused, may_store, storable_fields
+from layergate.http.rfc9111.storing import NotStored, may_store, storable_fields
 from layergate.http.rfc9111.validation import (
     conditional_lines,
     freshens,
@@ -125,7 +125,7 @@ def test_storing(request_lines, lines, status, method):
         cc=cc,
         explicit_lifetime=True,
     )
-    assert refused is None or isinstance(refused, Refused)
+    assert refused is None or isinstance(refused, NotStored)
     stored = storable_fields(response, cc)
     assert [line for line in response.lines if line in stored] == stored
     if refused is None:

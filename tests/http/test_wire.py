@@ -20,7 +20,7 @@ from layergate.http.extensions.no_vary_search import MAX_FIELD, MAX_PARAMS, Sear
 from layergate.http.message.fields import Lines
 from layergate.http.message.stored import PartialResponse, StoredResponse
 from layergate.http.rfc9111.combining import MAX_PARTS
-from layergate.http.rfc9111.storing import NEVER_STORED_FIELDS, Refused
+from layergate.http.rfc9111.storing import NEVER_STORED_FIELDS, NotStored
 from layergate.http.wire import VALUES
 from tests.snapshots.same import same
 
@@ -176,8 +176,8 @@ def test_an_index_comes_back_as_it_was(index: VariantIndex, end: int, ends: bool
     assert same(there_and_back(index), index)
 
 
-@pytest.mark.parametrize("reason", Refused)
-def test_a_marker_comes_back_as_it_was(reason: Refused) -> None:
+@pytest.mark.parametrize("reason", NotStored)
+def test_a_marker_comes_back_as_it_was(reason: NotStored) -> None:
     assert there_and_back(HitForMiss(reason)) == HitForMiss(reason)
     of_some = HitForMiss(reason, (bytes(16), b"x" * 16))
     assert there_and_back(of_some) == of_some
@@ -303,9 +303,9 @@ def test_two_lengths_that_agree_are_one() -> None:
         VariantIndex((), (b"a",), (-1,)),
         VariantIndex((), (b"a",), (2**41,)),
         VariantIndex((), (b"a",), (1.0,)),  # type: ignore[arg-type]
-        HitForMiss(Refused.PRIVATE, (b"short",)),
-        HitForMiss(Refused.PRIVATE, ("x" * 16,)),  # type: ignore[arg-type]
-        HitForMiss(Refused.PRIVATE, (bytes(16),) * 65),
+        HitForMiss(NotStored.PRIVATE, (b"short",)),
+        HitForMiss(NotStored.PRIVATE, ("x" * 16,)),  # type: ignore[arg-type]
+        HitForMiss(NotStored.PRIVATE, (bytes(16),) * 65),
         VariantIndex((), ("a",)),  # type: ignore[arg-type]
         SearchVariance(1, False, ()),  # type: ignore[arg-type]
         SearchVariance(True, None, ()),  # type: ignore[arg-type]

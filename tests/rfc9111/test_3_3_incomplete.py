@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from layergate.http.message.fields import Fields
 from layergate.http.message.ranges import parse_range
 from layergate.http.rfc9111.combining import Received, received_part
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 
 
 def content_range(value):
@@ -27,30 +27,30 @@ ROWS = [
     ("unknown-length", b"bytes=2-5", [content_range(b"bytes 2-5/*")], ((2, 6), None, False)),
     ("another-range", b"bytes=0-1", [PART], ((2, 6), 10, False)),
     ("all-of-it", b"bytes=0-", [content_range(b"bytes 0-9/10")], ((0, 10), 10, False)),
-    ("not-asked", None, [PART], Refused.PARTIAL),
-    ("several-asked", b"bytes=0-1,2-5", [PART], Refused.PARTIAL),
-    ("none-said", b"bytes=2-5", [], Refused.PARTIAL),
-    ("said-twice", b"bytes=2-5", [PART, PART], Refused.PARTIAL),
-    ("unsatisfied", b"bytes=2-5", [content_range(b"bytes */10")], Refused.PARTIAL),
-    ("unit", b"bytes=2-5", [content_range(b"lines 2-5/10")], Refused.PARTIAL),
-    ("invalid", b"bytes=2-5", [content_range(b"bytes 5-2/10")], Refused.PARTIAL),
-    ("beyond", b"bytes=2-5", [content_range(b"bytes 2-5/5")], Refused.PARTIAL),
-    ("too-short", b"bytes=2-5", [PART, length(b"3")], Refused.LENGTH_MISMATCH),
-    ("too-long", b"bytes=2-5", [PART, length(b"5")], Refused.LENGTH_MISMATCH),
-    ("two-lengths", b"bytes=2-5", [PART, length(b"4"), length(b"5")], Refused.LENGTH_MISMATCH),
-    ("no-length", b"bytes=2-5", [PART, length(b"four")], Refused.LENGTH_MISMATCH),
-    ("huge-length", b"bytes=2-5", [PART, length(b"9" * 40)], Refused.LENGTH_MISMATCH),
+    ("not-asked", None, [PART], NotStored.PARTIAL),
+    ("several-asked", b"bytes=0-1,2-5", [PART], NotStored.PARTIAL),
+    ("none-said", b"bytes=2-5", [], NotStored.PARTIAL),
+    ("said-twice", b"bytes=2-5", [PART, PART], NotStored.PARTIAL),
+    ("unsatisfied", b"bytes=2-5", [content_range(b"bytes */10")], NotStored.PARTIAL),
+    ("unit", b"bytes=2-5", [content_range(b"lines 2-5/10")], NotStored.PARTIAL),
+    ("invalid", b"bytes=2-5", [content_range(b"bytes 5-2/10")], NotStored.PARTIAL),
+    ("beyond", b"bytes=2-5", [content_range(b"bytes 2-5/5")], NotStored.PARTIAL),
+    ("too-short", b"bytes=2-5", [PART, length(b"3")], NotStored.LENGTH_MISMATCH),
+    ("too-long", b"bytes=2-5", [PART, length(b"5")], NotStored.LENGTH_MISMATCH),
+    ("two-lengths", b"bytes=2-5", [PART, length(b"4"), length(b"5")], NotStored.LENGTH_MISMATCH),
+    ("no-length", b"bytes=2-5", [PART, length(b"four")], NotStored.LENGTH_MISMATCH),
+    ("huge-length", b"bytes=2-5", [PART, length(b"9" * 40)], NotStored.LENGTH_MISMATCH),
     # A last-pos beyond the end, certain only for "the last so many".
     ("exclusive", b"bytes=-5", [content_range(b"bytes 4-9/10"), length(b"5")], ((4, 9), 9, True)),
     ("exclusive-unsized", b"bytes=-5", [content_range(b"bytes 4-9/10")], ((4, 10), 10, False)),
     ("exclusive-not-last", b"bytes=4-8", [content_range(b"bytes 4-9/10"), length(b"5")],
-     Refused.LENGTH_MISMATCH),
+     NotStored.LENGTH_MISMATCH),
     ("exclusive-not-end", b"bytes=-5", [content_range(b"bytes 4-9/11"), length(b"5")],
-     Refused.LENGTH_MISMATCH),
+     NotStored.LENGTH_MISMATCH),
     ("exclusive-other", b"bytes=-4", [content_range(b"bytes 4-9/10"), length(b"5")],
-     Refused.LENGTH_MISMATCH),
+     NotStored.LENGTH_MISMATCH),
     ("off-by-two", b"bytes=-5", [content_range(b"bytes 3-9/10"), length(b"5")],
-     Refused.LENGTH_MISMATCH),
+     NotStored.LENGTH_MISMATCH),
 ]  # fmt: skip
 
 
@@ -83,4 +83,4 @@ def test_what_speaks_of_the_part_is_not_of_the_whole():
 def test_nothing_raises(asked, said, size):
     lines = [content_range(said), length(size)]
     found = received_part(parse_range(b"bytes=" + asked), 206, Fields(lines))
-    assert isinstance(found, Received | Refused)
+    assert isinstance(found, Received | NotStored)

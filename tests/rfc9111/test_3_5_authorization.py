@@ -9,7 +9,7 @@ import pytest
 
 from layergate.http.message.cache_control import EMPTY, parse_cache_control
 from layergate.http.message.fields import Fields
-from layergate.http.rfc9111.storing import Refused, authorization_allows, may_store
+from layergate.http.rfc9111.storing import NotStored, authorization_allows, may_store
 
 EXPIRES = b"Thu, 18 Aug 2050 02:01:18 GMT"
 
@@ -44,17 +44,17 @@ def test_stored_only_if_allowed(value, allowed):
         explicit_lifetime=False,
     )
     assert authorization_allows(cc) is allowed
-    assert refused is (None if allowed else Refused.AUTHORIZATION)
+    assert refused is (None if allowed else NotStored.AUTHORIZATION)
 
 
 @pytest.mark.parametrize(
     ("value", "by_rule", "expected"),
     [
-        pytest.param(b"", False, Refused.AUTHORIZATION, id="3.5-lifetime-of-the-caller"),
+        pytest.param(b"", False, NotStored.AUTHORIZATION, id="3.5-lifetime-of-the-caller"),
         pytest.param(b"", True, None, id="3.5-rule-allows"),
-        pytest.param(b"private", True, Refused.PRIVATE, id="3.5-rule-does-not-allow-private"),
-        pytest.param(b"public, private", False, Refused.PRIVATE, id="3.5-private-overrules"),
-        pytest.param(b"public, no-store", False, Refused.NO_STORE, id="3.5-no-store-overrules"),
+        pytest.param(b"private", True, NotStored.PRIVATE, id="3.5-rule-does-not-allow-private"),
+        pytest.param(b"public, private", False, NotStored.PRIVATE, id="3.5-private-overrules"),
+        pytest.param(b"public, no-store", False, NotStored.NO_STORE, id="3.5-no-store-overrules"),
     ],
 )
 def test_what_else_decides(value, by_rule, expected):

@@ -12,7 +12,7 @@ from layergate.config import Options
 from layergate.http.message.fields import Fields
 from layergate.http.message.request import Request
 from layergate.http.rfc9111.plan import Plan, plan_storage
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 
 NOW = 1_700_000_000.0
 
@@ -41,7 +41,7 @@ REQUEST = Request(
 )
 
 
-def planned(status: int, control: bytes | None, **options: Any) -> Plan | Refused:
+def planned(status: int, control: bytes | None, **options: Any) -> Plan | NotStored:
     lines = [(b"date", b"Tue, 14 Nov 2023 22:13:20 GMT")]
     lines += [(b"last-modified", b"Tue, 14 Nov 2023 21:13:20 GMT")]
     if control is not None:
@@ -131,4 +131,4 @@ def test_what_is_no_field_is_not_stored(line: tuple[bytes, bytes], stored: bool)
         request_time=NOW,
         response_time=NOW,
     )
-    assert isinstance(plan, Plan) if stored else plan is Refused.MALFORMED
+    assert isinstance(plan, Plan) if stored else plan is NotStored.MALFORMED

@@ -11,7 +11,7 @@ from layergate.http.engine.markers import HitForMiss
 from layergate.http.message.fields import Fields
 from layergate.http.message.request import Request
 from layergate.http.message.stored import StoredResponse
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.rfc9111.variants import (
     CODING,
     MAX_TAGS,
@@ -58,7 +58,7 @@ def test_all_with_a_strong_tag_are_nominated():
 
 def test_what_may_not_be_the_answer_is_not():
     doubtful = ONE.distrusted(30.0)
-    marker = Entry(HitForMiss(Refused.PRIVATE), created=0.0, fresh_until=60.0)
+    marker = Entry(HitForMiss(NotStored.PRIVATE), created=0.0, fresh_until=60.0)
     without_credentials_only = entry(b'"3"', b"three", without_credentials_only=True)
     cookie = asked((b"cookie", b"a=b"))
     assert nominated(asked(), [doubtful, marker, TWO]) == (TWO,)

@@ -17,7 +17,7 @@ from layergate.core.invalidation import Invalidation
 from layergate.http.engine.markers import HitForMiss, VariantIndex
 from layergate.http.extensions.no_vary_search import SearchVariance
 from layergate.http.message.stored import PartialResponse, StoredResponse
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.wire import VALUES
 
 FOLDER = Path(__file__).parent
@@ -149,7 +149,7 @@ SAMPLES: dict[str, Sample] = {
     "responses-nested": Sample({"one": RESPONSE, "index": [INDEX]}),
     "index": Sample(INDEX),
     "search-variance": Sample(SearchVariance(False, True, (b"a b", b"id", b"\xff"))),
-    "hit-for-miss": Sample(HitForMiss(Refused.SET_COOKIE)),
+    "hit-for-miss": Sample(HitForMiss(NotStored.SET_COOKIE)),
     "record": Sample(INVALIDATIONS, record=True),
     "record-groups": Sample((Invalidation("tag", GROUP),), record=True),
     "record-signed": Sample(INVALIDATIONS, record=True, codec={"secret": SECRET}),

@@ -10,7 +10,7 @@ from typing import Final
 
 from layergate.http.extensions.cache_status import forward_value, hit_value, identifier
 from layergate.http.message.fields import Line, Lines
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import Bypass, NotStored
 
 __all__ = ["AGES", "MEMO", "HitLines", "StatusLines", "age_line"]
 
@@ -51,7 +51,7 @@ class StatusLines:
         self.identifier = identifier(name)
         self.sent = sent
         self.hits = HitLines(self.identifier)
-        self._bypassed: dict[tuple[Refused, str], Lines] = {}
+        self._bypassed: dict[tuple[Bypass | NotStored, str], Lines] = {}
 
     def hit(self, ttl: int, detail: str | None = None) -> Lines:
         """For a response from the store. ``ttl``: seconds, negative when stale."""
@@ -61,7 +61,7 @@ class StatusLines:
             return [self.hits[ttl]]
         return [(b"cache-status", hit_value(self.identifier, ttl, detail))]
 
-    def bypassed(self, reason: Refused, fwd: str) -> Lines:
+    def bypassed(self, reason: Bypass | NotStored, fwd: str) -> Lines:
         """For a response to a request that the cache forwards untouched. Callers must not change the
         list."""
         lines = self._bypassed.get((reason, fwd))

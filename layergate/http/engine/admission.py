@@ -68,11 +68,17 @@ class Admission:
             self._put(self._sights, invalidation, max(1, self._sights.pop(invalidation, 0)))
 
     def room(
-        self, index: VariantIndex, variant: bytes, cap: int, *, sights: int, marker: bool = False
+        self,
+        index: VariantIndex,
+        variant: bytes,
+        cap: int,
+        *,
+        sights: int,
+        hit_for_miss: bool = False,
     ) -> Room | None:
         """The room for a ``variant`` in the ``index``; None if there is none. Changes nothing.
 
-        ``sights``: see `sighted`. ``marker``: it is one for what is not shareable, and displaces no
+        ``sights``: see `sighted`. ``hit_for_miss``: it is one for what is not shareable, and displaces no
         response."""
         if variant in index.variants or len(index.variants) < cap:
             return Room(None)
@@ -91,7 +97,7 @@ class Admission:
                 return Room(other)
             elif not reads:
                 unread.append(other)
-        if marker:
+        if hit_for_miss:
             return None
         if unread:
             return Room(unread[-1] if sights > 1 else unread[0])

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, TypeAlias
 from layergate.http.engine.exchange import Exchange
 from layergate.http.message.fields import Lines
 from layergate.http.message.stored import Served
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import Bypass
 
 __all__ = [
     "GATEWAY_TIMEOUT",
@@ -18,9 +18,9 @@ __all__ = [
     "Answer",
     "Attempt",
     "Follow",
+    "Forward",
     "Landed",
     "Lead",
-    "Pass",
     "Serve",
 ]
 
@@ -74,14 +74,14 @@ class Follow(NamedTuple):
     exchange: Exchange
 
 
-class Pass(NamedTuple):
+class Forward(NamedTuple):
     """Forward untouched. ``lines``: what to add to the response's head."""
 
-    reason: Refused
+    reason: Bypass
     lines: Lines
 
 
-Answer: TypeAlias = Serve | Lead | Follow | Pass
+Answer: TypeAlias = Serve | Lead | Follow | Forward
 
 
 class Landed(NamedTuple):

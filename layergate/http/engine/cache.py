@@ -2,10 +2,10 @@
 
     first_look   answers a plain hit, as a plain function: see `hit`
     open         decides on everything else, and answers with one of
-                     Serve   a response from the store, and perhaps a refresh of it to run
-                     Follow  wait for, and read along with, a fetch that is under way
-                     Lead    make this fetch, and feed the exchange
-                     Pass    forward, and touch nothing
+                     Serve    a response from the store, and perhaps a refresh of it to run
+                     Follow   wait for, and read along with, a fetch that is under way
+                     Lead     make this fetch, and feed the exchange
+                     Forward  call the app; the cache has no part in this request
     purge        makes stored responses invalid: see `purge`
     reload       puts other options into effect
 
@@ -33,7 +33,7 @@ from layergate.http.engine.purge import after_unsafe, named_invalidations, purge
 from layergate.http.engine.settings import Settings
 from layergate.http.message.fields import Lines
 from layergate.http.message.request import Request
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import Bypass
 from layergate.http.rules import RuleSet
 
 __all__ = ["Cache"]
@@ -48,7 +48,7 @@ class Cache:
         self.engine = Engine.of(stack, settings)
         self._hits = HitPath(stack, settings)
         self.peek = self._hits.peek
-        self.cookie_marker = self._hits.cookie_marker
+        self.cookie_hit_for_miss = self._hits.cookie_hit_for_miss
         self.is_for_one_user = self._hits.is_for_one_user
         self.first_look: FirstLook = self.peek
         """What adapters ask first: the hit path, or what telemetry or the log has put around it."""
@@ -199,7 +199,7 @@ class Cache:
         """The name of this cache in Cache-Status."""
         return self.engine.settings.status.identifier
 
-    def pass_lines(self, reason: Refused, fwd: str) -> Lines:
+    def bypass_lines(self, reason: Bypass, fwd: str) -> Lines:
         """What is added to the head of a response that the cache has no part in."""
         return self.engine.settings.status.bypassed(reason, fwd)
 

@@ -16,7 +16,7 @@ from layergate.core.ports import Task
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.exchange import Exchange, State
 from layergate.http.engine.tally import count_not_stored, end_span
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 
 __all__ = ["Claims"]
 
@@ -58,7 +58,7 @@ class Claims:
 
     def surrender(self) -> None:
         """As `budget.Holder`: others need the bytes, and this fetch waits for its client."""
-        self.refuse(Refused.BUDGET)
+        self.refuse(NotStored.BUDGET)
 
     # -- the flight, the lease, the span -------------------------------------------------------
 
@@ -81,7 +81,7 @@ class Claims:
 
     # -- endings -------------------------------------------------------------------------------
 
-    def refuse(self, reason: Refused) -> None:
+    def refuse(self, reason: NotStored) -> None:
         """Give up storing, in the middle of the body. From any thread."""
         if self.exchange.refuse(reason):
             self.return_bytes()
@@ -97,7 +97,7 @@ class Claims:
         if stream.ended or stream.broken:
             return
         cut = exchange.storing or exchange.state in (State.PENDING, State.STREAMING)
-        end_span(exchange, error or (Refused.INCOMPLETE.token if cut else None))
+        end_span(exchange, error or (NotStored.INCOMPLETE.token if cut else None))
         self.return_bytes()
         self.land()
         exchange.abort(error)

@@ -16,7 +16,7 @@ from layergate.http.engine.claims import Claims
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.exchange import Exchange
 from layergate.http.engine.fetch import beginning, new_exchange
-from layergate.http.engine.hit_for_miss import marker_for
+from layergate.http.engine.hit_for_miss import find_hit_for_miss
 from layergate.http.engine.lookup import Selected, newest, select_exactly
 from layergate.http.engine.respond import respond_stale
 from layergate.http.engine.sharing import flight_key, has_landed, may_join, why_uncollapsed
@@ -52,7 +52,7 @@ async def collapse(
     """
     request, entry, fwd, match, selected, reload = wanted
     request.outcome, request.reason = "miss", fwd
-    marker = await marker_for(engine, request, selected)
+    marker = await find_hit_for_miss(engine, request, selected)
     key: bytes | None = None
     if may_wait and why_uncollapsed(engine.settings, request, entry, match, marker) is None:
         key = flight_key(request, match, selected)
@@ -64,7 +64,7 @@ async def collapse(
         engine.counters.on("bypass", request=request, reason="too many waiters")
         key, crowded = None, True
     exchange = new_exchange(engine, request, selected, key, entry, fwd, match, reload=reload)
-    exchange.marked = marker is not None and not crowded
+    exchange.hit_for_miss = marker is not None and not crowded
     if key is not None:
         instead = await _lead(engine, exchange, key, present, selected, until, last=last)
         if instead is not None:
@@ -193,7 +193,7 @@ async def _other_landed(engine: Engine, request: Request, seen: Selected) -> boo
     found = await select_exactly(engine, request)
     if found.storage_key != seen.storage_key:
         return True
-    if await marker_for(engine, request, found) is not None:
+    if await find_hit_for_miss(engine, request, found) is not None:
         return True
     if seen.entry is not None and seen.entry.fresh_until > engine.runtime.now():
         found = await newest(engine, request, found)  # only a reload waits beside what is fresh

@@ -14,7 +14,7 @@ from layergate.http.message.fields import Fields
 from layergate.http.message.stored import StoredResponse
 from layergate.http.rfc9111.decision import answers
 from layergate.http.rfc9111.selecting import varies_on_more, vary_names, with_vary
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 
 __all__ = ["plan_completion"]
 
@@ -31,7 +31,7 @@ def plan_completion(
     plan, part, _ = planned
     stored: StoredResponse = rest.entry.value
     if (
-        isinstance(plan, Refused)
+        isinstance(plan, NotStored)
         or part is None
         or not answers(asked.request, stored)  # by now its user may be known
         # One of them is for requests that the other is not for.

@@ -5,7 +5,7 @@ An adapter makes a `Conversation` for each request that the hit path does not an
 
     Serve    send this response; perhaps refresh what is stored in the background
     Stream   send this head, then read along with the fetch of another request
-    Pass     call the app; the cache has no part in this request
+    Forward  call the app; the cache has no part in this request
     Fetch    call the app, and feed its response into an exchange (`feed`)
 
     next ──▶ Fetch ──app──▶ resolve ──▶ Serve | None (the app's own response) | UNCONDITIONAL
@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, TypeAlias
 
 from layergate.core.entry import Entry
-from layergate.http.engine.answers import Attempt, Follow, Lead, Pass, Serve
+from layergate.http.engine.answers import Attempt, Follow, Forward, Lead, Serve
 from layergate.http.engine.cache import Cache
 from layergate.http.engine.claims import Claims
 from layergate.http.engine.engine import Engine
@@ -47,7 +47,7 @@ __all__ = [
     "Attempt",
     "Conversation",
     "Fetch",
-    "Pass",
+    "Forward",
     "Serve",
     "Step",
     "Stream",
@@ -83,7 +83,7 @@ class Fetch(NamedTuple):
         return self.exchange.conditional or self.exchange.asked.rest is not None
 
 
-Step: TypeAlias = Serve | Stream | Fetch | Pass
+Step: TypeAlias = Serve | Stream | Fetch | Forward
 
 
 class Conversation:

@@ -36,7 +36,7 @@ from layergate.http.privacy.tokens import has_token
 from layergate.http.rfc9111.combining import Received
 from layergate.http.rfc9111.plan import Plan
 from layergate.http.rfc9111.rest import Rest
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.rfc9111.variants import nominating_line
 from layergate.http.rules import Match
 
@@ -104,7 +104,7 @@ class Relay(enum.Enum):
     """Into the stream, part by part. Readers deliver it."""
     TEE = enum.auto()
     """To the client of this request, and a copy of it into the stream."""
-    PASS = enum.auto()
+    FORWARD = enum.auto()
     """To the client of this request, if there is one. Nothing is kept."""
     SWALLOW = enum.auto()
     """Nowhere: a stored response answers."""
@@ -221,18 +221,52 @@ class Exchange:
     ``kept``           the key under which the top layer has the response already.
     ``made``           the entry of the complete body, if it was made before its turn.
     ``sights``         how often its variant has come without being kept; see `admission`.
-    ``marked``         a hit-for-miss marker was found for it.
+    ``hit_for_miss``   a hit-for-miss marker was found for it.
     ``lease``          the fleet's lease. ``unleased``: it went without, since the shared layer was
                        away. ``gave_up``: it has waited for the lease as long as it may.
     ``span``           of the fetch, from its beginning; followers and the entry link to it.
     """
 
     __slots__ = (
-        "admitted", "alias", "asked", "began", "completes", "conditional", "confirmation", "cookies", "entry", "gave_up", "head",
-        "kept", "leader_lines", "lease", "made", "marked", "match", "mismatched", "opened",
-        "origin_status", "plan", "primary", "pulse", "refused", "request", "secondary", "sights",
-        "span", "state", "storing", "stream", "tokens", "touched", "unchanged", "uncollapsed", "unkept", "unleased",
-        "unreachable", "variance",
+        "admitted",
+        "alias",
+        "asked",
+        "began",
+        "completes",
+        "conditional",
+        "confirmation",
+        "cookies",
+        "entry",
+        "gave_up",
+        "head",
+        "hit_for_miss",
+        "kept",
+        "leader_lines",
+        "lease",
+        "made",
+        "match",
+        "mismatched",
+        "opened",
+        "origin_status",
+        "plan",
+        "primary",
+        "pulse",
+        "refused",
+        "request",
+        "secondary",
+        "sights",
+        "span",
+        "state",
+        "storing",
+        "stream",
+        "tokens",
+        "touched",
+        "unchanged",
+        "uncollapsed",
+        "unkept",
+        "unleased",
+        "unreachable",
+        "variance",
     )  # fmt: skip
 
     def __init__(
@@ -259,8 +293,8 @@ class Exchange:
         self.variance: SearchVariance | None = None
         self.alias: bytes | None = None
         self.storing = False
-        self.refused: Refused | None = None
-        self.unkept: Refused | None = None
+        self.refused: NotStored | None = None
+        self.unkept: NotStored | None = None
         self.admitted = False
         self.opened = True
         self.leader_lines: Lines | None = None
@@ -272,7 +306,7 @@ class Exchange:
         self.kept: bytes | None = None
         self.made: Entry | None = None
         self.sights = 0
-        self.marked = False
+        self.hit_for_miss = False
         self.lease: Lease | None = None
         self.unleased = False
         self.gave_up = False
@@ -364,7 +398,7 @@ class Exchange:
         self.opened = opened
         self.storing = self.stream.keeps = True
 
-    def release(self, head: Head | None = None, reason: Refused | None = None) -> None:
+    def release(self, head: Head | None = None, reason: NotStored | None = None) -> None:
         """The response is for nobody but the client whose request was forwarded. It may be stored for
         others all the same, if there is no ``reason`` why not and `keep` came before; then ``head``
         is None."""
@@ -390,7 +424,7 @@ class Exchange:
             self.opened = self.stream.shared = True
         self._become(Event.SHARE)
 
-    def admit(self, unkept: Refused | None) -> None:
+    def admit(self, unkept: NotStored | None) -> None:
         """Whether a layer takes the response is known. ``unkept``: why none does."""
         self.admitted = unkept is None
         self.unkept = unkept
@@ -408,7 +442,7 @@ class Exchange:
     # -- a stored response answers -------------------------------------------------------------
 
     def confirm(
-        self, entry: Entry, plan: Plan | None, reason: Refused | None, cookies: Lines
+        self, entry: Entry, plan: Plan | None, reason: NotStored | None, cookies: Lines
     ) -> None:
         """A 304 has confirmed what is stored: ``entry``, updated, is the answer. ``plan``: how it is
         to be stored, or None if nothing is; ``reason``: why not."""
@@ -438,7 +472,7 @@ class Exchange:
 
     # -- the body, and the end -----------------------------------------------------------------
 
-    def refuse(self, reason: Refused) -> bool:
+    def refuse(self, reason: NotStored) -> bool:
         """Give up storing, in the middle of the body. Those who stream along still get all of it. From
         any thread. False, with nothing changed, if it was given up already, or is in the store's
         hands."""
@@ -458,7 +492,7 @@ class Exchange:
         head = self.head
         if head is not None and head.length is not None and head.length != self.stream.length:
             self.storing = self.stream.keeps = False
-            self.refused = Refused.LENGTH_MISMATCH
+            self.refused = NotStored.LENGTH_MISMATCH
             return False
         return True
 

@@ -31,7 +31,7 @@ from layergate.http.engine.store import commit, complete_entry, keep
 from layergate.http.engine.tally import count_not_stored, end_span
 from layergate.http.engine.update import freshen_by_head, freshen_others
 from layergate.http.message.fields import Lines
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.rules import Match
 
 __all__ = ["Feed", "log_hidden"]
@@ -113,7 +113,7 @@ class Feed:
         # that is shared so far may turn out not to be, with its first part.
         if exchange.opened or not (relay is Relay.SHARE or body_follows):
             await self.remember()
-        if relay is Relay.PASS and exchange.request.method == "HEAD":
+        if relay is Relay.FORWARD and exchange.request.method == "HEAD":
             await freshen_by_head(self._engine, exchange, status, lines)
         return relay
 
@@ -125,7 +125,7 @@ class Feed:
         if exchange.opened or exchange.stream.broken or relay is Relay.SWALLOW:
             return relay
         relay = self.relay = receive_opening(self._claims, first, whole=whole)
-        if relay is Relay.PASS or not self._remembered:
+        if relay is Relay.FORWARD or not self._remembered:
             await self.remember()
         return relay
 
@@ -186,7 +186,7 @@ class Feed:
         if not exchange.opened and relay is not Relay.SWALLOW:
             relay = await self.open(bytes(data), whole=not more)
         assert relay is not None
-        if relay is Relay.PASS:
+        if relay is Relay.FORWARD:
             return relay
         if relay is not Relay.SWALLOW and data:
             self._add(bytes(data))
@@ -225,9 +225,9 @@ class Feed:
             return
         if exchange.storing:
             if length > self._engine.settings.max_body:
-                claims.refuse(Refused.TOO_LARGE)
+                claims.refuse(NotStored.TOO_LARGE)
             elif length > claims.reserved and not claims.reserve(length):
-                claims.refuse(Refused.BUDGET)
+                claims.refuse(NotStored.BUDGET)
         stream.add(chunk)
 
     async def _finish(self) -> None:
@@ -238,7 +238,7 @@ class Feed:
             return
         if exchange.storing and exchange.state is not State.ANSWERED:
             if not exchange.verify():
-                count_not_stored(self._engine, exchange, Refused.LENGTH_MISMATCH)
+                count_not_stored(self._engine, exchange, NotStored.LENGTH_MISMATCH)
             elif not exchange.completes and not stack.peek_is_enough:
                 self._keep()
         if exchange.completes and exchange.state is State.STREAMING:
@@ -273,7 +273,7 @@ class Feed:
 
     async def _store(self) -> None:
         try:
-            if self.exchange.refused is not Refused.VARIANTS:
+            if self.exchange.refused is not NotStored.VARIANTS:
                 await self._commit()
         finally:
             self._claims.finish()
@@ -291,15 +291,15 @@ class Feed:
             assert exchange.stream.body is not None
             if exchange.has_token(exchange.stream.body):
                 # It came in parts, so others may have read along. Those who come now shall not.
-                exchange.refused = Refused.TOKEN
-                count_not_stored(engine, exchange, Refused.TOKEN)
+                exchange.refused = NotStored.TOKEN
+                count_not_stored(engine, exchange, NotStored.TOKEN)
                 await self._remember()
                 return
             entry = exchange.made or complete_entry(engine, exchange)
             exchange.made = None
         if not await commit(engine, exchange, plan, entry):
             exchange.admitted = False
-            exchange.refused = exchange.refused or Refused.PURGED
+            exchange.refused = exchange.refused or NotStored.PURGED
 
     # -- endings -------------------------------------------------------------------------------
 
@@ -328,7 +328,7 @@ class Feed:
         """What was fed is not the whole response: nothing is stored, and the client gets the rest
         directly. ``error``: why."""
         self._claims.abort(error)
-        self.relay = Relay.PASS
+        self.relay = Relay.FORWARD
 
     def leave_alone(self) -> None:
         """The rest of the response goes to the client without passing here."""

@@ -106,7 +106,7 @@ def nominees(
     index = selected.variants
     if not engine.settings.nominate_codings:
         return ()
-    if entry is not None or index is None or not selected.vary_miss or selected.marker:
+    if entry is not None or index is None or not selected.vary_miss or selected.hit_for_miss:
         return ()
     if request.method != "GET" or request.directives.no_store:
         return ()

@@ -15,7 +15,7 @@ from layergate.http.engine.added_lines import AGES, MEMO, age_line
 from layergate.http.engine.hit_for_miss import WITH_COOKIE
 from layergate.http.engine.markers import HitForMiss, VariantIndex
 from layergate.http.engine.settings import Settings
-from layergate.http.engine.witness import live_marker
+from layergate.http.engine.witness import live_hit_for_miss
 from layergate.http.extensions.no_vary_search import SearchVariance, class_key, path_key
 from layergate.http.message.cache_control import parse_cache_control
 from layergate.http.message.fields import Fields, Lines
@@ -127,7 +127,7 @@ class HitPath:
             return None
         if stored.__class__ is not StoredResponse:
             if stored.__class__ is HitForMiss and self.forwards_plainly(fields):
-                return live_marker(self._now(), fields.items(), entry)
+                return live_hit_for_miss(self._now(), fields.items(), entry)
             return None
         now = self._now()
         ttl = entry.fresh_until - now
@@ -179,13 +179,13 @@ class HitPath:
         control = fields.get(b"cache-control")
         return control is None or b"only-if-cached" not in control.lower()
 
-    def cookie_marker(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
+    def cookie_hit_for_miss(self, key: bytes, fields: Mapping[bytes, bytes]) -> HitForMiss | None:
         """The marker for requests with these cookies or other credentials, if nothing in these fields
         needs the full decision. For a request that `peek` has not answered."""
         if not self.forwards_plainly(fields):
             return None
         entry = self._stack.peek(key + WITH_COOKIE)
-        return live_marker(self._now(), fields.items(), entry, credentials=True)
+        return live_hit_for_miss(self._now(), fields.items(), entry, credentials=True)
 
     def is_for_one_user(self, key: bytes, fields: Mapping[bytes, bytes]) -> bool:
         """True for a request with Authorization, in which nothing else needs the full decision, for a

@@ -30,23 +30,23 @@ from layergate.http.engine.variant_index import note_variant
 from layergate.http.engine.witness import (
     credentials_witness,
     joined,
-    live_marker,
+    live_hit_for_miss,
     speaks_of_target,
     witness,
 )
 from layergate.http.message.request import Request
 from layergate.http.message.stored import StoredResponse
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 
 __all__ = [
     "REQUEST_ONLY",
     "WITH_COOKIE",
     "concerns_one_request",
-    "end_markers",
-    "has_marker",
-    "leave_marker",
-    "marker_for",
-    "marker_ttl",
+    "end_hit_for_miss",
+    "find_hit_for_miss",
+    "has_hit_for_miss",
+    "hit_for_miss_ttl",
+    "leave_hit_for_miss",
     "recent_reason",
 ]
 
@@ -57,12 +57,14 @@ _BESIDE: Final = b"\x00marker"
 _SUFFIXES: Final = (b"", _BESIDE, WITH_COOKIE)
 
 REQUEST_ONLY: Final = frozenset({
-    Refused.REQUEST_NO_STORE, Refused.AUTHORIZATION, Refused.COOKIE, Refused.USER, Refused.METHOD,
-    Refused.REQUEST_BODY, Refused.RANGE, Refused.BUDGET, Refused.PURGED, Refused.NOT_MODIFIED,
-    Refused.INCOMPLETE, Refused.LENGTH_MISMATCH, Refused.VALIDATOR, Refused.VARIANTS,
+    NotStored.REQUEST_NO_STORE, NotStored.AUTHORIZATION, NotStored.COOKIE, NotStored.USER, NotStored.METHOD,
+    NotStored.REQUEST_BODY, NotStored.RANGE, NotStored.BUDGET, NotStored.PURGED, NotStored.NOT_MODIFIED,
+    NotStored.INCOMPLETE, NotStored.LENGTH_MISMATCH, NotStored.VALIDATOR, NotStored.VARIANTS,
 })  # fmt: skip
 """The reasons that say something about one request, and nothing about its target."""
-_RANGE_ONLY: Final = frozenset({Refused.PARTIAL, Refused.TOO_LARGE})  # about the range asked for
+_RANGE_ONLY: Final = frozenset(
+    {NotStored.PARTIAL, NotStored.TOO_LARGE}
+)  # about the range asked for
 # A marker after an error is short: what comes back may well be shareable. Seconds.
 _ERROR_TTL: Final = 1.0
 
@@ -70,21 +72,23 @@ _ERROR_TTL: Final = 1.0
 # -- reading ---------------------------------------------------------------------------------------
 
 
-async def marker_for(
+async def find_hit_for_miss(
     engine: Engine, request: Request, selected: Selected, *, quiet: bool = False
 ) -> HitForMiss | None:
     """The marker that keeps this request from waiting for others, or None."""
-    marker, key = selected.marker, selected.storage_key
+    marker, key = selected.hit_for_miss, selected.storage_key
     lines, now = request.fields.lines, engine.runtime.now
     if marker is None and selected.entry is not None:
-        marker = live_marker(now(), lines, await entry_under(engine, key + _BESIDE, quiet=quiet))
+        marker = live_hit_for_miss(
+            now(), lines, await entry_under(engine, key + _BESIDE, quiet=quiet)
+        )
     if marker is None and request.cookie:
         found = await entry_under(engine, key + WITH_COOKIE, quiet=quiet)
-        marker = live_marker(now(), lines, found, credentials=True)
+        marker = live_hit_for_miss(now(), lines, found, credentials=True)
     return marker
 
 
-async def recent_reason(engine: Engine, selected: Selected) -> Refused | None:
+async def recent_reason(engine: Engine, selected: Selected) -> NotStored | None:
     """Why a response that some request would have got for this was recently not stored, or None. For
     `explain`: nothing is counted, copied or changed."""
     for suffix in _SUFFIXES:
@@ -95,7 +99,7 @@ async def recent_reason(engine: Engine, selected: Selected) -> Refused | None:
     return None
 
 
-def has_marker(engine: Engine, key: bytes) -> bool:
+def has_hit_for_miss(engine: Engine, key: bytes) -> bool:
     """True if this instance's memory has a marker for what is stored under ``key``, for any request."""
     for suffix in _SUFFIXES:
         entry = engine.stack.inspect_top(key + suffix)
@@ -107,10 +111,10 @@ def has_marker(engine: Engine, key: bytes) -> bool:
 # -- leaving ---------------------------------------------------------------------------------------
 
 
-async def leave_marker(engine: Engine, exchange: Exchange, reason: Refused) -> None:
+async def leave_hit_for_miss(engine: Engine, exchange: Exchange, reason: NotStored) -> None:
     """Leave a marker for the target of an exchange whose response was not stored, beside what is
     stored; unless ``reason`` says nothing about the target."""
-    ttl = marker_ttl(engine.settings, exchange)
+    ttl = hit_for_miss_ttl(engine.settings, exchange)
     if not ttl:
         return
     request, now = exchange.request, engine.runtime.now()
@@ -137,7 +141,7 @@ async def leave_marker(engine: Engine, exchange: Exchange, reason: Refused) -> N
         if stored.stamp > exchange.began.stamp:  # what is stored is newer
             return
         left = stored.fresh_until - now
-        if left > ttl / 2 and live_marker(now, lines, stored, credentials=request.cookie):
+        if left > ttl / 2 and live_hit_for_miss(now, lines, stored, credentials=request.cookie):
             return
         if left >= ttl and not speaks_of_target(status):
             return
@@ -148,7 +152,7 @@ async def leave_marker(engine: Engine, exchange: Exchange, reason: Refused) -> N
         # One of many variants, and bounded in number like those that are stored.
         told = engine.settings.forwarding.told(request.fields.names()) or None
         has_room = await note_variant(
-            engine, exchange.primary, told, request.fields, key, now + ttl, marker=True
+            engine, exchange.primary, told, request.fields, key, now + ttl, hit_for_miss=True
         )
         if not has_room:
             return
@@ -156,14 +160,14 @@ async def leave_marker(engine: Engine, exchange: Exchange, reason: Refused) -> N
         value,
         created=now,
         fresh_until=now + ttl,
-        tags=() if engine.stack.shared_log is None else (_marker_tag(exchange.primary),),
+        tags=() if engine.stack.shared_log is None else (_hit_for_miss_tag(exchange.primary),),
         stamp=engine.stack.invalidations.position,
         size=64 + sum(map(len, value.witnesses)),
     )
     await engine.stack.store(key, marker)
 
 
-def marker_ttl(settings: Settings, exchange: Exchange) -> float:
+def hit_for_miss_ttl(settings: Settings, exchange: Exchange) -> float:
     """For how many seconds the reason why this response was not stored keeps others from waiting for
     its like. 0: the reason says nothing about the target."""
     request, reason, status = exchange.request, exchange.refused, exchange.origin_status or 0
@@ -172,7 +176,7 @@ def marker_ttl(settings: Settings, exchange: Exchange) -> float:
     if (
         request.authorization
         or request.personal
-        or (reason in REQUEST_ONLY and reason is not Refused.COOKIE)
+        or (reason in REQUEST_ONLY and reason is not NotStored.COOKIE)
         or (reason in _RANGE_ONLY and request.ranges is not None)
     ):
         return 0.0
@@ -216,21 +220,21 @@ def concerns_one_request(exchange: Exchange, request: Request) -> bool:
 # -- ending ----------------------------------------------------------------------------------------
 
 
-async def end_markers(engine: Engine, exchange: Exchange) -> None:
+async def end_hit_for_miss(engine: Engine, exchange: Exchange) -> None:
     """A shareable response has come for this target: drop its markers, here and on every other
     instance."""
-    exchange.marked = False
+    exchange.hit_for_miss = False
     for suffix in _SUFFIXES:
         key = exchange.asked.storage_key + suffix
         entry = await entry_under(engine, key)
         if entry is not None and isinstance(entry.value, HitForMiss):
             await engine.stack.discard(key)
     if engine.stack.shared_log is not None:
-        tag = _marker_tag(exchange.primary)
+        tag = _hit_for_miss_tag(exchange.primary)
         await engine.stack.invalidate((Invalidation("tag", tag),), wait=0.0)
 
 
-def _marker_tag(primary: bytes) -> str:
+def _hit_for_miss_tag(primary: bytes) -> str:
     """What the markers of a target are tagged with. No response can be tagged so, since a field's
     value has no NUL."""
     return f"\x00marker {blake2b(primary, digest_size=16).hexdigest()}"

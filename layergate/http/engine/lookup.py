@@ -13,7 +13,7 @@ from layergate.core.entry import Entry
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.entries import entry_under, find
 from layergate.http.engine.markers import HitForMiss, VariantIndex
-from layergate.http.engine.witness import live_marker
+from layergate.http.engine.witness import live_hit_for_miss
 from layergate.http.extensions.languages import in_language
 from layergate.http.extensions.no_vary_search import SearchVariance, class_key, path_key
 from layergate.http.message.key import variant_key
@@ -30,7 +30,7 @@ class Selected(NamedTuple):
 
     ``entry``        the entry that the request selects, or None.
     ``storage_key``  the key that such an entry has or would have.
-    ``marker``       the hit-for-miss marker found in its place, or None.
+    ``hit_for_miss`` the marker found in its place, or None.
     ``vary_miss``    the target has variants, and the request selects none of them.
     ``layer``        the name of the layer that has the entry, or "".
     ``variants``     the index of a target that has variants.
@@ -42,7 +42,7 @@ class Selected(NamedTuple):
 
     entry: Entry | None
     storage_key: bytes
-    marker: HitForMiss | None
+    hit_for_miss: HitForMiss | None
     vary_miss: bool
     layer: str = ""
     variants: VariantIndex | None = None
@@ -61,7 +61,7 @@ async def select(engine: Engine, request: Request, *, quiet: bool = False) -> Se
     index = selected.variants
     if not settings.language_match or index is None or not selected.vary_miss:
         return selected
-    if selected.marker is not None:  # what it selects is not shareable
+    if selected.hit_for_miss is not None:  # what it selects is not shareable
         return selected
     own = [
         variant_key(request.key, settings.secondary(names, request.fields))
@@ -94,7 +94,7 @@ async def select_exactly(engine: Engine, request: Request, *, quiet: bool = Fals
         if isinstance(value, VariantIndex):  # another instance's may know of more
             return any(forwarding.part_of(names) == told for names in value.names)
         if isinstance(value, HitForMiss):  # (of others: what they share may lie below)
-            return live_marker(now(), fields.lines, entry) is not None
+            return live_hit_for_miss(now(), fields.lines, entry) is not None
         return not isinstance(value, PartialResponse) or covers(request, value)
 
     default = variant_key(key, engine.settings.secondary(told, fields)) if told else key
@@ -103,13 +103,13 @@ async def select_exactly(engine: Engine, request: Request, *, quiet: bool = Fals
         if told:
             # What is stored there is for requests by which the app is told nothing.
             entry = await entry_under(engine, default, quiet=quiet)
-            marker = live_marker(now(), fields.lines, entry)
+            marker = live_hit_for_miss(now(), fields.lines, entry)
             return Selected(None, default, marker, found is not None)
         if found is None:
             return Selected(None, key, None, False)
         if isinstance(found.entry.value, StoredResponse):
             return Selected(found.entry, key, None, False, found.layer)
-        return Selected(None, key, live_marker(now(), fields.lines, found.entry), False)
+        return Selected(None, key, live_hit_for_miss(now(), fields.lines, found.entry), False)
     index = found.entry.value
     first: bytes | None = None
     marker = None
@@ -123,7 +123,7 @@ async def select_exactly(engine: Engine, request: Request, *, quiet: bool = Fals
             continue
         if isinstance(found.entry.value, StoredResponse):
             return Selected(found.entry, variant, None, False, found.layer, index)
-        marker = live_marker(now(), fields.lines, found.entry) or marker
+        marker = live_hit_for_miss(now(), fields.lines, found.entry) or marker
     return Selected(None, first or default, marker, True, "", index)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 
 __all__ = ["HitForMiss", "VariantIndex"]
 
@@ -32,5 +32,5 @@ class HitForMiss(NamedTuple):
     ``witnesses``: digests of the requests that the marker applies to (see `witness`); empty: all.
     """
 
-    reason: Refused
+    reason: NotStored
     witnesses: tuple[bytes, ...] = ()

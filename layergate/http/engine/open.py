@@ -14,8 +14,8 @@ from layergate.http.engine.answers import (
     MAY_WAIT,
     Answer,
     Attempt,
+    Forward,
     Landed,
-    Pass,
 )
 from layergate.http.engine.collapse import Wanted, collapse, give_up
 from layergate.http.engine.decide import decide
@@ -25,8 +25,8 @@ from layergate.http.engine.lookup import select
 from layergate.http.engine.serve import serve
 from layergate.http.engine.stand_in import may_stand_in_for_error
 from layergate.http.message.request import Request
-from layergate.http.rfc9111.decision import Decision, passes
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.decision import Decision, bypass_reason
+from layergate.http.rfc9111.storing import Bypass
 
 __all__ = ["may_forward", "open_request"]
 
@@ -55,14 +55,14 @@ async def _attempt(
     `Runtime.monotonic` seconds. ``asked``: when the request came, seconds since the epoch. ``last``: it
     has been told once that a fetch had landed."""
     settings = engine.settings
-    reason = passes(request, max_key_length=settings.max_key_length)
+    reason = bypass_reason(request, max_key_length=settings.max_key_length)
     if reason is not None:
         if not may_forward(request, reason):
             return GATEWAY_TIMEOUT
-        return _pass(engine, request, reason, "method" if reason is Refused.METHOD else "bypass")
+        return _bypass(engine, request, reason, "method" if reason is Bypass.METHOD else "bypass")
     match = settings.rules.match(request.path, request.host) if len(settings.rules) else None
     if match is not None and match.rule.bypass:
-        return _pass(engine, request, Refused.RULE, "bypass")
+        return _bypass(engine, request, Bypass.RULE, "bypass")
 
     with engine.counters.span("lookup", method=request.method, key=request.key) as span:
         selected = await select(engine, request)
@@ -79,7 +79,7 @@ async def _attempt(
     if decision is Decision.GATEWAY_TIMEOUT:
         return GATEWAY_TIMEOUT
     if request.foreign_range:
-        return _pass(engine, request, Refused.RANGE, "bypass")
+        return _bypass(engine, request, Bypass.RANGE, "bypass")
     if decision is Decision.MISS:
         if fwd == "partial":
             selected = selected._replace(rest=missing_rest(engine, request, entry))
@@ -99,13 +99,13 @@ async def _attempt(
     )
 
 
-def may_forward(request: Request, reason: Refused) -> bool:
+def may_forward(request: Request, reason: Bypass) -> bool:
     """Whether a request that the cache has no part in may be forwarded. One that is meant for the
     cache, and wants no forwarding, may not (5.2.1.7)."""
-    return reason is Refused.METHOD or not request.directives.only_if_cached
+    return reason is Bypass.METHOD or not request.directives.only_if_cached
 
 
-def _pass(engine: Engine, request: Request, reason: Refused, fwd: str) -> Pass:
+def _bypass(engine: Engine, request: Request, reason: Bypass, fwd: str) -> Forward:
     request.outcome, request.reason = "bypass", reason.token
     engine.counters.on("bypass", reason=reason.token)
-    return Pass(reason, engine.settings.status.bypassed(reason, fwd))
+    return Forward(reason, engine.settings.status.bypassed(reason, fwd))

@@ -17,7 +17,7 @@ from layergate.http.message.fields import Fields
 from layergate.http.privacy.tokens import may_have_token
 from layergate.http.rfc9111.combining import Received, received_part
 from layergate.http.rfc9111.plan import Plan, plan_storage
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.rules import Match
 
 __all__ = ["NO_BODY", "Planned", "fit_to_lend", "locate", "plan_head", "plan_response"]
@@ -30,7 +30,7 @@ class Planned(NamedTuple):
     """``plan``: how the response is to be stored, or why it is not. ``part``: what it is a part of, if
     it is a 206. ``length``: of its content, bytes; None if the head does not tell."""
 
-    plan: Plan | Refused
+    plan: Plan | NotStored
     part: Received | None = None
     length: int | None = None
 
@@ -49,10 +49,10 @@ def plan_response(
     if exchange.refused is not None:
         return Planned(exchange.refused)
     plan, part = plan_head(engine, exchange, exchange.match, status, fields, now)
-    if isinstance(plan, Refused):
+    if isinstance(plan, NotStored):
         return Planned(plan, part)
     if trailers:
-        return Planned(Refused.TRAILERS, part)
+        return Planned(NotStored.TRAILERS, part)
     length: int | None = None
     if part is not None:
         length = part.span[1] - part.span[0]
@@ -61,10 +61,10 @@ def plan_response(
         if lengths:
             value = lengths.pop()
             if lengths or not value.isdigit() or len(value) > 18:
-                return Planned(Refused.LENGTH_MISMATCH, part)
+                return Planned(NotStored.LENGTH_MISMATCH, part)
             length = int(value)
     if length is not None and length > engine.settings.max_body:
-        return Planned(Refused.TOO_LARGE, part, length)
+        return Planned(NotStored.TOO_LARGE, part, length)
     return Planned(plan, part, length)
 
 
@@ -75,7 +75,7 @@ def plan_head(
     status: int,
     fields: Fields,
     now: float,
-) -> tuple[Plan | Refused, Received | None]:
+) -> tuple[Plan | NotStored, Received | None]:
     """As `plan_response` by the rule ``match``, without a look at what the request or the length rules
     out."""
     asked = exchange.asked
@@ -83,7 +83,7 @@ def plan_head(
     if status == 206:
         ranges = asked.request.ranges if asked.rest is None else asked.rest.ranges
         received = received_part(ranges, status, fields)
-        if isinstance(received, Refused):
+        if isinstance(received, NotStored):
             return received, None
         part = received
     if part is not None:  # 3.3: "stored as if it were an incomplete 200 (OK) response"
@@ -101,16 +101,16 @@ def plan_head(
 
 
 def fit_to_lend(
-    exchange: Exchange, planned: Plan | Refused, fields: Fields, part: Received | None = None
-) -> Plan | Refused:
+    exchange: Exchange, planned: Plan | NotStored, fields: Fields, part: Received | None = None
+) -> Plan | NotStored:
     """``planned``, unless its lifetime is a rule's or a guess, and the response was made for one client
     (see `tokens`)."""
-    if isinstance(planned, Refused) or not planned.lent:
+    if isinstance(planned, NotStored) or not planned.lent:
         return planned
     if exchange.tokens is not None and exchange.tokens():
-        return Refused.TOKEN
+        return NotStored.TOKEN
     # (of a part nobody can tell what the whole has)
-    return Refused.TOKEN if part is not None and may_have_token(fields) else planned
+    return NotStored.TOKEN if part is not None and may_have_token(fields) else planned
 
 
 def locate(engine: Engine, exchange: Exchange, plan: Plan) -> Plan:

@@ -42,9 +42,9 @@ from layergate.http.engine.purge import after_unsafe
 from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.request import Request
 from layergate.http.message.uri import canonical_uri, resolve_uri
-from layergate.http.rfc9111.decision import passes
+from layergate.http.rfc9111.decision import bypass_reason
 from layergate.http.rfc9111.plan import Plan
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.rules import Match
 
 __all__ = ["Begun", "after_post", "begin", "encloses_target", "judged"]
@@ -109,7 +109,8 @@ def judged(
     selected = Selected(None, asked.key, None, False)
     began = beginning(engine)._replace(request_time=request_time)
     exchange = new_exchange(engine, asked, selected, None, None, "method", match, began=began)
-    exchange.refused = passes(asked, max_key_length=settings.max_key_length)
+    bypass = bypass_reason(asked, max_key_length=settings.max_key_length)
+    exchange.refused = None if bypass is None else bypass.not_stored
     now = engine.runtime.now()
     planned = plan_response(engine, exchange, status, fields, now, trailers=trailers)
     if isinstance(planned.plan, Plan):
@@ -119,21 +120,21 @@ def judged(
     return exchange, planned
 
 
-def _refused(engine: Engine, asked: Request, fields: Fields, plan: Plan) -> Refused | None:
+def _refused(engine: Engine, asked: Request, fields: Fields, plan: Plan) -> NotStored | None:
     """Why not even what may be stored for a GET is stored for a POST; None: it is. See the module."""
     if plan.lifetime.source not in _EXPLICIT or not plan.shareable:
-        return Refused.METHOD
+        return NotStored.METHOD
     if not _OVERRIDES.isdisjoint(asked.fields.names()):
-        return Refused.METHOD
+        return NotStored.METHOD
     if b"content-range" in fields:
-        return Refused.PARTIAL  # (only a GET's Range would be seen in ``asked``)
+        return NotStored.PARTIAL  # (only a GET's Range would be seen in ``asked``)
     # Of a known user `plan_storage` has asked for more already.
     if asked.cookie and not (
         plan.shared_with_users or plan.shared_with_authorization or b"cookie" in plan.vary
     ):
-        return Refused.USER
+        return NotStored.USER
     if place_of(engine.settings, asked, plan).primary != asked.key:
-        return Refused.METHOD
+        return NotStored.METHOD
     return None
 
 
@@ -165,7 +166,7 @@ async def after_post(
             trailers=trailers,
             request_time=begun.time,
         )
-        if isinstance(planned.plan, Refused):
+        if isinstance(planned.plan, NotStored):
             exchange = None
     await after_unsafe(cache.engine, target, "POST", status, lines)
     if exchange is None:

@@ -36,7 +36,7 @@ from layergate.http.rfc9111.decision import NO_ANSWER
 from layergate.http.rfc9111.partial import flight_suffix
 from layergate.http.rfc9111.plan import Plan
 from layergate.http.rfc9111.selecting import with_vary
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.rules import Match
 
 __all__ = ["certainly_releases", "receive_head", "receive_opening", "stand_in_for_failure"]
@@ -59,7 +59,7 @@ def certainly_releases(claims: Claims, status: int, lines: Lines, route: Match |
         return True
     match = exchange.match if route is None else route
     planned, _ = plan_head(engine, exchange, match, status, Fields(lines), engine.runtime.now())
-    return isinstance(planned, Refused)
+    return isinstance(planned, NotStored)
 
 
 def receive_head(
@@ -99,10 +99,10 @@ def receive_head(
     if exchange.request.method != "GET":
         claims.land()
         exchange.release(Head(status, shown))
-        return Relay.PASS
+        return Relay.FORWARD
     planned = plan_response(engine, exchange, status, fields, now, trailers=trailers)
     plan = planned.plan
-    if isinstance(plan, Refused):
+    if isinstance(plan, NotStored):
         return _release(claims, Head(status, shown), plan)
     return _receive_storable(claims, planned, plan, status, fields, shown)
 
@@ -124,7 +124,7 @@ def receive_opening(claims: Claims, first: bytes | None, *, whole: bool = False)
         if head.scan is not None:
             if exchange.has_token(first):
                 exchange.opened = True
-                return _release(claims, head, Refused.TOKEN)
+                return _release(claims, head, NotStored.TOKEN)
             if whole:
                 exchange.scanned()
         if whole and length is None:
@@ -155,13 +155,13 @@ def stand_in_for_failure(claims: Claims, error: object, *, unreachable: bool = F
 # -- a response for its client, or for all ---------------------------------------------------------
 
 
-def _release(claims: Claims, head: Head, reason: Refused) -> Relay:
+def _release(claims: Claims, head: Head, reason: NotStored) -> Relay:
     """The response is for nobody but the client whose request was forwarded."""
     claims.exchange.refused = reason
     count_not_stored(claims.engine, claims.exchange, reason)
     claims.land()
     claims.exchange.release(head, reason)
-    return Relay.PASS
+    return Relay.FORWARD
 
 
 def _receive_storable(
@@ -204,8 +204,8 @@ def _check_room(claims: Claims, plan: Plan) -> bool:
     room = room_for(engine, exchange.primary, plan.names, variant)
     exchange.sights = room.sights or exchange.sights
     if not room.there:
-        exchange.refused = Refused.VARIANTS
-        count_not_stored(engine, exchange, Refused.VARIANTS)
+        exchange.refused = NotStored.VARIANTS
+        count_not_stored(engine, exchange, NotStored.VARIANTS)
     return room.there
 
 
@@ -216,9 +216,9 @@ def _open(claims: Claims, length: int | None) -> None:
     if length is None:
         return
     if length > engine.settings.max_body:
-        claims.refuse(Refused.TOO_LARGE)
+        claims.refuse(NotStored.TOO_LARGE)
     elif not claims.reserve(length):
-        claims.refuse(Refused.BUDGET)
+        claims.refuse(NotStored.BUDGET)
     else:
         assert exchange.plan is not None
         exchange.admit(refusal_of_layers(engine, exchange, exchange.plan, length))
@@ -236,8 +236,8 @@ def _receive_rest(claims: Claims, fields: Fields, now: float, *, trailers: bool)
     if planned is None:
         # Of another response, or not for keeping, or what is stored has been purged since: ask again
         # for what the client asks for.
-        engine.counters.on("refused", request=exchange.request, reason=Refused.PARTIAL.token)
-        return _mismatch(claims, Refused.PARTIAL)
+        engine.counters.on("refused", request=exchange.request, reason=NotStored.PARTIAL.token)
+        return _mismatch(claims, NotStored.PARTIAL)
     assert isinstance(planned.plan, Plan)
     plan = locate(engine, exchange, planned.plan)
     own = [] if plan.own is None else [(LAYERGATE_CONTROL, plan.own)]
@@ -263,20 +263,20 @@ def _receive_304(claims: Claims, fields: Fields, now: float) -> Relay:
     if found.outcome is Outcome.UNCHANGED:
         assert entry is not None
         assert isinstance(plan, Plan)
-        count_not_stored(engine, exchange, Refused.VALIDATOR)
+        count_not_stored(engine, exchange, NotStored.VALIDATOR)
         exchange.unchanged = plan.shareable
-        exchange.refused = Refused.VALIDATOR
+        exchange.refused = NotStored.VALIDATOR
         claims.land()  # those who come later ask again
-        return _confirm(claims, entry, None, Refused.VALIDATOR, fields)
+        return _confirm(claims, entry, None, NotStored.VALIDATOR, fields)
     if found.outcome is not Outcome.CONFIRMED:
         # A 304 for something else than we asked about, or for what has been purged since: what we
         # hold must not be used. Ask again, without validators.
         if found.outcome is not Outcome.UNCOVERED:
-            token = Refused.NOT_MODIFIED.token
+            token = NotStored.NOT_MODIFIED.token
             engine.counters.on("refused", request=exchange.request, reason=token)
-        return _mismatch(claims, Refused.NOT_MODIFIED)
+        return _mismatch(claims, NotStored.NOT_MODIFIED)
     assert entry is not None
-    if isinstance(plan, Refused):
+    if isinstance(plan, NotStored):
         # Valid for this request, not to be kept any longer.
         stored: StoredResponse = entry.value
         count_not_stored(engine, exchange, plan)
@@ -306,7 +306,7 @@ def _update(claims: Claims, entry: Entry, plan: Plan, fields: Fields) -> Relay:
 
 
 def _confirm(
-    claims: Claims, entry: Entry, plan: Plan | None, reason: Refused | None, fields: Fields
+    claims: Claims, entry: Entry, plan: Plan | None, reason: NotStored | None, fields: Fields
 ) -> Relay:
     engine, exchange = claims.engine, claims.exchange
     # A cookie that came with the 304 is for the client whose request was forwarded.
@@ -317,7 +317,7 @@ def _confirm(
     return Relay.SWALLOW
 
 
-def _mismatch(claims: Claims, reason: Refused) -> Relay:
+def _mismatch(claims: Claims, reason: NotStored) -> Relay:
     end_span(claims.exchange, reason.token)
     claims.land()
     claims.exchange.mismatch()

@@ -11,11 +11,15 @@ from layergate.core.entry import Entry
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.entries import entry_under
 from layergate.http.engine.exchange import Exchange, State
-from layergate.http.engine.hit_for_miss import end_markers, has_marker, leave_marker
+from layergate.http.engine.hit_for_miss import (
+    end_hit_for_miss,
+    has_hit_for_miss,
+    leave_hit_for_miss,
+)
 from layergate.http.engine.purge import invalidate_key
 from layergate.http.engine.variant_index import INDEX_LIFETIME, note_variant
 from layergate.http.extensions.no_vary_search import SearchVariance, path_key
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 
 __all__ = ["remember"]
 
@@ -32,23 +36,25 @@ async def remember(engine: Engine, exchange: Exchange) -> None:
             await stack.discard(exchange.asked.storage_key)
         return
     plan, reason = exchange.plan, exchange.refused
-    if reason is Refused.VALIDATOR:
+    if reason is NotStored.VALIDATOR:
         learned.note_strengthened(exchange.asked.storage_key)
         return
-    if plan is not None and (reason is None or reason is Refused.VARIANTS):
+    if plan is not None and (reason is None or reason is NotStored.VARIANTS):
         if exchange.variance is not None:
             await _note_search_variance(engine, exchange, exchange.variance, plan.expires)
         if plan.names:
             await note_variant(engine, exchange.primary, plan.names, exchange.request.fields)
-        if plan.shareable and (exchange.marked or has_marker(engine, exchange.asked.storage_key)):
-            await end_markers(engine, exchange)
+        if plan.shareable and (
+            exchange.hit_for_miss or has_hit_for_miss(engine, exchange.asked.storage_key)
+        ):
+            await end_hit_for_miss(engine, exchange)
         return
-    if reason is Refused.VARY_STAR and exchange.state is State.ANSWERED:
+    if reason is NotStored.VARY_STAR and exchange.state is State.ANSWERED:
         # What the 304 confirms for this request is no longer there for any other.
         await stack.discard(exchange.asked.storage_key)
         await invalidate_key(engine, exchange.asked.storage_key)
     if reason is not None:
-        await leave_marker(engine, exchange, reason)
+        await leave_hit_for_miss(engine, exchange, reason)
 
 
 async def _note_search_variance(

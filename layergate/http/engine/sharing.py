@@ -20,7 +20,7 @@ from layergate.http.message.request import Request
 from layergate.http.message.stored import PartialResponse, StoredResponse
 from layergate.http.rfc9111.decision import answers
 from layergate.http.rfc9111.partial import flight_suffix
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.rules import Match
 
 __all__ = ["flight_key", "has_landed", "may_have", "may_join", "refresh_key", "why_uncollapsed"]
@@ -56,7 +56,7 @@ def why_uncollapsed(
 def flight_key(request: Request, match: Match | None, selected: Selected) -> bytes:
     """The key of the fetch that this request may share."""
     key = selected.storage_key + flight_suffix(request)
-    return key + WITH_COOKIE if request.cookie and _keeps_cookies_apart(match) else key
+    return key + WITH_COOKIE if request.cookie and _separates_cookies(match) else key
 
 
 def refresh_key(entry: Entry, request: Request, selected: Selected) -> bytes:
@@ -79,7 +79,7 @@ def has_landed(engine: Engine, key: bytes, seen: Entry | None) -> bool:
     return seen is None or entry.fresh_until > seen.fresh_until
 
 
-def _keeps_cookies_apart(match: Match | None) -> bool:
+def _separates_cookies(match: Match | None) -> bool:
     """True if a rule gives a lifetime that is not for requests with cookies. Those would only wait to be
     refused, and what they get says nothing about what the others share."""
     return match is not None and match.rule.ttl is not None and not match.rule.allow_cookie
@@ -107,7 +107,7 @@ def may_join(engine: Engine, exchange: Exchange, request: Request) -> bool:
         return False
     if stream.oversized or stream.held_up or _has_stalled(engine, exchange):
         return False
-    if exchange.refused is Refused.VALIDATOR:
+    if exchange.refused is NotStored.VALIDATOR:
         return False
     if exchange.plan is not None:
         # What is half here already was not fetched for a client that says so now (5.2.1).

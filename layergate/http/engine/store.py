@@ -20,7 +20,7 @@ from layergate.http.engine.entries import (
     planned_entry,
 )
 from layergate.http.engine.exchange import Exchange, State
-from layergate.http.engine.hit_for_miss import end_markers
+from layergate.http.engine.hit_for_miss import end_hit_for_miss
 from layergate.http.engine.markers import VariantIndex
 from layergate.http.engine.plan import NO_BODY
 from layergate.http.engine.purge import invalidate_key
@@ -30,7 +30,7 @@ from layergate.http.message.key import variant_key
 from layergate.http.message.stored import PartialResponse, StoredResponse
 from layergate.http.rfc9111.combining import combined
 from layergate.http.rfc9111.plan import Plan
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.rfc9111.variants import CODING
 
 __all__ = ["commit", "complete_entry", "is_overtaken", "keep", "refusal_of_layers"]
@@ -57,12 +57,12 @@ def complete_entry(engine: Engine, exchange: Exchange) -> Entry:
 
 def refusal_of_layers(
     engine: Engine, exchange: Exchange, plan: Plan, length: int = 0, *, entry: Entry | None = None
-) -> Refused | None:
+) -> NotStored | None:
     """Why no layer takes what the exchange brings, as things are now: a body of ``length`` bytes, or
     this ``entry``, if that is known already. None: a layer takes it."""
     stack, key = engine.stack, exchange.primary
     if stack.purged_since(exchange.began.stamp, plan.tags, key):
-        return Refused.PURGED
+        return NotStored.PURGED
     if plan.names:
         key = variant_key(key, exchange.secondary)
     else:
@@ -78,7 +78,7 @@ def refusal_of_layers(
         taken = stack.takes(key, size, plan.tags)
     else:
         taken = stack.takes(key, entry.size, entry.tags)
-    return None if taken else Refused.NO_ROOM
+    return None if taken else NotStored.NO_ROOM
 
 
 def keep(engine: Engine, exchange: Exchange, entry: Entry) -> bytes | None:
@@ -124,8 +124,8 @@ async def commit(engine: Engine, exchange: Exchange, plan: Plan, entry: Entry) -
 async def _commit(engine: Engine, exchange: Exchange, plan: Plan, entry: Entry) -> bool:
     stack, settings = engine.stack, engine.settings
     if exchange.lease is not None and not await exchange.lease.confirm():
-        exchange.refused = Refused.SUPERSEDED
-        count_not_stored(engine, exchange, Refused.SUPERSEDED)
+        exchange.refused = NotStored.SUPERSEDED
+        count_not_stored(engine, exchange, NotStored.SUPERSEDED)
         return False
     request = exchange.request
     if exchange.state is State.ANSWERED and plan.names:
@@ -135,8 +135,8 @@ async def _commit(engine: Engine, exchange: Exchange, plan: Plan, entry: Entry) 
     if key is None:
         if kept is not None:
             stack.unkeep(kept)
-        exchange.refused = Refused.VARIANTS
-        count_not_stored(engine, exchange, Refused.VARIANTS)
+        exchange.refused = NotStored.VARIANTS
+        count_not_stored(engine, exchange, NotStored.VARIANTS)
         return False
     if isinstance(entry.value, PartialResponse) and exchange.state is not State.ANSWERED:
         found = await find(engine, key, is_complete)
@@ -153,10 +153,10 @@ async def _commit(engine: Engine, exchange: Exchange, plan: Plan, entry: Entry) 
         await stack.discard(request.exact)  # which would be looked at first
     if stored and exchange.sights > 1:
         stack.peek(key)  # it has been asked for before: that counts as a read
-    if stored and exchange.marked:
-        await end_markers(engine, exchange)
+    if stored and exchange.hit_for_miss:
+        await end_hit_for_miss(engine, exchange)
     if not stored:
-        engine.counters.on("refused", request=request, reason=Refused.PURGED.token)
+        engine.counters.on("refused", request=request, reason=NotStored.PURGED.token)
     return stored
 
 

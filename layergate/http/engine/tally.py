@@ -12,7 +12,7 @@ from layergate.http.engine.engine import Engine
 from layergate.http.engine.exchange import Exchange
 from layergate.http.message.request import Request
 from layergate.http.message.stored import StoredResponse
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 
 __all__ = [
     "begin_span",
@@ -39,7 +39,7 @@ def count_hit(engine: Engine, request: Request, layer: str, age: float) -> None:
         engine.counters.tracer.sample(age, layer)
 
 
-def count_not_stored(engine: Engine, exchange: Exchange, reason: Refused) -> None:
+def count_not_stored(engine: Engine, exchange: Exchange, reason: NotStored) -> None:
     """The response of ``exchange`` is not stored."""
     exchange.request.reason = reason.token
     engine.counters.on("refused", request=exchange.request, reason=reason.token)

@@ -23,7 +23,7 @@ from layergate.http.message.stored import StoredResponse
 from layergate.http.rfc9111.decision import answers
 from layergate.http.rfc9111.plan import Plan, plan_update
 from layergate.http.rfc9111.selecting import varies_on_more, vary_names
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.rfc9111.validation import head_matches
 from layergate.http.rfc9111.variants import identified
 
@@ -39,7 +39,7 @@ async def freshen_by_head(engine: Engine, exchange: Exchange, status: int, lines
     # The one that is chosen comes last, so that it stays the one that is looked at first.
     for key, entry in reversed(await selectable(engine, exchange.request)):
         planned = head_says(engine, exchange, entry, status, fields, now)
-        if isinstance(planned, Refused):
+        if isinstance(planned, NotStored):
             # One that varies on more than it was selected by does not stand in for anything, either.
             gone = varies_on_more(entry.value.fields, fields)
             if gone:
@@ -66,7 +66,7 @@ def head_says(
     status: int,
     fields: Fields,
     now: float,
-) -> Plan | Refused | None:
+) -> Plan | NotStored | None:
     """What a response to HEAD means for the stored ``entry``: how it is to be kept from now on, the
     reason why it is outdated, or None if it says nothing."""
     request = exchange.request
@@ -76,13 +76,13 @@ def head_says(
     if stored.status != 200 or not answers(request, stored):
         return None
     own, _ = plan_head(engine, exchange, exchange.match, 200, fields, now)
-    if isinstance(own, Refused) and (
+    if isinstance(own, NotStored) and (
         request.cookie or request.authorization or request.personal or own in REQUEST_ONLY
     ):
         return None  # what one client is told says nothing about what is stored for all
-    planned: Plan | Refused = Refused.NOT_MODIFIED
+    planned: Plan | NotStored = NotStored.NOT_MODIFIED
     # One that says nothing about caching leaves what the stored response says.
-    silent = own in (Refused.NO_FRESHNESS, Refused.EXPIRED)
+    silent = own in (NotStored.NO_FRESHNESS, NotStored.EXPIRED)
     if (silent or isinstance(own, Plan)) and head_matches(
         stored.fields, fields, stored_length=stored.length
     ):
@@ -96,7 +96,7 @@ def head_says(
             response_time=now,
         )
     if isinstance(planned, Plan) and planned.vary != vary_names(stored.fields):
-        return Refused.NOT_MODIFIED
+        return NotStored.NOT_MODIFIED
     return planned
 
 

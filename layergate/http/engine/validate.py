@@ -19,7 +19,7 @@ from layergate.http.message.stored import StoredResponse
 from layergate.http.rfc9111.partial import covers
 from layergate.http.rfc9111.plan import Plan, plan_update
 from layergate.http.rfc9111.selecting import vary_names
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.rfc9111.validation import freshens, same_but_for_strength
 from layergate.http.rfc9111.variants import named
 
@@ -49,7 +49,7 @@ class Validation(NamedTuple):
 
     outcome: Outcome
     entry: Entry | None = None
-    plan: Plan | Refused = Refused.NOT_MODIFIED
+    plan: Plan | NotStored = NotStored.NOT_MODIFIED
     lines: Lines = []  # noqa: RUF012  # never changed
 
 
@@ -83,7 +83,7 @@ def _plan_unchanged(
         return None
     plan, _ = _updated(engine, exchange, entry, fields, now)
     if (
-        isinstance(plan, Refused)
+        isinstance(plan, NotStored)
         or plan.vary != vary_names(stored.fields)
         or not engine.stack.admits(exchange.asked.storage_key, entry)
     ):
@@ -98,7 +98,7 @@ def _plan_unchanged(
 
 def _updated(
     engine: Engine, exchange: Exchange, entry: Entry, fields: Fields, now: float
-) -> tuple[Plan | Refused, Lines]:
+) -> tuple[Plan | NotStored, Lines]:
     planned, lines = plan_update(
         exchange.request,
         entry,
@@ -112,7 +112,7 @@ def _updated(
 
 
 def _still_covered(
-    request: Request, stored: StoredResponse, planned: Plan | Refused, lines: Lines
+    request: Request, stored: StoredResponse, planned: Plan | NotStored, lines: Lines
 ) -> bool:
     """True if what is stored, with its updated fields, answers the request that it was selected for.
     Parts do not if their validator is no longer one that this request's If-Range takes."""

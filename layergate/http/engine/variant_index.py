@@ -92,13 +92,13 @@ async def note_variant(
     expires: float = 0.0,
     *,
     sights: int = 0,
-    marker: bool = False,
+    hit_for_miss: bool = False,
 ) -> bool:
     """Note in the index of a target that it varies by ``names``, and that it has ``variant``. False,
     with nothing noted, if there is no room.
 
     ``names``: None for those that the index has. ``fields``: those of the request. ``variant``: the
-    key, or None to note the names alone; ``expires``: until when it is kept. ``sights``, ``marker``:
+    key, or None to note the names alone; ``expires``: until when it is kept. ``sights``, ``hit_for_miss``:
     see `Admission.room`.
     """
     stack = engine.stack
@@ -129,7 +129,9 @@ async def note_variant(
         cap = engine.settings.max_variants
         while variant not in variants and len(variants) >= cap:
             full = VariantIndex((), tuple(variants), _ends(variants, ends))
-            room = engine.admission.room(full, variant, cap, sights=sights, marker=marker)
+            room = engine.admission.room(
+                full, variant, cap, sights=sights, hit_for_miss=hit_for_miss
+            )
             if room is None or room.victim is None:
                 return False
             variants.remove(room.victim)

@@ -21,13 +21,13 @@ from layergate.http.engine.markers import HitForMiss
 from layergate.http.message.credentials import credential_of
 from layergate.http.message.fields import Line
 from layergate.http.message.request import CONDITIONAL_FIELDS
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 
 __all__ = [
     "MAX_WITNESSES",
     "credentials_witness",
     "joined",
-    "live_marker",
+    "live_hit_for_miss",
     "speaks_of_target",
     "witness",
 ]
@@ -61,10 +61,10 @@ def speaks_of_target(status: int) -> bool:
     return status < 400 or status in _OF_TARGET
 
 
-def joined(present: HitForMiss | None, reason: Refused, own: bytes, status: int) -> HitForMiss:
+def joined(present: HitForMiss | None, reason: NotStored, own: bytes, status: int) -> HitForMiss:
     """The marker after one more refusal. ``present``: the marker so far; ``own``: the witness of the
     request that was refused, with ``status``."""
-    if reason is Refused.COOKIE:
+    if reason is NotStored.COOKIE:
         return HitForMiss(reason)  # not for what the cookie says, but for having one
     if present is None:
         return HitForMiss(reason, (own,))
@@ -76,7 +76,7 @@ def joined(present: HitForMiss | None, reason: Refused, own: bytes, status: int)
     return HitForMiss(reason, () if speaks_of_target(status) else witnesses[1:])
 
 
-def live_marker(
+def live_hit_for_miss(
     now: float, lines: Iterable[Line], entry: Entry | None, *, credentials: bool = False
 ) -> HitForMiss | None:
     """The marker in ``entry``, if it is one for a request with these ``lines``. ``now``: seconds since

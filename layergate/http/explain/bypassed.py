@@ -21,16 +21,16 @@ from layergate.http.message.fields import Fields
 from layergate.http.message.key import target_of
 from layergate.http.message.uri import twin
 from layergate.http.rfc9111.invalidation import SAFE_METHODS
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import Bypass, NotStored
 
 __all__ = ["explain_bypass"]
 
 _POST_SECTION = "RFC 9110 9.3.3"
 
 
-def explain_bypass(trace: Trace, reason: Refused, response: Response | None) -> Conclusion:
+def explain_bypass(trace: Trace, reason: Bypass, response: Response | None) -> Conclusion:
     request = trace.request
-    if reason is not Refused.RULE and not may_forward(request, reason):
+    if reason is not Bypass.RULE and not may_forward(request, reason):
         text = DECIDED["5.2.1.7"]
         trace.add("decision", "only-if-cached", "5.2.1.7", text, False)
         return Conclusion("only-if-cached", "", None, None, reason.token, text)
@@ -41,7 +41,7 @@ def explain_bypass(trace: Trace, reason: Refused, response: Response | None) -> 
         if request.method == "POST" and response is not None:
             stored, of_response = _explain_post(trace, response)
             told += " " + of_response
-    fwd = "method" if reason is Refused.METHOD else "bypass"
+    fwd = "method" if reason is Bypass.METHOD else "bypass"
     trace.add("decision", "pass", reason.rfc, told, False)
     refused = None if stored else reason.token
     return Conclusion("pass", fwd, None, stored, refused, f"PASS: {reason.explain} {told}")
@@ -109,14 +109,14 @@ def _explain_post(trace: Trace, response: Response) -> tuple[bool, str]:
         request_time=trace.now - response.took,
     )
     reason = planned.plan
-    if reason is Refused.METHOD:
+    if reason is NotStored.METHOD:
         text = (
             "A response to POST is stored, for its target alone, if it states its own freshness"
             " lifetime and no field of the request names another method."
         )
         trace.add("storable", "no", _POST_SECTION, text, False)
         return False, "The response is not stored."
-    if isinstance(reason, Refused):
+    if isinstance(reason, NotStored):
         trace.add_reason("storable", reason)
         return False, f"The response is not stored: {reason.explain}"
     text = (

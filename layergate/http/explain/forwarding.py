@@ -12,7 +12,7 @@ from typing import NamedTuple
 from layergate.core.entry import Entry
 from layergate.http.engine.decide import Decided
 from layergate.http.engine.fetch import missing_rest, nominees
-from layergate.http.engine.hit_for_miss import marker_for, recent_reason
+from layergate.http.engine.hit_for_miss import find_hit_for_miss, recent_reason
 from layergate.http.engine.markers import HitForMiss
 from layergate.http.engine.refresh import has_room_to_refresh
 from layergate.http.engine.respond import respond
@@ -100,7 +100,7 @@ async def _explain_forwarding(trace: Trace, decided: Decided) -> Forwarded:
         missing_rest(engine, request, decided.entry) if decided.verdict.fwd == "partial" else None
     )
     entry = None if decided.verdict.decision is Decision.MISS else decided.entry
-    marker = await marker_for(engine, request, selected, quiet=True)
+    marker = await find_hit_for_miss(engine, request, selected, quiet=True)
     told = ""
     if marker is not None:
         trace.add_reason("marker", marker.reason)

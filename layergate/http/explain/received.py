@@ -16,7 +16,7 @@ from layergate.http.explain.redaction import field_text, seconds_text, shown_lin
 from layergate.http.explain.rehearsal import (
     Reaction,
     begin,
-    marker_seconds,
+    hit_for_miss_seconds,
     place,
     react,
     refusal_of_size,
@@ -34,7 +34,7 @@ from layergate.http.message.fields import Fields
 from layergate.http.privacy.tokens import may_have_token
 from layergate.http.rfc9111.plan import Plan
 from layergate.http.rfc9111.rest import Rest
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 
 __all__ = ["Storing", "explain_planned", "explain_response"]
 
@@ -166,7 +166,7 @@ def explain_response(
         return explain_planned(trace, exchange, planned, answered, fields)
     assert step is not None
     if reaction is Reaction.CONFIRMS_AS_IT_IS:
-        return Storing(False, Refused.VALIDATOR.token, Refused.VALIDATOR.explain)
+        return Storing(False, NotStored.VALIDATOR.token, NotStored.VALIDATOR.explain)
     reason = None if planned is None else planned.plan
     assert not isinstance(reason, Plan)
     return Storing(False, None if reason is None else reason.token, step.text)
@@ -180,11 +180,11 @@ def explain_planned(
 ) -> Storing:
     """``status``: of the response that is stored; ``fields``: those of the one that came."""
     explain_policy(trace, fields)
-    if isinstance(planned.plan, Refused):
+    if isinstance(planned.plan, NotStored):
         _explain_refused(trace, exchange, planned.plan)
         return _not_stored(planned.plan)
     placed = place(trace.engine, exchange, planned.plan)
-    if isinstance(placed, Refused):
+    if isinstance(placed, NotStored):
         trace.add_reason("storable", placed)
         return _not_stored(placed)
     text = "Nothing forbids storing the response, and something allows it."
@@ -200,13 +200,13 @@ def explain_planned(
     return Storing(True, None, "Stored, to be validated before each use.")
 
 
-def _not_stored(reason: Refused) -> Storing:
+def _not_stored(reason: NotStored) -> Storing:
     return Storing(False, reason.token, f"Not stored: {reason.explain}")
 
 
-def _explain_refused(trace: Trace, exchange: Exchange, reason: Refused) -> None:
+def _explain_refused(trace: Trace, exchange: Exchange, reason: NotStored) -> None:
     trace.add_reason("storable", reason)
-    ttl = marker_seconds(trace.engine, exchange, reason)
+    ttl = hit_for_miss_seconds(trace.engine, exchange, reason)
     if ttl:
         text = "For this long, requests for the target do not wait for each other."
         trace.add("marker", seconds_text(ttl), "G4", text, seconds=ttl)
@@ -239,7 +239,7 @@ def _explain_plan(trace: Trace, plan: Plan, fields: Fields) -> None:
 
 def _explain_room(
     trace: Trace, exchange: Exchange, plan: Plan, length: int | None, fields: Fields
-) -> Refused | None:
+) -> NotStored | None:
     """Returns why there is no room for the response, as far as its head tells; else None."""
     if plan.lent and may_have_token(fields):
         text = (

@@ -15,7 +15,7 @@ from layergate.http.engine.decide import Decided
 from layergate.http.engine.engine import Engine
 from layergate.http.engine.exchange import ORIGIN_ERRORS, Exchange
 from layergate.http.engine.fetch import beginning, new_exchange
-from layergate.http.engine.hit_for_miss import marker_ttl
+from layergate.http.engine.hit_for_miss import hit_for_miss_ttl
 from layergate.http.engine.plan import Planned, locate, plan_response
 from layergate.http.engine.stand_in import excuse, may_stand_in
 from layergate.http.engine.store import refusal_of_layers
@@ -30,10 +30,18 @@ from layergate.http.message.stored import PartialResponse
 from layergate.http.rfc9111.decision import NO_ANSWER, Decision
 from layergate.http.rfc9111.plan import Plan
 from layergate.http.rfc9111.rest import Rest
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.rules import Match
 
-__all__ = ["Reaction", "Rehearsed", "begin", "marker_seconds", "place", "react", "refusal_of_size"]
+__all__ = [
+    "Reaction",
+    "Rehearsed",
+    "begin",
+    "hit_for_miss_seconds",
+    "place",
+    "react",
+    "refusal_of_size",
+]
 
 
 class Reaction(enum.Enum):
@@ -114,7 +122,7 @@ def react(
     if exchange.asked.rest is not None and status in (206, 416):
         completes = plan_completion(engine, exchange, fields, now, trailers=trailers)
         if completes is None:
-            return Rehearsed(Reaction.COMPLETES_NOTHING, Planned(Refused.PARTIAL), status)
+            return Rehearsed(Reaction.COMPLETES_NOTHING, Planned(NotStored.PARTIAL), status)
         return Rehearsed(Reaction.COMPLETES, completes, status)
     entry, request = exchange.entry, exchange.request
     if status in ORIGIN_ERRORS and entry is not None:
@@ -146,9 +154,9 @@ def _not_modified(engine: Engine, exchange: Exchange, fields: Fields, now: float
     found = validate(engine, exchange, fields, now)
     reaction = _OUTCOMES[found.outcome]
     if reaction is Reaction.CONFIRMS_AS_IT_IS:
-        return Rehearsed(reaction, Planned(Refused.VALIDATOR), 304)
+        return Rehearsed(reaction, Planned(NotStored.VALIDATOR), 304)
     if reaction is not Reaction.CONFIRMS:
-        return Rehearsed(reaction, Planned(Refused.NOT_MODIFIED), 304)
+        return Rehearsed(reaction, Planned(NotStored.NOT_MODIFIED), 304)
     assert found.entry is not None
     if exchange.asked.nominees:
         reaction = Reaction.CONFIRMS_VARIANT
@@ -166,28 +174,30 @@ def _head(
     says = head_says(engine, exchange, selected, status, fields, now)
     if says is None:
         return Rehearsed(Reaction.HEAD_SAYS_NOTHING, None, status)
-    if isinstance(says, Refused):
+    if isinstance(says, NotStored):
         return Rehearsed(Reaction.HEAD_OUTDATES, None, status)
     return Rehearsed(Reaction.HEAD_FRESHENS, None, status)
 
 
-def marker_seconds(engine: Engine, exchange: Exchange, reason: Refused) -> float:
+def hit_for_miss_seconds(engine: Engine, exchange: Exchange, reason: NotStored) -> float:
     """For how long the engine would leave a marker after a response that is not stored, for ``reason``;
     0 if it would leave none."""
     exchange.refused = reason
-    return marker_ttl(engine.settings, exchange)
+    return hit_for_miss_ttl(engine.settings, exchange)
 
 
-def place(engine: Engine, exchange: Exchange, plan: Plan) -> Plan | Refused:
+def place(engine: Engine, exchange: Exchange, plan: Plan) -> Plan | NotStored:
     """The plan with the tags of its place, or why there is no place for one more variant."""
     plan = locate(engine, exchange, plan)
     variant = variant_key(exchange.primary, exchange.secondary)
     room = room_for(engine, exchange.primary, plan.names, variant, quiet=True)
-    return plan if room.there else Refused.VARIANTS
+    return plan if room.there else NotStored.VARIANTS
 
 
-def refusal_of_size(engine: Engine, exchange: Exchange, plan: Plan, length: int) -> Refused | None:
+def refusal_of_size(
+    engine: Engine, exchange: Exchange, plan: Plan, length: int
+) -> NotStored | None:
     """Why a body of ``length`` bytes would not be stored, as things are now; None if it would."""
     if length > engine.settings.max_inflight:
-        return Refused.BUDGET
+        return NotStored.BUDGET
     return refusal_of_layers(engine, exchange, plan, length)

@@ -43,7 +43,7 @@ class Conclusion(NamedTuple):
     ``ttl``      the remaining freshness of the stored response in seconds, negative if it is stale.
                  None if nothing is stored for this request.
     ``stored``   whether the response is stored. None if no response was given, or it cannot be said.
-    ``refused``  the `Refused.token` for a response that is not stored, or a request that bypasses the
+    ``refused``  the `NotStored.token` for a response that is not stored, or a request that bypasses the
                  cache; else None.
     ``text``     one English sentence, or several.
     """
@@ -111,7 +111,7 @@ class Response(NamedTuple):
 
 
 def section(rfc: str) -> str:
-    """`Refused.rfc` in words: a guarantee, or a section of the RFC it names, by default RFC 9111."""
+    """`NotStored.rfc` in words: a guarantee, or a section of the RFC it names, by default RFC 9111."""
     if re.fullmatch(r"G[0-9]+", rfc):
         return f"LayerGate guarantee {rfc}"
     name, _, number = rfc.rpartition(" ")

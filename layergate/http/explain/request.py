@@ -20,8 +20,8 @@ from layergate.http.explain.redaction import (
 from layergate.http.explain.trace import Trace
 from layergate.http.message.credentials import credential_names
 from layergate.http.message.key import target_of
-from layergate.http.rfc9111.decision import passes
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.decision import bypass_reason
+from layergate.http.rfc9111.storing import Bypass
 from layergate.http.rules import Match
 
 __all__ = ["explain_asker", "explain_key", "explain_request", "explain_rule"]
@@ -44,11 +44,11 @@ def explain_key(trace: Trace) -> None:
     )
 
 
-def explain_request(trace: Trace) -> Refused | None:
+def explain_request(trace: Trace) -> Bypass | None:
     """Returns why the request bypasses the cache, whatever rule covers it; None if it does not."""
     reason = _bypasses(trace)
     if reason is not None:
-        trace.add_reason("rule" if reason is Refused.RULE else "request", reason)
+        trace.add_reason("rule" if reason is Bypass.RULE else "request", reason)
         return reason
     request = trace.request
     text = "A GET or HEAD without content may be answered from the store."
@@ -60,16 +60,16 @@ def explain_request(trace: Trace) -> Refused | None:
     return None
 
 
-def _bypasses(trace: Trace) -> Refused | None:
+def _bypasses(trace: Trace) -> Bypass | None:
     request, longest = trace.request, trace.settings.max_key_length
     # The middleware looks at these rules before anything else.
     if request.method in _READS and trace.settings.rules.bypasses.cover(request.path, longest):
-        return Refused.RULE
-    return passes(request, max_key_length=longest)
+        return Bypass.RULE
+    return bypass_reason(request, max_key_length=longest)
 
 
-def explain_rule(trace: Trace) -> Refused | None:
-    """Notes the rule that covers the request. Returns `Refused.RULE` if the rule keeps the request out
+def explain_rule(trace: Trace) -> Bypass | None:
+    """Notes the rule that covers the request. Returns `Bypass.RULE` if the rule keeps the request out
     of the cache, else None."""
     rules = trace.settings.rules
     match = trace.match = rules.match(trace.request.path, trace.request.host)
@@ -78,8 +78,8 @@ def explain_rule(trace: Trace) -> Refused | None:
             trace.add("rule", "none", "3", "No rule covers this path and host.")
         return None
     if match.rule.bypass:
-        trace.add_reason("rule", Refused.RULE, rule=match.rule.path)
-        return Refused.RULE
+        trace.add_reason("rule", Bypass.RULE, rule=match.rule.path)
+        return Bypass.RULE
     text = "This is the first rule that covers the path and host."
     lifetime = _lifetime_of(match)
     if lifetime:

@@ -14,7 +14,7 @@ from layergate.http.explain.report import Conclusion, Explanation, Step, section
 from layergate.http.explain.wording import REMEDIES
 from layergate.http.message.key import target_of
 from layergate.http.message.request import Request
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import Bypass, NotStored
 from layergate.http.rules import Match
 
 __all__ = ["Trace"]
@@ -51,12 +51,12 @@ class Trace:
         good: bool | None = None,
         **data: Any,
     ) -> None:
-        """Add a `Step`. ``rfc``: its source, in the form of `Refused.rfc`."""
+        """Add a `Step`. ``rfc``: its source, in the form of `NotStored.rfc`."""
         self._steps.append(Step(name, outcome, section(rfc), text, good, data))
 
-    def add_reason(self, name: str, reason: Refused, **data: Any) -> None:
+    def add_reason(self, name: str, reason: Bypass | NotStored, **data: Any) -> None:
         """Add a step whose outcome is ``reason``, with the remedy if there is one."""
-        remedy = REMEDIES.get(reason)
+        remedy = REMEDIES.get(reason.not_stored if isinstance(reason, Bypass) else reason)
         if remedy is not None:
             data["remedy"] = remedy
         self.add(name, reason.token, reason.rfc, reason.explain, False, **data)

@@ -31,7 +31,7 @@ from layergate.http.explain.wording import SUMMARIES
 from layergate.http.message.key import target_of
 from layergate.http.message.request import Request
 from layergate.http.rfc9111.decision import Decision
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import Bypass
 
 __all__ = ["explain"]
 
@@ -81,8 +81,8 @@ async def _explain_looked_up(trace: Trace, response: Response | None) -> Conclus
         text = "By the No-Vary-Search of earlier responses this is the same target as others."
         trace.add("search", target_of(request.key), "4", text, digest=digest(request.key))
     if request.foreign_range and decision in (Decision.MISS, Decision.REVALIDATE):
-        trace.add_reason("request", Refused.RANGE)
-        return explain_bypass(trace, Refused.RANGE, response)
+        trace.add_reason("request", Bypass.RANGE)
+        return explain_bypass(trace, Bypass.RANGE, response)
     told, rest = await explain_decision(trace, decided)
     stored, refused = None, None
     if response is not None and decision is not Decision.GATEWAY_TIMEOUT:

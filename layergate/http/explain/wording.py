@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from layergate.http.rfc9111.decision import Decision
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 
 __all__ = ["DECIDED", "REMEDIES", "SOURCES", "SUMMARIES", "UNCOLLAPSED"]
 
@@ -70,30 +70,30 @@ UNCOLLAPSED: Final = {
 """By what `why_uncollapsed` says, and "waiters"."""
 
 REMEDIES: Final = {
-    Refused.NO_FRESHNESS: "send Cache-Control: max-age=60 from the app, or give the path a"
+    NotStored.NO_FRESHNESS: "send Cache-Control: max-age=60 from the app, or give the path a"
     " Rule(..., ttl=60)",
-    Refused.SET_COOKIE: "do not set a cookie on shared responses; if the cookie is the same for"
+    NotStored.SET_COOKIE: "do not set a cookie on shared responses; if the cookie is the same for"
     " every client, use Rule(..., allow_set_cookie=True)",
-    Refused.COOKIE: "send max-age from the app; or, if the response is the same for every client, use"
+    NotStored.COOKIE: "send max-age from the app; or, if the response is the same for every client, use"
     " Rule(..., allow_cookie=True)",
-    Refused.AUTHORIZATION: "say public or s-maxage in the response; or, if it is the same for every"
+    NotStored.AUTHORIZATION: "say public or s-maxage in the response; or, if it is the same for every"
     " client, use Rule(..., allow_authorization=True)",
-    Refused.PATH: "send max-age from the app for this path, if the path exists",
-    Refused.USER: "say public or s-maxage in the response, or keep the session off this route",
-    Refused.SECURITY: "say public or s-maxage in the response, if it is the same for every client",
-    Refused.VARY_STAR: "name the request fields that the response depends on in Vary",
-    Refused.EXPIRED: "give it a lifetime, a validator (ETag, Last-Modified) or a stale window",
-    Refused.STREAM: "say max-age in the response if it has an end and is to be stored",
-    Refused.TAG_TEMPLATE: "use a parameter of the path or the route in the tag",
-    Refused.TAGS: "send fewer or shorter tags, or raise max_tags",
-    Refused.TOO_LARGE: "raise max_body, and memory with it",
-    Refused.TOKEN: "fetch the token with a request of its own; or send max-age from the app, if the"
+    NotStored.PATH: "send max-age from the app for this path, if the path exists",
+    NotStored.USER: "say public or s-maxage in the response, or keep the session off this route",
+    NotStored.SECURITY: "say public or s-maxage in the response, if it is the same for every client",
+    NotStored.VARY_STAR: "name the request fields that the response depends on in Vary",
+    NotStored.EXPIRED: "give it a lifetime, a validator (ETag, Last-Modified) or a stale window",
+    NotStored.STREAM: "say max-age in the response if it has an end and is to be stored",
+    NotStored.TAG_TEMPLATE: "use a parameter of the path or the route in the tag",
+    NotStored.TAGS: "send fewer or shorter tags, or raise max_tags",
+    NotStored.TOO_LARGE: "raise max_body, and memory with it",
+    NotStored.TOKEN: "fetch the token with a request of its own; or send max-age from the app, if the"
     " response is for every client all the same",
-    Refused.BUDGET: "raise max_inflight",
-    Refused.NO_ROOM: "raise memory; a response that is requested again soon replaces others",
-    Refused.KEY_TOO_LONG: "raise max_key_length",
-    Refused.HOST: "use the canonical host: lower case, without the default port",
-    Refused.RULE: "change the Rule with bypass=True that covers the path",
+    NotStored.BUDGET: "raise max_inflight",
+    NotStored.NO_ROOM: "raise memory; a response that is requested again soon replaces others",
+    NotStored.KEY_TOO_LONG: "raise max_key_length",
+    NotStored.HOST: "use the canonical host: lower case, without the default port",
+    NotStored.RULE: "change the Rule with bypass=True that covers the path",
 }
 """What the operator or the app's author can do, for the reasons where something can be done."""
 

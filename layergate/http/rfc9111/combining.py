@@ -21,7 +21,7 @@ from layergate.http.message.fields import Fields, Lines
 from layergate.http.message.ranges import RangeSpec, Span, parse_content_range, strong_validator
 from layergate.http.message.stored import Part, PartialResponse, StoredResponse
 from layergate.http.rfc9111.partial import PART_FIELDS
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from layergate.http.rfc9111.validation import updated_fields
 
 __all__ = ["MAX_PARTS", "Received", "combined", "received_part", "updated_lines"]
@@ -46,7 +46,7 @@ class Received(NamedTuple):
 
 def received_part(
     ranges: tuple[RangeSpec, ...] | None, status: int, fields: Fields
-) -> Received | Refused | None:
+) -> Received | NotStored | None:
     """The part that a response to a request for ``ranges`` contains, or the reason not to store it.
 
     None if the response is not a 206.
@@ -56,20 +56,20 @@ def received_part(
     content = parse_content_range(fields.get(b"content-range"))
     # Content in several parts is only forwarded: its client will ask for the same ranges again.
     if content is None or ranges is None or len(ranges) != 1:
-        return Refused.PARTIAL
+        return NotStored.PARTIAL
     span, whole = content
     vague = False
     lengths = fields.all(b"content-length")
     if lengths:
         size = span[1] - span[0]
         if len(set(lengths)) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 18:
-            return Refused.LENGTH_MISMATCH
+            return NotStored.LENGTH_MISMATCH
         length = int(lengths[0])
         if length != size:
             # Some origins count last-pos one too high. If the request asked for exactly this many
             # octets from the end, that is certain: the content is used, the length of the whole is not.
             if ranges[0] != (None, length) or length != size - 1 or span[1] != whole:
-                return Refused.LENGTH_MISMATCH
+                return NotStored.LENGTH_MISMATCH
             span, vague = (span[0], span[1] - 1), True
             whole = span[1]
     kept = [line for line in fields.lines if line[0] not in PART_FIELDS]

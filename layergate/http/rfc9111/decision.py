@@ -17,7 +17,7 @@ from layergate.http.message.request import Request
 from layergate.http.message.stored import StoredResponse
 from layergate.http.message.uri import canonical_uri
 from layergate.http.rfc9111.partial import covers
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import Bypass
 
 __all__ = [
     "NO_ANSWER",
@@ -25,9 +25,9 @@ __all__ = [
     "Decision",
     "Verdict",
     "answers",
+    "bypass_reason",
     "decide",
     "is_reload",
-    "passes",
     "stale_if_error",
     "stale_if_unreachable",
 ]
@@ -56,7 +56,7 @@ class Decision(enum.Enum):
 
 class Verdict(NamedTuple):
     """A decision. ``fwd``: why the request is forwarded (RFC 9211 2.2), or "" if it is not. ``rfc``: the
-    section that decided, in the form of `Refused.rfc`."""
+    section that decided, in the form of `NotStored.rfc`."""
 
     decision: Decision
     fwd: str
@@ -75,24 +75,24 @@ PAUSED: Final = Verdict(Decision.HIT, "", "5.2.1")
 advisory; a cache MAY implement them, but is not required to"."""
 
 
-def passes(request: Request, *, max_key_length: int) -> Refused | None:
+def bypass_reason(request: Request, *, max_key_length: int) -> Bypass | None:
     """Why the store can't answer this request, and its response is not stored; None if neither applies."""
     if request.method not in _STORABLE_METHODS:
-        return Refused.METHOD
+        return Bypass.METHOD
     # Content in a GET has no defined semantics (RFC 9110 9.3.1). The app may read it, but the key does
     # not contain it.
     if request.has_body:
-        return Refused.REQUEST_BODY
+        return Bypass.REQUEST_BODY
     if not _FOR_ORIGIN.isdisjoint(request.fields.names()):
-        return Refused.UPGRADE if b"upgrade" in request.fields else Refused.PRECONDITION
+        return Bypass.UPGRADE if b"upgrade" in request.fields else Bypass.PRECONDITION
     if request.target_length > max_key_length:
-        return Refused.KEY_TOO_LONG
+        return Bypass.KEY_TOO_LONG
     scheme, host = request.scheme, request.host
     # A name has at most 253 characters (RFC 1035); longer ones are not cached.
     known = len(host) <= _CACHED_HOST and len(scheme) <= _CACHED_HOST
     canonical = _cached_host(scheme, host) if known else _canonical_host(scheme, host)
     if not canonical:
-        return Refused.HOST
+        return Bypass.HOST
     return None
 
 
@@ -118,7 +118,7 @@ def is_reload(decision: Decision, fwd: str) -> bool:
 
 
 def decide(request: Request, entry: Entry | None, now: float) -> Verdict:
-    """The decision for a request that does not bypass the cache (see `passes`).
+    """The decision for a request that does not bypass the cache (see `bypass_reason`).
 
     ``entry`` is the stored entry for exactly this request: its selected variant, not purged.
     """

@@ -26,10 +26,10 @@ from layergate.http.privacy.tokens import has_token, head_has_token
 from layergate.http.rfc9111.freshness import Lifetime, freshness_lifetime, initial_age
 from layergate.http.rfc9111.selecting import vary_names, with_vary
 from layergate.http.rfc9111.storing import (
-    Refused,
+    NotStored,
     authorization_allows,
     may_store,
-    refused_by_directives,
+    refusal_by_directives,
     says_for_all,
     storable_fields,
 )
@@ -143,14 +143,14 @@ def plan_storage(
     *,
     request_time: float,
     response_time: float,
-) -> Plan | Refused:
+) -> Plan | NotStored:
     """The plan for storing a response, or the first reason against it.
 
     The response decides. A rule or a heuristic applies only where the response leaves room for it.
     """
     rule = None if match is None else match.rule
     if rule is not None and rule.bypass:
-        return Refused.RULE
+        return NotStored.RULE
     targets = targets_of(options)
     policy = policy_of(fields, targets)
     if not policy.withheld:
@@ -167,7 +167,7 @@ def plan_storage(
         if refused is not None:
             return refused
     if not _well_formed(fields.lines):
-        return Refused.MALFORMED
+        return NotStored.MALFORMED
     granted = _lifetime(request, status, policy, match, options, response_time)
     refused = (
         _not_storable(request, status, policy.fields, rule, granted)
@@ -178,12 +178,12 @@ def plan_storage(
         return refused
     vary = _selected_by(fields, rule, by_rule=granted.by_rule)
     tags = _all_tags(request, fields, match, options)
-    if isinstance(tags, Refused):
+    if isinstance(tags, NotStored):
         return tags
     age = initial_age(fields, request_time=request_time, response_time=response_time)
     times = _times(status, fields, rule, options, granted, response_time=response_time, age=age)
     if times.expires <= response_time:
-        return Refused.EXPIRED
+        return NotStored.EXPIRED
     directives, by_rule = granted.directives, granted.by_rule
     drop = _internal_fields(options.strip_tags, LAYERGATE_CONTROL in targets)
     if b"set-cookie" in fields and not _keeps_cookies(match):
@@ -226,7 +226,7 @@ def certain_refusal(
     cookie: bool,
     authorization: bool,
     secured: bool = False,
-) -> Refused | None:
+) -> NotStored | None:
     """Why a response is certainly not stored, by its directives, its rule, and the credentials of its
     request. None: the other steps decide.
 
@@ -241,7 +241,7 @@ def certain_refusal(
         if has_expires or guesses:
             return None
         if rule is None:
-            return Refused.NO_FRESHNESS  # the app doesn't use caching
+            return NotStored.NO_FRESHNESS  # the app doesn't use caching
         if seconds is None:
             return None  # the status, or the request, may say more
         return _excuse_for(rule, cookie=cookie, authorization=authorization, secured=secured)
@@ -250,7 +250,7 @@ def certain_refusal(
     if seconds is not None and rule is not None and rule.override:
         if not (control.no_store or control.private):
             return None
-    return refused_by_directives(EMPTY, control, status)
+    return refusal_by_directives(EMPTY, control, status)
 
 
 def _well_formed(lines: Lines) -> bool:
@@ -273,7 +273,7 @@ class _Granted(NamedTuple):
     lifetime: Lifetime
     directives: CacheControl
     by_rule: bool
-    excuse: Refused | None
+    excuse: NotStored | None
 
 
 def _lifetime(
@@ -310,7 +310,7 @@ def _lifetime(
     return _Granted(lifetime, directives, False, excuse)
 
 
-def _excuse(request: Request, match: Match) -> Refused | None:
+def _excuse(request: Request, match: Match) -> NotStored | None:
     """Why a rule's lifetime does not apply to the response to this request; None if it applies."""
     excuse = _excuse_for(
         match.rule,
@@ -320,21 +320,23 @@ def _excuse(request: Request, match: Match) -> Refused | None:
     )
     if excuse is not None:
         return excuse
-    return None if match.is_certain(request) else Refused.PATH
+    return None if match.is_certain(request) else NotStored.PATH
 
 
-def _excuse_for(rule: Rule, *, cookie: bool, authorization: bool, secured: bool) -> Refused | None:
+def _excuse_for(
+    rule: Rule, *, cookie: bool, authorization: bool, secured: bool
+) -> NotStored | None:
     """As `_excuse`, by the credentials of the request alone."""
     if secured:  # no option of a rule covers this, because a rule does not know the users
-        return Refused.SECURITY
+        return NotStored.SECURITY
     if cookie and not rule.allow_cookie:
-        return Refused.COOKIE
-    return Refused.AUTHORIZATION if authorization and not rule.allow_authorization else None
+        return NotStored.COOKIE
+    return NotStored.AUTHORIZATION if authorization and not rule.allow_authorization else None
 
 
 def _not_storable(
     request: Request, status: int, fields: Fields, rule: Rule | None, granted: _Granted
-) -> Refused | None:
+) -> NotStored | None:
     """The conditions of section 3; see `may_store`. ``fields``: those of the policy."""
     refused = may_store(
         method="GET" if request.method == "HEAD" else request.method,
@@ -351,16 +353,16 @@ def _not_storable(
     return refused if refused is None or granted.excuse is None else granted.excuse
 
 
-def _not_to_lend_to(request: Request, fields: Fields, lifetime: Lifetime) -> Refused | None:
+def _not_to_lend_to(request: Request, fields: Fields, lifetime: Lifetime) -> NotStored | None:
     """Why a lent lifetime (see `Plan.lent`) does not apply to this response; None if it applies, or if
     the lifetime is not lent."""
     if lifetime.source not in _LENT:
         return None
     if _is_stream(fields):
-        return Refused.STREAM
+        return NotStored.STREAM
     if head_has_token(fields):
-        return Refused.TOKEN
-    return Refused.COOKIE if lifetime.source == "heuristic" and request.cookie else None
+        return NotStored.TOKEN
+    return NotStored.COOKIE if lifetime.source == "heuristic" and request.cookie else None
 
 
 def _is_stream(fields: Fields) -> bool:
@@ -368,14 +370,14 @@ def _is_stream(fields: Fields) -> bool:
     return media_type.strip().lower() in _STREAMS
 
 
-def _for_one_client(request: Request, granted: _Granted) -> Refused | None:
+def _for_one_client(request: Request, granted: _Granted) -> NotStored | None:
     """Why the response is for one client, whatever its lifetime; None if it is not."""
     if not (request.secured or request.personal) or says_for_all(granted.directives):
         return None
     if request.secured:
         # A route that requires authentication knows its user, or rejects the request.
-        return Refused.SECURITY
-    return None if granted.by_rule else Refused.USER
+        return NotStored.SECURITY
+    return None if granted.by_rule else NotStored.USER
 
 
 def _selected_by(fields: Fields, rule: Rule | None, *, by_rule: bool) -> tuple[bytes, ...]:
@@ -397,18 +399,18 @@ def _keeps_cookies(match: Match | None) -> bool:
 
 def _all_tags(
     request: Request, fields: Fields, match: Match | None, options: Options
-) -> tuple[str, ...] | Refused:
+) -> tuple[str, ...] | NotStored:
     """The tags of the response, of its rule and of its cache groups; or the reason against them."""
     tags = response_tags(fields)
     groups = group_tags(request.scheme, request.host, fields)
     if tags is None or groups is None:
-        return Refused.TAGS
+        return NotStored.TAGS
     if match is not None:
         filled = fill_tags(match.rule.tags, match.params)
         if filled is None:
-            return Refused.TAG_TEMPLATE
+            return NotStored.TAG_TEMPLATE
         tags = tuple(dict.fromkeys(tags + filled))
-    return Refused.TAGS if len(tags) > options.max_tags else tags + groups
+    return NotStored.TAGS if len(tags) > options.max_tags else tags + groups
 
 
 class _Times(NamedTuple):
@@ -472,7 +474,7 @@ def plan_update(
     *,
     request_time: float,
     response_time: float,
-) -> tuple[Plan | Refused, Lines]:
+) -> tuple[Plan | NotStored, Lines]:
     """The plan for a stored response that a 304 or a response to HEAD has confirmed, and the updated
     lines to send (3.2, 4.3.4, 4.3.5).
 
@@ -502,7 +504,7 @@ def plan_update(
         response_time=response_time,
     )
     if isinstance(planned, Plan) and planned.lent and has_token(stored.fields, stored.body):
-        planned = Refused.TOKEN  # possible if the rule is new or has changed
+        planned = NotStored.TOKEN  # possible if the rule is new or has changed
     if isinstance(planned, Plan):
         tags = planned.tags
         if TAG_FIELDS.isdisjoint(fields.names()):
@@ -511,7 +513,7 @@ def plan_update(
             own = tuple(tag for tag in entry.tags if not tag.startswith("\0"))
             tags = tuple(dict.fromkeys(own + tags))
         if len(without_groups(tags)) > options.max_tags:
-            planned = Refused.TAGS
+            planned = NotStored.TAGS
         else:
             planned = planned._replace(tags=tags)
     hidden = internal_fields(options)

@@ -60,21 +60,23 @@ from layergate.http.rfc9111.selecting import vary_names
 __all__ = [
     "NEVER_STORED_FIELDS",
     "STORABLE_METHODS",
-    "Refused",
+    "Bypass",
+    "NotStored",
     "authorization_allows",
     "may_store",
-    "refused_by_directives",
+    "refusal_by_directives",
     "says_for_all",
     "storable_fields",
     "unstorable_names",
 ]
 
 
-class Refused(enum.Enum):
-    """Why a response is not stored, or a request not answered from what is stored.
+class NotStored(enum.Enum):
+    """The reasons why a response is not stored.
 
-    One value for the decision, the log and Cache-Status. `may_store` returns those that a request
-    and the head of its response decide; the others belong to whoever finds out.
+    The decision, the log and Cache-Status share one value. `may_store` returns the reasons that a request
+    and the head of its response decide; the modules that find the others return them. The response to a
+    request that bypasses the cache has the reason of its `Bypass`.
     """
 
     token: str
@@ -197,6 +199,27 @@ class Refused(enum.Enum):
         return self
 
 
+class Bypass(enum.Enum):
+    """The reasons why the cache has no part in a request: it is forwarded untouched. ``token``, ``rfc`` and
+    ``explain`` are those of ``not_stored``."""
+
+    METHOD = NotStored.METHOD
+    REQUEST_BODY = NotStored.REQUEST_BODY
+    UPGRADE = NotStored.UPGRADE
+    PRECONDITION = NotStored.PRECONDITION
+    KEY_TOO_LONG = NotStored.KEY_TOO_LONG
+    HOST = NotStored.HOST
+    RULE = NotStored.RULE
+    RANGE = NotStored.RANGE
+
+    def __init__(self, not_stored: NotStored) -> None:
+        self.not_stored = not_stored
+        """The reason why its response is not stored either."""
+        self.token = not_stored.token
+        self.rfc = not_stored.rfc
+        self.explain = not_stored.explain
+
+
 STORABLE_METHODS: Final = frozenset({"GET"})
 """Section 3: "the request method is understood by the cache".
 
@@ -216,7 +239,7 @@ def may_store(
     explicit_lifetime: bool,
     allow_set_cookie: bool = False,
     allow_authorization: bool = False,
-) -> Refused | None:
+) -> NotStored | None:
     """None if the response may be stored, or the first reason why not (RFC 9111 section 3).
 
     ``request_fields`` and ``request_cc`` are the request's, ``status``, ``fields`` and ``cc`` the
@@ -228,20 +251,20 @@ def may_store(
     Responses with ``no-cache`` or ``max-age=0`` may be stored, too; they are then revalidated.
     """
     if method not in STORABLE_METHODS:
-        return Refused.METHOD
+        return NotStored.METHOD
     # "the response status code is final": 1xx is not final, and other numbers are not status codes.
     if not 200 <= status <= 599 or status in ONE_REQUEST_STATUSES:
-        return Refused.STATUS
+        return NotStored.STATUS
     # "if the response status code is 206 or 304 ...: the cache understands the response status
     # code". A 206 that `combining` can read arrives here as the 200 of which it is a part. In a 200,
     # Content-Range has no meaning (RFC 9110 14.4: "For this specification, only the 206 (Partial Content)
     # and 416 ... status codes describe a meaning"). But an origin that adds it to the response to a range
     # may have used the wrong status code.
     if status == 304:
-        return Refused.NOT_MODIFIED
+        return NotStored.NOT_MODIFIED
     if status == 206 or (b"content-range" in fields and b"range" in request_fields):
-        return Refused.PARTIAL
-    refused = refused_by_directives(request_cc, cc, status)
+        return NotStored.PARTIAL
+    refused = refusal_by_directives(request_cc, cc, status)
     if refused is not None:
         return refused
     # "if the cache is shared: the Authorization header field is not present in the request ... or a
@@ -251,16 +274,16 @@ def may_store(
         and not allow_authorization
         and not authorization_allows(cc)
     ):
-        return Refused.AUTHORIZATION
+        return NotStored.AUTHORIZATION
     if (
         not allow_set_cookie
         and b"set-cookie" in fields
         and b"set-cookie" not in cc.private_fields
         and b"set-cookie" not in cc.no_cache_fields
     ):
-        return Refused.SET_COOKIE
+        return NotStored.SET_COOKIE
     if b"vary" in fields and vary_names(fields) is None:
-        return Refused.VARY_STAR
+        return NotStored.VARY_STAR
     # "the response contains at least one of the following: a public response directive; ... an
     # Expires header field; a max-age response directive; ... an s-maxage response directive; a
     # cache extension that allows it to be cached; or a status code that is defined as heuristically
@@ -275,25 +298,25 @@ def may_store(
         or (status in HEURISTICALLY_CACHEABLE and cc.has_explicit)
     ):
         return None
-    return Refused.NO_FRESHNESS
+    return NotStored.NO_FRESHNESS
 
 
-def refused_by_directives(
+def refusal_by_directives(
     request_cc: CacheControl, cc: CacheControl, status: int
-) -> Refused | None:
+) -> NotStored | None:
     """Why a response with the directives ``cc`` is not stored, by these and by those of its request."""
     # Section 5.2.2.3: "the cache SHOULD ignore the no-store directive if it understands and
     # implements the status code's caching requirements". The request's no-store still applies.
     if cc.must_understand:
         if status not in UNDERSTOOD_STATUSES:
-            return Refused.MUST_UNDERSTAND
+            return NotStored.MUST_UNDERSTAND
     elif cc.no_store:
-        return Refused.NO_STORE
+        return NotStored.NO_STORE
     if request_cc.no_store:
-        return Refused.REQUEST_NO_STORE
+        return NotStored.REQUEST_NO_STORE
     # "the private response directive is either not present or allows a shared cache to store a
     # modified response": `storable_fields` leaves out the fields that `private_fields` lists.
-    return Refused.PRIVATE if cc.private else None
+    return NotStored.PRIVATE if cc.private else None
 
 
 def authorization_allows(cc: CacheControl) -> bool:

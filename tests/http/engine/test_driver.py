@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from layergate.http.engine.driver import MAX_TRIES, Attempt, Fetch, Pass, Serve, Stream, resolve
+from layergate.http.engine.driver import MAX_TRIES, Attempt, Fetch, Forward, Serve, Stream, resolve
 from layergate.http.engine.exchange import State
 from tests.http.engine.support import FRESH, PRIVATE, World, body_of, lines_of
 
@@ -32,7 +32,7 @@ def test_a_request_that_finds_nothing_fetches_and_one_that_finds_it_does_not() -
 def test_what_is_none_of_the_caches_business_passes() -> None:
     world = World(max_key_length=100)
     step = world.ask("/" + "a" * 200).step
-    assert isinstance(step, Pass)
+    assert isinstance(step, Forward)
     assert b"bypass" in dict(step.lines)[b"cache-status"]
 
 

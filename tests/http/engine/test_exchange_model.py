@@ -32,7 +32,7 @@ from layergate.http.message.fields import Fields
 from layergate.http.message.request import Request
 from layergate.http.message.stored import StoredResponse
 from layergate.http.rfc9111.plan import Plan, plan_storage
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 from tests.support.stepping import Polled, SteppingRuntime
 
 NOW = 1_700_000_000.0
@@ -136,8 +136,8 @@ class ExchangeMachine(RuleBasedStateMachine):
         if self.feed(Event.RELEASE, self.exchange.release):
             assert self.exchange.storing is storing
 
-    @rule(reason=st.sampled_from([Refused.PRIVATE, Refused.TOKEN]))
-    def release_for_good(self, reason: Refused) -> None:
+    @rule(reason=st.sampled_from([NotStored.PRIVATE, NotStored.TOKEN]))
+    def release_for_good(self, reason: NotStored) -> None:
         if self.feed(Event.RELEASE, lambda: self.exchange.release(Head(200, []), reason)):
             self.headed = self.given_up = True
             assert self.exchange.plan is None
@@ -155,14 +155,14 @@ class ExchangeMachine(RuleBasedStateMachine):
             assert exchange.opened
             assert exchange.stream.shared
 
-    @rule(unkept=st.sampled_from([None, Refused.NO_ROOM]))
-    def admit(self, unkept: Refused | None) -> None:
+    @rule(unkept=st.sampled_from([None, NotStored.NO_ROOM]))
+    def admit(self, unkept: NotStored | None) -> None:
         self.exchange.admit(unkept)
 
     @rule(updates=st.booleans())
     def confirm(self, updates: bool) -> None:
         plan = self.plan if updates else None
-        reason = None if updates else Refused.NO_STORE
+        reason = None if updates else NotStored.NO_STORE
         act = lambda: self.exchange.confirm(an_entry(), plan, reason, [])  # noqa: E731
         if self.feed(Event.ANSWER, act):
             assert self.exchange.storing is updates
@@ -185,7 +185,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         exchange = self.exchange
         could = exchange.storing and exchange.stream.keeps and self.state is not State.ANSWERED
         could = could and exchange.stream.body is None
-        assert exchange.refuse(Refused.BUDGET) is could
+        assert exchange.refuse(NotStored.BUDGET) is could
         self.given_up = self.given_up or could
 
     @rule(length=st.integers(1, 3))

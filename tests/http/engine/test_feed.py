@@ -35,10 +35,10 @@ def _told(world: World) -> str:
     [
         (LENGTH, Relay.SHARE, True, True),
         (FRESH, Relay.SHARE, False, True),  # its head waits for its length
-        (PRIVATE, Relay.PASS, True, False),
-        ({"cache-control": "no-store"}, Relay.PASS, True, False),
-        ({**FRESH, "set-cookie": "a=b"}, Relay.PASS, True, False),
-        ({**LENGTH, "content-length": "nine"}, Relay.PASS, True, False),
+        (PRIVATE, Relay.FORWARD, True, False),
+        ({"cache-control": "no-store"}, Relay.FORWARD, True, False),
+        ({**FRESH, "set-cookie": "a=b"}, Relay.FORWARD, True, False),
+        ({**LENGTH, "content-length": "nine"}, Relay.FORWARD, True, False),
         (
             {"cache-control": "no-cache", "etag": '"a"', "content-length": "4"},
             Relay.TEE,
@@ -113,7 +113,7 @@ def test_g1_a_page_with_a_token_is_for_its_client_alone(page: bytes) -> None:
     relay = world.steps.now_done(feed.part(page, more=False))
     world.steps.run()
     if page is TOKEN:
-        assert relay is Relay.PASS
+        assert relay is Relay.FORWARD
         assert follower.fetch.exchange.uncollapsed
     else:
         assert relay is Relay.SHARE
@@ -131,8 +131,8 @@ def test_open_decides_before_anything_is_fed(body_follows: bool) -> None:
     now = world.steps.now_done
     head = lines_of({"content-type": "text/html"})
     assert now(feed.head(200, head, body_follows=body_follows)) is Relay.SHARE
-    assert now(feed.open(TOKEN, whole=True)) is Relay.PASS
-    assert now(feed.open(b"", whole=True)) is Relay.PASS  # nothing more to decide
+    assert now(feed.open(TOKEN, whole=True)) is Relay.FORWARD
+    assert now(feed.open(b"", whole=True)) is Relay.FORWARD  # nothing more to decide
     assert world.count("refused", reason="token") == 1
     assert world.ask().fetch.exchange.uncollapsed  # a marker says so to whoever comes next
 
@@ -140,19 +140,19 @@ def test_open_decides_before_anything_is_fed(body_follows: bool) -> None:
 def test_a_token_that_middleware_has_made() -> None:
     world = World(rules=[Rule("/", ttl=60)])
     feed = world.feed(world.ask().fetch.exchange, token=True)
-    assert world.steps.now_done(feed.head(200, [])) is Relay.PASS
+    assert world.steps.now_done(feed.head(200, [])) is Relay.FORWARD
 
 
 def test_what_the_app_knows_of_its_user() -> None:
     world = World(rules=[Rule("/", ttl=60)])
     feed = world.feed(world.ask().fetch.exchange)
-    assert world.steps.now_done(feed.head(200, [], personal=True)) is Relay.PASS
+    assert world.steps.now_done(feed.head(200, [], personal=True)) is Relay.FORWARD
 
 
 def test_trailers_are_not_stored() -> None:
     world = World()
     feed = world.feed(world.ask().fetch.exchange)
-    assert world.steps.now_done(feed.head(200, lines_of(LENGTH), trailers=True)) is Relay.PASS
+    assert world.steps.now_done(feed.head(200, lines_of(LENGTH), trailers=True)) is Relay.FORWARD
 
 
 def test_the_policy_of_a_route() -> None:
@@ -170,7 +170,7 @@ def test_a_head_freshens_what_is_stored() -> None:
     exchange = world.ask(method="HEAD", cache_control="no-cache").fetch.exchange
     feed = world.feed(exchange)
     head = lines_of({**FRESH, "content-length": "6", "etag": '"a"'})
-    assert world.steps.now_done(feed.head(200, head)) is Relay.PASS
+    assert world.steps.now_done(feed.head(200, head)) is Relay.FORWARD
     world.steps.now_done(feed.end())
     world.steps.advance(30)
     assert "hit" in _told(world)
@@ -227,7 +227,7 @@ def test_what_is_given_up_is_for_its_client_alone() -> None:
     )
     feed.body(b"bo")
     feed.give_up()
-    assert feed.relay is Relay.PASS
+    assert feed.relay is Relay.FORWARD
     feed.body(b"dy")  # is not looked at
     world.steps.now_done(feed.finish())
     assert world.stats["layers"]["memory0"]["entries"] == 0

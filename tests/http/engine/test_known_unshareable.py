@@ -15,7 +15,7 @@ from layergate.http.engine.uncacheable import unshared_head
 from layergate.http.message.fields import Fields
 from layergate.http.message.request import Request
 from layergate.http.rfc9111.plan import plan_storage
-from layergate.http.rfc9111.storing import Refused
+from layergate.http.rfc9111.storing import NotStored
 
 NOW = 1_700_000_000.0
 CONTROLS = [b"no-store", b"private", b"max-age=60", b"public", b"no-cache", b"must-understand",
@@ -73,6 +73,6 @@ def test_what_it_refuses_the_policy_refuses(status, lines, rule, who, heuristic)
     planned = plan_storage(
         request, status, Fields(lines), match, options, request_time=NOW, response_time=NOW
     )
-    assert isinstance(planned, Refused)
+    assert isinstance(planned, NotStored)
     (detail,) = [value for name, value in told if name == b"cache-status"]
     assert b"detail=" + planned.token.encode() in detail
