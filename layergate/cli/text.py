@@ -1,4 +1,4 @@
-"""An explanation for people, in colour where that is wanted."""
+"""An explanation as text, in color if the terminal shows it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _CODES: Final = {"good": "32", "bad": "31", "bold": "1", "dim": "2"}
 _NAME: Final = 16
 _OUTCOME: Final = 44
 _WIDTH: Final = 100
-# Shown in the sentence, or elsewhere, already.
+# Facts that the sentence, or another line, shows already.
 _NOT_SHOWN: Final = frozenset({"remedy", "seconds", "source"})
 
 
 def wants_colour(*, refused: bool) -> bool:
-    """Is stdout a terminal that shows colours, and are they not refused (see no-color.org)?"""
+    """True if stdout is a terminal that shows colors, unless NO_COLOR turns them off (no-color.org)."""
     return (
         not refused
         and not os.environ.get("NO_COLOR")
@@ -32,7 +32,7 @@ def wants_colour(*, refused: bool) -> bool:
 
 
 def printable(text: str) -> str:
-    """Text from who knows where, without what would make a terminal do something."""
+    """Text from an untrusted source, without characters that control a terminal."""
     if text.isprintable():
         return text
     return "".join(
@@ -41,7 +41,7 @@ def printable(text: str) -> str:
 
 
 def rendered(explanation: Explanation, *, colour: bool, verbose: bool) -> str:
-    """``verbose``: with the facts of each step."""
+    """The explanation as text. ``verbose``: with the facts of each step."""
     paint = _painted if colour else _plain
     lines = [paint("bold", printable(f"{explanation.method} {explanation.url}")), ""]
     for step in explanation.steps:
