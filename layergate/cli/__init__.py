@@ -22,10 +22,12 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; ``argv`` is without its name, None for the process's own. Returns the exit
-    code. Raises SystemExit as argparse does: with 2 for a wrong command line, 0 for ``--help``."""
+    """Run the command. ``argv``: its arguments; None: those of the process. Returns the exit status.
+
+    Raises SystemExit as argparse does: with 2 for a wrong command line, 0 for ``--help``.
+    """
     arguments = _parser().parse_args(argv)
-    # What a terminal or a pipe cannot show is no reason to fail.
+    # Characters that a terminal or a pipe can't show must not make the command fail.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(error)
         return 1
     except BrokenPipeError:
-        # Whoever read this has had enough (``| head``); nor is there anyone to tell at exit.
+        # The reader has closed the pipe (``| head``). Nothing may be written at exit, either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -63,5 +65,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _complain(error: Exception) -> None:
-    # It may quote what a server said.
+    # The message may quote a server.
     print(f"layergate: {printable(str(error).strip())}", file=sys.stderr)

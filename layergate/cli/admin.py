@@ -99,7 +99,7 @@ _SCOPES: Final = {
 
 
 def _met(result: dict[str, Any]) -> list[str]:
-    """What a receipt tells beside how far it got; nothing, if it is from a version that does not."""
+    """The lines of a receipt about its scope and matches; none for a receipt of an older version."""
     scope, matched = result.get("scope"), result.get("matched")
     if scope is None:
         return []
@@ -135,7 +135,7 @@ def run_stats(arguments: argparse.Namespace) -> int:
 
 
 def _watch(client: AdminClient, interval: float, *, as_json: bool) -> int:
-    """Until it is interrupted. Raises UsageError, Unreachable."""
+    """Show the statistics until interrupted. Raises UsageError, Unreachable."""
     if not _LEAST_WATCH <= interval <= 86_400:
         raise UsageError(f"--watch must be from {_LEAST_WATCH} to 86400 seconds, got {interval:g}")
     before: dict[str, Any] = {}
@@ -148,7 +148,7 @@ def _watch(client: AdminClient, interval: float, *, as_json: bool) -> int:
                 print(json.dumps(answer), flush=True)
             else:
                 rows = dict(_rows(answer, ""))
-                # A terminal shows the newest in place of the one before.
+                # On a terminal each report replaces the one before.
                 print("\x1b[H\x1b[2J" if sys.stdout.isatty() else "", end="")
                 print("\n".join(_table(rows, before, now - asked)), end="\n\n", flush=True)
                 before = rows
@@ -161,7 +161,7 @@ def _watch(client: AdminClient, interval: float, *, as_json: bool) -> int:
 def _table(
     rows: Mapping[str, Any], before: Mapping[str, Any] | None = None, seconds: float = 1.0
 ) -> Iterator[str]:
-    """``before``: the rows of so many ``seconds`` ago, to show by how much numbers have changed."""
+    """``before``: the rows of ``seconds`` ago, to show the changes."""
     names = {name: printable(name) for name in rows}
     values = {name: printable(str(value)) for name, value in rows.items()}
     width = max(map(len, names.values()), default=0)

@@ -1,4 +1,4 @@
-"""HTTP as the command line needs it: one request, one answer, no redirects, no proxies.
+"""HTTP for the command line: one request, one response, no redirects, no proxies.
 
 What is sent goes to the host that was named and nowhere else.
 """
@@ -30,11 +30,11 @@ class UsageError(Exception):
 
 
 class Unreachable(Exception):
-    """No answer, or one that says no."""
+    """No response, or a refusal."""
 
 
 class Answered(NamedTuple):
-    """The head of an answer, and as much of its body as was asked for."""
+    """The head of a response, and as much of its body as was wanted."""
 
     status: int
     lines: Lines
@@ -80,7 +80,7 @@ def ask(
 
 
 def add_admin(parser: argparse.ArgumentParser) -> None:
-    """The options that say where an instance's `Admin` is."""
+    """The options that name the `Admin` endpoint of an instance."""
     group = parser.add_argument_group("a running instance")
     group.add_argument(
         "--admin",
@@ -104,7 +104,7 @@ def add_admin(parser: argparse.ArgumentParser) -> None:
 
 
 class AdminClient:
-    """The admin endpoint of a running instance, as the options say. Raises UsageError."""
+    """The admin endpoint of a running instance. Raises UsageError."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         url: str | None = arguments.admin
@@ -124,11 +124,11 @@ class AdminClient:
         self._token = _token(arguments.token_file)
 
     def get(self, action: str) -> Any:
-        """What ``GET {admin}/{action}`` answers, read from JSON. Raises Unreachable."""
+        """The JSON response to ``GET {admin}/{action}``. Raises Unreachable."""
         return self._call("GET", action, None)[1]
 
     def post(self, action: str, document: Any) -> tuple[int, Any]:
-        """Status and answer of ``POST {admin}/{action}``. Raises Unreachable."""
+        """Status and JSON response of ``POST {admin}/{action}``. Raises Unreachable."""
         return self._call("POST", action, json.dumps(document).encode())
 
     def _call(self, method: str, action: str, content: bytes | None) -> tuple[int, Any]:

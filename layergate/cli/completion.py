@@ -21,7 +21,7 @@ Write a script that completes layergate's commands and options.
 
 
 def add(commands: Any, whole: argparse.ArgumentParser) -> None:
-    """Add the subcommand. ``whole``: the parser of the command that is completed."""
+    """Add the subcommand. ``whole``: the parser of the whole command."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "completion",
         help="completion for a shell",

@@ -1,5 +1,7 @@
-"""The effective configuration, as TOML with a comment that says where each value came from, or as
-data. The TOML can be read again; what is hidden, or None by default, is in it as a comment."""
+"""The effective configuration as TOML, with the origin of each value in a comment, or as data.
+
+The TOML can be loaded again. Hidden values, and defaults of None, are comments in it.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ from layergate.gateway.settings import Entry, Settings
 
 __all__ = ["as_data", "as_toml"]
 
-_COMMENTS: Final = 40  # the column they begin in, where there is room
+_COMMENTS: Final = 40  # the column in which they begin, if there is room
 
 
 def as_toml(settings: Settings) -> str:
-    """Of all settings, defaults too."""
+    """All settings, also those with their defaults."""
     lines = list(_lines(settings.entries))
     for name, tables in (("upstreams", settings.upstreams), ("rules", settings.rules)):
         for table in tables:
@@ -26,7 +28,7 @@ def as_toml(settings: Settings) -> str:
 
 
 def as_data(settings: Settings) -> dict[str, Any]:
-    """The same for `json`: by name, ``value`` (infinity as a string) and ``from``."""
+    """The same as data for `json`: by name, ``value`` (infinity as a string) and ``from``."""
     return {
         "options": _data(settings.entries),
         "upstreams": [_data(table) for table in settings.upstreams],
@@ -49,11 +51,11 @@ def _lines(entries: Iterable[Entry]) -> Iterator[str]:
 
 
 def _toml(value: Any) -> str:
-    """A value that came from TOML, or could have."""
+    """A value as TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # JSON's escapes are TOML's, which wants one more; and a terminal should get nothing to do.
+        # JSON's escapes are valid in TOML, which has one more. Control characters must not reach a terminal.
         quoted = json.dumps(value, ensure_ascii=False)
         return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in quoted)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""``layergate serve``, the gateway, and ``layergate check``, which validates what it would be told."""
+"""``layergate serve`` runs the gateway; ``layergate check`` validates its configuration."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from layergate.gateway.settings import CONFIG_VARIABLE, Settings, load
 __all__ = ["add"]
 
 _EPILOG: Final = """\
-Each option may also be in the file (--max-head is max_head) and in the environment
-(LAYERGATE_MAX_HEAD). A flag goes before the environment, that before the file. Tokens and secrets
-are not given here, where every process could read them, but in the file, the environment, or a file
-of their own. Sizes: 256MB, or bytes. Times: seconds. An empty value: none.
+Each option can also be set in the file (--max-head is max_head) and in the environment
+(LAYERGATE_MAX_HEAD). A flag overrides the environment, which overrides the file. Tokens and secrets
+have no flags, because every process can read a command line: set them in the file, the environment,
+or a file of their own. Sizes are 256MB or bytes, times are seconds. An empty value means none.
 """
 _METAVARS: Final = {
     Kind.COUNT: "N", Kind.FILE: "FILE", Kind.LIST: "LIST", Kind.NUMBER: "X", Kind.SECONDS: "SECONDS",
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
         help="the gateway: an HTTP cache in front of any application",
         usage="%(prog)s [-h] [-c FILE] [option ...]",
         description="An HTTP cache in front of one or several upstreams.",
-        epilog=f"{_EPILOG}\nSignals: TERM and INT stop it when the requests there are have ended, HUP"
+        epilog=f"{_EPILOG}\nSignals: TERM and INT stop the gateway once the requests under way have ended, HUP"
         " reloads the\nconfiguration.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -50,10 +50,10 @@ def add(commands: Any) -> None:
 
     check: argparse.ArgumentParser = commands.add_parser(
         "check",
-        help="validate the gateway's configuration and show what is in force",
+        help="validate the gateway's configuration and show its effective values",
         usage="%(prog)s [-h] [--json] [-c FILE] [option ...]",
-        description="Validate what `layergate serve` would be told in the same place, and show the"
-        " effective configuration: every option, its value, and where that came from.",
+        description="Validate the configuration that `layergate serve` would use in the same place, and"
+        " show the effective values: every option, its value, and the origin of the value.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -87,7 +87,7 @@ def _add_setting(group: Any, setting: Setting) -> None:
         shown = (
             f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
         )
-    # SUPPRESS: what is not said is not there, so that the environment and the file are asked.
+    # SUPPRESS: an option that is not given is absent, so the environment and the file decide.
     told: dict[str, Any] = {
         "dest": setting.name,
         "default": argparse.SUPPRESS,
@@ -115,7 +115,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
     try:
         settings = _load(arguments)
     except SettingsError as error:
-        # Like a wrong command line: no restart will help.
+        # The same status as for a wrong command line: a restart does not help.
         _complain(error)
         return 2
     _warn(settings)
@@ -135,7 +135,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    """0, or 1 for a configuration that cannot work."""
+    """The exit status: 0, or 1 for an invalid configuration."""
     try:
         settings = _load(arguments)
     except SettingsError as error:

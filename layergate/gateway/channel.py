@@ -1,17 +1,17 @@
-"""What a worker of the gateway hears from who runs it, and tells it.
+"""The channel between a worker of the gateway and the process that runs it.
 
-A worker is one process that serves connections. It is run by a *supervisor*, or, if it is the only
-one, runs in the process that was started. Either way it is a function ::
+A worker is one process that serves connections. A *supervisor* runs it, or, if it is the only worker, it
+runs in the process that was started. Either way it is a function ::
 
     def main(options: GatewayOptions, sockets: Sequence[socket.socket], channel: Channel) -> None
 
-which runs until it has nothing more to do. ``sockets`` are bound; the worker calls ``listen`` on them
-(as ``asyncio.create_server(sock=...)`` does) when it can answer, so that until then connections are
-refused, not kept waiting. They are its own to close. In the loop of ``main``, in this order::
+which runs until it has nothing more to do. ``sockets`` are bound. The worker calls ``listen`` on them (as
+``asyncio.create_server(sock=...)`` does) when it can answer; until then connections are refused instead
+of kept waiting. The worker closes them. In the loop of ``main``, in this order::
 
     cache = HttpCache(**options.cache_arguments(), log=channel.log)
     await channel.open(reload=reload, stats=cache.stats)
-    cache.reporter = channel.report                 # GET {admin}/stats tells of all workers
+    cache.reporter = channel.report                 # GET {admin}/stats is about all workers
     ...                                             # listen
     channel.ready()
     await channel.stopping.wait()
@@ -21,21 +21,22 @@ refused, not kept waiting. They are its own to close. In the loop of ``main``, i
     await channel.close()
 
 ``open``      attaches to the running loop.
-``reload``    is called with new options, in the loop. They are valid. It puts them into effect as a
-              whole (`HttpCache.reload` with `reloading.live`), and returns the names of options
-              that will only hold after a restart, beside those that `reloading.waiting` knows. What
-              it raises is logged, and the worker goes on as it was.
+``reload``    is called with new, valid options, in the loop. It puts them into effect as a whole
+              (`HttpCache.reload` with `reloading.live`), and returns the names of options that only a
+              restart changes, beside those that `reloading.waiting` knows. If it raises, the error is
+              logged, and the worker continues with the old options.
 ``ready``     says that connections are accepted.
-``stopping``  is set when the worker is to end: it accepts nothing more, answers what it has begun, closes
-              idle connections, and returns from ``main``, within `GatewayOptions.drain_timeout`. It
-              is also set when the supervisor is gone: nobody then orders purges, or replaces a worker.
-``cut``       is set when what is still under way is to be given up. (The supervisor kills who does not
-              end soon after.)
-``state``     what ``readyz`` tells: 200 when it is READY, else 503.
+``stopping``  is set when the worker must end: it accepts nothing more, answers what it has begun, closes
+              idle connections, and returns from ``main``, within `GatewayOptions.drain_timeout`. It is
+              also set when the supervisor is gone, because then no purge arrives any more, and no
+              worker is replaced.
+``cut``       is set when the worker must give up what is still under way. (The supervisor kills a worker
+              that does not end soon after.)
+``state``     decides ``readyz``: 200 for READY, else 503.
 
 SIGTERM, SIGINT and SIGHUP belong to the channel; a worker handles no signals. If ``main`` raises, the
-worker has failed: `ConfigError` and `OSError` are told by their message, others with a traceback. A
-worker that is not ready after a minute, or gives no sign of life for half of one, is killed.
+worker has failed: a `ConfigError` or `OSError` is reported by its message, others with a traceback.
+`timeouts` has the limits for a worker that is not ready, or gives no sign of life.
 
 On the wire: frames of four bytes of length, one of kind (``J``: JSON; ``O``: options, pickled, and only
 ever from the supervisor to a worker it has started), then the content.
@@ -94,7 +95,7 @@ _MAX_QUEUE: Final = 64 * 1024 * 1024  # bytes that the supervisor has not read
 
 
 class State(enum.Enum):
-    """Where a worker is in its life."""
+    """The stages of a worker, as it sees itself."""
 
     STARTING = "starting"
     READY = "ready"
@@ -102,7 +103,7 @@ class State(enum.Enum):
 
 
 class ChannelBroken(Exception):
-    """The other side is gone, or sends what cannot be."""
+    """The other side is gone, or sends something invalid."""
 
 
 class ChannelClosed(ChannelBroken):
@@ -110,7 +111,7 @@ class ChannelClosed(ChannelBroken):
 
 
 def pack(message: Mapping[str, Any]) -> bytes:
-    """A message as a frame. Lone surrogates travel; other things than JSON has raise TypeError."""
+    """A message as a frame. Lone surrogates are kept. Raises TypeError for values that JSON lacks."""
     content = json.dumps(message, separators=(",", ":")).encode()
     return _HEAD.pack(len(content), _JSON) + content
 
@@ -122,7 +123,7 @@ def pack_options(options: object) -> bytes:
 
 
 async def receive(reader: asyncio.StreamReader, *, options: bool = False) -> Any:
-    """The next message: a dict, or, with ``options``, perhaps an object that `pack_options` packed.
+    """The next message: a dict, or, with ``options``, possibly an object that `pack_options` packed.
 
     Raises ChannelBroken.
     """
@@ -158,22 +159,23 @@ def _read(kind: int, content: bytes, *, options: bool) -> Any:
     try:
         message = json.loads(content) if kind == _JSON else None
     except ValueError as error:
-        raise ChannelBroken("a frame that is no JSON") from error
+        raise ChannelBroken("a frame is not JSON") from error
     if not isinstance(message, dict) or not isinstance(message.get("op"), str):
-        raise ChannelBroken("a frame that is no message")
+        raise ChannelBroken("a frame is not a message")
     return message
 
 
 def new_instance() -> str:
-    """A name that no other gateway has. It is told to upstreams, so it says nothing else."""
+    """A name that no other gateway has. Upstreams see it, so it reveals nothing."""
     return secrets.token_hex(8)
 
 
 class Channel:
-    """A worker's view of who runs it. This one is the common part: nobody is at the other end.
+    """A worker's end of the channel. This class is the common part, with nothing at the other end.
 
-    ``number``: which worker this is, from 0; ``workers``: of how many. ``instance``: what all of them,
-    and nobody else, call themselves in CDN-Loop (RFC 8586): a token.
+    ``number``    of this worker, from 0; ``workers``: how many there are.
+    ``instance``  the token in CDN-Loop (RFC 8586) that all workers of this gateway share, and no other
+                  gateway has.
     """
 
     def __init__(self, number: int = 0, workers: int = 1, *, instance: str | None = None) -> None:
@@ -188,12 +190,12 @@ class Channel:
 
     @property
     def log(self) -> MakeLog | None:
-        """What makes the log of purges that all workers share, for `HttpCache`; None where there is
-        no need for one: there is one worker, or a shared layer."""
+        """Makes the log of purges that all workers share, for `HttpCache`. None if there is no need for
+        one: with a single worker, or with a shared layer."""
         return None
 
     async def open(self, *, reload: Reload, stats: Stats) -> None:
-        """Begin to listen to the other side; see the head of the module."""
+        """Begin to read from the other side. See the top of this module."""
         self._reload, self._stats = reload, stats
 
     def ready(self) -> None:
@@ -202,16 +204,16 @@ class Channel:
             self.state = State.READY
 
     async def report(self) -> dict[str, Any]:
-        """The statistics of all workers, added up, with those of each (see `total`). Those of one that
-        does not answer within two seconds are missing. Never raises."""
+        """The statistics of all workers, added up, with those of each (see `total`). Workers that do not
+        answer in time are missing. Never raises."""
         return total([self._own()])
 
     async def close(self) -> None:
-        """The worker ends: it serves nothing any more."""
+        """The worker has ended: it serves nothing any more."""
         self.stop()
 
     def stop(self, *, now: bool = False) -> None:
-        """Have the worker end, gracefully or at once."""
+        """End the worker, gracefully or at once."""
         self.state = State.DRAINING
         self.stopping.set()
         if now:
@@ -223,8 +225,8 @@ class Channel:
         return {**own, **self._stats()}
 
     def _reloaded(self, options: object) -> tuple[list[str], str | None]:
-        """Have the worker take new options: the names of those that wait for a restart, and what went
-        wrong, if anything."""
+        """Give the worker new options. The names of those that wait for a restart, and the error, if
+        any."""
         assert self._reload is not None
         try:
             return sorted(self._reload(options)), None
@@ -237,7 +239,7 @@ class Link(Channel):
     """The channel of a worker that a supervisor has started.
 
     ``sock``: a connected AF_UNIX socket, the supervisor at its other end.
-    ``siblings``: do the workers share a log of purges through the supervisor?
+    ``siblings``: True if the workers share a log of purges through the supervisor.
     """
 
     def __init__(
@@ -267,7 +269,7 @@ class Link(Channel):
         """See `Channel.open`."""
         await super().open(reload=reload, stats=stats)
         reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
-        # Ends this worker, gracefully, however often it is said; a supervisor then starts another.
+        # Ends this worker gracefully, however often it comes. The supervisor then starts another.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stop)
         self._listening = asyncio.create_task(self._listen(reader), name="layergate channel")
         self._tick()
@@ -315,8 +317,8 @@ class Link(Channel):
                 await self._writer.wait_closed()
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message. One that comes to nothing since the supervisor is gone, or has not read for
-        too long, raises nothing: then `stopping` is set."""
+        """Send a message. Never raises: if the supervisor is gone, or has not read for too long, `stopping`
+        is set."""
         writer = self._writer
         if writer is None or writer.is_closing():
             return
@@ -325,7 +327,7 @@ class Link(Channel):
             writer.transport.abort()
 
     def _tick(self) -> None:
-        """Say that this worker lives, and ask to be trusted for another while."""
+        """Give a sign of life, and ask for trust for another term."""
         self.send({"op": "sync"})
         self._beat = asyncio.get_running_loop().call_later(BEAT, self._tick)
 
@@ -337,7 +339,7 @@ class Link(Channel):
             _logger.warning("worker %d ends: its supervisor is gone (%s)", self.number, error)
         except Exception:
             _logger.exception("worker %d ends: its channel failed", self.number)
-        # Nobody tells of purges any more, and nobody waits for this worker's word.
+        # No purge arrives any more, and the supervisor waits for no acknowledgement.
         if self._siblings is not None:
             self._siblings.lost()
         for future in self._reports.values():

@@ -1,8 +1,8 @@
-"""What is added to a message on its way: Via, who it is from, when it was received.
+"""Fields that the gateway adds to a message, or removes from a response: Via, Forwarded, Date and others.
 
-What is taken off a request is taken off before the cache sees it (`head.end_to_end`), and what is said
-of its client is added before: an origin may select its response by it (``Vary: X-Forwarded-For``).
-What is taken off a response, is taken off here (`response_lines`).
+Fields are removed from a request before the cache sees it (`head.end_to_end`), and those about its client
+are added before, because an origin may select its response by them (``Vary: X-Forwarded-For``).
+`clients.cycle` and `proxy` call this module. It never looks at a stored response.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ FORWARDED: Final = frozenset({
     b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port",
     b"x-forwarded-proto", b"x-real-ip",
 })  # fmt: skip
-# RFC 9110 7.6.1, and Trailer: what it announces is not sent on unless somebody asked for it.
+# RFC 9110 7.6.1, and Trailer: trailer fields are only sent to clients that ask for them.
 _NOT_FORWARDED: Final = frozenset({
     b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade",
     b"trailer",
 })  # fmt: skip
 _NOT_OF_REQUEST: Final = frozenset({b"te", b"transfer-encoding", b"upgrade", b"via"})
-# RFC 7239 section 4: one forwarded-pair (or none), and what ends it.
+# RFC 7239 section 4: one forwarded-pair, or none, and its end.
 _PAIR: Final = re.compile(
     rb"[ \t]*(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)="
     rb"(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)|\"((?:[^\"\\]|\\.)*)\"))?[ \t]*([;,]|\Z)"
@@ -38,14 +38,13 @@ _ADDRESS: Final = re.compile(
 
 
 class ForwardPolicy:
-    """How requests are signed on their way to an origin.
+    """What origins are told about requests and their clients.
 
-    ``via``: our pseudonym in Via (RFC 9110 7.6.3); None: no Via, and no CDN-Loop. ``instance``: what
-    this gateway adds to it in CDN-Loop (RFC 8586), and no other gateway does; None: no CDN-Loop.
-    ``forwarded``: ``"x-forwarded"``,
-    ``"forwarded"`` (RFC 7239), ``"both"`` or ``"none"``. ``trusted``: the networks of proxies whose
-    word about the client and its scheme is taken; ``trusts_unix``: so is that of whoever is at the
-    other end of a Unix socket.
+    ``via``          the gateway's pseudonym in Via (RFC 9110 7.6.3). None: no Via and no CDN-Loop.
+    ``forwarded``    ``"x-forwarded"``, ``"forwarded"`` (RFC 7239), ``"both"`` or ``"none"``.
+    ``trusted``      networks of proxies that are believed about a client's address and scheme.
+    ``trusts_unix``  True if peers on Unix sockets are believed, too.
+    ``instance``     a token that only this gateway adds to CDN-Loop (RFC 8586). None: no CDN-Loop.
     """
 
     def __init__(
@@ -66,10 +65,10 @@ class ForwardPolicy:
         self._trusted = trusted
         self._trusts_unix = trusts_unix
 
-    # -- who asks ------------------------------------------------------------------------------
+    # -- the client ----------------------------------------------------------------------------
 
     def trusts(self, peer: str) -> bool:
-        """Is this address one of the trusted proxies'?"""
+        """True for the address of a trusted proxy."""
         if not self._trusted:
             return False
         try:
@@ -79,18 +78,18 @@ class ForwardPolicy:
         return any(address in network for network in self._trusted)
 
     def believes(self, peer: tuple[str, int] | None) -> bool:
-        """Is the word of this peer (None: of a Unix socket) taken about who it asks for?"""
+        """True if this peer (None: on a Unix socket) is believed about its client."""
         return self._trusts_unix if peer is None else self.trusts(peer[0])
 
     def incoming(
         self, lines: Lines, peer: tuple[str, int] | None, scheme: str, *, believed: bool
     ) -> tuple[Lines, tuple[str, int] | None, str]:
-        """A request's lines as they are to be forwarded, its client and its scheme. ``believed``:
-        does the policy believe this peer?
+        """A request's lines as they are forwarded, its client and its scheme. ``believed``: the result of
+        `believes` for the peer.
 
-        What a stranger says of itself is taken off. What a trusted proxy says is believed: the
-        client is the last of the addresses it tells that is no trusted proxy's; None, nobody that is
-        known, if that is no address, or if Forwarded and X-Forwarded-For tell different ones.
+        Statements of other peers about a client are removed. A trusted proxy is believed: the client is
+        the last address in its list that is no trusted proxy's. The client is None, for unknown, if that
+        is no address, or if Forwarded and X-Forwarded-For list different ones.
         """
         client = peer
         earlier: list[bytes] = []  # addresses, as they were told
@@ -134,8 +133,8 @@ class ForwardPolicy:
     # -- to the origin -------------------------------------------------------------------------
 
     def request_lines(self, lines: Lines, *, version: str, new_host: bytes | None) -> Lines:
-        """The lines that go to the origin. ``version``: of the request as it came; ``new_host``: the
-        Host to send, None for the one that was asked for."""
+        """The lines that go to the origin. ``version``: of the request as it came. ``new_host``: the Host
+        to send; None for that of the request."""
         kept: Lines = []
         via = b""
         for line in lines:
@@ -158,8 +157,8 @@ class ForwardPolicy:
     # -- from the origin -----------------------------------------------------------------------
 
     def response_lines(self, lines: Lines, version: str) -> Lines:
-        """A response's lines as they are stored and sent on: `response_lines`, and Via.
-        ``version``: of the response as it came."""
+        """A response's lines as they are stored and sent on: `response_lines` and Via. ``version``: of the
+        response as it came."""
         lines = response_lines(lines)
         if self._via is None:
             return lines
@@ -167,9 +166,11 @@ class ForwardPolicy:
         return [*lines, (b"via", b"%b %b" % (version.encode(), self._via))]
 
     def returned(self, lines: Lines) -> bool:
-        """Did this very gateway send this request (RFC 8586), or has it been here too often (RFC 9110 7.6.3)?
-        Then it is to be asked before the cache is: as likely as not, what it would wait for there is itself.
-        And anybody can write such fields, so what they are answered with is nothing that others wait for."""
+        """True if this very gateway has sent this request (RFC 8586), or if the request has passed a
+        gateway of this name too often (RFC 9110 7.6.3).
+
+        Ask before the cache is asked: the request may wait there for itself. Anyone can write such
+        fields, so no other request may wait for the response to them."""
         names = dict(lines)
         if self._loop is not None and b"cdn-loop" in names:
             own = self._loop[1]
@@ -181,7 +182,7 @@ class ForwardPolicy:
         return b"via" in names and self._looped(lines)
 
     def _looped(self, lines: Lines) -> bool:
-        """It would go round for ever, though on the way somebody takes CDN-Loop off."""
+        """Detects a loop in which some proxy removes CDN-Loop."""
         if self._via is None:
             return False
         seen = 0
@@ -192,15 +193,16 @@ class ForwardPolicy:
         return seen >= _MAX_HOPS
 
 
-_MAX_HOPS: Final = 8  # several gateways of one name, one behind the other, are no loop
+_MAX_HOPS: Final = 8  # several gateways of one name may stand one behind the other
 
 
 class _Told:
-    """What a trusted proxy tells of the request.
+    """The statements of a trusted proxy about a request.
 
-    ``addresses``: those before its own, as they were told; ``elements``: of its Forwarded, if that is
-    well-formed; ``chain``: the addresses with the scheme that each used, if that is told, None for
-    what is no address; ``proto``: what X-Forwarded-Proto says.
+    ``addresses``  those before its own, as stated.
+    ``elements``   its Forwarded, if that is well-formed.
+    ``chain``      the addresses, None for what is no address, with the scheme of each if it is stated.
+    ``proto``      of X-Forwarded-Proto.
     """
 
     def __init__(self, fields: Fields) -> None:
@@ -223,11 +225,11 @@ class _Told:
                 self.addresses = [(one or "unknown").encode() for one, _ in told]
                 self.chain = told or [(None, "")]
             elif [one for one, _ in told] != [one for one, _ in self.chain]:
-                # One of them is the proxy's, the other the client's own, that it passed on.
+                # One field is the proxy's. The other is the client's own, which the proxy passed on.
                 self.chain = [(None, "")]
                 self.elements = b""
         protos = split_list(fields.get(b"x-forwarded-proto") or b"")
-        self.proto = _scheme(protos[-1]) if protos else ""  # the nearest proxy's word is the last
+        self.proto = _scheme(protos[-1]) if protos else ""  # the last one is the nearest proxy's
 
 
 def _scheme(told: bytes | None) -> str:
@@ -236,7 +238,7 @@ def _scheme(told: bytes | None) -> str:
 
 
 def _address(told: bytes) -> str | None:
-    """The IP address, without a port; None if it is none."""
+    """The IP address, without a port; None for anything else."""
     text = told.decode("latin-1")
     match = _ADDRESS(text)
     if match is not None:
@@ -248,7 +250,7 @@ def _address(told: bytes) -> str | None:
 
 
 def _parse_forwarded(value: bytes) -> list[dict[bytes, bytes]]:
-    """The elements of Forwarded; none if it is malformed."""
+    """The elements of Forwarded; an empty list if it is malformed."""
     elements: list[dict[bytes, bytes]] = []
     element: dict[bytes, bytes] = {}
     place = 0
@@ -283,7 +285,7 @@ def _quoted(text: bytes) -> bytes:
 
 
 def response_lines(lines: Lines) -> Lines:
-    """A response's lines without those of the connection it came by, and with a Date.
+    """A response's lines without those of the connection that it came by, and with a Date.
 
     RFC 9110 6.6.1: "A recipient with a clock that receives a response message without a Date header
     field MUST record the time it was received and append a corresponding Date header field to the
@@ -309,8 +311,8 @@ def response_lines(lines: Lines) -> Lines:
 
 
 def trailer_lines(lines: Lines) -> Lines:
-    """Trailer fields that may be sent on: not those that frame the message, or only mean something
-    before the content (RFC 9110 6.5.1)."""
+    """Trailer fields that may be sent on: none that frames the message or has a meaning only before the
+    content (RFC 9110 6.5.1)."""
     return [line for line in lines if line[0] not in _NOT_IN_TRAILERS]
 
 
@@ -321,7 +323,7 @@ _NOT_IN_TRAILERS: Final = _NOT_FORWARDED | {
 }  # fmt: skip
 
 
-# An origin that names these in Connection does not get its response shared by doing so.
+# An origin can't have these removed, and its response shared, by naming them in Connection.
 _NOT_FOR_CONNECTION: Final = frozenset({
     b"cache-control", b"content-length", b"content-type", b"content-encoding", b"date", b"expires",
     b"set-cookie", b"vary",

@@ -1,12 +1,11 @@
-"""HTTP/1.1 heads: what a request must be like to go any further, and heads as bytes (RFC 9112).
+"""HTTP/1.1 heads: request targets, the fields that are not forwarded, and heads as bytes (RFC 9112).
 
-The parser (llhttp) refuses what is malformed: bare CR or LF, obs-fold, control characters, two
-lengths, a length beside a transfer coding. What stands here is what a grammar does not say: which
-of two things that could both be meant is not meant.
+The parser (llhttp) refuses malformed heads: bare CR or LF, obs-fold, control characters, two lengths, a
+length beside a transfer coding. This module refuses heads that are well-formed but ambiguous.
 
-Everything that is not going to be forwarded is taken off before the cache looks at the request. So
-what selects a stored response is exactly what the origin will see, and nothing that a client sends
-can change the one without the other (`ForwardPolicy` in `forward` only adds).
+Fields that are not forwarded are removed before the cache looks at the request. So the fields that select
+a stored response are exactly those that the origin sees, and a client can't change one without the other
+(`forward.ForwardPolicy` only adds).
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 HOP_BY_HOP: Final = frozenset({
     b"connection", b"http2-settings", b"keep-alive", b"proxy-connection", b"te", b"upgrade",
 })  # fmt: skip
-# What a client must not take off a request by naming it in Connection: what frames the message,
-# what it is addressed to, and what says who it is from. "Intermediaries SHOULD NOT" honour that for
-# fields that are "intended for all recipients of the content" either.
+# Fields that a client can't remove from a request by naming them in Connection: those that frame the
+# message, name its target, or carry credentials. RFC 9110 7.6.1 wants a proxy to ignore it for fields
+# "intended for all recipients of the content", too.
 _KEPT: Final = frozenset({
     b"authorization", b"cache-control", b"content-length", b"content-type", b"cookie", b"expect",
     b"host", b"pragma", b"range", b"te", b"trailer", b"transfer-encoding", b"upgrade",
 })  # fmt: skip
-# By these some servers and frameworks take another method, URL, host or scheme for the one that is
-# asked for: the answer would be stored under what it is no answer to. (And CGI makes HTTP_PROXY of
-# Proxy, by which programs find the way out.)
+# Some servers and frameworks take another method, URL, host or scheme from these fields. The response
+# would be stored for a request that it does not answer. (And CGI turns Proxy into HTTP_PROXY, which
+# programs use for their own requests.)
 OVERRIDES: Final = frozenset({
     b"front-end-https", b"proxy", b"x-backend-host", b"x-envoy-original-host",
     b"x-envoy-original-path", b"x-forwarded-context", b"x-forwarded-method", b"x-forwarded-path",
@@ -72,7 +71,7 @@ _ABSOLUTE: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^#]*)").
 
 
 class HeadRefused(Exception):
-    """A head that is not going any further: ``status`` is the answer to it."""
+    """A request that is not forwarded. ``status``: of the response to it."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -98,7 +97,7 @@ def request_target(url: bytes, method: str) -> Target:
         return Target(url, b"")
     absolute = _ABSOLUTE(url)
     if absolute is None or absolute[1].lower() not in (b"http", b"https"):
-        raise HeadRefused(400, "the request target is of no form that is known")
+        raise HeadRefused(400, "the request target has an unknown form")
     if not absolute[3] and method == "OPTIONS":
         # RFC 9112 3.2.4: with "an empty path and no query component, then the last proxy on the
         # request chain MUST send a request-target of "*"".
@@ -108,17 +107,16 @@ def request_target(url: bytes, method: str) -> Target:
 
 
 def valid_host(host: bytes) -> bool:
-    """Is this a host and perhaps a port (RFC 9110 7.2)? Whoever is not sure which part of it is
-    meant must not forward it."""
+    """True for a host, with or without a port (RFC 9110 7.2). An ambiguous one must not be forwarded."""
     return _HOST(host) is not None
 
 
 def end_to_end(method: str, lines: Lines) -> Lines:
-    """A request's lines without those that are not to be forwarded (see the module). No name with an
-    underscore is: CGI, and WSGI after it, would take it for the one with a dash, which the cache has
-    looked at, or which was taken off.
+    """A request's lines without those that are not forwarded; see the top of this module. Names with an
+    underscore are removed: CGI, and WSGI after it, confuse them with the name with a dash, which the
+    cache has looked at, or which was removed.
 
-    Kept are the fields that frame the message, and of TE and Upgrade what `forward` may send on:
+    The fields that frame the message are kept, and the parts of TE and Upgrade that `proxy` may send on:
     ``te: trailers``, and ``upgrade: websocket`` if the connection options name it.
     """
     names = [line[0] for line in lines]
@@ -152,31 +150,30 @@ _STATUS_LINES: Final = {
 
 
 def status_line(status: int) -> bytes:
-    """With the reason phrase that the status code is registered with, if it is."""
+    """The status line, with the registered reason phrase if there is one."""
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 def encode_lines(lines: list[Line]) -> bytes:
-    """Field lines as they are sent. Raises ValueError if one would become two."""
+    """Field lines as bytes. Raises ValueError if one of them would become two."""
     if not lines:
         return b""
     block = b"\r\n".join(map(_line, lines)) + b"\r\n"
-    # What comes from a parser has no line breaks. What comes from elsewhere, such as a layer that
-    # somebody else has written to, must not make another message out of this one. (Lines end for
-    # `splitlines` at a CR or an LF, too.)
+    # Lines from a parser have no line breaks. Lines from elsewhere, such as a layer that someone else has
+    # written to, must not turn this message into two. (`splitlines` ends lines at a CR or an LF, too.)
     if len(block.splitlines()) != len(lines) or b"\0" in block:
-        raise ValueError("a field line has a control character in it")
+        raise ValueError("a field line has a control character")
     return block
 
 
 def encode_head(status: int, lines: list[Line]) -> bytes:
-    """A response's head as it is sent, up to and including the empty line."""
+    """The head of a response as bytes, up to and including the empty line."""
     return b"%b%b\r\n" % (status_line(status), encode_lines(lines))
 
 
 def refusal(status: int, reason: str, *, content: bool = True) -> bytes:
-    """A whole response that refuses a request and closes the connection. ``content``: False for an
-    answer to HEAD."""
+    """A complete response that refuses a request and closes the connection. ``content``: False in
+    response to HEAD."""
     body = f"{status} {_REASONS.get(status, b'').decode()}: {reason}\n".encode()
     lines = [
         (b"date", date_now()),

@@ -1,11 +1,11 @@
 """The sockets that the gateway listens on.
 
-Where the system balances connections over sockets of one port (SO_REUSEPORT on Linux) every worker
-has sockets of its own; elsewhere, and for Unix sockets, they share one. Whoever runs the workers
-keeps them open, so that a connection that waits for a worker that died is taken by its replacement.
+Where the system balances connections over several sockets of one port (SO_REUSEPORT on Linux), every
+worker has sockets of its own. Elsewhere, and for Unix sockets, the workers share one. The supervisor keeps
+all sockets open, so that connections in the queue of a worker that died are taken by its replacement.
 
-TCP sockets are bound, and left to the workers to `listen` on, so that nobody waits for a gateway that
-is not ready. Unix sockets listen at once: that is how another gateway knows that they are in use.
+TCP sockets are only bound here. The workers call `listen`, so that clients don't wait for a gateway that
+is not ready. Unix sockets listen at once, which tells another gateway that they are in use.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = ["BACKLOG", "CannotListen", "Listeners"]
 
 BACKLOG: Final = 2048
 _BALANCES: Final = sys.platform == "linux"
-# What an address of a host that has none of that kind (IPv6 in a container) fails with.
+# Errors on a host without addresses of that kind (IPv6 in a container).
 _ABSENT: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 class CannotListen(OSError):
-    """An address cannot be listened on. The message says which, and why."""
+    """An address cannot be listened on. The message names it and the reason."""
 
 
 class Listeners:
-    """The bound sockets of all workers, from 0 to ``workers - 1``.
+    """The bound sockets of all workers, which are numbered from 0.
 
     Raises CannotListen.
     """
@@ -62,7 +62,7 @@ class Listeners:
 
     @property
     def names(self) -> list[str]:
-        """What is listened on, ports that the system chose included."""
+        """The addresses, with the ports that the system has chosen."""
         names = []
         for sock in self.of(0):
             name = sock.getsockname()
@@ -73,13 +73,13 @@ class Listeners:
         return names
 
     def release(self, worker: int) -> None:
-        """Close the sockets that only this worker has: it will not be there for a while, and the
-        system is to give its connections to the others."""
+        """Close the sockets that only this worker has. It will be away for a while, and the system then
+        gives its connections to the others."""
         for sock in self._own[worker]:
             sock.close()
 
     def renew(self, worker: int) -> None:
-        """Bind again what was released. Raises CannotListen."""
+        """Bind the released sockets again. Raises CannotListen."""
         for number, sock in enumerate(self._own[worker]):
             if sock.fileno() >= 0:
                 continue
@@ -90,13 +90,13 @@ class Listeners:
                 raise _cannot(Address(name[0], name[1]), error) from error
 
     def close(self) -> None:
-        """Close them all. The workers have theirs."""
+        """Close all sockets. The workers have their own copies."""
         for socks in (*self._own, self._shared):
             for sock in socks:
                 sock.close()
         for path, inode in self._paths:
             with contextlib.suppress(OSError):
-                if path.stat().st_ino == inode:  # not another gateway's by now
+                if path.stat().st_ino == inode:  # else another gateway has replaced it
                     path.unlink()
         self._paths.clear()
 
@@ -115,7 +115,7 @@ class Listeners:
         port = address.port
         for family, name in dict.fromkeys((one[0], one[4]) for one in found):
             try:
-                # The one that the system has chosen for the first is for all.
+                # The port that the system has chosen for the first address is used for all.
                 port = self._bind_each(family, (name[0], port, *name[2:]))
             except OSError as error:
                 if error.errno not in _ABSENT:
@@ -132,7 +132,7 @@ class Listeners:
             sock = _bound(family, name, apart=False)
             self._shared.append(sock)
             return int(sock.getsockname()[1])
-        # A socket that shares its port would share it with another gateway as well, without a word.
+        # A socket that shares its port would silently share it with another gateway, too.
         first = _bound(family, name, apart=False)
         name = first.getsockname()
         first.close()
@@ -160,14 +160,14 @@ class Listeners:
 
 
 def _bound(family: int, name: Any, *, apart: bool) -> socket.socket:
-    """A TCP socket. ``apart``: others may be bound to the same port."""
+    """A TCP socket. ``apart``: True if other sockets may be bound to the same port."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if apart:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            # IPv4 has a socket of its own.
+            # IPv4 gets its own socket.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(name)
     except BaseException:
@@ -177,7 +177,7 @@ def _bound(family: int, name: Any, *, apart: bool) -> socket.socket:
 
 
 def _left_behind(path: Path) -> bool:
-    """Is this a socket that nobody listens on any more?"""
+    """True for the file of a socket on which no process listens any more."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

@@ -1,4 +1,4 @@
-"""Where the gateway's log goes: to stderr, unless somebody has set up something else."""
+"""The gateway's log goes to stderr, unless the process has set up its own logging."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ _FORMAT: Final = "%(asctime)s %(levelname)s [%(process)d] %(message)s"
 
 
 def set_up() -> None:
-    """Show what `layergate` logs from INFO on. Does nothing where its logger, or the root, has a
-    handler already."""
+    """Show the log of `layergate` from INFO on. Does nothing if its logger or the root has a handler."""
     logger = logging.getLogger("layergate")
     if logger.hasHandlers():
         return

@@ -1,4 +1,4 @@
-"""What systemd is told of (sd_notify(3)), if it asked to be."""
+"""Notifications for systemd (sd_notify(3)), if it wants any."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ VARIABLE: Final = "NOTIFY_SOCKET"
 
 
 def notify(state: str) -> None:
-    """Tell the service manager: ``READY=1``, ``RELOADING=1``, ``STOPPING=1``. Does nothing where there
-    is none. Never raises."""
+    """Send ``READY=1``, ``RELOADING=1`` or ``STOPPING=1`` to the service manager. Does nothing without
+    one. Never raises."""
     address = os.environ.get(VARIABLE)
     if not address:
         return
-    if state == "RELOADING=1":  # Type=notify-reload tells reloads apart by when they began
+    if state == "RELOADING=1":  # Type=notify-reload tells reloads apart by their start
         state = f"{state}\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

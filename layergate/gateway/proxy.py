@@ -1,11 +1,11 @@
 """The application behind the cache: forwards a request to its upstream and gives back its response.
 
-An ASGI application, so that the cache in front of it is the middleware that everybody else uses.
-What ASGI has no words for, the gateway's own server understands: ``layergate.interim`` (a 1xx
-response, to be sent at once) and the extension ``layergate.tunnel`` (see `clients.cycle.Cycle.accept`).
+It is an ASGI application, so the cache in front of it is the same middleware as in any application. Two
+things that ASGI lacks are understood by `clients.cycle` alone: the message ``layergate.interim``, a 1xx
+response that is sent at once, and the extension ``layergate.tunnel`` (`Cycle.accept`).
 
-An upstream that gives no response raises `UpstreamError`, which the cache may answer with something
-stale; what it lets through becomes a 502, 503 or 504 (`say_failure`).
+An upstream that gives no response raises `UpstreamError`. The cache may serve a stale response instead;
+otherwise it becomes a 502, 503 or 504 (`say_failure`).
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Proxy:
         self.reload(upstreams, policy)
 
     def reload(self, upstreams: tuple[UpstreamOptions, ...], policy: ForwardPolicy) -> None:
-        """Forward to these from now on. Connections to upstreams that stay as they are, are kept;
-        what is under way on others ends where it is."""
+        """Forward to these from now on. Connections to unchanged upstreams are kept. Requests that are
+        under way on others end there."""
         self._policy = policy
         before = {pool.options: pool for pool in self.pools}
         self.pools = [
@@ -73,8 +73,8 @@ class Proxy:
         )
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """Forward a request, and give back its response. (No coroutine function: what it returns is
-        that of whoever does it, which saves a frame around every one.)"""
+        """Forward a request and send its response. (This is no coroutine function: it returns the coroutine
+        that does the work, which saves a frame for each request.)"""
         pool = self._only or self._route(scope)
         if pool is None:
             return _say(send, 421, "no upstream serves this host and path")
@@ -107,13 +107,13 @@ class Proxy:
         return None
 
     def close(self) -> None:
-        """Close idle connections; what is in use is closed when it is over."""
+        """Close idle connections. Those in use are closed when their requests are over."""
         for pool in self.pools:
             pool.close()
 
 
 class _Forwarding:
-    """One request on its way."""
+    """One request that is being forwarded."""
 
     def __init__(
         self, policy: ForwardPolicy, pool: Pool, scope: Scope, receive: Receive, send: Send
@@ -129,14 +129,14 @@ class _Forwarding:
         self._expects = False
         self._upgrades = False
         self._trailers = False
-        self._sent = False  # has any of the content been taken from the client?
+        self._sent = False  # some of the content was taken from the client
         self._go_on: asyncio.Event | None = None
 
     async def run(self) -> None:
         head = self._head()
         fresh = False
         while True:
-            # (Here and below: what is there already is taken without a coroutine of its own.)
+            # (Here and below: no coroutine for what is there already.)
             connection = None if fresh or self._upgrades else self._pool.idle()
             if self._upgrades:
                 connection = await self._pool.take_tunnel()
@@ -151,8 +151,8 @@ class _Forwarding:
                     await self._respond(connection, await connection.next())
                 return
             except UpstreamClosed:
-                # The upstream may close an idle connection whenever it likes, and we may have
-                # written before we heard of it (RFC 9112 9.3.1).
+                # The upstream may close an idle connection at any time, also while the request is on
+                # its way (RFC 9112 9.3.1).
                 again = (
                     connection.used
                     and not connection.answered
@@ -184,7 +184,7 @@ class _Forwarding:
             elif name == b"te":
                 self._trailers = scope["http_version"] != "1.0"
         self._expects = expects and self._content
-        if expects and not self._content:  # nothing is held back that could be asked for
+        if expects and not self._content:  # the client holds nothing back
             lines = [line for line in lines if line[0] != b"expect"]
         new_host = None
         if options.host == "upstream":
@@ -213,7 +213,7 @@ class _Forwarding:
     # -- content -------------------------------------------------------------------------------
 
     async def _both_ways(self, connection: Connection) -> None:
-        """Send the content while the response may already come."""
+        """Send the content. The response may come meanwhile."""
         if self._expects:
             self._go_on = asyncio.Event()
         sending = asyncio.create_task(self._send_content(connection), name="layergate content")
@@ -230,7 +230,7 @@ class _Forwarding:
             await self._respond(connection, first)
         finally:
             if not sending.done():
-                # It has its response before we sent it all: the rest cannot be taken back.
+                # The response came before all content was sent. The next request can't follow.
                 connection.reusable = False
                 sending.cancel()
             await asyncio.wait([sending])
@@ -267,7 +267,7 @@ class _Forwarding:
     async def _respond(self, connection: Connection, event: Event) -> None:
         while event.kind is Kind.INTERIM:
             if event.status == 100 and self._go_on is not None:
-                self._go_on.set()  # the client hears it when its content is asked for
+                self._go_on.set()  # the client gets its own when its content is asked for
             else:
                 # RFC 9110 8.6: "A server MUST NOT send a Content-Length header field in any response
                 # with a status code of 1xx".
@@ -296,18 +296,18 @@ class _Forwarding:
     async def _tunnel(self, connection: Connection, event: Event) -> None:
         accept = self._scope.get("extensions", {}).get(TUNNEL)
         if not self._upgrades or accept is None:
-            raise UpstreamMalformed("the upstream switched protocols, which nobody asked for")
+            raise UpstreamMalformed("the upstream switched protocols without being asked")
         protocols = [value.lower() for name, value in event.lines if name == b"upgrade"]
         if protocols != [b"websocket"]:
             # RFC 9110 7.8: "A server MUST NOT switch to a protocol that was not indicated by the
             # client in the corresponding request's Upgrade header field."
-            raise UpstreamMalformed("the upstream switched to another protocol than was asked for")
+            raise UpstreamMalformed("the upstream switched to a protocol that was not asked for")
         lines = response_lines(event.lines)
         await accept([line for line in lines if line[0] != b"content-length"], connection)
 
 
 def _max_forwards(lines: Lines) -> int | None:
-    """How often this request may be forwarded; None if it does not say (or not one number)."""
+    """The limit of Max-Forwards; None without one, or if it is not a single number."""
     given = [value for name, value in lines if name == b"max-forwards"]
     if len(given) != 1 or not given[0].isdigit() or len(given[0]) > 9:
         return None
@@ -343,11 +343,11 @@ async def _say_nothing(send: Send) -> None:
 async def say_failure(
     error: UpstreamError, scope: Scope, send: Send, identifier: bytes | None
 ) -> None:
-    """An upstream that gave no response is answered for, with 502, 503 or 504.
+    """Respond for an upstream that gave no response: 502, 503 or 504.
 
-    ``identifier``: what the cache calls itself in Cache-Status; None: it says nothing.
+    ``identifier``: the cache's name in Cache-Status; None if it sends no such field.
     """
-    # The path is the client's word: it is shown, and only in a log.
+    # The client has written the path. It only goes to the log, as a repr.
     _logger.warning("%s %r: %s", scope["method"], unquote(scope["path"])[:200], error)
     lines: Lines = []
     if identifier is not None:
@@ -360,7 +360,7 @@ async def say_failure(
 
 
 async def say_looped(scope: Scope, send: Send) -> None:
-    """A request that goes round is answered with 508."""
+    """Respond to a request that the gateway itself has sent: 508."""
     _logger.warning(
         "%s %r has been here before: is the upstream this gateway?",
         scope["method"],

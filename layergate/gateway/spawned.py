@@ -1,6 +1,6 @@
 """The process of a worker: ``python -m layergate.gateway.spawned FD``, as a supervisor starts it.
 
-``FD`` is its end of the channel. Over it comes first what the worker is to be, then its options.
+``FD`` is the worker's end of the channel. The first message says which worker this is; its options follow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _logger = logging.getLogger("layergate.gateway")
 
 
 def entry(name: str) -> Callable[..., None]:
-    """The function that ``module:function`` names. Raises what its import raises."""
+    """The function ``module:function``. Raises whatever the import of its module raises."""
     module, _, function = name.partition(":")
     found: Callable[..., None] = getattr(importlib.import_module(module), function)
     return found
@@ -31,7 +31,7 @@ def entry(name: str) -> Callable[..., None]:
 
 def main(fd: int) -> int:
     """Run a worker. Returns the exit status: 0, or 1 if it failed."""
-    # The supervisor's business; SIGTERM ends this worker alone (see `Link.open`).
+    # These signals are for the supervisor. SIGTERM ends this worker alone (see `Link.open`).
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     sock = socket.socket(fileno=fd)
@@ -43,7 +43,7 @@ def main(fd: int) -> int:
     except (ChannelBroken, OSError):
         return 1  # the supervisor has ended meanwhile
     logs.set_up()
-    # What a worker fails with is told after its loop, and the channel with it, has ended.
+    # A failure is reported after the loop, and the channel with it, has ended.
     last_words = sock.dup()
     link = Link(
         sock,
@@ -73,7 +73,7 @@ def _tell(sock: socket.socket, why: str) -> None:
         sock.setblocking(True)
         sock.sendall(pack(message))
     except OSError:
-        _logger.error("%s", why)  # noqa: TRY400 - nobody is left to say it
+        _logger.error("%s", why)  # noqa: TRY400 - the supervisor is gone
 
 
 if __name__ == "__main__":

@@ -7,19 +7,19 @@ from typing import Any, Final
 
 __all__ = ["total"]
 
-# What means nothing when added up: positions are each worker's own, and a layer that one of them has
-# lost is worth seeing.
+# Values that a sum would make meaningless. Positions are each worker's own; a layer that one of them has
+# lost must stay visible.
 _GREATEST: Final = frozenset({"position", "log_position", "log_lag", "breaker"})
 _LEAST: Final = frozenset({"log_trusted"})
 _OWN: Final = frozenset({"worker", "pid"})
 
 
 def total(reports: Sequence[Mapping[str, Any]], *, workers: int | None = None) -> dict[str, Any]:
-    """What `Cache.stats` gives, for all workers: numbers added up, and below ``workers`` how many
-    there are (``running``), how many ``answered``, and what ``each`` of them said, by its number.
+    """The statistics of `Cache.stats` for all workers: the sums, and below ``workers`` the number of those
+    that are ``running`` and that ``answered``, and the statistics of ``each`` by its number.
 
-    ``reports``: their own statistics, with ``worker`` and ``pid``. ``workers``: how many there are,
-    None: as many as answered.
+    ``reports``: the statistics of each, with ``worker`` and ``pid``. ``workers``: the number of workers;
+    None: as many as have answered.
     """
     summed: dict[str, Any] = {}
     for report in reports:

@@ -1,4 +1,7 @@
-"""One worker: the cache, the upstreams and the listening sockets of one process."""
+"""One worker: puts together the cache, the upstreams and the client connections of one process.
+
+`run` and `spawned` call `main`. See `channel` for the order of events.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,9 @@ _BACKLOG: Final = 2048
 
 def main(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -> None:
     """Serve until the channel says to stop. See `channel`."""
-    # Nearly all there is lives long: modules, and what is stored. A request that is over leaves
-    # nothing to the collector, however it ended, so there is little to look for, and looking through
-    # a gigabyte of entries stops every request.
+    # Nearly all objects live long: modules, and stored responses. A request leaves no garbage cycles,
+    # however it ended. So the collector finds little, and its walk through a gigabyte of entries would
+    # stop every request.
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 10, 100)
@@ -46,7 +49,7 @@ async def _serve(options: GatewayOptions, sockets: Sequence[socket], channel: Ch
 
 
 class Worker:
-    """What a worker is made of; it needs a running loop.
+    """The parts of a worker. It needs a running loop.
 
     Raises ConfigError, and OSError or ssl.SSLError for a certificate that cannot be used.
     """
@@ -63,7 +66,7 @@ class Worker:
         self._tls = _tls(options)
 
     async def serve(self, sockets: Sequence[socket]) -> None:
-        """Serve until the channel says to stop; then answer what has begun."""
+        """Serve until the channel says to stop; then finish the requests that have begun."""
         loop, channel, cache, server = (
             self.server.service.loop,
             self.channel,
@@ -75,7 +78,7 @@ class Worker:
         await channel.open(reload=self.reload, stats=self.stats)
         cache.reporter = channel.report
         if cache.stack.shared_log is not None:
-            await cache.stack.join()  # before there are requests: the first ones come all at once
+            await cache.stack.join()  # before the first requests, which come all at once
         listeners = [
             await loop.create_server(
                 server.connection,
@@ -97,7 +100,7 @@ class Worker:
         await channel.close()
 
     def stats(self) -> dict[str, Any]:
-        """Those of the cache, and how many connections there are: of clients, and to upstreams."""
+        """The statistics of the cache, and the numbers of connections to clients and upstreams."""
         server = self.server
         return {
             **self.cache.stats(),
@@ -115,11 +118,11 @@ class Worker:
         }
 
     def reload(self, new: GatewayOptions) -> Iterable[str]:
-        """Go by these options from now on; the names of those that wait for a restart. Connections
-        that are made from now on get the certificate of now. Raises as `Worker` does."""
+        """Use these options from now on; new connections get the new certificate. The names of the options
+        that wait for a restart. Raises as `Worker` does."""
         names = waiting(self.options, new)
         if self._tls is not None and new.tls_cert is not None:
-            _tls(new)  # what cannot be used must not be half of what is
+            _tls(new)  # raises before anything has changed
             self._tls.load_cert_chain(new.tls_cert, new.tls_key)
         self.cache.reload(**live(new))
         policy = _policy(new, self.channel)
@@ -144,7 +147,7 @@ def _is_ip(sock: socket) -> bool:
 
 
 class _Health:
-    """``healthz`` and ``readyz`` below the path of the admin endpoint, for whoever asks."""
+    """``healthz`` and ``readyz`` below the path of the admin endpoint, without a token."""
 
     def __init__(self, app: App, options: GatewayOptions, channel: Channel) -> None:
         self._app = app

@@ -109,7 +109,7 @@ class Ran:
 
 
 def run(*arguments: str, **environment: str) -> Ran:
-    """``python -m layergate``; an empty variable is as good as none."""
+    """``python -m layergate``, as a process. Empty variables are ignored."""
     return Ran(
         subprocess.run(
             [sys.executable, "-m", "layergate", *arguments],
@@ -125,7 +125,7 @@ def run(*arguments: str, **environment: str) -> Ran:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """`run` without a process: for what is done on the way, and for many rows of one kind."""
+    """`run` in this process, which is faster."""
 
     def call(*arguments: str, **environment: str) -> Ran:
         with monkeypatch.context() as patch:
@@ -171,8 +171,8 @@ def test_the_installed_command_is_the_same(server: Server) -> None:
     assert version.stdout.startswith("layergate ")
 
 
-def test_json_for_tools(server: Server) -> None:
-    told = run("explain", "--json", f"{server.url}/plain/login", "-H", "Cookie: sid=mine").json()
+def test_json_for_tools(server: Server, here: Callable[..., Ran]) -> None:
+    told = here("explain", "--json", f"{server.url}/plain/login", "-H", "Cookie: sid=mine").json()
     assert told["conclusion"]["refused"] == "set-cookie"
     assert told["conclusion"]["stored"] is False
     (step,) = [step for step in told["steps"] if step["name"] == "storable"]
@@ -183,8 +183,8 @@ def test_json_for_tools(server: Server) -> None:
     assert "s3cret-session" not in json.dumps(told)
 
 
-def test_a_refusal_names_the_remedy(server: Server) -> None:
-    ran = run("explain", f"{server.url}/plain/silent")
+def test_a_refusal_names_the_remedy(server: Server, here: Callable[..., Ran]) -> None:
+    ran = here("explain", f"{server.url}/plain/silent")
     assert "- storable        no-freshness" in ran.out
     assert "Remedy: send Cache-Control: max-age=60" in ran.out
     assert "Not stored: Nothing in the response or the rules" in ran.out
@@ -192,13 +192,13 @@ def test_a_refusal_names_the_remedy(server: Server) -> None:
 
 def test_the_cache_in_front_is_told_of(server: Server, here: Callable[..., Ran]) -> None:
     here("explain", f"{server.url}/fresh")
-    ran = run("explain", f"{server.url}/fresh")
+    ran = here("explain", f"{server.url}/fresh")
     assert re.search(r"upstream +LayerGate; hit; ttl=", ran.out)
 
 
-def test_what_is_sent() -> None:
+def test_what_is_sent(here: Callable[..., Ran]) -> None:
     with Raw(b"HTTP/1.1 200 OK\r\ncache-control: max-age=5\r\n\r\n") as raw:
-        ran = run("explain", f"{raw.url}/a?b=c", "-H", "X-A: b", "-H", "Host: shop.example")
+        ran = here("explain", f"{raw.url}/a?b=c", "-H", "X-A: b", "-H", "Host: shop.example")
         assert ran.code == 0, ran.err
         assert ran.out.startswith("GET http://shop.example/a?b=c\n")
     (head,) = raw.heads
@@ -208,34 +208,34 @@ def test_what_is_sent() -> None:
     assert TOKEN not in head.decode()
 
 
-def test_redirects_are_not_followed(server: Server) -> None:
+def test_redirects_are_not_followed(server: Server, here: Callable[..., Ran]) -> None:
     with Raw(f"HTTP/1.1 302 Found\r\nlocation: {server.url}/\r\n\r\n".encode()) as raw:
-        told = run("explain", "--json", raw.url, "-H", "Authorization: Bearer mine").json()
+        told = here("explain", "--json", raw.url, "-H", "Authorization: Bearer mine").json()
     (step,) = [step for step in told["steps"] if step["name"] == "response"]
     assert step["outcome"] == "302"
     assert len(raw.heads) == 1
 
 
-def test_what_may_change_something_is_not_sent() -> None:
+def test_what_may_change_something_is_not_sent(here: Callable[..., Ran]) -> None:
     with Raw(b"HTTP/1.1 200 OK\r\n\r\n") as raw:
-        told = run("explain", "--json", "-X", "DELETE", f"{raw.url}/a").json()
+        told = here("explain", "--json", "-X", "DELETE", f"{raw.url}/a").json()
     assert raw.heads == []
     assert told["conclusion"]["answer"] == "pass"
     (step,) = [step for step in told["steps"] if step["name"] == "invalidation"]
     assert step["data"]["purged"] == [f"{raw.url}/a"]
 
 
-def test_a_body_without_an_end_is_not_waited_for() -> None:
+def test_a_body_without_an_end_is_not_waited_for(here: Callable[..., Ran]) -> None:
     answer = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n"
     with Raw(answer, hang=True) as raw:
-        assert run("explain", raw.url).code == 0
+        assert here("explain", raw.url).code == 0
 
 
-def test_what_a_server_sends_does_not_reach_the_terminal() -> None:
+def test_what_a_server_sends_does_not_reach_the_terminal(here: Callable[..., Ran]) -> None:
     answer = b"HTTP/1.1 200 OK\r\ncache-control: max-age=5\r\ncache-tag: a\x1b[31m\xe9\r\n\r\n"
     with Raw(answer) as raw:
         for verbose in ((), ("-v",)):
-            ran = run("explain", raw.url, *verbose)
+            ran = here("explain", raw.url, *verbose)
             assert "\x1b" not in ran.out
             assert r"a\x1b[31m" in ran.out
 
@@ -286,31 +286,37 @@ def test_a_running_instance_is_asked(clean: Server, here: Callable[..., Ran]) ->
     assert told["conclusion"]["answer"] == "pass"
 
 
-def test_its_response_can_be_fetched_and_explained_too(clean: Server) -> None:
+def test_its_response_can_be_fetched_and_explained_too(
+    clean: Server, here: Callable[..., Ran]
+) -> None:
     ask = ("explain", f"{clean.url}/silent", "--admin", clean.admin, "--json")
-    assert run(*ask).json()["conclusion"]["stored"] is None
-    assert run(*ask, "--fetch").json()["conclusion"]["refused"] == "no-freshness"
+    assert here(*ask).json()["conclusion"]["stored"] is None
+    assert here(*ask, "--fetch").json()["conclusion"]["refused"] == "no-freshness"
     # What the instance remembers of it.
-    told = run(*ask).json()
+    told = here(*ask).json()
     assert "was not stored: Nothing in the response" in told["conclusion"]["text"]
 
 
-def test_the_token_may_be_in_a_file(server: Server, tmp_path: Path) -> None:
+def test_the_token_may_be_in_a_file(
+    server: Server, tmp_path: Path, here: Callable[..., Ran]
+) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n")
     ask = ("stats", "--admin", server.admin)
-    assert run(*ask, "--token-file", str(file), LAYERGATE_ADMIN_TOKEN="").code == 0
-    assert run(*ask, "--token-file", str(file), LAYERGATE_ADMIN_TOKEN="wrong").code == 0
-    wrong = run(*ask, LAYERGATE_ADMIN_TOKEN="wrong-token")
+    assert here(*ask, "--token-file", str(file), LAYERGATE_ADMIN_TOKEN="").code == 0
+    assert here(*ask, "--token-file", str(file), LAYERGATE_ADMIN_TOKEN="wrong").code == 0
+    wrong = here(*ask, LAYERGATE_ADMIN_TOKEN="wrong-token")
     assert (wrong.code, wrong.out) == (1, "")
     assert "403: wrong token" in wrong.err
     assert "wrong-token" not in wrong.err
 
 
-def test_the_token_goes_to_the_endpoint_and_nowhere_else(server: Server) -> None:
+def test_the_token_goes_to_the_endpoint_and_nowhere_else(
+    server: Server, here: Callable[..., Ran]
+) -> None:
     moved = f"HTTP/1.1 307 Moved\r\nlocation: {server.admin}/explain\r\ncontent-length: 0\r\n\r\n"
     with Raw(moved.encode()) as raw:
-        ran = run("explain", "http://a.example/", "--admin", f"{raw.url}/_layergate")
+        ran = here("explain", "http://a.example/", "--admin", f"{raw.url}/_layergate")
     assert ran.code == 1
     assert "redirect, which is not followed" in ran.err
     assert len(raw.heads) == 1
@@ -352,12 +358,12 @@ def test_purge_and_stats(clean: Server, here: Callable[..., Ran]) -> None:
         "scope: process (this process alone: other processes keep what they hold)",
         "matched: 1 in the memory of the process that was asked",
     ]
-    ran = run("purge", "--tag", "product:77", *admin)
+    ran = here("purge", "--tag", "product:77", *admin)
     assert ran.out.endswith("\nseen: no; something that was named is not in that memory\n")
     told = here("explain", f"{clean.url}/fresh", *admin, "--json").json()
     assert told["conclusion"]["answer"] == "miss"
     here("explain", f"{clean.url}/fresh")
-    answer = run("purge", "--url", f"{clean.url}/fresh", "--soft", "--json", *admin).json()
+    answer = here("purge", "--url", f"{clean.url}/fresh", "--soft", "--json", *admin).json()
     assert answer["result"] == {
         "applied": 1,
         "instances": 1,
@@ -371,7 +377,7 @@ def test_purge_and_stats(clean: Server, here: Callable[..., Ran]) -> None:
     assert told["conclusion"]["answer"] == "stale"
     for option in (("--pattern", "/f*"), ("--host", "127.0.0.1"), ("--prefix", "127.0.0.1/f")):
         assert here("purge", *option, *admin).code == 0
-    stats = run("stats", "--json", *admin).json()
+    stats = here("stats", "--json", *admin).json()
     assert stats["events"]["purge"] >= 6
     assert re.search(r"^events\.purge +[0-9]+$", run("stats", *admin).out, re.MULTILINE)
 
@@ -418,10 +424,10 @@ def test_stats_are_watched_until_it_is_interrupted(clean: Server, here: Callable
         watching.stderr.close()
 
 
-def test_a_purge_that_is_not_final_says_so() -> None:
+def test_a_purge_that_is_not_final_says_so(here: Callable[..., Ran]) -> None:
     body = b'{"success": true, "result": {"applied": 1, "instances": 3}}'
     with Raw(b"HTTP/1.1 202 Accepted\r\n\r\n" + body) as raw:
-        ran = run("purge", "--everything", "--admin", f"{raw.url}/_layergate")
+        ran = here("purge", "--everything", "--admin", f"{raw.url}/_layergate")
     assert (ran.code, ran.out) == (3, "purged: 1 of 3 instances have applied it\n")
     assert "not yet confirmed" in ran.err
 
@@ -475,23 +481,23 @@ def test_a_shell_is_told_too() -> None:
         assert "Traceback" not in ran.err
 
 
-def test_a_token_is_needed() -> None:
-    ran = run("stats", "--admin", "http://a.example/_layergate", LAYERGATE_ADMIN_TOKEN="")
+def test_a_token_is_needed(here: Callable[..., Ran]) -> None:
+    ran = here("stats", "--admin", "http://a.example/_layergate", LAYERGATE_ADMIN_TOKEN="")
     assert ran.code == 2
     assert "LAYERGATE_ADMIN_TOKEN" in ran.err
     assert "--token-file" in ran.err
 
 
-def test_what_cannot_be_reached() -> None:
+def test_what_cannot_be_reached(here: Callable[..., Ran]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))  # nobody listens
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
         for arguments in ((f"{url}/",), ("http://a.example/", "--admin", f"{url}/_layergate")):
-            ran = run("explain", *arguments)
+            ran = here("explain", *arguments)
             assert (ran.code, ran.out) == (1, "")
             assert f"cannot reach {url}" in ran.err
     with Raw(b"", hang=True) as raw:
-        ran = run("explain", raw.url, "--timeout", "0.2")
+        ran = here("explain", raw.url, "--timeout", "0.2")
         assert ran.code == 1
         assert "timed out" in ran.err
 

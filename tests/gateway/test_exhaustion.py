@@ -139,7 +139,7 @@ async def test_a_slow_reader_is_an_idle_client_once_it_has_read():
 
 async def test_pipelined_hits_that_nobody_reads():
     """A packet of small requests for a large response: no more of them is made than is taken."""
-    async with gateway(send_timeout=1) as gate:
+    async with gateway(send_timeout=0.4) as gate:
         size = 1024 * 1024
         gate.origin.otherwise = reply(b"x" * size, FRESH)
         await gate.get(b"/")

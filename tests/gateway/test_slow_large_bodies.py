@@ -274,12 +274,12 @@ async def test_a_client_that_takes_nothing_of_a_large_hit_is_cut_off():
 async def test_a_client_that_takes_a_little_at_a_time_is_not_cut_off(secured):
     """However little that is beside what the sockets hold."""
     options, tls = secured
-    async with _large(tls=tls, send_timeout=1.0, **options) as (gateway, _):
+    async with _large(tls=tls, send_timeout=0.5, **options) as (gateway, _):
         client = await gateway.client(tls=tls, window=4096)
         await client.request("/large")
         await client.begun()
         begun = gateway.server.service.now
-        while gateway.server.service.now < begun + 4.0:
+        while gateway.server.service.now < begun + 2.0:
             await client.exactly(5_000)
             await asyncio.sleep(0.02)
         client.pause()

@@ -316,11 +316,11 @@ class Connection(asyncio.Protocol):
 
 
 def _in_order(transport: asyncio.BaseTransport) -> bool:
-    """True if the connection, whose peer has just ended its side, was not cut: over TCP that is what
-    a FIN says, over TLS only a close_notify, which anybody on the way can leave out.
+    """True if the peer has ended its side in order. Over TCP a FIN says so. Over TLS only a close_notify
+    does: an attacker on the way can forge a FIN.
 
-    Some loops call ``eof_received`` for both, some do not call it where the close_notify is missing.
-    Whether it has come, the TLS object tells: a read then finds the end, or else wants more to read.
+    Some loops call ``eof_received`` in both cases, some do not call it without a close_notify. The TLS
+    object knows: a read finds the end if the close_notify has come, and wants more input otherwise.
     """
     tls = transport.get_extra_info("ssl_object")
     if tls is None:

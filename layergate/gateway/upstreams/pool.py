@@ -31,11 +31,11 @@ _MAX_QUEUE: Final = 4096  # requests that wait for a connection
 
 
 class Pool:
-    """The connections to one upstream: at most ``max_connections``, idle ones kept for
-    ``idle_timeout`` seconds, the one used last taken first.
+    """The connections to one upstream: at most ``max_connections``. Idle ones are kept for ``idle_timeout``
+    seconds, and the one that was used last is taken first.
 
-    And beside them at most ``max_tunnels`` for requests that may become tunnels: these last for as long as
-    their clients like, and must not take the connections that all others wait for.
+    Beside them there are at most ``max_tunnels`` for requests that may become tunnels. Those last for as
+    long as their clients like, and must not use up the connections for which other requests wait.
     """
 
     def __init__(self, options: UpstreamOptions) -> None:
@@ -61,11 +61,11 @@ class Pool:
 
     @property
     def tunnels(self) -> int:
-        """Tunnels, and what may become one."""
+        """Tunnels, and connections that may become one."""
         return len(self._tunnels) + self._digging
 
     async def take_tunnel(self) -> Connection:
-        """As `take`, for a request that may become a tunnel. Nobody waits for one of these to be free.
+        """As `take`, for a request that may become a tunnel. It never waits for another to end.
 
         Raises UpstreamUnreachable, UpstreamTimeout, TooManyTunnels.
         """
@@ -103,7 +103,7 @@ class Pool:
         return connection
 
     def idle(self) -> Connection | None:
-        """As `take`, if there is one that nobody uses; else None."""
+        """As `take`, but only an idle connection; None if there is none."""
         while self._idle:
             connection = self._idle.pop()
             transport = connection.transport
@@ -117,13 +117,13 @@ class Pool:
         return None
 
     def give(self, connection: Connection) -> None:
-        """The request that took it is over."""
+        """Give a connection back: the request that took it is over."""
         if connection in self._tunnels:
             connection.close()
             self.forget(connection)
             return
         if connection not in self._busy:
-            return  # it has been lost meanwhile, and is not counted any more
+            return  # it was lost meanwhile, and is not counted any more
         if connection.reusable and not self._closed and connection.waiting:
             if not self._hand_over(connection):
                 self._busy.discard(connection)
@@ -134,7 +134,7 @@ class Pool:
             self.forget(connection)
 
     def forget(self, connection: Connection) -> None:
-        """This connection is closed."""
+        """Forget a connection that is closed."""
         if connection in self._tunnels:
             self._tunnels.discard(connection)
             return
@@ -148,7 +148,7 @@ class Pool:
         self._free_slot()
 
     async def _slot(self, fresh: bool) -> Connection | None:
-        """Wait until a connection may be made (None), or for one that somebody else is done with."""
+        """Wait until a connection may be made (None), or for one that another request gives back."""
         if self._slots > 0:
             self._slots -= 1
             return None
@@ -157,7 +157,7 @@ class Pool:
             oldest.close()
             return None  # its slot
         if len(self._queue) >= _MAX_QUEUE:
-            raise UpstreamBusy(f"{len(self._queue)} requests wait for a connection already")
+            raise UpstreamBusy(f"{len(self._queue)} requests are already waiting for a connection")
         waiter: asyncio.Future[Connection | None] = self.loop.create_future()
         self._queue.append((waiter, fresh))
         try:
@@ -165,7 +165,7 @@ class Pool:
                 return await waiter
         except TimeoutError:
             if waiter.done() and not waiter.cancelled():
-                return waiter.result()  # at the very moment
+                return waiter.result()  # it came at the same moment
             raise UpstreamBusy(
                 f"no connection was free within {float(self.options.queue_timeout):g} seconds"
             ) from None
@@ -191,14 +191,14 @@ class Pool:
         self._slots += 1
 
     def _hand_over(self, connection: Connection) -> bool:
-        """Give a connection that is free to the first who waits for one. False: nobody does."""
+        """Give a free connection to the first request that waits. False if none does."""
         while self._queue:
             waiter, fresh = self._queue[0]
             if waiter.done():
                 self._queue.popleft()
             elif fresh:
                 connection.close()
-                self.forget(connection)  # which gives them its slot
+                self.forget(connection)  # which frees its slot for that request
                 return True
             else:
                 self._queue.popleft()
@@ -256,12 +256,12 @@ class Pool:
             self._watch()
 
     def _watch(self) -> None:
-        """See that time limits are looked at."""
+        """Start the timer, unless it runs."""
         if self._timer is None:
             self._timer = self.loop.call_later(timeouts.TICK, self._tick)
 
     def close(self) -> None:
-        """Close what is idle; what is in use is closed when it is given back."""
+        """Close idle connections. Those in use are closed when they are given back."""
         self._closed = True
         for connection in [*self._idle]:
             connection.close()
