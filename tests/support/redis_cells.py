@@ -7,18 +7,30 @@ of the server. Compare-and-set is one script, or (`WatchingRedisCells`) WATCH, M
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Unpack
 
 import redis.asyncio
 from redis.exceptions import WatchError
 
 from layergate.core.events import Counters
+from layergate.core.shared import Joining
+from layergate.layers.redis.blobs import RedisBlobs
+from layergate.layers.redis.client import RedisClient
 from layergate.runtime.loop import LoopRuntime
 from layergate.shared.guard import Guard
+from layergate.shared.layer import System, SystemLayer, SystemOptions
 from layergate.shared.ledger import CellsJournal, CellsLeaseStore
 from layergate.shared.ports import Cell, Limits, Tag
 
-__all__ = ["RedisCells", "WatchingRedisCells", "cells_of", "guard_of", "journal_of", "leases_of"]
+__all__ = [
+    "CellsLayer",
+    "RedisCells",
+    "WatchingRedisCells",
+    "cells_of",
+    "guard_of",
+    "journal_of",
+    "leases_of",
+]
 
 _SWAP = """
 local tag = redis.call('HGET', KEYS[1], 't') or ''
@@ -73,6 +85,41 @@ class WatchingRedisCells(RedisCells):
             except WatchError:
                 return None
         return new
+
+
+class CellsLayer(SystemLayer):
+    """A layer whose log and leases are the ledger's, and whose entries are in the same server."""
+
+    def __init__(self, url: str, **options: Unpack[SystemOptions]) -> None:
+        options.setdefault("name", "redis cells")
+        super().__init__(**options)
+        self._client = RedisClient(
+            url,
+            connect_timeout=self.connect_timeout,
+            timeout=self.timeout,
+            namespace=self.namespace,
+            name=self.name,
+        )
+        self._cells = RedisCells(url)
+
+    def open(self, joining: Joining) -> System:
+        client, cells, runtime = self._client, self._cells, joining.runtime
+        client.bind(runtime, joining.counters)
+        guard = client.guard
+        journal = CellsJournal(
+            cells,
+            guard.call,
+            runtime,
+            prefix=f"{self.namespace}:log",
+            term=self.max_disconnected,
+            look_every=0.01,
+        )
+        leases = CellsLeaseStore(cells, guard.call, runtime, prefix=f"{self.namespace}:leases")
+        return System(guard, RedisBlobs(client, self.namespace), journal, leases)
+
+    async def aclose(self) -> None:
+        await self._client.close()
+        await self._cells.close()
 
 
 def cells_of(url: str) -> RedisCells:

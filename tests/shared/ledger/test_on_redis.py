@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from layergate.core.events import Counters
+from layergate.core.invalidation import Invalidations
+from layergate.core.layer import Layer
+from layergate.core.shared import Joining
+from layergate.runtime.loop import LoopRuntime
 from layergate.shared.journal import Journal, LeaseStore
 from layergate.shared.ledger import CellsJournal, CellsLeaseStore
 from layergate.shared.ports import Cells
 from layergate.testing.cells import CellsConformance
 from layergate.testing.journals import JournalConformance
+from layergate.testing.layers import LayerConformance
 from layergate.testing.leases import LeaseConformance
+from tests.support.nodes import Exact
 from tests.support.redis_cells import (
+    CellsLayer,
     RedisCells,
     WatchingRedisCells,
     cells_of,
@@ -119,6 +128,32 @@ class TestJournal(JournalConformance):
         self.lose()
         for key, dump in saved:
             self.valkey.cli("RESTORE", key, 0, dump)
+
+
+class TestLayer(LayerConformance):
+    """All of it together: a layer of which only the blobs know that it is a Redis."""
+
+    valkey: Any
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _server(cls, session_valkey: Valkey) -> None:
+        cls.valkey = session_valkey
+
+    async def make_layer(self) -> Layer:
+        layer = CellsLayer(self.valkey.url, namespace=f"layer{time.time_ns()}", timeout=5.0)
+        self.world = LoopRuntime()
+        self.log, _ = layer.join(Joining(Invalidations(), self.world, Counters(), ()))
+        assert await self.log.catch_up()
+        assert layer._joined is not None
+        layer._joined = layer._joined._replace(positions=Exact(self.log))  # type: ignore[arg-type]
+        return layer
+
+    async def close_layer(self, layer: Layer) -> None:
+        await self.log.leave()
+        await self.world.aclose(1.0)
+        assert isinstance(layer, CellsLayer)
+        await layer.aclose()
 
 
 class TestLeases(LeaseConformance):
