@@ -308,7 +308,7 @@ class CellsJournal:
         }
         if gone:
             changed = without(changed, gone)
-        if changed != head and place.member and self._runtime.random() < 0.5:
+        if changed != head and place.member:
             try:
                 await observer.swap(look, changed, probe=probe)
             except Exception as error:
