@@ -54,7 +54,9 @@ def test_every_option_is_in_the_guide_with_its_default_and_no_other():
 def test_the_guide_describes_each_option_as_the_command_line_does():
     told = dict(
         re.findall(
-            r"^\| `(\w+)` \| .*? \| (.*?)(?:, see \[below\].*?)? \|$", section("Options"), re.MULTILINE
+            r"^\| `(\w+)` \| .*? \| (.*?)(?:, see \[below\].*?)? \|$",
+            section("Options"),
+            re.MULTILINE,
         )
     )
     assert told == {name: setting.help for name, setting in SETTINGS.items()}
