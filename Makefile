@@ -42,6 +42,7 @@ check: ## lint, format, types, import contracts; build the wheel and use it on i
 	MYPYPATH=examples/fastapi $(PY) -m mypy --strict examples/fastapi
 	MYPYPATH=examples/observability $(PY) -m mypy --strict examples/observability
 	MYPYPATH=examples/flask $(PY) -m mypy --strict examples/flask
+	MYPYPATH=examples/shared_layer $(PY) -m mypy --strict examples/shared_layer
 	$(VENV)/bin/lint-imports --no-logo
 	@tools/smoke.sh $(PY)
 

@@ -1,0 +1,71 @@
+"""The layer of a system that offers `Blobs` and `Cells`: all that most systems need.
+
+A subclass implements `connect`. The log of purges and the leases then stand on the cells alone
+(`layergate.shared.ledger`). A system that can do better implements `SystemLayer.open` instead, as a
+layer on Redis does.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Hashable
+from typing import ClassVar
+
+from layergate.core.shared import Joining
+from layergate.shared.guard import Guard
+from layergate.shared.guarded import GuardedBlobs
+from layergate.shared.layer import System, SystemLayer
+from layergate.shared.ledger import CellsJournal, CellsLeaseStore, FencingCellsLeaseStore
+from layergate.shared.ports import Blobs, Cells, ConditionalBlobs
+
+__all__ = ["CellsLayer"]
+
+
+class CellsLayer(SystemLayer):
+    """Entries in the blobs of a system, the log and the leases in its cells. Options: see `SystemLayer`.
+
+    Each operation is ended after ``timeout`` seconds under asyncio. Under threads the client library has
+    to do that.
+    """
+
+    look_every: ClassVar[float | None] = None
+    """Seconds after which a process looks for new purges by itself, where the cells do not tell of changes
+    (`WaitableCells`). None: at each heartbeat. A purge takes about this long to be final."""
+
+    @abstractmethod
+    def connect(self, joining: Joining) -> tuple[Blobs, Cells]:
+        """The two ports of the system, perhaps one object. Called once, when the layer becomes part of
+        a stack. Nothing may start, or connect, before a port is used."""
+
+    @property
+    def identity(self) -> Hashable:
+        """Equal for two layers of one process that reach the same system; None if that is not known.
+        Then the membership of a layer that was garbage collected lapses only by itself."""
+        return None
+
+    def open(self, joining: Joining) -> System:
+        """See `SystemLayer.open`."""
+        blobs, cells = self.connect(joining)
+        runtime = joining.runtime
+        guard = Guard(
+            runtime,
+            joining.counters,
+            name=self.name,
+            timeout=self.timeout,
+            connect_timeout=self.connect_timeout,
+        )
+        journal = CellsJournal(
+            cells,
+            guard.call,
+            runtime,
+            prefix=f"{self.namespace}:j",
+            term=self.max_disconnected,
+            identity=self.identity,
+            look_every=self.look_every,
+        )
+        prefix = f"{self.namespace}:c"
+        fence: FencingCellsLeaseStore | None = None
+        if isinstance(blobs, ConditionalBlobs):
+            fence = FencingCellsLeaseStore(cells, blobs, guard.call, runtime, prefix=prefix)
+        leases = fence or CellsLeaseStore(cells, guard.call, runtime, prefix=prefix)
+        return System(guard, GuardedBlobs(blobs, guard), journal, leases, fence)
