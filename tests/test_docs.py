@@ -174,7 +174,7 @@ def test_every_reason_is_explained_and_no_other() -> None:
     text = section(TEXTS["docs/observability.md"], "Reasons in `detail`")
     told = re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)
     reasons = {
-        member.token
+        member.value
         for kind in vars(storing).values()
         if isinstance(kind, type) and issubclass(kind, enum.Enum)
         for member in kind
