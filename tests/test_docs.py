@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import enum
 import importlib
 import inspect
 import os
@@ -172,10 +173,12 @@ def test_the_page_on_sharing_has_every_option_of_the_layer() -> None:
 def test_every_reason_is_explained_and_no_other() -> None:
     text = section(TEXTS["docs/observability.md"], "Reasons in `detail`")
     told = re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)
-    kinds: tuple[type[storing.NotStored | storing.Bypass], ...] = storing.NotStored, storing.Bypass
-    reasons = {member.token for kind in kinds for member in kind} - {
-        "method"
-    }  # which is `fwd=method`
+    reasons = {
+        member.value
+        for kind in vars(storing).values()
+        if isinstance(kind, type) and issubclass(kind, enum.Enum)
+        for member in kind
+    } - {"method"}  # which is `fwd=method`
     assert told == sorted(reasons)
 
 

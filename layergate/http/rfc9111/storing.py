@@ -199,25 +199,30 @@ class NotStored(enum.Enum):
         return self
 
 
+_BY_TOKEN: Final = {reason.token: reason for reason in NotStored}
+
+
 class Bypass(enum.Enum):
-    """The reasons why the cache has no part in a request: it is forwarded untouched. ``token``, ``rfc`` and
-    ``explain`` are those of ``not_stored``."""
+    """The reasons why the cache has no part in a request: it is forwarded untouched.
 
-    METHOD = NotStored.METHOD
-    REQUEST_BODY = NotStored.REQUEST_BODY
-    UPGRADE = NotStored.UPGRADE
-    PRECONDITION = NotStored.PRECONDITION
-    KEY_TOO_LONG = NotStored.KEY_TOO_LONG
-    HOST = NotStored.HOST
-    RULE = NotStored.RULE
-    RANGE = NotStored.RANGE
+    ``not_stored``: the reason why its response is not stored either. ``token``, ``rfc`` and ``explain`` are
+    the same for both.
+    """
 
-    def __init__(self, not_stored: NotStored) -> None:
-        self.not_stored = not_stored
-        """The reason why its response is not stored either."""
-        self.token = not_stored.token
-        self.rfc = not_stored.rfc
-        self.explain = not_stored.explain
+    METHOD = "method"
+    REQUEST_BODY = "request-body"
+    UPGRADE = "upgrade"
+    PRECONDITION = "precondition"
+    KEY_TOO_LONG = "key-too-long"
+    HOST = "host"
+    RULE = "rule"
+    RANGE = "range"
+
+    def __init__(self, token: str) -> None:
+        self.not_stored = _BY_TOKEN[token]
+        self.token = token
+        self.rfc = self.not_stored.rfc
+        self.explain = self.not_stored.explain
 
 
 STORABLE_METHODS: Final = frozenset({"GET"})
