@@ -97,7 +97,7 @@ def matches(purge: Invalidation, tags: tuple[str, ...], label: str) -> bool:
 @settings(max_examples=600)
 def test_purges_never_invalidate_too_little(log, stamp, tags, label, caps, looked_at) -> None:
     exact = caps == (100, 100)
-    invalidations = Invalidations(max_marks=caps[0], max_patterns=caps[1])
+    invalidations = Invalidations(max_invalidations=caps[0], max_patterns=caps[1])
     subject = entry(stamp, tags)
     admitted = True
     for position, purge in enumerate(log, 1):
@@ -134,7 +134,7 @@ def test_purges_never_invalidate_too_little(log, stamp, tags, label, caps, looke
 
 
 def test_a_purge_in_the_floors_still_counts_and_later_entries_live() -> None:
-    invalidations = Invalidations(max_marks=10)
+    invalidations = Invalidations(max_invalidations=10)
     for number in range(1, 1001):
         invalidations.apply(number, [Invalidation("tag", f"t{number}")], 0.0)
     assert invalidations.counts()["tags"] == 10
@@ -145,7 +145,7 @@ def test_a_purge_in_the_floors_still_counts_and_later_entries_live() -> None:
 
 def test_a_reader_finds_a_purge_while_it_is_moved() -> None:
     """Readers take no lock, so there must be no gap between removing and adding."""
-    invalidations = Invalidations(max_marks=2)
+    invalidations = Invalidations(max_invalidations=2)
     invalidations.apply(1, [Invalidation("tag", "t")], 0.0)
     seen: list[bool] = []
 

@@ -76,7 +76,7 @@ def test_model(
     """``shift``: the positions of a shared log need more than 64 bits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "_MAX_LENGTHS", lengths)
-        known = Invalidations(max_marks=caps[0], max_patterns=caps[1])
+        known = Invalidations(max_invalidations=caps[0], max_patterns=caps[1])
         for position, purge in enumerate(log, 1):
             known.apply(position << shift, [purge], float(position))
     since <<= shift
@@ -107,7 +107,7 @@ def test_model(
 
 @pytest.mark.parametrize("shift", [0, 40, 90])
 def test_a_flood_of_keys_voids_little(shift: int) -> None:
-    known = Invalidations(max_marks=1_000)
+    known = Invalidations(max_invalidations=1_000)
     for position in range(1, 4_001):
         known.apply(position << shift, [Invalidation("key", f"http://h/{position}")], 0.0)
     for position in range(1, 4_001):
@@ -121,7 +121,7 @@ def test_a_flood_of_keys_voids_little(shift: int) -> None:
 
 @pytest.mark.parametrize("kind", ["prefix", "glob", "path"])
 def test_a_flood_of_patterns_voids_only_what_begins_like_them(kind: Any) -> None:
-    known = Invalidations(max_marks=100, max_patterns=100)
+    known = Invalidations(max_invalidations=100, max_patterns=100)
     start = "" if kind == "path" else "http://h"
     for position in range(1, 2_001):
         value = f"{start}/shop/{position}/" + ("" if kind == "prefix" else "*.png")

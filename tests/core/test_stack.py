@@ -340,7 +340,7 @@ async def test_a_refused_purge_purges_nothing(stack) -> None:
         ({"layers": ["memory"]}, "Layer objects"),
         ({"layers": [TopLayer(), DictLayer("top")]}, "different names"),
         ({"write_policy": "maybe"}, "'maybe'"),
-        ({"max_marks": 0}, "max_marks"),
+        ({"max_invalidations": 0}, "max_invalidations"),
         ({"max_patterns": True}, "max_patterns"),
         ({"hooks": print}, "hooks must be a list"),
         ({"hooks": [3]}, "got 3"),

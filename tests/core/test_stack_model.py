@@ -45,7 +45,7 @@ class Model(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.runtime = StillRuntime()
         self.top, self.low = TopLayer(ttl=top_ttl), DictLayer(later=later)
-        small: dict[str, Any] = {"max_marks": 2, "max_patterns": 1} if caps else {}
+        small: dict[str, Any] = {"max_invalidations": 2, "max_patterns": 1} if caps else {}
         self.stack = CacheStack([self.top, self.low], runtime=self.runtime, **small)
         self.step = 0
         # (step, time, soft, matches(value))

@@ -123,13 +123,13 @@ class Invalidations:
     __slots__ = ("_hard", "_soft", "changes", "floor", "position")
 
     def __init__(
-        self, *, max_marks: int = MAX_INVALIDATIONS, max_patterns: int = MAX_PATTERNS
+        self, *, max_invalidations: int = MAX_INVALIDATIONS, max_patterns: int = MAX_PATTERNS
     ) -> None:
         self.position = 0
         self.floor = 0
         self.changes = 0
-        self._hard = _Severity(max_marks, max_patterns, 1)
-        self._soft = _Severity(max_marks, max_patterns, _SOFT_DEPTH)
+        self._hard = _Severity(max_invalidations, max_patterns, 1)
+        self._soft = _Severity(max_invalidations, max_patterns, _SOFT_DEPTH)
 
     def apply(self, position: int, invalidations: Iterable[Invalidation], time: float) -> None:
         """Apply the log record at ``position``, made at ``time`` (seconds since the epoch).

@@ -49,7 +49,7 @@ class StackBase:
         runtime: Runtime,
         write_policy: WritePolicy = "best-effort",
         label: Callable[[Any], str] = _text,
-        max_marks: int = MAX_INVALIDATIONS,
+        max_invalidations: int = MAX_INVALIDATIONS,
         max_patterns: int = MAX_PATTERNS,
         layer_timeout: float = 1.0,
         hooks: Iterable[Hook] = (),
@@ -59,7 +59,10 @@ class StackBase:
         self.layers: Final = checked_layers(layers)
         if write_policy not in _POLICIES:
             raise ConfigError(f"write_policy must be one of {_POLICIES}, got {write_policy!r}")
-        for option, number in (("max_marks", max_marks), ("max_patterns", max_patterns)):
+        for option, number in (
+            ("max_invalidations", max_invalidations),
+            ("max_patterns", max_patterns),
+        ):
             if type(number) is not int or number < 1:
                 raise ConfigError(
                     f"{option} must be a whole number from 1, got {number!r}; leave it out"
@@ -77,7 +80,9 @@ class StackBase:
         self.runtime = runtime
         self.write_policy = write_policy
         self.counters = Counters(hooks)
-        self.invalidations = Invalidations(max_marks=max_marks, max_patterns=max_patterns)
+        self.invalidations = Invalidations(
+            max_invalidations=max_invalidations, max_patterns=max_patterns
+        )
         # The log that other instances append to as well. None: the stack always trusts its layers.
         self.shared_log: Log | None = None
         self.leases: Leases | None = None
