@@ -26,6 +26,8 @@ from layergate.shared.journal import INCARNATION_SIZE, Addition, Founding, Recor
 from layergate.shared.ledger.wire import Kind, Reader, packed, unpacked
 
 __all__ = [
+    "LONGEST_EPOCH",
+    "LONGEST_NAME",
     "LONGEST_TERM",
     "MAX_MEMBERS",
     "SHORTEST_TERM",
@@ -48,13 +50,13 @@ __all__ = [
 
 SHORTEST_TERM: Final = 0.05  # seconds
 LONGEST_TERM: Final = 3600.0
+LONGEST_NAME: Final = 64  # bytes, of a member
+LONGEST_EPOCH: Final = 256  # bytes
 MAX_MEMBERS: Final = 512
 MARK_SIZE: Final = 8  # bytes
 _NONCE: Final = 16  # bytes, at most
 _TIP: Final = 40
-_NAME: Final = 64
 _SEAL: Final = 64
-_EPOCH: Final = 256
 _LAST: Final = 2**53
 _OVERHEAD: Final = 32  # bytes of a record in a cell, beside its data
 
@@ -220,7 +222,7 @@ class Head:
         head = Head(
             log=reader.octets(INCARNATION_SIZE, INCARNATION_SIZE),
             seal=reader.octets(_SEAL),
-            epoch=reader.octets(_EPOCH),
+            epoch=reader.octets(LONGEST_EPOCH),
             term=reader.seconds(SHORTEST_TERM, LONGEST_TERM),
             mode=Mode(reader.integer(0, 1)),
             settle=reader.seconds(SHORTEST_TERM, LONGEST_TERM),
@@ -236,7 +238,7 @@ class Head:
 def _members(reader: Reader) -> tuple[Member, ...]:
     members = []
     while reader.more:
-        name, slot = reader.octets(_NAME, 1), reader.integer(0, MAX_MEMBERS - 1)
+        name, slot = reader.octets(LONGEST_NAME, 1), reader.integer(0, MAX_MEMBERS - 1)
         members.append(Member(name, slot, reader.octets(MARK_SIZE)))
     if len({one.name for one in members}) < len(members):
         raise WireError("a member is listed twice")
@@ -330,7 +332,7 @@ class Acknowledgement(NamedTuple):
     def decode(data: bytes) -> Acknowledgement:
         """Raises WireError."""
         reader = unpacked(Kind.ACKNOWLEDGEMENT, data)
-        name, log = reader.octets(_NAME), reader.octets(INCARNATION_SIZE)
+        name, log = reader.octets(LONGEST_NAME), reader.octets(INCARNATION_SIZE)
         position, tip = reader.integer(0, _LAST), reader.octets(_TIP)
         reader.end()
         return Acknowledgement(name, log, position, tip)

@@ -10,19 +10,17 @@ A sync without news is one load. A purge is a load, a swap, and one load per mem
 
 from __future__ import annotations
 
+import enum
 import logging
-import os
 from collections.abc import Hashable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from layergate.core.ports import Runtime
-from layergate.errors import LayerRefused, WireError
+from layergate.errors import WireError
 from layergate.shared.journal import (
     Addition,
     Appended,
     End,
-    Grew,
-    News,
     Place,
     Record,
     Reply,
@@ -30,13 +28,14 @@ from layergate.shared.journal import (
     Terms,
 )
 from layergate.shared.ledger import rules
+from layergate.shared.ledger.acknowledgements import Acknowledgements
+from layergate.shared.ledger.batches import Batches
+from layergate.shared.ledger.finality import Finality, new_mark
 from layergate.shared.ledger.head import (
+    LONGEST_NAME,
     LONGEST_TERM,
-    MARK_SIZE,
     SHORTEST_TERM,
-    Acknowledgement,
     Head,
-    Member,
     Mode,
     cleared,
     extended,
@@ -48,17 +47,39 @@ from layergate.shared.ledger.head import (
 )
 from layergate.shared.ledger.observer import Configured, Look, Observer
 from layergate.shared.ledger.pages import Ask, Pages, Sizes
-from layergate.shared.ports import Cells, WaitableCells, answered
+from layergate.shared.ledger.watch import Watch
+from layergate.shared.ports import Cells, WaitableCells
 
 __all__ = ["CellsJournal"]
 
 _logger = logging.getLogger("layergate")
 
 _TRIES: Final = 24
+_TOGETHER: Final = 32  # calls that append at once
 _HEARTBEATS: Final = 4  # in one T
 _CROWD: Final = 16  # members from which on each that joins has the two oldest prove that they live
 _UNBOUNDED: Final = 30.0  # seconds of T where instances trust for ever
 _FOR_EVER: Final = float("inf")
+
+
+class _Step(enum.Enum):
+    OVERTAKEN = enum.auto()
+    """Another process has changed the head."""
+    FORWARD = enum.auto()
+    """Something was done, and something is left."""
+
+
+class _Append(NamedTuple):
+    """A call of `CellsJournal.append`."""
+
+    place: Place
+    additions: Sequence[Addition]
+    probe: bool
+
+    @property
+    def kind(self) -> Hashable:
+        """Calls with the same one can be made together."""
+        return self.place.log, self.place.instance, self.place.member, self.probe
 
 
 class CellsJournal:
@@ -93,7 +114,6 @@ class CellsJournal:
         self._cells = cells
         self._ask = ask
         self._runtime = runtime
-        self._prefix = prefix
         self._sizes = sizes
         self._for_ever = term is None
         term = _UNBOUNDED if term is None else min(max(term, SHORTEST_TERM), LONGEST_TERM)
@@ -103,17 +123,20 @@ class CellsJournal:
         self._observer = Observer(
             cells, ask, runtime, self._pages, name=f"{prefix}:head", configured=self._configured
         )
+        self._acknowledgements = Acknowledgements(cells, ask, self._observer, name=f"{prefix}:m")
+        self._finality = Finality(self._observer, self._acknowledgements, runtime)
         self._identity = (cells if identity is None else identity, prefix)
         self._look_every = look_every
+        self._appends: Batches[_Append, Reply] = Batches(
+            runtime, self._append_all, kind=lambda one: one.kind, most=_TOGETHER
+        )
         self.forked()
 
     def forked(self) -> None:
         """See `Journal.forked`."""
         self._observer.forked()
-        # What was acknowledged last, and in which slot.
-        self._told: tuple[int, Acknowledgement] | None = None
-        # Up to where members have acknowledged, in this incarnation.
-        self._applied: tuple[int, dict[bytes, int]] = 0, {}
+        self._appends.forked()
+        self._acknowledgements.forked()
 
     @property
     def identity(self) -> Hashable:
@@ -125,7 +148,7 @@ class CellsJournal:
         term = self._configured.term
         settle = term
         if last is not None:
-            term = rules.term_of(last.head, term)
+            term = self._observer.term(last.head)
             settle = max(term, last.head.settle)
         return Terms(
             trust=_FOR_EVER if self._for_ever else term,
@@ -142,7 +165,8 @@ class CellsJournal:
 
     async def sync(self, place: Place, *, probe: bool = False) -> Reply:
         """See `Journal.sync`."""
-        return await self._run(place, (), probe)
+        found, look = await self._run(place, (), probe)
+        return self._reply(place, found, look, ())
 
     async def append(
         self, place: Place, additions: Sequence[Addition], *, probe: bool = False
@@ -155,24 +179,38 @@ class CellsJournal:
                     f"a record of {len(one.data)} bytes is too large for this system, whose cells"
                     f" take records of {self._sizes.record} bytes; purge less at once"
                 )
-        return await self._run(place, additions, probe)
+        return await self._appends.run(_Append(place, additions, probe))
 
-    async def _run(self, place: Place, additions: Sequence[Addition], probe: bool) -> Reply:
-        await self._acknowledge(place, probe)
+    async def _append_all(self, appends: Sequence[_Append]) -> list[Reply]:
+        """Append for several calls that stand in one log."""
+        lowest = min(appends, key=lambda one: one.place.position)
+        additions = [addition for one in appends for addition in one.additions]
+        found, look = await self._run(lowest.place, additions, lowest.probe)
+        return [self._reply(one.place, found, look, one.additions) for one in appends]
+
+    async def _run(
+        self, place: Place, additions: Sequence[Addition], probe: bool
+    ) -> tuple[Look, Look]:
+        """Acknowledge, become a member, append. Returns the look that trust is founded on, and the one
+        with what was appended since."""
+        await self._acknowledgements.tell(place, probe=probe)
         observer = self._observer
-        for attempt in range(_TRIES):
+        attempt = 0
+        while attempt < _TRIES:
             if attempt:
                 await observer.pause(attempt)
+            attempt += 1
             look = found = await observer.look(place, probe=probe)
-            if place.member and not await self._is_member(place.instance, look, probe):
+            if place.member and not await self._is_member(place, look, probe):
                 continue  # what was swapped founds no trust: look again
             if additions and look.head.log == place.log:
-                grown = await self._append(look, additions, probe)
-                if grown is None:
+                step = await self._append_some(look, additions, probe)
+                if not isinstance(step, Look):
+                    attempt = 0 if step is _Step.FORWARD else attempt
                     continue
-                look = grown
+                look = step
             await self._tidy(look, place, probe)
-            return self._reply(place, found, look, additions)
+            return found, look
         raise observer.overtaken()
 
     def _reply(self, place: Place, found: Look, look: Look, additions: Sequence[Addition]) -> Reply:
@@ -182,14 +220,14 @@ class CellsJournal:
         member = self._trusts(found.head, place)
         last: Record | None = None
         if additions and head.log == place.log:
-            last = self._observer.trail.find(additions[-1])
+            last = look.trail.find(additions[-1])
         return Reply(
             log=head.log,
             seal=head.seal,
             last=head.position,
             records=look.chain.after(after),
             complete=True,
-            member=member and rules.mode_of(head, self._configured.mode) is Mode.MEMBERS,
+            member=member and not self._observer.plain(head),
             trusted_for=self._trusted_for(found.head) if member else 0.0,
             appended=0 if last is None else last.position,
             tip=b"" if last is None else last.tip,
@@ -197,41 +235,46 @@ class CellsJournal:
 
     def _trusts(self, head: Head, place: Place) -> bool:
         """The caller may trust what it has applied once it has applied all of this head."""
-        if rules.mode_of(head, self._configured.mode) is Mode.PLAIN:
+        if self._observer.plain(head):
             return True
         member = head.member(place.instance) if place.member else None
         return member is not None and not rules.must_clear(member)
 
     def _trusted_for(self, head: Head) -> float:
-        return _FOR_EVER if self._for_ever else rules.term_of(head, self._configured.term)
+        return _FOR_EVER if self._for_ever else self._observer.term(head)
 
-    async def _append(self, look: Look, additions: Sequence[Addition], probe: bool) -> Look | None:
-        """The head with all of these in the log; None if it changed meanwhile, or more are left."""
-        missing = [one for one in additions if self._observer.trail.find(one) is None]
+    async def _append_some(
+        self, look: Look, additions: Sequence[Addition], probe: bool
+    ) -> Look | _Step:
+        """A look with all of these in the log, or how far one swap has got."""
+        missing = [one for one in additions if look.trail.find(one) is None]
         if not missing:
             return look
         batch = _batch(missing, self._sizes)
         if self._pages.full(look.head, len(batch), sum(len(one.data) for one in batch)):
             page = await self._pages.spill(look.head, probe=probe)
-            if page is not None:
-                kept = paged(look.head, page, self._pages.keep(look.head))
-                await self._observer.swap(look, kept, probe=probe)
-            return None
+            if page is None:
+                return _Step.OVERTAKEN
+            kept = paged(look.head, page, self._pages.keep(look.head))
+            done = await self._observer.swap(look, kept, probe=probe)
+            return _Step.OVERTAKEN if done is None else _Step.FORWARD
         grown = await self._observer.swap(look, extended(look.head, batch), probe=probe)
-        return grown if len(batch) == len(missing) else None
+        if grown is None:
+            return _Step.OVERTAKEN
+        return grown if len(batch) == len(missing) else _Step.FORWARD
 
     # -- members -------------------------------------------------------------------------------
 
-    async def _is_member(self, name: bytes, look: Look, probe: bool) -> bool:
+    async def _is_member(self, place: Place, look: Look, probe: bool) -> bool:
         """The caller is a member without a mark in this head, or cannot be one. If not, it is made
         one, if nobody else changes the head meanwhile."""
-        head = look.head
-        if rules.mode_of(head, self._configured.mode) is Mode.PLAIN:
+        head, name = look.head, place.instance
+        if self._observer.plain(head) or not 0 < len(name) <= LONGEST_NAME:
             return True
         member = head.member(name)
         if member is not None and not rules.must_clear(member):
             return True
-        self._told = None  # nobody may have waited for what was told
+        self._acknowledgements.forget()  # perhaps nobody has waited for what was told
         changed = self._joined(head, name) if member is None else cleared(head, name)
         if changed is None:
             _logger.warning(
@@ -244,42 +287,18 @@ class CellsJournal:
         return False
 
     def _joined(self, head: Head, name: bytes) -> Head | None:
-        """With this member; None if there is no room, and no other way to make some than to wait.
+        """With this member; without it if there is no room, and None if all that helps is to wait.
 
         Where no purges are made, nobody would ever notice that a member has died. So two that have not
         proved for the longest time that they are alive must do so; and all, if the list is full.
         """
         unmarked = [one.name for one in head.members if not one.mark]
         if len(head.members) >= _CROWD:
-            head = suspected(head, unmarked[:2], _mark)
+            head = suspected(head, unmarked[:2], new_mark)
         changed = joined(head, name)
-        if changed is None and unmarked:
-            return suspected(head, unmarked, _mark)
-        return changed
-
-    async def _acknowledge(self, place: Place, probe: bool) -> None:
-        """Tell what the caller has applied, if that is news."""
-        last = self._observer.last
-        if last is None or place.log != last.head.log:
-            return
-        member = last.head.member(place.instance)
-        if member is None or (place.position and not place.tip):
-            return
-        acknowledgement = Acknowledgement(member.name, place.log, place.position, place.tip)
-        if self._told == (member.slot, acknowledgement):
-            return
-        try:
-            await self._ask(
-                self._cells.put, self._slot(member), acknowledgement.encode(), probe=probe
-            )
-        except LayerRefused as error:
-            # Purges wait longer then; that is no reason not to read.
-            _logger.debug("a purge cannot be acknowledged: %s", error)
-            return
-        self._told = member.slot, acknowledgement
-
-    def _slot(self, member: Member) -> str:
-        return f"{self._prefix}:m{member.slot:03d}"
+        if changed is not None and len(changed.encode()) <= self._sizes.cell:
+            return changed
+        return suspected(head, unmarked, new_mark) if unmarked else None
 
     async def leave(self, place: Place) -> None:
         """See `Journal.leave`."""
@@ -297,7 +316,7 @@ class CellsJournal:
     async def _tidy(self, look: Look, place: Place, probe: bool) -> None:
         """Write down for others what this process has known for long enough. One try: there is time."""
         head, observer = look.head, self._observer
-        term = rules.term_of(head, self._configured.term)
+        term = self._observer.term(head)
         changed = head
         if not head.settled and rules.is_settled(head, observer.known_for(look)):
             changed = settled(changed)
@@ -318,108 +337,8 @@ class CellsJournal:
 
     async def status(self, place: Place, record: Appended) -> Status:
         """See `Journal.status`."""
-        await self._acknowledge(place, probe=False)
-        told = await self._acknowledgements(place, record)
-        look = await self._observer.look(place)  # after the acknowledgements were loaded
-        head = look.head
-        if not self._has(look, record):
-            return Status(head.log, found=False, instances=1, applied=0, final=False)
-        self._count(told)
-        here = place.log == record.log and place.position >= record.position
-        waiting = [
-            one
-            for one in self._live(head)
-            if self._position(one) < record.position and not (here and one.name == place.instance)
-        ]
-        listed = {one.name for one in self._live(head)} | {place.instance}
-        term = rules.term_of(head, self._configured.term)
-        since = self._runtime.monotonic() - record.at
-        over = rules.waited_out(since, term)
-        known_for = self._observer.known_for(look)
-        final = rules.is_settled(head, known_for) and (
-            over or (not waiting and rules.mode_of(head, self._configured.mode) is Mode.MEMBERS)
-        )
-        missing = len(waiting) + (0 if here or place.instance in {w.name for w in waiting} else 1)
-        if over and waiting:
-            await self._suspect(look, waiting)
-        return Status(
-            head.log,
-            found=True,
-            instances=len(listed),
-            applied=len(listed) - missing,
-            final=final,
-            pause=self._pause(head, since, known_for, not waiting),
-        )
-
-    def _pause(self, head: Head, since: float, known_for: float, all_told: bool) -> float:
-        """Seconds in which nothing but time can make a record final."""
-        settling = 0.0 if head.settled else head.settle * rules.MARGIN - known_for
-        term = rules.term_of(head, self._configured.term)
-        if rules.mode_of(head, self._configured.mode) is Mode.PLAIN:
-            settling = max(settling, term * rules.MARGIN - since)
-        elif not all_told:
-            return 0.0
-        return max(0.0, settling)
-
-    def _has(self, look: Look, record: Appended) -> bool:
-        """The record is in the log that was found."""
-        trail = self._observer.trail
-        return (
-            look.head.log == record.log == trail.log
-            and record.position <= look.head.position
-            and trail.tip_at(record.position) == record.tip
-        )
-
-    def _live(self, head: Head) -> list[Member]:
-        """The members that a purge waits for."""
-        if rules.mode_of(head, self._configured.mode) is Mode.PLAIN:
-            return []
-        term = rules.term_of(head, self._configured.term)
-        known_for = self._observer.mark_known_for
-        return [one for one in head.members if not rules.is_out(one, known_for(one), term)]
-
-    async def _acknowledgements(self, place: Place, record: Appended) -> list[Acknowledgement]:
-        """What the members say that have not acknowledged the record yet, as far as it is known here."""
-        last = self._observer.last
-        if last is None or last.head.log != record.log:
-            return []
-        found = []
-        for member in self._live(last.head):
-            if member.name == place.instance or self._position(member) >= record.position:
-                continue
-            loaded = await self._ask(self._cells.load, self._slot(member))
-            if loaded is None:
-                continue
-            try:
-                told = Acknowledgement.decode(loaded[0])
-            except WireError as error:
-                _logger.debug("an acknowledgement is not readable: %s", error)
-                continue
-            if told.name == member.name:
-                found.append(told)
-        return found
-
-    def _count(self, told: list[Acknowledgement]) -> None:
-        trail = self._observer.trail
-        era, applied = self._applied
-        if era != self._observer.era:
-            self._applied = self._observer.era, (applied := {})
-        for one in told:
-            known = applied.get(one.name, 0)
-            if one.position > known and rules.counts(one, trail, known):
-                applied[one.name] = one.position
-
-    def _position(self, member: Member) -> int:
-        """Up to where this member is known to have applied the log."""
-        era, applied = self._applied
-        return applied.get(member.name, -1) if era == self._observer.era else -1
-
-    async def _suspect(self, look: Look, silent: list[Member]) -> None:
-        """Mark the members that a purge has waited for in vain, so that the next one need not."""
-        names = {one.name for one in silent if not one.mark}
-        if names:
-            marked = suspected(look.head, names, _mark)
-            await self._observer.swap(look, marked)
+        await self._acknowledgements.tell(place)
+        return await self._finality.status(place, record)
 
     # -- news ----------------------------------------------------------------------------------
 
@@ -428,49 +347,11 @@ class CellsJournal:
         found = await self._observer.peek(probe=True)
         return None if found is None else End(found[0].log, found[0].position)
 
-    def subscribe(self, instance: bytes, *, probe: bool = False) -> _Watch | None:  # noqa: ARG002
+    def subscribe(self, instance: bytes, *, probe: bool = False) -> Watch | None:  # noqa: ARG002
         """See `Journal.subscribe`."""
         if not isinstance(self._cells, WaitableCells) and self._look_every is None:
             return None
-        return _Watch(self._cells, self._observer, self._runtime, self._look_every)
-
-
-class _Watch:
-    """`Subscription`: waits until the head changes, or looks whether it has."""
-
-    def __init__(
-        self, cells: Cells, observer: Observer, runtime: Runtime, look_every: float | None
-    ) -> None:
-        self._cells = cells
-        self._observer = observer
-        self._runtime = runtime
-        self._look_every = look_every
-
-    async def next(self, seconds: float) -> News | None:
-        """See `Subscription.next`."""
-        last = self._observer.last
-        tag = None if last is None else last.tag
-        cells = self._cells
-        if isinstance(cells, WaitableCells):
-            changed = await answered(cells.wait(self._observer.name, tag, seconds))
-            return Grew(None, 0) if changed else None
-        until = self._runtime.monotonic() + seconds
-        while (left := until - self._runtime.monotonic()) > 0:
-            await self._runtime.event().wait(min(left, self._look_every or left))
-            loaded = await answered(cells.load(self._observer.name))
-            if (None if loaded is None else loaded[1]) != tag:
-                return Grew(None, 0)
-        return None
-
-    async def close(self) -> None:
-        """See `Subscription.close`."""
-
-    def abandon(self) -> None:
-        """See `Subscription.abandon`."""
-
-
-def _mark() -> bytes:
-    return os.urandom(MARK_SIZE)
+        return Watch(self._cells, self._observer, self._runtime, self._look_every)
 
 
 def _batch(additions: Sequence[Addition], sizes: Sizes) -> Sequence[Addition]:
@@ -478,6 +359,6 @@ def _batch(additions: Sequence[Addition], sizes: Sizes) -> Sequence[Addition]:
     size = 0
     for number, one in enumerate(additions):
         size += len(one.data)
-        if number and size > sizes.cell // 4:
+        if number == sizes.head or (number and size > sizes.cell // 4):
             return additions[:number]
     return additions

@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Hashable
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from layergate.core.ports import Runtime
 from layergate.errors import LayerError, LayerRefused, WireError
 from layergate.shared.journal import Founding, Place
 from layergate.shared.ledger import rules
-from layergate.shared.ledger.head import Chain, Head, Member, Mode, founded
+from layergate.shared.ledger.head import LONGEST_EPOCH, Chain, Head, Member, Mode, founded
 from layergate.shared.ledger.pages import Ask, Pages
 from layergate.shared.ledger.trail import Trail
 from layergate.shared.ledger.wire import LaterVersion
@@ -45,12 +46,14 @@ class Look(NamedTuple):
 
     ``at``     the monotonic time when the answer was there.
     ``chain``  the records of the head, after those from pages that the caller has missed.
+    ``trail``  the history that this process remembers, which goes on up to here.
     """
 
     head: Head
     tag: Hashable
     at: float
     chain: Chain
+    trail: Trail
 
 
 class _Known(NamedTuple):
@@ -109,6 +112,14 @@ class Observer:
         now = self._runtime.monotonic()
         return now - self._marks.get(member.mark, now)
 
+    def term(self, head: Head) -> float:
+        """T."""
+        return rules.term_of(head, self._configured.term)
+
+    def plain(self, head: Head) -> bool:
+        """The log has no members: every purge waits for T."""
+        return rules.mode_of(head, self._configured.mode) is Mode.PLAIN
+
     # -- looking -------------------------------------------------------------------------------
 
     async def look(self, place: Place, *, probe: bool = False) -> Look:
@@ -126,8 +137,8 @@ class Observer:
             head, tag = self._decoded(loaded)
             chain = await self._judged(head, epoch, known, place, probe)
             if head is not None and chain is not None:
-                look = Look(head, tag, at, chain)
-                if self._note(look, known.era):
+                look = self._note(head, tag, at, chain, known.era)
+                if look is not None:
                     return look
                 continue
             await self._found(head, tag, epoch, place.founding, probe)
@@ -142,9 +153,8 @@ class Observer:
         chain = head.chain
         if look.chain.base < chain.base:
             chain = look.chain.followed_by(chain)
-        new = Look(head, tag, self._runtime.monotonic(), chain)
-        self._note(new, era)
-        return new
+        at = self._runtime.monotonic()
+        return self._note(head, tag, at, chain, era) or Look(head, tag, at, chain, look.trail)
 
     async def peek(self, *, probe: bool = False) -> tuple[Head, Hashable] | None:
         """The head as it is, with its tag, without judging it; None if there is none."""
@@ -173,7 +183,7 @@ class Observer:
         if not isinstance(cells, EpochCells):
             return b""
         epoch: bytes = await self._ask(cells.epoch, probe=probe)
-        return epoch
+        return epoch if len(epoch) <= LONGEST_EPOCH else blake2b(epoch).digest()
 
     def _snapshot(self) -> _Known:
         with self._lock:
@@ -228,32 +238,32 @@ class Observer:
         self._older = head.log, after, older
         return older
 
-    def _note(self, look: Look, era: int) -> bool:
-        """Remember what was found. False if it is out of date: another incarnation was found since the
-        load was sent."""
-        head = look.head
+    def _note(self, head: Head, tag: Hashable, at: float, chain: Chain, era: int) -> Look | None:
+        """Remember what was found. None if it is out of date: another incarnation was found since the
+        call was sent."""
         with self._lock:
             if head.log != self.trail.log:
                 if era != self.era:
-                    return False
+                    return None
                 self.era += 1
-                self._since = look.at
-                self.trail = Trail(head.log, look.chain.base, look.chain.tip)
+                self._since = at
+                self.trail = Trail(head.log, chain.base, chain.tip)
                 self.last = None
-            elif self.trail.position < look.chain.base:  # a gap
-                self.trail = Trail(head.log, look.chain.base, look.chain.tip)
-            self.trail.extend(look.chain.after(self.trail.position))
-            if look.chain is head.chain:
+            elif self.trail.position < chain.base:  # a gap
+                self.trail = Trail(head.log, chain.base, chain.tip)
+            self.trail.extend(chain.after(self.trail.position))
+            look = Look(head, tag, at, chain, self.trail)
+            if chain is head.chain:
                 self._older = None
             if self.last is None or self.last.head.position <= head.position:
                 self.last = look
             for member in head.members:
                 if member.mark:
-                    self._marks.setdefault(member.mark, look.at)
+                    self._marks.setdefault(member.mark, at)
             while len(self._marks) > _MARKS:
                 del self._marks[next(iter(self._marks))]
         self._warn(head)
-        return True
+        return look
 
     async def _found(
         self, head: Head | None, tag: Hashable, epoch: bytes, founding: Founding, probe: bool

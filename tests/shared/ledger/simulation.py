@@ -182,10 +182,19 @@ KINDS = {
 class Event:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self.happened = False
+        self.sleep: Sleep | None = None
+
+    def set(self) -> None:
+        self.happened = True
+        if self.sleep is not None:
+            self.sleep.until = NEVER
 
     async def wait(self, timeout: float | None = None) -> bool:
-        await Sleep(self.runtime.monotonic() + (timeout or 0.0))
-        return False
+        if not self.happened:
+            self.sleep = Sleep(self.runtime.monotonic() + (timeout or 0.0))
+            await self.sleep
+        return self.happened
 
 
 class Runtime:

@@ -211,7 +211,8 @@ def tags_repeat(world: World) -> None:
     old log back; and a member that has noticed nothing goes on with it."""
     unaware, slow = trusting(world), trusting(world)
     for _ in range(4):
-        world.run(slow, slow.purge(), lambda _: len(world.finals) >= 1)
+        purge(world, slow)
+        sync(world, unaware)
         sync(world, unaware)
     unaware.stopped = slow.stopped = True
     task = world.run(slow, slow.purge(), before("swap"))
