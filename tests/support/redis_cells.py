@@ -130,7 +130,7 @@ def guard_of(runtime: LoopRuntime) -> Guard:
     return Guard(runtime, Counters(), name="redis cells", timeout=5.0, connect_timeout=5.0)
 
 
-def journal_of(url: str, prefix: str, term: float = 0.6) -> CellsJournal:
+def journal_of(url: str, prefix: str, term: float = 0.5) -> CellsJournal:
     runtime = LoopRuntime()
     return CellsJournal(
         RedisCells(url),

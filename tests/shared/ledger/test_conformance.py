@@ -21,6 +21,7 @@ def guard_of(runtime: LoopRuntime) -> Guard:
 
 class TestJournal(JournalConformance):
     look_every: ClassVar[float | None] = 0.01
+    term: ClassVar[float] = 0.4
 
     def setup_method(self) -> None:
         self.server = CellServer()
@@ -36,7 +37,7 @@ class TestJournal(JournalConformance):
             guard_of(runtime).call,
             runtime,
             prefix="test:log",
-            term=0.4,
+            term=self.term,
             identity="the log of this test",
             look_every=self.look_every,
         )
@@ -52,11 +53,20 @@ class TestJournal(JournalConformance):
         self.server.restore(saved)
 
 
-class TestJournalThatIsTold(TestJournal):
+class JournalThatIsTold(TestJournal):
     look_every: ClassVar[float | None] = None
 
     def make_cells(self, runtime: LoopRuntime) -> Cells:
         return WaitableMemoryCells(self.server, runtime)
+
+
+def test_a_journal_that_is_told_of_changes() -> None:
+    suite = JournalThatIsTold()
+    suite.setup_method()
+    try:
+        suite.test_a_subscription_tells_that_the_log_grew()
+    finally:
+        suite.teardown_method()
 
 
 class PlainCells(MemoryCells):
@@ -65,6 +75,7 @@ class PlainCells(MemoryCells):
 
 class TestPlainJournal(TestJournal):
     members = False
+    term = 0.25
 
     def make_cells(self, runtime: LoopRuntime) -> Cells:
         return PlainCells(self.server)

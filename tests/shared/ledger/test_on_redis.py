@@ -55,16 +55,23 @@ class TestRedisCells(CellsConformance):
         self.valkey.cli("DEL", name)
         return True
 
-    def factory(self) -> tuple[str, list[Any]] | None:
+    def factory(self) -> tuple[str, list[Any]]:
         return "tests.support.redis_cells:cells_of", [self.valkey.url]
 
 
-class TestWatchingRedisCells(TestRedisCells):
+class WatchedRedisCells(TestRedisCells):
     def make_cells(self) -> Cells:
         return WatchingRedisCells(self.valkey.url)
 
-    def factory(self) -> None:
-        return None
+
+def test_compare_and_set_without_a_script(session_valkey: Valkey) -> None:
+    suite = WatchedRedisCells()
+    suite.valkey = session_valkey
+    suite.setup_method()
+    try:
+        suite.test_clients_in_threads_see_one_cell()
+    finally:
+        suite.teardown_method()
 
 
 @pytest.mark.parametrize(
