@@ -20,7 +20,7 @@ from unittest import mock
 
 from layergate import CacheStack, MemoryLayer
 from layergate.shared.ledger import rules
-from tests.support.redis_cells import CellsLayer
+from tests.support.redis_cells import RedisCellsLayer
 
 __all__ = ["BROKEN", "KEYS", "make"]
 
@@ -70,7 +70,7 @@ class Worker:
         self.floor = mapped(Path(folder, "floor"))
         self.number, self.of = number, of
         self.ends = time.monotonic() + seconds
-        self.layer = CellsLayer(
+        self.layer = RedisCellsLayer(
             url, namespace=namespace, max_disconnected=term, timeout=0.5, lease_term=2.0
         )
         self.stack = CacheStack([MemoryLayer("4MB"), self.layer])

@@ -17,8 +17,9 @@ from layergate.core.shared import Joining
 from layergate.layers.redis.blobs import RedisBlobs
 from layergate.layers.redis.client import RedisClient
 from layergate.runtime.loop import LoopRuntime
+from layergate.shared.cells_layer import CellsLayer
 from layergate.shared.guard import Guard
-from layergate.shared.layer import System, SystemLayer, SystemOptions
+from layergate.shared.layer import SystemOptions
 from layergate.shared.ledger import CellsJournal, CellsLeaseStore
 from layergate.shared.ports import Cell, Limits, Tag
 
@@ -87,8 +88,10 @@ class WatchingRedisCells(RedisCells):
         return new
 
 
-class CellsLayer(SystemLayer):
+class RedisCellsLayer(CellsLayer):
     """A layer whose log and leases are the ledger's, and whose entries are in the same server."""
+
+    look_every = 0.01
 
     def __init__(self, url: str, **options: Unpack[SystemOptions]) -> None:
         options.setdefault("name", "redis cells")
@@ -102,20 +105,9 @@ class CellsLayer(SystemLayer):
         )
         self._cells = RedisCells(url)
 
-    def open(self, joining: Joining) -> System:
-        client, cells, runtime = self._client, self._cells, joining.runtime
-        client.bind(runtime, joining.counters)
-        guard = client.guard
-        journal = CellsJournal(
-            cells,
-            guard.call,
-            runtime,
-            prefix=f"{self.namespace}:log",
-            term=self.max_disconnected,
-            look_every=0.01,
-        )
-        leases = CellsLeaseStore(cells, guard.call, runtime, prefix=f"{self.namespace}:leases")
-        return System(guard, RedisBlobs(client, self.namespace), journal, leases)
+    def connect(self, joining: Joining) -> tuple[RedisBlobs, RedisCells]:
+        self._client.bind(joining.runtime, joining.counters)
+        return RedisBlobs(self._client, self.namespace), self._cells
 
     async def aclose(self) -> None:
         await self._client.close()

@@ -123,6 +123,24 @@ def test_the_dead_are_found_where_nobody_purges() -> None:
     assert len(Head.decode(world.store.cells["n:head"][0]).members) <= 24
 
 
+def test_a_process_that_has_just_started_purges_without_waiting() -> None:
+    """Others have known the log for long, and have written that down."""
+    world = World(1)
+    one = world.new()
+    for _ in range(9):
+        world.run(one, one.sync())
+        world.wait(0.15)
+    started = world.new()
+    began = world.time
+    task = world.start(started, started.purge())
+    while not task.over:
+        world.step(started, task)
+        world.run(one, one.sync())
+    assert len(world.finals) == 1
+    assert world.time - began < 0.2
+    assert Head.decode(world.store.cells["n:head"][0]).settled
+
+
 def test_a_full_list_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everybody died before anybody could notice that others had."""
     monkeypatch.setattr(head_module, "MAX_MEMBERS", 20)

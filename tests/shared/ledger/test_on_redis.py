@@ -22,8 +22,8 @@ from layergate.testing.layers import LayerConformance
 from layergate.testing.leases import LeaseConformance
 from tests.support.nodes import Exact
 from tests.support.redis_cells import (
-    CellsLayer,
     RedisCells,
+    RedisCellsLayer,
     WatchingRedisCells,
     cells_of,
     journal_of,
@@ -148,7 +148,7 @@ class TestLayer(LayerConformance):
         cls.valkey = session_valkey
 
     async def make_layer(self) -> Layer:
-        layer = CellsLayer(self.valkey.url, namespace=f"layer{time.time_ns()}", timeout=5.0)
+        layer = RedisCellsLayer(self.valkey.url, namespace=f"layer{time.time_ns()}", timeout=5.0)
         self.world = LoopRuntime()
         self.log, _ = layer.join(Joining(Invalidations(), self.world, Counters(), ()))
         assert await self.log.catch_up()
@@ -159,7 +159,7 @@ class TestLayer(LayerConformance):
     async def close_layer(self, layer: Layer) -> None:
         await self.log.leave()
         await self.world.aclose(1.0)
-        assert isinstance(layer, CellsLayer)
+        assert isinstance(layer, RedisCellsLayer)
         await layer.aclose()
 
 
