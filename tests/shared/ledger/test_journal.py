@@ -18,7 +18,7 @@ from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.shared.guard import Guard
 from layergate.shared.journal import Addition, Appended, Founding, Grew, Journal, Place, Reply
 from layergate.shared.ledger import CellsJournal
-from layergate.shared.ledger.head import Head, Mode, joined
+from layergate.shared.ledger.head import Head, Mode, joined, suspected
 from layergate.shared.ports import Cell, Tag
 from layergate.testing.memory_cells import CellServer, MemoryCells, WaitableMemoryCells
 from tests.shared.ledger.simulation import ask
@@ -344,6 +344,28 @@ def test_leaving() -> None:
     run(scenario())
 
 
+def test_a_member_that_was_marked_acknowledges_once_more() -> None:
+    """What it had told was lost, so a purge has waited for it in vain."""
+
+    async def scenario() -> None:
+        server = CellServer()
+        one = One(server, term=0.05)
+        await one.sync()
+        await one.append(b"purge")
+        await one.sync()
+        told = [name for name in server.cells if name.startswith(f"{PREFIX}:m")]
+        server.lose(*told)
+        await one.sync()
+        assert not server.cells.keys() & set(told), "nothing is new"
+        marked = suspected(head(server), {one.name}, lambda: b"a mark..")
+        server.set(HEAD, marked.encode())
+        await one.sync()
+        await one.sync()
+        assert server.cells.keys() & set(told)
+
+    run(scenario())
+
+
 # -- faults --------------------------------------------------------------------------------------------
 
 
@@ -451,6 +473,49 @@ def test_a_reply_that_was_overtaken_is_no_rollback() -> None:
         assert (await late).last == 0
         assert (await one.sync()).log == log
         assert head(server).log == log
+
+    run(scenario())
+
+
+def test_a_process_that_knows_another_history_founds_a_new_log() -> None:
+    """It remembers where it stood, and nothing of what came before, as after a fork."""
+
+    async def scenario() -> None:
+        server = CellServer()
+        one = One(server)
+        await one.sync()
+        await one.append(b"purge")
+        other = One(server)
+        other.log, other.position, other.tip = one.log, 1, one.tip
+        assert (await other.sync()).log == one.log
+        stranger = One(server)
+        stranger.log, stranger.position, stranger.tip = one.log, 1, b"x" * 40
+        assert (await stranger.sync()).log != one.log
+
+    run(scenario())
+
+
+def test_a_record_is_asked_for_before_anything_was_read() -> None:
+    async def scenario() -> None:
+        server = CellServer()
+        one, other = One(server), One(server)
+        await one.sync()
+        record = await one.append(b"purge")
+        status = await other.status(record)
+        assert (status.found, status.final) == (True, False)
+
+    run(scenario())
+
+
+def test_many_large_records_at_once_take_many_swaps() -> None:
+    async def scenario() -> None:
+        server = CellServer(largest=16_384)
+        one, other = One(server), One(server)
+        await one.sync()
+        data = [bytes([number]) * one.journal.largest_record for number in range(64)]
+        await one.append(*data)
+        await other.sync()
+        assert other.data == one.data == data
 
     run(scenario())
 
