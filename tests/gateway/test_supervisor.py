@@ -423,7 +423,7 @@ async def test_new_rules_hold_in_all_workers_and_nothing_is_lost(tmp_path, worke
 
 WRONG: list[tuple[str | None, str]] = [
     ('{"rules": [{"path": "no slash"}]}', "path must be a string that starts with"),
-    ('{"rules": [{"path": "/{a}{b}"}]}', "path has two placeholders"),
+    ('{"rules": [{"path": "/{a}{b}"}]}', "path has two adjacent placeholders"),
     ('{"workers": 0}', "workers must be"),
     ("{", "is no JSON"),
     (None, "No such file"),
