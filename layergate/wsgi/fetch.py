@@ -22,7 +22,7 @@ from typing import Final
 
 from layergate.http.engine.cache import Cache
 from layergate.http.engine.driver import Attempt, resolve
-from layergate.http.engine.exchange import Exchange, Relay, State
+from layergate.http.engine.exchange import Delivery, Exchange, State
 from layergate.http.engine.feed import log_hidden
 from layergate.route_calls import policy_place
 from layergate.runtime.blocking import run_blocking
@@ -89,11 +89,11 @@ class Fetch:
             raise
         feed, source = tap.feed, tap.source
         if feed is not None and (
-            tap.relay is Relay.SWALLOW or feed.exchange.state is State.ANSWERED
+            tap.delivery is Delivery.DROP or feed.exchange.state is State.ANSWERED
         ):
             return self._answered()
         assert source is not None
-        if tap.relay is Relay.FORWARD and (source.listed or not source.begun):
+        if tap.delivery is Delivery.FORWARD and (source.listed or not source.begun):
             return self._untouched(source.iterable)
         if self._over and self._error is None and not tap.muted:
             if source.listed and not tap.completes:
@@ -111,9 +111,9 @@ class Fetch:
             return
         try:
             self._call()
-            if tap.relay is not Relay.FORWARD:
+            if tap.delivery is not Delivery.FORWARD:
                 limit = time.monotonic() + float(self._cache.options.abandoned_timeout)  # type: ignore[arg-type]
-                while tap.relay is not Relay.SWALLOW and self._advance() is not None:
+                while tap.delivery is not Delivery.DROP and self._advance() is not None:
                     if not exchange.stream.readers and (
                         exchange.stream.oversized or time.monotonic() > limit
                     ):
@@ -144,12 +144,12 @@ class Fetch:
                 note_back(self._environ, self._outer, self._carried)
             if tap.hopeless():
                 tap.commit()
-            if tap.relay is Relay.FORWARD or tap.relay is Relay.SWALLOW:
+            if tap.delivery is Delivery.FORWARD or tap.delivery is Delivery.DROP:
                 return
             # A list holds all of the body already: followers need not wait for the client.
             while (chunk := self._advance()) is not None:
                 tap.ahead.append(chunk)
-                if not source.listed or tap.relay in (Relay.FORWARD, Relay.SWALLOW):
+                if not source.listed or tap.delivery in (Delivery.FORWARD, Delivery.DROP):
                     break
         finally:
             policy_place.reset(place)
@@ -175,13 +175,13 @@ class Fetch:
             if chunk is None:
                 self._finish()
                 return None
-            if tap.relay is None:
+            if tap.delivery is None:
                 tap.commit(chunk)
             chunk = tap.fed(chunk)
             if tap.expected is not None and tap.received == tap.expected:
                 self._look_ahead(tap.source)
         except BaseException as error:
-            if tap.relay is not None:
+            if tap.delivery is not None:
                 tap.abort(error)
                 self._over = True
             raise
@@ -230,7 +230,7 @@ class Fetch:
         self._over = True
         feed = self._tap.feed
         if feed is not None and feed.failed(error):
-            if feed.relay is Relay.SWALLOW:
+            if feed.delivery is Delivery.DROP:
                 log_hidden(error)  # a response is returned, so the error cannot be raised as well
             return True
         self._tap.abort(error)
@@ -280,7 +280,7 @@ class Fetch:
         if exchange is not None:
             exchange.stream.goes_on()
         try:
-            if not self._over and tap.relay is Relay.SHARE:
+            if not self._over and tap.delivery is Delivery.SHARE:
                 tap.leave()
                 self._drain()
         finally:
