@@ -23,7 +23,7 @@ from typing import Final
 from layergate.http.engine.cache import Cache
 from layergate.http.engine.driver import Attempt, resolve
 from layergate.http.engine.exchange import Delivery, Exchange, State
-from layergate.http.engine.feed import log_hidden
+from layergate.http.engine.feed import Feed, log_hidden
 from layergate.route_calls import policy_place
 from layergate.runtime.blocking import run_blocking
 from layergate.wsgi.bodies import Copied, File, Source, Whole
@@ -78,8 +78,9 @@ class Fetch:
         """Call the app, and answer the client. None if the app has to be called once more, after
         which `Conversation.again` asks."""
         tap = self._tap
+        own: Body | None = None
         try:
-            self._call()
+            own = self._ask() if tap.feed is None else self._call(tap.feed)
         except Exception as error:
             if not self._failed(error):
                 raise
@@ -87,13 +88,15 @@ class Fetch:
             tap.abort(error)
             self._close_app()
             raise
+        if own is not None:
+            return self._untouched(own)
         feed, source = tap.feed, tap.source
         if feed is not None and (
             tap.delivery is Delivery.DROP or feed.exchange.state is State.ANSWERED
         ):
             return self._answered()
         assert source is not None
-        if tap.delivery is Delivery.FORWARD and (source.listed or not source.begun):
+        if tap.delivery is Delivery.FORWARD and source.listed:
             return self._untouched(source.iterable)
         if self._over and self._error is None and not tap.muted:
             if source.listed and not tap.completes:
@@ -110,7 +113,7 @@ class Fetch:
         if not run_blocking(feed.wanted()):
             return
         try:
-            self._call()
+            self._call(feed)
             if tap.delivery is not Delivery.FORWARD:
                 limit = time.monotonic() + float(self._cache.options.abandoned_timeout)  # type: ignore[arg-type]
                 while tap.delivery is not Delivery.DROP and self._advance() is not None:
@@ -125,32 +128,36 @@ class Fetch:
             self._close_app()
             run_blocking(feed.end())
 
-    def _call(self) -> None:
-        """Call the app and go on until the head of its response is final."""
-        feed = self._tap.feed
-        if feed is None:
-            self._ask()
-        else:
-            self._carried = carry(self._environ, feed.exchange.span.carry())
-            with feed.exchange.span.current():
-                self._ask()
+    def _call(self, feed: Feed) -> Body | None:
+        """As `_ask`, within the span of the fetch."""
+        self._carried = carry(self._environ, feed.exchange.span.carry())
+        with feed.exchange.span.current():
+            return self._ask()
 
-    def _ask(self) -> None:
+    def _ask(self) -> Body | None:
+        """Call the app and go on until the head of its response is final. Returns the app's own iterable
+        if the response is for the client alone, with nothing taken from it."""
         tap = self._tap
         place = policy_place.set(tap.route)
         try:
-            source = tap.source = Source(ask(self._app, self._environ, tap.start_response))
+            iterable = ask(self._app, self._environ, tap.start_response)
             if self._outer is not None:
                 note_back(self._environ, self._outer, self._carried)
+            if tap.forwarded:
+                return iterable
+            source = tap.source = Source(iterable)
             if tap.hopeless():
                 tap.commit()
-            if tap.delivery is Delivery.FORWARD or tap.delivery is Delivery.DROP:
-                return
+            if tap.delivery is Delivery.FORWARD:
+                return iterable
+            if tap.delivery is Delivery.DROP:
+                return None
             # A list holds all of the body already: followers need not wait for the client.
             while (chunk := self._advance()) is not None:
                 tap.ahead.append(chunk)
                 if not source.listed or tap.delivery in (Delivery.FORWARD, Delivery.DROP):
                     break
+            return None
         finally:
             policy_place.reset(place)
             tap.route.returned()

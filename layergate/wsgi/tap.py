@@ -65,12 +65,12 @@ class Tap:
         "_cache",
         "_eager",
         "_environ",
+        "_had_token",
         "_head",
         "_judge",
         "_judged",
         "_reader",
         "_start",
-        "_tokens",
         "_write",
         "ahead",
         "delivery",
@@ -102,8 +102,9 @@ class Tap:
         self._head: tuple[str, Texts, tuple[Any, ...]] | None = None
         self._write: Write | None = None
         self._reader: Reader | None = None
-        # (no method of the tap: what refers to the exchange must not be referred to by it)
-        self._tokens = functools.partial(_has_token, environ, before=has_token(environ))
+        # A POST, which is judged eagerly, is stored only with a lifetime of its own: then tokens do not
+        # matter.
+        self._had_token = not eager and has_token(environ)
         self.route = begin_call(cache, environ)
         self.delivery: Delivery | None = None
         self.source: Source | None = None
@@ -114,11 +115,17 @@ class Tap:
         self.muted = False
         self.feed: Feed | None = None
         if exchange is not None:
-            self.feed = Feed(cache, exchange, self._tokens)
+            self._begin_feed(exchange)
             if not exchange.uncollapsed and start is not None:
                 # The leader counts as a reader: it holds on to the body, and it is one of several
                 # when another reader is slow.
                 self._reader = exchange.stream.reader(exchange.request)
+
+    def _begin_feed(self, exchange: Exchange) -> Feed:
+        # (no method of the tap: what refers to the exchange must not be referred to by it)
+        tokens = functools.partial(_has_token, self._environ, before=self._had_token)
+        feed = self.feed = Feed(self._cache, exchange, tokens)
+        return feed
 
     @property
     def exchange(self) -> Exchange | None:
@@ -129,6 +136,11 @@ class Tap:
         """True if the answer consists of stored octets and of the part that the app sends."""
         return self.feed is not None and self.feed.exchange.completes
 
+    @property
+    def forwarded(self) -> bool:
+        """True if the response is for the client alone, and was never fed into an exchange."""
+        return self.feed is None and self.delivery is Delivery.FORWARD
+
     # -- what the app calls --------------------------------------------------------------------
 
     def start_response(self, status: str, headers: Texts, exc_info: Any = None) -> Write:
@@ -136,10 +148,14 @@ class Tap:
         if self.delivery is None:
             if self._head is not None and exc_info is None:
                 raise AssertionError("start_response was called twice without exc_info")
-            self._head = (status, list(headers), raised(exc_info))
             self.route.look()  # while a framework still knows its request
             if self._eager:
-                self._decide(status, headers)
+                judged = self._decide(status, headers)
+                if not isinstance(judged, Exchange):
+                    assert self._start is not None
+                    self.delivery, self._head = Delivery.FORWARD, None
+                    return self._start(status, judged, *raised(exc_info))
+            self._head = (status, list(headers), raised(exc_info))
             return self.write
         # The head has been used: what was taken for the response is not what it ends with.
         if exc_info is None:
@@ -150,8 +166,10 @@ class Tap:
                 raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # PEP 3333: no circular reference through this frame
-        hidden = {name.decode("latin-1") for name in self._cache.internal_fields}
-        shown = [line for line in headers if line[0].lower() not in hidden]
+        shown = self._decide(status, headers) if self._eager else headers
+        if not isinstance(shown, list) or shown is headers:
+            hidden = {name.decode("latin-1") for name in self._cache.internal_fields}
+            shown = [line for line in headers if line[0].lower() not in hidden]
         # Raises exc_info if the head is on its way to the client.
         self._to_client(status, shown, raised(exc_info))
         return self.write
@@ -214,13 +232,14 @@ class Tap:
         status, headers, raising = self._head
         self._head = None  # an error in it refers to the app's frame, and that to this tap
         judged: Exchange | Texts | None = None
-        if self.feed is None:
+        feed = self.feed
+        if feed is None:
             judged = self._judged if self._eager else self._decide(status, headers)
             if not isinstance(judged, Exchange):
                 assert judged is not None
                 self._to_client(status, judged, raising)
                 return
-            self.feed = Feed(self._cache, judged, self._tokens)
+            feed = self._begin_feed(judged)
         code, lines = head_of(status, headers)
         if lines is None:  # not what PEP 3333 asks for; the server will say so
             self._to_client(status, headers, raising)
@@ -228,11 +247,14 @@ class Tap:
         if judged is not None and first is None and not self._refuses(code, lines):
             self._head = status, headers, raising  # it may be of use after all
             return
-        exchange = self.feed.exchange
-        delivery = self.delivery = self._tell(self.feed, code, lines, first)
+        delivery = self.delivery = self._tell(feed, code, lines, first)
         self.route.close()
-        if delivery is Delivery.DROP:
-            return
+        if delivery is not Delivery.DROP:
+            self._respond(feed, status, lines, raising)
+
+    def _respond(self, feed: Feed, status: str, lines: Lines, raising: tuple[Any, ...]) -> None:
+        """Start the response for the client: the app's own, or what the client gets in its place."""
+        exchange, delivery = feed.exchange, self.delivery
         if delivery is Delivery.SHARE and self._start is not None:
             step = resolve(self._cache, exchange)
             if isinstance(step, Serve):
@@ -248,7 +270,7 @@ class Tap:
             if before:
                 self.ahead.append(before)
         if self._start is not None:
-            self._write = self._start(status, texts(self.feed.client_lines), *raising)
+            self._write = self._start(status, texts(feed.client_lines), *raising)
 
     def _tell(self, feed: Feed, code: int, lines: Lines, first: bytes | None) -> Delivery:
         """Tell the exchange of the head, and of the first part of the body if it depends on that."""
