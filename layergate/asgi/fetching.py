@@ -32,7 +32,7 @@ from layergate.http.engine.driver import (
     refreshing,
     resolve,
 )
-from layergate.http.engine.exchange import Exchange, Relay, State
+from layergate.http.engine.exchange import Delivery, Exchange, State
 from layergate.http.engine.stream import Reader
 from layergate.route_calls import policy_place
 from layergate.runtime.loop import LoopRuntime
@@ -194,7 +194,7 @@ class Fetcher:
         except Exception as error:
             if not tap.feed.failed(error):
                 raise
-            late = error if tap.feed.relay is Relay.SWALLOW else None
+            late = error if tap.feed.delivery is Delivery.DROP else None
         except BaseException as error:
             tap.feed.abort(error)
             raise

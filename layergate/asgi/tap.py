@@ -19,7 +19,7 @@ from layergate.asgi.scope import HIT_FOR_MISS, has_token, is_personal
 from layergate.errors import OriginUnreachable
 from layergate.frameworks import KEY
 from layergate.http.engine.cache import Cache
-from layergate.http.engine.exchange import Exchange, Relay
+from layergate.http.engine.exchange import Delivery, Exchange
 from layergate.http.engine.feed import Feed
 from layergate.route_calls import RouteCall, policy_place
 
@@ -135,7 +135,7 @@ class Tap:
             # It is what `_to_client` has raised, perhaps wrapped by a framework.
             self.feed.abort(error)
             return
-        dropped = self.feed.relay is Relay.SWALLOW
+        dropped = self.feed.delivery is Delivery.DROP
         if self.feed.failed(error):
             await self.feed.end()
             if not dropped:
@@ -161,7 +161,7 @@ class Tap:
             return {"type": "http.disconnect"}
         if not client.gone:
             await client.receive.disconnected()
-        if self.feed.relay not in (Relay.FORWARD, Relay.TEE) and exchange.leads_others:
+        if self.feed.delivery not in (Delivery.FORWARD, Delivery.COPY) and exchange.leads_others:
             # This client is gone, but other clients wait for the response, or read it.
             await exchange.wait_until_over()
         return {"type": "http.disconnect"}
@@ -173,30 +173,30 @@ class Tap:
         if self._flushing is not None:
             await self.flushed()
         feed = self.feed
-        relay = feed.relay
+        delivery = feed.delivery
         if kind == BODY:
-            if relay is None:
+            if delivery is None:
                 raise RuntimeError("the app sent http.response.body before http.response.start")
             more = message.get("more_body", False)
-            if relay is not Relay.FORWARD:
-                relay = await feed.part(message.get("body", b""), more=more)
-            if relay is Relay.FORWARD or relay is Relay.TEE:
+            if delivery is not Delivery.FORWARD:
+                delivery = await feed.part(message.get("body", b""), more=more)
+            if delivery is Delivery.FORWARD or delivery is Delivery.COPY:
                 if self._held is not None:
                     await self._head_to_client()
                 await self._to_client(message)
-            elif relay is Relay.SHARE and more and self.exchange.stream.oversized:
+            elif delivery is Delivery.SHARE and more and self.exchange.stream.oversized:
                 await self.exchange.stream.room()
                 if not self.exchange.stream.readers:
                     raise _Deserted("every client is gone")
         elif kind == START:
             await self._head(message)
-        elif relay is Relay.TEE:
+        elif delivery is Delivery.COPY:
             # The rest of the body takes another way (pathsend, zerocopysend, trailers): what was
             # seen of it is not the whole.
             feed.give_up()
             await self._head_to_client()
             await self._to_client(message)
-        elif relay is None or relay is Relay.FORWARD:
+        elif delivery is None or delivery is Delivery.FORWARD:
             # Early hints, debug information: for the client whose request this is.
             if not self.deserted:
                 await self._to_client(message)
@@ -206,7 +206,7 @@ class Tap:
         status, asked = message["status"], exchange.request
         # (by the path that was asked for: the app may have changed it)
         asked.secured |= route.secured(scope, asked.method, asked.path)
-        relay = await self.feed.head(
+        delivery = await self.feed.head(
             status,
             list(message.get("headers", ())),
             policy=route.policy(scope, asked.method, status),
@@ -216,7 +216,7 @@ class Tap:
         route.close()
         if self._outer is not None:
             self._note_back(self._outer)
-        if relay is Relay.SWALLOW:
+        if delivery is Delivery.DROP:
             return
         self._held = message  # (of a shared response too: it may turn out not to be shared)
         if not exchange.opened:
@@ -224,7 +224,7 @@ class Tap:
                 # An app that has all of the body sends it now. One that does not must not hold back
                 # the head.
                 asyncio.get_running_loop().call_soon(self._overdue)
-        elif relay is not Relay.SHARE:
+        elif delivery is not Delivery.SHARE:
             await self._head_to_client()
 
     def _note_back(self, outer: Scope) -> None:
@@ -235,9 +235,9 @@ class Tap:
 
     def _overdue(self) -> None:
         """The body did not come with the head: the head goes out without it."""
-        relay = self.feed.overdue()
-        if relay is not None:
-            flush = self.feed.remember() if relay is Relay.SHARE else self._head_to_client()
+        delivery = self.feed.overdue()
+        if delivery is not None:
+            flush = self.feed.remember() if delivery is Delivery.SHARE else self._head_to_client()
             self._flushing = asyncio.create_task(flush)
 
     async def flushed(self) -> None:
@@ -256,10 +256,10 @@ class Tap:
         if client is None:
             return  # a background refresh
         if client.gone:
-            if self.feed.relay is Relay.TEE:
+            if self.feed.delivery is Delivery.COPY:
                 return  # worth finishing, for the store
             raise _Deserted("the client is gone")
-        if self.feed.relay is Relay.TEE:
+        if self.feed.delivery is Delivery.COPY:
             with self.exchange.stream.at_client():
                 await client.send(message)
         else:

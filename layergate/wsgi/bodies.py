@@ -53,11 +53,6 @@ class Source:
         self._next: bytes | None = None
         self._closed = False
 
-    @property
-    def begun(self) -> bool:
-        """True once the first part has been asked for."""
-        return self._iterator is not None
-
     def take(self) -> bytes | None:
         """The next part; None at the end."""
         chunk, self._next = self._next, None

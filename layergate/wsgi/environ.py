@@ -295,12 +295,15 @@ def forward_environ(environ: Environ, lines: Lines, file_wrapper: object) -> Env
     file before its bytes have been seen here.
     """
     copy = dict(environ)
+    asked: dict[bytes, bytes] = {}
+    for name, value in lines:
+        if name in PER_RESPONSE_FIELDS:
+            asked[name] = asked[name] + b", " + value if name in asked else value
     for name, variable in _VARIABLES:
-        values = [value for other, value in lines if other == name]
-        if values:
-            copy[variable] = b", ".join(values).decode("latin-1")
-        else:
-            copy.pop(variable, None)
+        if name in asked:
+            copy[variable] = asked[name].decode("latin-1")
+        elif variable in copy:
+            del copy[variable]
     if "wsgi.file_wrapper" in copy:
         copy["wsgi.file_wrapper"] = file_wrapper
     return copy

@@ -22,8 +22,8 @@ from typing import Final
 
 from layergate.http.engine.cache import Cache
 from layergate.http.engine.driver import Attempt, resolve
-from layergate.http.engine.exchange import Exchange, Relay, State
-from layergate.http.engine.feed import log_hidden
+from layergate.http.engine.exchange import Delivery, Exchange, State
+from layergate.http.engine.feed import Feed, log_hidden
 from layergate.route_calls import policy_place
 from layergate.runtime.blocking import run_blocking
 from layergate.wsgi.bodies import Copied, File, Source, Whole
@@ -78,8 +78,9 @@ class Fetch:
         """Call the app, and answer the client. None if the app has to be called once more, after
         which `Conversation.again` asks."""
         tap = self._tap
+        own: Body | None = None
         try:
-            self._call()
+            own = self._ask() if tap.feed is None else self._call(tap.feed)
         except Exception as error:
             if not self._failed(error):
                 raise
@@ -87,13 +88,15 @@ class Fetch:
             tap.abort(error)
             self._close_app()
             raise
+        if own is not None:
+            return self._untouched(own)
         feed, source = tap.feed, tap.source
         if feed is not None and (
-            tap.relay is Relay.SWALLOW or feed.exchange.state is State.ANSWERED
+            tap.delivery is Delivery.DROP or feed.exchange.state is State.ANSWERED
         ):
             return self._answered()
         assert source is not None
-        if tap.relay is Relay.FORWARD and (source.listed or not source.begun):
+        if tap.delivery is Delivery.FORWARD and source.listed:
             return self._untouched(source.iterable)
         if self._over and self._error is None and not tap.muted:
             if source.listed and not tap.completes:
@@ -110,10 +113,10 @@ class Fetch:
         if not run_blocking(feed.wanted()):
             return
         try:
-            self._call()
-            if tap.relay is not Relay.FORWARD:
+            self._call(feed)
+            if tap.delivery is not Delivery.FORWARD:
                 limit = time.monotonic() + float(self._cache.options.abandoned_timeout)  # type: ignore[arg-type]
-                while tap.relay is not Relay.SWALLOW and self._advance() is not None:
+                while tap.delivery is not Delivery.DROP and self._advance() is not None:
                     if not exchange.stream.readers and (
                         exchange.stream.oversized or time.monotonic() > limit
                     ):
@@ -125,32 +128,36 @@ class Fetch:
             self._close_app()
             run_blocking(feed.end())
 
-    def _call(self) -> None:
-        """Call the app and go on until the head of its response is final."""
-        feed = self._tap.feed
-        if feed is None:
-            self._ask()
-        else:
-            self._carried = carry(self._environ, feed.exchange.span.carry())
-            with feed.exchange.span.current():
-                self._ask()
+    def _call(self, feed: Feed) -> Body | None:
+        """As `_ask`, within the span of the fetch."""
+        self._carried = carry(self._environ, feed.exchange.span.carry())
+        with feed.exchange.span.current():
+            return self._ask()
 
-    def _ask(self) -> None:
+    def _ask(self) -> Body | None:
+        """Call the app and go on until the head of its response is final. Returns the app's own iterable
+        if the response is for the client alone, with nothing taken from it."""
         tap = self._tap
         place = policy_place.set(tap.route)
         try:
-            source = tap.source = Source(ask(self._app, self._environ, tap.start_response))
+            iterable = ask(self._app, self._environ, tap.start_response)
             if self._outer is not None:
                 note_back(self._environ, self._outer, self._carried)
+            if tap.forwarded:
+                return iterable
+            source = tap.source = Source(iterable)
             if tap.hopeless():
                 tap.commit()
-            if tap.relay is Relay.FORWARD or tap.relay is Relay.SWALLOW:
-                return
+            if tap.delivery is Delivery.FORWARD:
+                return iterable
+            if tap.delivery is Delivery.DROP:
+                return None
             # A list holds all of the body already: followers need not wait for the client.
             while (chunk := self._advance()) is not None:
                 tap.ahead.append(chunk)
-                if not source.listed or tap.relay in (Relay.FORWARD, Relay.SWALLOW):
+                if not source.listed or tap.delivery in (Delivery.FORWARD, Delivery.DROP):
                     break
+            return None
         finally:
             policy_place.reset(place)
             tap.route.returned()
@@ -175,13 +182,13 @@ class Fetch:
             if chunk is None:
                 self._finish()
                 return None
-            if tap.relay is None:
+            if tap.delivery is None:
                 tap.commit(chunk)
             chunk = tap.fed(chunk)
             if tap.expected is not None and tap.received == tap.expected:
                 self._look_ahead(tap.source)
         except BaseException as error:
-            if tap.relay is not None:
+            if tap.delivery is not None:
                 tap.abort(error)
                 self._over = True
             raise
@@ -230,7 +237,7 @@ class Fetch:
         self._over = True
         feed = self._tap.feed
         if feed is not None and feed.failed(error):
-            if feed.relay is Relay.SWALLOW:
+            if feed.delivery is Delivery.DROP:
                 log_hidden(error)  # a response is returned, so the error cannot be raised as well
             return True
         self._tap.abort(error)
@@ -280,7 +287,7 @@ class Fetch:
         if exchange is not None:
             exchange.stream.goes_on()
         try:
-            if not self._over and tap.relay is Relay.SHARE:
+            if not self._over and tap.delivery is Delivery.SHARE:
                 tap.leave()
                 self._drain()
         finally:

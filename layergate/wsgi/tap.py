@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from layergate.http.engine.cache import Cache
 from layergate.http.engine.driver import Serve, resolve
-from layergate.http.engine.exchange import Exchange, Relay
+from layergate.http.engine.exchange import Delivery, Exchange
 from layergate.http.engine.feed import Feed
 from layergate.http.engine.stream import Reader
 from layergate.http.message.fields import Lines
@@ -55,7 +55,7 @@ class Tap:
     background refresh. ``exchange``: what to feed; None if that depends on the head. Then ``judge``
     decides: when the app gives its head if ``eager``, and else when that is final.
 
-    ``relay``: where the response goes; None until its head is final. ``source``: the body, once the app
+    ``delivery``: where the response goes; None until its head is final. ``source``: the body, once the app
     has returned it. ``ahead``: parts that are fed and not yet handed to the server; ``tail``: what of
     the answer comes after the app's body. ``received``, ``expected``: how much of the body has come, and
     how much was announced, bytes. ``muted``: the client has all it needs.
@@ -65,19 +65,19 @@ class Tap:
         "_cache",
         "_eager",
         "_environ",
+        "_had_token",
         "_head",
         "_judge",
         "_judged",
         "_reader",
         "_start",
-        "_tokens",
         "_write",
         "ahead",
+        "delivery",
         "expected",
         "feed",
         "muted",
         "received",
-        "relay",
         "route",
         "source",
         "tail",
@@ -102,10 +102,11 @@ class Tap:
         self._head: tuple[str, Texts, tuple[Any, ...]] | None = None
         self._write: Write | None = None
         self._reader: Reader | None = None
-        # (no method of the tap: what refers to the exchange must not be referred to by it)
-        self._tokens = functools.partial(_has_token, environ, before=has_token(environ))
+        # A POST, which is judged eagerly, is stored only with a lifetime of its own: then tokens do not
+        # matter.
+        self._had_token = not eager and has_token(environ)
         self.route = begin_call(cache, environ)
-        self.relay: Relay | None = None
+        self.delivery: Delivery | None = None
         self.source: Source | None = None
         self.ahead: deque[bytes] = deque()
         self.tail = b""
@@ -114,11 +115,17 @@ class Tap:
         self.muted = False
         self.feed: Feed | None = None
         if exchange is not None:
-            self.feed = Feed(cache, exchange, self._tokens)
+            self._begin_feed(exchange)
             if not exchange.uncollapsed and start is not None:
                 # The leader counts as a reader: it holds on to the body, and it is one of several
                 # when another reader is slow.
                 self._reader = exchange.stream.reader(exchange.request)
+
+    def _begin_feed(self, exchange: Exchange) -> Feed:
+        # (no method of the tap: what refers to the exchange must not be referred to by it)
+        tokens = functools.partial(_has_token, self._environ, before=self._had_token)
+        feed = self.feed = Feed(self._cache, exchange, tokens)
+        return feed
 
     @property
     def exchange(self) -> Exchange | None:
@@ -129,29 +136,40 @@ class Tap:
         """True if the answer consists of stored octets and of the part that the app sends."""
         return self.feed is not None and self.feed.exchange.completes
 
+    @property
+    def forwarded(self) -> bool:
+        """True if the response is for the client alone, and was never fed into an exchange."""
+        return self.feed is None and self.delivery is Delivery.FORWARD
+
     # -- what the app calls --------------------------------------------------------------------
 
     def start_response(self, status: str, headers: Texts, exc_info: Any = None) -> Write:
         """What the app gets as ``start_response``."""
-        if self.relay is None:
+        if self.delivery is None:
             if self._head is not None and exc_info is None:
                 raise AssertionError("start_response was called twice without exc_info")
-            self._head = (status, list(headers), raised(exc_info))
             self.route.look()  # while a framework still knows its request
             if self._eager:
-                self._decide(status, headers)
+                judged = self._decide(status, headers)
+                if not isinstance(judged, Exchange):
+                    assert self._start is not None
+                    self.delivery, self._head = Delivery.FORWARD, None
+                    return self._start(status, judged, *raised(exc_info))
+            self._head = (status, list(headers), raised(exc_info))
             return self.write
         # The head has been used: what was taken for the response is not what it ends with.
         if exc_info is None:
             raise AssertionError("start_response was called after the body had begun")
         self.abort(exc_info[1])
-        if self._start is None or self.relay is Relay.SWALLOW:
+        if self._start is None or self.delivery is Delivery.DROP:
             try:
                 raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # PEP 3333: no circular reference through this frame
-        hidden = {name.decode("latin-1") for name in self._cache.internal_fields}
-        shown = [line for line in headers if line[0].lower() not in hidden]
+        shown = self._decide(status, headers) if self._eager else headers
+        if not isinstance(shown, list) or shown is headers:
+            hidden = {name.decode("latin-1") for name in self._cache.internal_fields}
+            shown = [line for line in headers if line[0].lower() not in hidden]
         # Raises exc_info if the head is on its way to the client.
         self._to_client(status, shown, raised(exc_info))
         return self.write
@@ -160,14 +178,14 @@ class Tap:
         """The callable for apps that push their body instead of returning it."""
         if not data:
             return
-        if self.relay is None:
+        if self.delivery is None:
             self.commit(data)
         data = self.fed(data)
         exchange = self.exchange
         with contextlib.nullcontext() if exchange is None else exchange.stream.at_client():
             while self.ahead and self._write is not None and not self.muted:
                 self._write(self.ahead.popleft())
-            if self._write is not None and self.relay is not Relay.SWALLOW and not self.muted:
+            if self._write is not None and self.delivery is not Delivery.DROP and not self.muted:
                 self._write(data)
         self.room()
 
@@ -176,7 +194,7 @@ class Tap:
     def hopeless(self) -> bool:
         """True if the head is there, and says that the response is certainly of no use to other
         requests: then it need not wait for the body."""
-        if self._head is None or self.relay is not None:
+        if self._head is None or self.delivery is not None:
             return False
         if self.feed is None:
             return True
@@ -214,13 +232,14 @@ class Tap:
         status, headers, raising = self._head
         self._head = None  # an error in it refers to the app's frame, and that to this tap
         judged: Exchange | Texts | None = None
-        if self.feed is None:
+        feed = self.feed
+        if feed is None:
             judged = self._judged if self._eager else self._decide(status, headers)
             if not isinstance(judged, Exchange):
                 assert judged is not None
                 self._to_client(status, judged, raising)
                 return
-            self.feed = Feed(self._cache, judged, self._tokens)
+            feed = self._begin_feed(judged)
         code, lines = head_of(status, headers)
         if lines is None:  # not what PEP 3333 asks for; the server will say so
             self._to_client(status, headers, raising)
@@ -228,12 +247,15 @@ class Tap:
         if judged is not None and first is None and not self._refuses(code, lines):
             self._head = status, headers, raising  # it may be of use after all
             return
-        exchange = self.feed.exchange
-        relay = self.relay = self._tell(self.feed, code, lines, first)
+        delivery = self.delivery = self._tell(feed, code, lines, first)
         self.route.close()
-        if relay is Relay.SWALLOW:
-            return
-        if relay is Relay.SHARE and self._start is not None:
+        if delivery is not Delivery.DROP:
+            self._respond(feed, status, lines, raising)
+
+    def _respond(self, feed: Feed, status: str, lines: Lines, raising: tuple[Any, ...]) -> None:
+        """Start the response for the client: the app's own, or what the client gets in its place."""
+        exchange, delivery = feed.exchange, self.delivery
+        if delivery is Delivery.SHARE and self._start is not None:
             step = resolve(self._cache, exchange)
             if isinstance(step, Serve):
                 self.muted = True
@@ -248,11 +270,11 @@ class Tap:
             if before:
                 self.ahead.append(before)
         if self._start is not None:
-            self._write = self._start(status, texts(self.feed.client_lines), *raising)
+            self._write = self._start(status, texts(feed.client_lines), *raising)
 
-    def _tell(self, feed: Feed, code: int, lines: Lines, first: bytes | None) -> Relay:
+    def _tell(self, feed: Feed, code: int, lines: Lines, first: bytes | None) -> Delivery:
         """Tell the exchange of the head, and of the first part of the body if it depends on that."""
-        relay = run_blocking(
+        delivery = run_blocking(
             feed.head(
                 code,
                 lines,
@@ -261,8 +283,8 @@ class Tap:
                 body_follows=True,
             )
         )
-        if feed.exchange.opened or relay is Relay.SWALLOW:
-            return relay
+        if feed.exchange.opened or delivery is Delivery.DROP:
+            return delivery
         assert self.source is not None or first
         whole = None if self.source is None else self.source.whole(first or b"")
         data = first or b"" if whole is None else whole
@@ -275,7 +297,7 @@ class Tap:
             self._write = self._start(status, headers, *raising)
 
     def _give_up(self, error: BaseException | None = None) -> None:
-        self.relay = Relay.FORWARD
+        self.delivery = Delivery.FORWARD
         if self.feed is not None:
             self.feed.give_up(error)
             self.leave()
@@ -284,7 +306,7 @@ class Tap:
 
     def fed(self, chunk: bytes) -> bytes:
         """Give a part of the body to the exchange."""
-        if self.relay is Relay.SHARE or self.relay is Relay.TEE:
+        if self.delivery is Delivery.SHARE or self.delivery is Delivery.COPY:
             if isinstance(chunk, bytearray | memoryview):
                 chunk = bytes(chunk)
             elif not isinstance(chunk, bytes):  # the server will say so
@@ -300,12 +322,12 @@ class Tap:
     def room(self) -> None:
         """If the body is over the cap, wait for the slowest reader."""
         exchange = self.exchange
-        if self.relay is Relay.SHARE and exchange is not None and exchange.stream.oversized:
+        if self.delivery is Delivery.SHARE and exchange is not None and exchange.stream.oversized:
             run_blocking(exchange.stream.room())
 
     def finish(self) -> None:
         """The body is complete."""
-        if self.relay is None:
+        if self.delivery is None:
             self.commit(b"")
         if self.feed is not None:
             run_blocking(self.feed.finish())

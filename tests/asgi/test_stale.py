@@ -452,6 +452,30 @@ async def test_an_error_in_the_body_comes_through_since_the_head_is_out():
     assert call.body == b"half" and not call.complete
 
 
+@pytest.mark.parametrize("collapse", [True, False])
+async def test_an_error_page_that_is_raised_as_well(collapse: bool):
+    """As frameworks do: the client gets what is stored, and the server what was raised."""
+    world = World(collapse=collapse)
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        if call.number > 1:
+            await call.reply(b"sorry", 500)
+            raise ValueError("boom")
+        await call.reply(b"stored", headers=SIE)
+
+    await world.get("/")
+    world.clock.advance(20)
+    call = world.call("/")
+    with pytest.raises(ValueError, match="boom"):
+        await call.done()
+    assert (call.status, call.body) == (200, b"stored")
+    assert call.complete and "stale-if-error" in call.cache_status
+    assert world.count("fetch_error") == 1
+    await world.idle()
+    world.assert_nothing_left()
+
+
 # -- timeouts --------------------------------------------------------------------------------------
 
 
@@ -600,3 +624,29 @@ async def test_background_tasks_of_the_app_do_not_hold_the_room_for_bodies():
     assert world.stat("inflight_bytes") == 0
     gate.open()
     await first.done()
+
+
+@pytest.mark.parametrize("options", [{}, {"origin_timeout": 0.01}], ids=["refresh", "timeout"])
+async def test_a_fetch_that_goes_on_without_its_client_does_not_go_on_for_ever(options: dict):
+    """A background refresh; a fetch whose client has got a stale response in its place."""
+    world = World(abandoned_timeout=0.01, **options)
+    never = asyncio.Event()
+    ended: list[str] = []
+
+    @world.origin.on("/")
+    async def handler(call: OriginCall) -> None:
+        if call.number == 1:
+            await call.reply(b"stored", headers=SIE if options else SWR)
+            return
+        try:
+            await never.wait()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    await world.get("/")
+    world.clock.advance(15)
+    assert (await world.get("/")).body == b"stored"
+    await until(lambda: ended, "slow")
+    await world.idle()
+    world.assert_nothing_left()

@@ -261,9 +261,9 @@ def test_a_forked_child_starts_anew() -> None:
         thread.start()
         gate.reached()
         engine = app.cache.engine
-        locks = [part._lock for part in (
-            engine.flights, engine.budget, engine.admission, engine.learned, engine.stack._log
-        )]
+        locks = [engine.budget.lock, *(part._lock for part in (
+            engine.flights, engine.admission, engine.learned, engine.stack._log
+        ))]
         for lock in locks:
             lock.acquire()
         pid = os.fork()

@@ -37,6 +37,7 @@ NOT_IN_A_FLEET: dict[str, str] = {
     "combine-whole-changed": _OWN_COPY,
     "part-not-covering": _OWN_COPY,
     "part-not-nominated": _AT_HAND,
+    "part-purged-all-by-tag-of-another": _OWN_COPY,
     "part-variant-and-default": _OWN_INDEX,
     "304-updates-none-that-varies-on-less": _OWN_INDEX,
     "rest-adds-vary": _OWN_INDEX,

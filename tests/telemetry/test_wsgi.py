@@ -43,7 +43,8 @@ def served(gate: Any, sdk: Sdk, path: str = "/a", **extra: Any) -> Any:
 
 
 def test_a_miss(app: App, sdk: Sdk) -> None:
-    served(LayerGate(app, telemetry=sdk.telemetry), sdk)
+    gate = LayerGate(app, telemetry=sdk.telemetry)  # (counted as long as it lives)
+    served(gate, sdk)
     request, fetch = sdk.one("GET /a"), sdk.one("layergate.fetch")
     assert child_of(sdk.one("layergate.lookup"), request)
     assert child_of(fetch, request)
@@ -89,8 +90,9 @@ def test_an_app_that_fails(app: App, sdk: Sdk) -> None:
     def broken(environ: Any, start_response: Any) -> Any:
         raise LookupError("secret")
 
+    gate = LayerGate(broken, telemetry=sdk.telemetry)
     with pytest.raises(LookupError):
-        served(LayerGate(broken, telemetry=sdk.telemetry), sdk)
+        served(gate, sdk)
     assert attributes(sdk.one("layergate.fetch"))["error.type"] == "LookupError"
     assert sdk.values("layergate.requests")["outcome=miss"] == 1
 

@@ -433,6 +433,23 @@ def test_stale_if_error_when_the_app_fails_before_its_first_byte() -> None:
     clean(app)
 
 
+def test_an_error_page_after_which_the_app_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """The stored response is returned, so the error cannot be raised as well: it is logged."""
+    app = LayerGate(Origin([("Cache-Control", "max-age=0, stale-if-error=60")]))
+    ask(app)
+
+    def failing(environ, start_response):
+        start_response("500 Internal Server Error", [])(b"sorry")
+        raise ValueError("boom")
+
+    app.app = failing
+    with caplog.at_level("WARNING", "layergate"):
+        answer = ask(app)
+    assert (answer.body, "stale-if-error" in answer.told) == (b"one", True)
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    clean(app)
+
+
 def test_a_follower_with_something_stale_does_not_wait_for_ever() -> None:
     gate = Gate()
     origin = Origin([("Cache-Control", "max-age=1, stale-if-error=60")])

@@ -45,11 +45,11 @@ __all__ = [
     "TRANSITIONS",
     "Asked",
     "Began",
+    "Delivery",
     "Event",
     "Exchange",
     "Head",
     "IllegalTransition",
-    "Relay",
     "State",
 ]
 
@@ -97,16 +97,16 @@ class IllegalTransition(RuntimeError):
     """The exchange was fed with something that cannot happen in its state."""
 
 
-class Relay(enum.Enum):
+class Delivery(enum.Enum):
     """Where the response of the app goes."""
 
     SHARE = enum.auto()
     """Into the stream, part by part. Readers deliver it."""
-    TEE = enum.auto()
+    COPY = enum.auto()
     """To the client of this request, and a copy of it into the stream."""
     FORWARD = enum.auto()
     """To the client of this request, if there is one. Nothing is kept."""
-    SWALLOW = enum.auto()
+    DROP = enum.auto()
     """Nowhere: a stored response answers."""
 
 

@@ -2,7 +2,7 @@
 
 A `Feed` belongs to one call of the app. The adapter calls `head`, then `part` for each part of the body
 (or `body` and `finish`, where only the next part tells which is the last), and after the call `end` or
-`failed`. What each call returns says where the bytes go (`Relay`); the feed does all the rest: it tells
+`failed`. What each call returns says where the bytes go (`Delivery`); the feed does all the rest: it tells
 the store and those who wait, in the order that the guarantees need. It never calls the app, sends
 nothing, and awaits nothing but the ports of the runtime.
 """
@@ -17,7 +17,7 @@ from layergate.core.ports import Task
 from layergate.errors import OriginAborted, OriginUnreachable
 from layergate.http.engine.cache import Cache
 from layergate.http.engine.claims import Claims
-from layergate.http.engine.exchange import Exchange, Relay, State
+from layergate.http.engine.exchange import Delivery, Exchange, State
 from layergate.http.engine.receive import (
     certainly_releases,
     receive_head,
@@ -44,17 +44,17 @@ class Feed:
 
     ``tokens``: true if middleware outside of LayerGate has made a token for this client, which the
     app may have put into its response.
-    ``relay``: where the response goes; None until its head is known.
+    ``delivery``: where the response goes; None until its head is known.
     """
 
-    __slots__ = ("_claims", "_engine", "_remembered", "exchange", "relay")
+    __slots__ = ("_claims", "_engine", "_remembered", "delivery", "exchange")
 
     def __init__(self, cache: Cache, exchange: Exchange, tokens: Callable[[], bool]) -> None:
         self._engine = cache.engine
         self._claims = Claims(cache.engine, exchange)
         self._remembered = False
         self.exchange = exchange
-        self.relay: Relay | None = None
+        self.delivery: Delivery | None = None
         exchange.tokens = tokens
 
     # -- the call ------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class Feed:
         personal: bool = False,
         trailers: bool = False,
         body_follows: bool = False,
-    ) -> Relay:
+    ) -> Delivery:
         """The head of the response.
 
         ``policy``: of the route that answers. ``personal``: the app knows its user by something
@@ -106,30 +106,30 @@ class Feed:
         If the exchange is not ``opened`` when this returns, nothing is sent before `open`.
         """
         exchange = self.exchange
-        relay = self.relay = receive_head(
+        delivery = self.delivery = receive_head(
             self._claims, status, lines, route=policy, personal=personal, trailers=trailers
         )
         # Those who wait for a response that is not shared must not wait for its body as well. One
         # that is shared so far may turn out not to be, with its first part.
-        if exchange.opened or not (relay is Relay.SHARE or body_follows):
+        if exchange.opened or not (delivery is Delivery.SHARE or body_follows):
             await self.remember()
-        if relay is Relay.FORWARD and exchange.request.method == "HEAD":
+        if delivery is Delivery.FORWARD and exchange.request.method == "HEAD":
             await freshen_by_head(self._engine, exchange, status, lines)
-        return relay
+        return delivery
 
-    async def open(self, first: bytes, *, whole: bool) -> Relay:
+    async def open(self, first: bytes, *, whole: bool) -> Delivery:
         """The first part of the body, before it is fed. ``whole``: it is the only one. What `head`
         left open is known now; does nothing if that was nothing."""
-        exchange, relay = self.exchange, self.relay
-        assert relay is not None
-        if exchange.opened or exchange.stream.broken or relay is Relay.SWALLOW:
-            return relay
-        relay = self.relay = receive_opening(self._claims, first, whole=whole)
-        if relay is Relay.FORWARD or not self._remembered:
+        exchange, delivery = self.exchange, self.delivery
+        assert delivery is not None
+        if exchange.opened or exchange.stream.broken or delivery is Delivery.DROP:
+            return delivery
+        delivery = self.delivery = receive_opening(self._claims, first, whole=whole)
+        if delivery is Delivery.FORWARD or not self._remembered:
             await self.remember()
-        return relay
+        return delivery
 
-    def overdue(self) -> Relay | None:
+    def overdue(self) -> Delivery | None:
         """The body has not come with the head: the head goes out without it. None if that is not to
         be; else call `remember` if the response is shared, or send the head."""
         exchange = self.exchange
@@ -139,8 +139,8 @@ class Feed:
             or exchange.stream.broken
         ):
             return None
-        self.relay = receive_opening(self._claims, None)
-        return self.relay
+        self.delivery = receive_opening(self._claims, None)
+        return self.delivery
 
     @property
     def waits_for_page(self) -> bool:
@@ -177,34 +177,34 @@ class Feed:
 
     # -- the body ------------------------------------------------------------------------------
 
-    async def part(self, data: bytes, *, more: bool) -> Relay:
+    async def part(self, data: bytes, *, more: bool) -> Delivery:
         """The next part of the body. ``more``: another one follows.
 
         It is stored before the client gets it: a client that takes its time is the only one to wait.
         """
-        exchange, relay = self.exchange, self.relay
-        if not exchange.opened and relay is not Relay.SWALLOW:
-            relay = await self.open(bytes(data), whole=not more)
-        assert relay is not None
-        if relay is Relay.FORWARD:
-            return relay
-        if relay is not Relay.SWALLOW and data:
+        exchange, delivery = self.exchange, self.delivery
+        if not exchange.opened and delivery is not Delivery.DROP:
+            delivery = await self.open(bytes(data), whole=not more)
+        assert delivery is not None
+        if delivery is Delivery.FORWARD:
+            return delivery
+        if delivery is not Delivery.DROP and data:
             self._add(bytes(data))
         if not more and not exchange.stream.ended:
             await self._finish()
-        return relay
+        return delivery
 
     def body(self, data: bytes) -> None:
         """The next part of the body, opened already. Raises OriginAborted if it is more than the
         head announced: then the client has been told something else."""
-        if self.relay is Relay.SHARE or self.relay is Relay.TEE:
+        if self.delivery is Delivery.SHARE or self.delivery is Delivery.COPY:
             if data:
                 self._add(data)
             self._check()
 
     async def finish(self) -> None:
         """The body is complete. Raises OriginAborted if it is less than the head announced."""
-        if self.relay is Relay.SHARE or self.relay is Relay.TEE:
+        if self.delivery is Delivery.SHARE or self.delivery is Delivery.COPY:
             await self._finish()
             self._check()
 
@@ -307,12 +307,12 @@ class Feed:
         """The app has failed. True if a stored response answers all the same; call `end` then. The
         exchange is aborted otherwise.
 
-        If the response was to be dropped anyway (SWALLOW), the error hides nothing from the client, and
+        If the response was to be dropped anyway (DROP), the error hides nothing from the client, and
         the caller raises or logs it. One that a stored response stands in for is logged here.
         """
         counters = self._engine.counters
         counters.on("fetch_error", request=self.exchange.request, error=error)
-        if self.relay is Relay.SWALLOW:
+        if self.delivery is Delivery.DROP:
             return True
         if stand_in_for_failure(self._claims, error):
             log_hidden(error)
@@ -328,7 +328,7 @@ class Feed:
         """What was fed is not the whole response: nothing is stored, and the client gets the rest
         directly. ``error``: why."""
         self._claims.abort(error)
-        self.relay = Relay.FORWARD
+        self.delivery = Delivery.FORWARD
 
     def leave_alone(self) -> None:
         """The rest of the response goes to the client without passing here."""

@@ -19,7 +19,7 @@ from layergate.core.events import NO_SPAN
 from layergate.http.engine.claims import Claims
 from layergate.http.engine.complete import plan_completion
 from layergate.http.engine.entries import planned_entry
-from layergate.http.engine.exchange import ORIGIN_ERRORS, Head, Relay, State
+from layergate.http.engine.exchange import ORIGIN_ERRORS, Delivery, Head, State
 from layergate.http.engine.plan import NO_BODY, Planned, locate, plan_head, plan_response
 from layergate.http.engine.respond import leader_lines
 from layergate.http.engine.stand_in import excuse, may_stand_in
@@ -70,7 +70,7 @@ def receive_head(
     route: Match | None = None,
     personal: bool = False,
     trailers: bool = False,
-) -> Relay:
+) -> Delivery:
     """The head of the origin's response; returns where the response goes.
 
     ``route``: policy set next to the route, which takes the place of a rule. ``personal``: the app knows
@@ -94,12 +94,12 @@ def receive_head(
     if status in ORIGIN_ERRORS and stand_in_for_failure(
         claims, f"status {status}", unreachable=status in NO_ANSWER
     ):
-        return Relay.SWALLOW
+        return Delivery.DROP
     shown = engine.settings.for_clients(fields.lines)
     if exchange.request.method != "GET":
         claims.land()
         exchange.release(Head(status, shown))
-        return Relay.FORWARD
+        return Delivery.FORWARD
     planned = plan_response(engine, exchange, status, fields, now, trailers=trailers)
     plan = planned.plan
     if isinstance(plan, NotStored):
@@ -107,7 +107,7 @@ def receive_head(
     return _receive_storable(claims, planned, plan, status, fields, shown)
 
 
-def receive_opening(claims: Claims, first: bytes | None, *, whole: bool = False) -> Relay:
+def receive_opening(claims: Claims, first: bytes | None, *, whole: bool = False) -> Delivery:
     """The first part of the body, for a head that is not the last word. ``whole``: it is the only one.
     None: it takes its time, and the head shall not wait for it.
 
@@ -131,7 +131,7 @@ def receive_opening(claims: Claims, first: bytes | None, *, whole: bool = False)
             length = len(first)
     shared = exchange.state is State.PENDING
     _open(claims, length)
-    return Relay.SHARE if shared else Relay.TEE
+    return Delivery.SHARE if shared else Delivery.COPY
 
 
 def stand_in_for_failure(claims: Claims, error: object, *, unreachable: bool = False) -> bool:
@@ -155,18 +155,18 @@ def stand_in_for_failure(claims: Claims, error: object, *, unreachable: bool = F
 # -- a response for its client, or for all ---------------------------------------------------------
 
 
-def _release(claims: Claims, head: Head, reason: NotStored) -> Relay:
+def _release(claims: Claims, head: Head, reason: NotStored) -> Delivery:
     """The response is for nobody but the client whose request was forwarded."""
     claims.exchange.refused = reason
     count_not_stored(claims.engine, claims.exchange, reason)
     claims.land()
     claims.exchange.release(head, reason)
-    return Relay.FORWARD
+    return Delivery.FORWARD
 
 
 def _receive_storable(
     claims: Claims, planned: Planned, plan: Plan, status: int, fields: Fields, shown: Lines
-) -> Relay:
+) -> Delivery:
     engine, exchange = claims.engine, claims.exchange
     shown = with_vary(shown, plan.vary)
     plan = locate(engine, exchange, plan)
@@ -179,9 +179,9 @@ def _receive_storable(
     opened = length is not None and scan is None
     exchange.keep(plan, head, opened=opened)
     # What is to be stored for validation only (no-cache, max-age=0), nobody else may have now.
-    relay = Relay.SHARE
+    delivery = Delivery.SHARE
     if exchange.uncollapsed or not plan.shareable:
-        relay = Relay.TEE
+        delivery = Delivery.COPY
         claims.land()
         exchange.release()
     elif plan.names:
@@ -193,7 +193,7 @@ def _receive_storable(
     if opened:
         _open(claims, length)
         exchange.leader_lines = leader_lines(engine, exchange)
-    return relay
+    return delivery
 
 
 def _check_room(claims: Claims, plan: Plan) -> bool:
@@ -227,7 +227,7 @@ def _open(claims: Claims, length: int | None) -> None:
 # -- a part that completes what is stored ----------------------------------------------------------
 
 
-def _receive_rest(claims: Claims, fields: Fields, now: float, *, trailers: bool) -> Relay:
+def _receive_rest(claims: Claims, fields: Fields, now: float, *, trailers: bool) -> Delivery:
     """The answer is what is stored before the part, the part, and what is stored beyond it."""
     engine, exchange = claims.engine, claims.exchange
     rest = exchange.asked.rest
@@ -249,13 +249,13 @@ def _receive_rest(claims: Claims, fields: Fields, now: float, *, trailers: bool)
         claims.land()
     _open(claims, planned.length)
     exchange.leader_lines = leader_lines(engine, exchange)
-    return Relay.SHARE
+    return Delivery.SHARE
 
 
 # -- a 304 -----------------------------------------------------------------------------------------
 
 
-def _receive_304(claims: Claims, fields: Fields, now: float) -> Relay:
+def _receive_304(claims: Claims, fields: Fields, now: float) -> Delivery:
     """4.3.3, 4.3.4: update the stored response and use it."""
     engine, exchange = claims.engine, claims.exchange
     found = validate(engine, exchange, fields, now)
@@ -290,7 +290,7 @@ def _receive_304(claims: Claims, fields: Fields, now: float) -> Relay:
     return _update(claims, entry, plan, fields)
 
 
-def _update(claims: Claims, entry: Entry, plan: Plan, fields: Fields) -> Relay:
+def _update(claims: Claims, entry: Entry, plan: Plan, fields: Fields) -> Delivery:
     engine, exchange = claims.engine, claims.exchange
     stored: StoredResponse = entry.value
     plan = exchange.plan = locate(engine, exchange, plan)
@@ -307,18 +307,18 @@ def _update(claims: Claims, entry: Entry, plan: Plan, fields: Fields) -> Relay:
 
 def _confirm(
     claims: Claims, entry: Entry, plan: Plan | None, reason: NotStored | None, fields: Fields
-) -> Relay:
+) -> Delivery:
     engine, exchange = claims.engine, claims.exchange
     # A cookie that came with the 304 is for the client whose request was forwarded.
     kept = entry.value.lines
     cookies = [line for line in fields.lines if line[0] == b"set-cookie" and line not in kept]
     engine.counters.on("revalidated", request=exchange.request)
     exchange.confirm(entry, plan, reason, cookies)
-    return Relay.SWALLOW
+    return Delivery.DROP
 
 
-def _mismatch(claims: Claims, reason: NotStored) -> Relay:
+def _mismatch(claims: Claims, reason: NotStored) -> Delivery:
     end_span(claims.exchange, reason.token)
     claims.land()
     claims.exchange.mismatch()
-    return Relay.SWALLOW
+    return Delivery.DROP

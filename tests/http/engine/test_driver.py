@@ -230,6 +230,15 @@ def test_origin_timeout_gives_nothing_that_was_purged_meanwhile() -> None:
     assert world.count("wait_timeout") == 1
 
 
+def test_who_waits_for_one_that_gave_up_waits_no_longer() -> None:
+    """A leader that waited for another instance as long as one may: its followers have waited as long."""
+    world = World(collapse_fallback="504")
+    leader, follower = world.ask(), world.ask()
+    leader.fetch.exchange.gave_up = True
+    _failed(world, leader.fetch.exchange)
+    assert follower.served.response.status == 504
+
+
 def test_a_request_waits_for_so_many_fetches_and_no_more() -> None:
     world = World()
     leader = world.ask()

@@ -1,7 +1,7 @@
 """What an adapter feeds into an exchange, without any server or adapter.
 
-`Relay` says where the bytes go: SHARE (to all who read along), TEE (to the client of the request, and
-kept), PASS (to that client only), SWALLOW (nowhere: a stored response answers).
+`Delivery` says where the bytes go: SHARE (to every reader), COPY (to the client of the request, and kept),
+FORWARD (to that client only), DROP (nowhere: a stored response answers).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from layergate.config import Rule
 from layergate.errors import OriginAborted, OriginUnreachable
 from layergate.http.engine.driver import Serve, resolve
-from layergate.http.engine.exchange import Relay, State
+from layergate.http.engine.exchange import Delivery, State
 from layergate.http.engine.uncacheable import KnownUnshareable
 from tests.http.engine.support import FRESH, PRIVATE, World, body_of, lines_of, request_for
 
@@ -31,32 +31,32 @@ def _told(world: World) -> str:
 
 
 @pytest.mark.parametrize(
-    ("fields", "relay", "opened", "stored"),
+    ("fields", "delivery", "opened", "stored"),
     [
-        (LENGTH, Relay.SHARE, True, True),
-        (FRESH, Relay.SHARE, False, True),  # its head waits for its length
-        (PRIVATE, Relay.FORWARD, True, False),
-        ({"cache-control": "no-store"}, Relay.FORWARD, True, False),
-        ({**FRESH, "set-cookie": "a=b"}, Relay.FORWARD, True, False),
-        ({**LENGTH, "content-length": "nine"}, Relay.FORWARD, True, False),
+        (LENGTH, Delivery.SHARE, True, True),
+        (FRESH, Delivery.SHARE, False, True),  # its head waits for its length
+        (PRIVATE, Delivery.FORWARD, True, False),
+        ({"cache-control": "no-store"}, Delivery.FORWARD, True, False),
+        ({**FRESH, "set-cookie": "a=b"}, Delivery.FORWARD, True, False),
+        ({**LENGTH, "content-length": "nine"}, Delivery.FORWARD, True, False),
         (
             {"cache-control": "no-cache", "etag": '"a"', "content-length": "4"},
-            Relay.TEE,
+            Delivery.COPY,
             True,
             True,
         ),
     ],
 )
 def test_where_a_response_goes(
-    fields: dict[str, str], relay: Relay, opened: bool, stored: bool
+    fields: dict[str, str], delivery: Delivery, opened: bool, stored: bool
 ) -> None:
     world = World()
     exchange = world.ask().fetch.exchange
     feed = world.feed(exchange)
     now = world.steps.now_done
-    assert now(feed.head(200, lines_of(fields))) is relay
+    assert now(feed.head(200, lines_of(fields))) is delivery
     assert exchange.opened is opened
-    assert now(feed.part(b"body", more=False)) is relay
+    assert now(feed.part(b"body", more=False)) is delivery
     now(feed.end())
     entry = world.cache.stack.inspect_top(exchange.asked.storage_key)
     assert (getattr(getattr(entry, "value", None), "body", None) == b"body") == stored
@@ -80,7 +80,7 @@ def test_a_body_that_is_late_does_not_hold_back_its_head() -> None:
     world.steps.now_done(feed.head(200, lines_of(FRESH)))
     world.steps.run()
     assert follower.waits
-    assert feed.overdue() is Relay.SHARE
+    assert feed.overdue() is Delivery.SHARE
     world.steps.now_done(feed.remember())
     assert feed.overdue() is None  # once
     world.steps.run()
@@ -107,16 +107,16 @@ def test_g1_a_page_with_a_token_is_for_its_client_alone(page: bytes) -> None:
     exchange = leader.fetch.exchange
     feed = world.feed(exchange)
     head = lines_of({"content-type": "text/html", "content-length": str(len(page))})
-    assert world.steps.now_done(feed.head(200, head)) is Relay.SHARE
+    assert world.steps.now_done(feed.head(200, head)) is Delivery.SHARE
     world.steps.run()
     assert follower.waits
-    relay = world.steps.now_done(feed.part(page, more=False))
+    delivery = world.steps.now_done(feed.part(page, more=False))
     world.steps.run()
     if page is TOKEN:
-        assert relay is Relay.FORWARD
+        assert delivery is Delivery.FORWARD
         assert follower.fetch.exchange.uncollapsed
     else:
-        assert relay is Relay.SHARE
+        assert delivery is Delivery.SHARE
         assert body_of(follower.step) == page
     world.steps.now_done(feed.end())
     world.assert_nothing_left()
@@ -130,9 +130,9 @@ def test_open_decides_before_anything_is_fed(body_follows: bool) -> None:
     feed = world.feed(exchange)
     now = world.steps.now_done
     head = lines_of({"content-type": "text/html"})
-    assert now(feed.head(200, head, body_follows=body_follows)) is Relay.SHARE
-    assert now(feed.open(TOKEN, whole=True)) is Relay.FORWARD
-    assert now(feed.open(b"", whole=True)) is Relay.FORWARD  # nothing more to decide
+    assert now(feed.head(200, head, body_follows=body_follows)) is Delivery.SHARE
+    assert now(feed.open(TOKEN, whole=True)) is Delivery.FORWARD
+    assert now(feed.open(b"", whole=True)) is Delivery.FORWARD  # nothing more to decide
     assert world.count("refused", reason="token") == 1
     assert world.ask().fetch.exchange.uncollapsed  # a marker says so to whoever comes next
 
@@ -140,19 +140,19 @@ def test_open_decides_before_anything_is_fed(body_follows: bool) -> None:
 def test_a_token_that_middleware_has_made() -> None:
     world = World(rules=[Rule("/", ttl=60)])
     feed = world.feed(world.ask().fetch.exchange, token=True)
-    assert world.steps.now_done(feed.head(200, [])) is Relay.FORWARD
+    assert world.steps.now_done(feed.head(200, [])) is Delivery.FORWARD
 
 
 def test_what_the_app_knows_of_its_user() -> None:
     world = World(rules=[Rule("/", ttl=60)])
     feed = world.feed(world.ask().fetch.exchange)
-    assert world.steps.now_done(feed.head(200, [], personal=True)) is Relay.FORWARD
+    assert world.steps.now_done(feed.head(200, [], personal=True)) is Delivery.FORWARD
 
 
 def test_trailers_are_not_stored() -> None:
     world = World()
     feed = world.feed(world.ask().fetch.exchange)
-    assert world.steps.now_done(feed.head(200, lines_of(LENGTH), trailers=True)) is Relay.FORWARD
+    assert world.steps.now_done(feed.head(200, lines_of(LENGTH), trailers=True)) is Delivery.FORWARD
 
 
 def test_the_policy_of_a_route() -> None:
@@ -160,7 +160,7 @@ def test_the_policy_of_a_route() -> None:
     feed = world.feed(world.ask().fetch.exchange)
     policy = World(rules=[Rule("/", ttl=60)]).cache.rules.match("/", b"")
     head = lines_of({"content-length": "4"})
-    assert world.steps.now_done(feed.head(200, head, policy=policy)) is Relay.SHARE
+    assert world.steps.now_done(feed.head(200, head, policy=policy)) is Delivery.SHARE
 
 
 def test_a_head_freshens_what_is_stored() -> None:
@@ -170,7 +170,7 @@ def test_a_head_freshens_what_is_stored() -> None:
     exchange = world.ask(method="HEAD", cache_control="no-cache").fetch.exchange
     feed = world.feed(exchange)
     head = lines_of({**FRESH, "content-length": "6", "etag": '"a"'})
-    assert world.steps.now_done(feed.head(200, head)) is Relay.FORWARD
+    assert world.steps.now_done(feed.head(200, head)) is Delivery.FORWARD
     world.steps.now_done(feed.end())
     world.steps.advance(30)
     assert "hit" in _told(world)
@@ -227,7 +227,7 @@ def test_what_is_given_up_is_for_its_client_alone() -> None:
     )
     feed.body(b"bo")
     feed.give_up()
-    assert feed.relay is Relay.FORWARD
+    assert feed.delivery is Delivery.FORWARD
     feed.body(b"dy")  # is not looked at
     world.steps.now_done(feed.finish())
     assert world.stats["layers"]["memory0"]["entries"] == 0
@@ -278,7 +278,7 @@ def test_an_app_that_fails_after_its_response_was_dropped(
     world.steps.advance(10)
     exchange = world.ask().fetch.exchange
     feed = world.feed(exchange)
-    assert world.steps.now_done(feed.head(500, [])) is Relay.SWALLOW
+    assert world.steps.now_done(feed.head(500, [])) is Delivery.DROP
     assert feed.failed(ValueError("boom"))
     assert not caplog.records  # that is for the adapter to say
     world.steps.now_done(feed.end())
@@ -330,7 +330,7 @@ def test_a_target_that_is_known_as_not_shareable(fields: dict[str, str], told: s
     exchange = world.steps.now_done(known.exchange(request))
     feed = world.feed(exchange)
     assert world.steps.now_done(feed.head(200, lines_of({**fields, "content-length": "4"}))) is (
-        Relay.TEE
+        Delivery.COPY
     )
     world.steps.now_done(feed.part(b"body", more=False))
     assert body_of(world.ask().served) == b"body"
