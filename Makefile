@@ -22,7 +22,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX WEB_CONCURRENCY __PYVENV_LAUNCHER__
 .DEFAULT_GOAL := help
 # One environment, several targets: with -j two pips would install into it at once.
 .NOTPARALLEL:
-.PHONY: help test check demo demo-fleet demo-observed bench bench-against bench-gateway soak soak-gateway fuzz clean
+.PHONY: help test check demo demo-fleet demo-observed bench bench-against bench-gateway soak soak-gateway fuzz mutants clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -81,6 +81,10 @@ soak-gateway: ## the gateway under everything at once, for MINUTES=10
 fuzz: ## the gateway between random clients and a random origin, for MINUTES=1 (ARGS="--seed 1")
 	@tools/env.sh $(VENV) test $(PYTHON)
 	@$(PY) tools/fuzz.py --minutes $(or $(MINUTES),1) $(ARGS)
+
+mutants: ## small changes to the modules that carry the guarantees, for MINUTES=20: does a test notice?
+	@tools/env.sh $(VENV) test $(PYTHON)
+	@$(PY) -m tools.mutants --minutes $(or $(MINUTES),20) $(ARGS)
 
 clean: ## remove everything that these targets made
 	rm -rf $(VENV) $(BENCH_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis \
