@@ -29,7 +29,12 @@ class Log(Protocol):
     def trusted_until(self) -> float:
         """`Runtime.monotonic` seconds up to which the marks are known to be complete enough for
         every purge that has returned. ``inf`` in a single process, ``-inf`` before the first
-        contact. A plain read, for the hit path."""
+        contact. For the hit path: it takes no lock unless there is something new, and never raises."""
+        ...
+
+    def look(self) -> bool:
+        """Called when trust has lapsed: extends it if a few microseconds on this thread are enough for
+        that. True if the marks can be trusted now. Never raises."""
         ...
 
     async def append(

@@ -109,6 +109,10 @@ class SiblingLog(Trust):
         finally:
             del self._purges[number]
 
+    def look(self) -> bool:
+        """See `Log.look`. There is nothing to see without asking the supervisor."""
+        return False
+
     async def catch_up(self) -> bool:
         """See `Log.catch_up`."""
         assert self._joining is not None

@@ -51,7 +51,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Final
 
-from layergate.core.codec import MAX_INVALIDATIONS, Codec
+from layergate.core.codec import Codec
 from layergate.core.invalidation import Invalidation, PurgeReceipt, matcher
 from layergate.core.layer import MaybeAwaitable
 from layergate.core.shared import Joining
@@ -63,6 +63,7 @@ from layergate.shared.outbox import Outbox, Waiting
 from layergate.shared.ports import answered
 from layergate.shared.positions import Positions
 from layergate.shared.receipts import LOCAL, until_final
+from layergate.shared.records import parts_of
 from layergate.shared.replay import Replay
 from layergate.shared.tail import Tail
 from layergate.shared.trust import Patience, Trust
@@ -74,8 +75,6 @@ _logger = logging.getLogger("layergate")
 
 _BATCH: Final = 64  # records appended at once
 _RETRIES: Final = 5
-_FRAME: Final = 64  # bytes of a record without its invalidations, at most
-_FRAME_EACH: Final = 8  # bytes of an invalidation without its value, at most
 
 
 class LogOvertaken(LayerError):
@@ -180,6 +179,10 @@ class SharedLog(Trust):
         return self._runtime.monotonic() < self.trusted_until
 
     # -- the protocol of the core --------------------------------------------------------------
+
+    def look(self) -> bool:
+        """See `Log.look`. There is nothing to see without asking the system."""
+        return False
 
     async def catch_up(self) -> bool:
         """See `Log.catch_up`."""
@@ -394,7 +397,7 @@ class SharedLog(Trust):
         """
         parts = [
             Waiting(part, time, b"%b:%d" % (again, number) if again and number else again, None)
-            for number, part in enumerate(_parts(invalidations, self._largest))
+            for number, part in enumerate(parts_of(invalidations, self._largest))
         ]
         for start in range(0, len(parts), _BATCH):
             record = await self._append_records(parts[start : start + _BATCH])
@@ -462,7 +465,7 @@ class SharedLog(Trust):
         """Apply here what could not be appended, and append it later."""
         with self._lock:
             below = self._invalidations.position
-            for part in _parts(invalidations, self._largest) if invalidations else ():
+            for part in parts_of(invalidations, self._largest) if invalidations else ():
                 self._outbox.add(Waiting(part, time, b"", below))
             self._invalidations.apply(below + 1, invalidations, time)
 
@@ -489,23 +492,6 @@ class SharedLog(Trust):
         if end is not None:
             with self._lock:
                 self._tail.note_end(end.log, end.position)
-
-
-def _parts(
-    invalidations: tuple[Invalidation, ...], largest: int | None
-) -> list[tuple[Invalidation, ...]]:
-    """As many as one record of at most ``largest`` bytes holds, each; one part even if there are none."""
-    parts: list[list[Invalidation]] = [[]]
-    size = _FRAME
-    for one in invalidations:
-        more = _FRAME_EACH + len(one.value.encode("utf-8", "surrogatepass"))
-        full = largest is not None and size + more > largest and parts[-1]
-        if full or len(parts[-1]) == MAX_INVALIDATIONS:
-            parts.append([])
-            size = _FRAME
-        parts[-1].append(one)
-        size += more
-    return [tuple(part) for part in parts]
 
 
 # The child of a fork is another instance, whatever made the fork.

@@ -27,6 +27,9 @@ class Log:
         known.apply(known.position + 1, invalidations, time)
         return PurgeReceipt(1, 1)
 
+    def look(self) -> bool:
+        return False
+
     async def catch_up(self) -> bool:
         return self.joining.runtime.monotonic() < self.trusted_until
 

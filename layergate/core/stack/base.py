@@ -112,7 +112,8 @@ class StackBase:
     def trusted(self) -> bool:
         """True if every purge that is final has been applied here. Always so without a shared log."""
         log = self.shared_log
-        return log is None or self.runtime.monotonic() < log.trusted_until
+        # The clock first: what becomes final after it was read is no concern of this request.
+        return log is None or self.runtime.monotonic() < log.trusted_until or log.look()
 
     async def catch_up(self) -> bool:
         """Become `trusted`, if that is possible within the shared system's time budget.
@@ -171,7 +172,7 @@ class StackBase:
         ``grace``: seconds after losing touch with the shared log for which it may; None: not at all.
         """
         log = self.shared_log
-        if log is not None:  # trust first, invalidations then: see `peek`
+        if log is not None and not self.trusted:  # trust first, invalidations then: see `peek`
             unheard = self.runtime.monotonic() - log.trusted_until
             if unheard >= 0 and (grace is None or unheard >= grace):
                 return False

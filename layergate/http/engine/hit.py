@@ -91,7 +91,8 @@ class HitPath:
         ``fields``: the request's fields, none of which occurred twice. Agrees with `decision.decide`.
         """
         # Written for speed: what `stack.peek` and a few helpers would do stands here in line.
-        if self._shared_log is not None and self._monotonic() >= self._shared_log.trusted_until:
+        log = self._shared_log
+        if log is not None and self._monotonic() >= log.trusted_until and not log.look():
             return None
         try:
             entry = self._top_peek(key)

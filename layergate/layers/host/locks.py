@@ -49,6 +49,10 @@ class ByteLocks(Protocol):
         OSError."""
         ...
 
+    def others(self, below: int) -> list[int]:
+        """The numbers less than ``below`` that somebody else has, in ascending order. Raises OSError."""
+        ...
+
     def close(self) -> None:
         """Give everything back. Idempotent."""
         ...
@@ -90,9 +94,23 @@ class OfdLocks:
 
     def taken(self, number: int) -> bool:
         """See `ByteLocks.taken`."""
-        answer = self._ask(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, number)
-        kind: int = _FLOCK.unpack(answer)[0]
-        return kind != fcntl.F_UNLCK
+        return self._found(number, number + 1) is not None
+
+    def others(self, below: int) -> list[int]:
+        """See `ByteLocks.others`."""
+        return self._between(0, below)
+
+    def _between(self, start: int, end: int) -> list[int]:
+        # The kernel names one lock in a range, not always the first.
+        found = self._found(start, end) if start < end else None
+        if found is None:
+            return []
+        return [*self._between(start, found), found, *self._between(found + 1, end)]
+
+    def _found(self, start: int, end: int) -> int | None:
+        answer = self._ask(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, start, end - start)
+        kind, _, found, _, _ = _FLOCK.unpack(answer)
+        return None if kind == fcntl.F_UNLCK else max(start, int(found))
 
     def close(self) -> None:
         """See `ByteLocks.close`."""
@@ -100,8 +118,8 @@ class OfdLocks:
         if fd >= 0:
             os.close(fd)
 
-    def _ask(self, command: int, kind: int, number: int) -> bytes:
-        asked = _FLOCK.pack(kind, os.SEEK_SET, number, 1, 0)
+    def _ask(self, command: int, kind: int, start: int, length: int = 1) -> bytes:
+        asked = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
         return fcntl.fcntl(self._fd, command, asked)
 
     def __del__(self) -> None:
@@ -147,6 +165,11 @@ class FlockLocks:
             return True
         os.close(fd)
         return False
+
+    def others(self, below: int) -> list[int]:
+        """See `ByteLocks.others`."""
+        numbers = sorted(int(file.name) for file in self._path.iterdir() if file.name.isdecimal())
+        return [number for number in numbers if number < below and self.taken(number)]
 
     def close(self) -> None:
         """See `ByteLocks.close`."""

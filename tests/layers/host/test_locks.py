@@ -76,6 +76,19 @@ def test_the_greatest_number(make: Callable[[], ByteLocks]) -> None:
     assert other.taken(2**62 - 1)
 
 
+def test_who_else_holds_something(make: Callable[[], ByteLocks]) -> None:
+    own, others = make(), [make() for _ in range(5)]
+    assert own.others(100) == []
+    assert own.take(3)
+    for number, other in zip((9, 0, 4, 50, 2), others, strict=True):
+        assert other.take(number)
+    assert own.others(100) == [0, 2, 4, 9, 50]
+    assert own.others(50) == [0, 2, 4, 9]
+    assert others[1].others(5) == [2, 3, 4]
+    others[0].close()
+    assert own.others(100) == [0, 2, 4, 50]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_process_holds_nothing(kind: type, tmp_path: Path) -> None:
     with holder(kind, tmp_path / "locks", 5) as process:
