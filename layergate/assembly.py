@@ -7,7 +7,9 @@ thread and no task, and opens no connection.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from layergate.config import Options, check_telemetry
@@ -15,9 +17,10 @@ from layergate.core.events import Hook
 from layergate.core.invalidation import MAX_INVALIDATIONS, MAX_PATTERNS
 from layergate.core.layer import Layer
 from layergate.core.loader import Loader, LoadRuntime
-from layergate.core.shared import Joining, Log, SharedLayer
+from layergate.core.shared import Joining, Log, ReportingLayer, SharedLayer
 from layergate.core.stack import Stack, WritePolicy
-from layergate.errors import ConfigError, GateRecursion
+from layergate.core.totals import total
+from layergate.errors import ConfigError, GateRecursion, LayerMissing
 from layergate.http.engine.cache import Cache
 from layergate.http.extensions.no_vary_search import purge_label
 from layergate.http.wire import VALUES
@@ -29,6 +32,8 @@ from layergate.runtime.threads import ThreadRuntime
 from layergate.telemetry import logs, telemetry_of
 
 __all__ = ["CacheStack", "HttpCache", "world_of", "wrong_world"]
+
+_logger = logging.getLogger("layergate")
 
 
 class CacheStack(Loader):
@@ -118,7 +123,7 @@ class HttpCache(Cache):
         if layers is None:
             layers = (MemoryLayer(checked.memory or "64MB", clock=self.runtime.now),)
             if checked.shared is not None:
-                layers = (*layers, _shared_layer(checked))
+                layers = (*layers, *_shared_layers(checked))
         stack = Stack(
             tuple(layers),
             runtime=self.runtime,
@@ -130,6 +135,10 @@ class HttpCache(Cache):
         )
         super().__init__(stack, checked)
         self._observe(checked)
+        reporting = [layer for layer in stack.layers if isinstance(layer, ReportingLayer)]
+        if reporting:
+            reporting[0].report_with(self.stats)
+            self.reporter = partial(_report, reporting[0])
         if isinstance(self.runtime, ThreadRuntime):
             self.runtime.on_fork(self.forked)
             if stack.shared_log is not None:
@@ -260,7 +269,13 @@ def _holds(app: object, cache: HttpCache) -> bool:
     return False
 
 
-def _shared_layer(options: Options) -> Layer:
+async def _report(layer: ReportingLayer) -> dict[str, Any]:
+    reports, processes = await layer.reports()
+    return total(reports, workers=processes)
+
+
+def _shared_layers(options: Options) -> tuple[Layer, ...]:
+    """The shared layer; none if a plain ``host`` finds no place on this machine."""
     shared = options.shared
     if isinstance(shared, Layer):
         if not isinstance(shared, SharedLayer):
@@ -268,6 +283,13 @@ def _shared_layer(options: Options) -> Layer:
                 f"shared must be a layer that instances share, such as RedisLayer, got {shared!r};"
                 " put other layers into layers=[...]"
             )
-        return shared
+        return (shared,)
     patience = float(options.layer_timeout)  # type: ignore[arg-type]
-    return layer_of(shared, timeout=min(patience, 0.2), connect_timeout=min(patience, 1.0))
+    try:
+        layer = layer_of(shared, timeout=min(patience, 0.2), connect_timeout=min(patience, 1.0))
+    except LayerMissing as error:
+        _logger.warning(
+            "each process has a cache of its own, and purges reach one alone: %s", error
+        )
+        return ()
+    return (layer,)

@@ -435,15 +435,16 @@ def _forwarding_fields(names: Any) -> tuple[str, ...] | None:
 
 def _check_shared(shared: Any) -> None:
     """Raises ConfigError for a value that cannot be a shared layer. The layer checks the rest."""
-    if isinstance(shared, str) and "://" in shared:
+    if isinstance(shared, str) and ("://" in shared or shared.partition(":")[0].lower() == "host"):
         return
     if isinstance(shared, str | bytes | bool | int | float | Collection | type):
         # The value may hold a password, so it is shown only if that is impossible.
         plain = shared is None or isinstance(shared, bool | int | float) or not shared
         shown = f"{shared!r}" if plain or "@" not in repr(shared) else type(shared).__name__
         raise ConfigError(
-            "shared must be a URL such as 'redis://localhost:6379/0', a redis-py client or a"
-            f" RedisLayer, got {shown}"
+            "shared must be 'host' for the processes of this machine, a URL such as"
+            " 'redis://localhost:6379/0', a redis-py client, or a shared layer such as"
+            f" RedisLayer(...), got {shown}"
         )
 
 
@@ -455,10 +456,11 @@ class Options:
 
     What is stored
       ``memory``            budget of the memory layer: bodies, headers, keys, and overhead. None: 64 MB.
-      ``shared``            the layer that all instances share, below the memory layer: a URL
-                            (``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://``,
-                            ``redis+sentinel://``), a redis-py client, or a `RedisLayer` with options
-                            of its own. None: no shared layer.
+      ``shared``            the layer that all instances share, below the memory layer. ``host``,
+                            ``host:/path`` or ``host:name``: a folder for the processes of this machine.
+                            Or a URL (``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://``,
+                            ``redis+sentinel://``), a redis-py client, or a layer with options of its
+                            own, such as a `RedisLayer`. None: no shared layer.
       ``layers``            layers of your own instead, top first. Excludes ``memory`` and ``shared``.
       ``rules``             policies by path. The first match wins.
       ``targets``           response fields that come before Cache-Control and Expires, the most

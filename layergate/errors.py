@@ -2,6 +2,7 @@
 
 LayerGateError
 ├── ConfigError(ValueError)      an option has a value that cannot work; raised at start-up
+│   ├── LayerMissing             there is no place for a layer on this machine
 │   └── SettingsError            the same in a file, the environment, or a command line, with the place
 ├── LayerError                   a layer could not be read or written
 │   ├── LayerUnavailable         LayerGate did not ask the layer: its breaker is open
@@ -34,6 +35,7 @@ __all__ = [
     "KeyRefused",
     "LayerError",
     "LayerGateError",
+    "LayerMissing",
     "LayerRefused",
     "LayerTimeout",
     "LayerUnavailable",
@@ -52,6 +54,10 @@ class LayerGateError(Exception):
 
 class ConfigError(LayerGateError, ValueError):
     """An option has a value that cannot work. The message names option, value and remedy."""
+
+
+class LayerMissing(ConfigError):
+    """There is no place for the layer on this machine, and none was named."""
 
 
 class SettingsError(ConfigError):

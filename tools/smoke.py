@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
 from importlib import metadata
 from pathlib import Path
@@ -63,7 +64,16 @@ async def ask(app: Callable[..., Awaitable[None]]) -> tuple[int, str, bytes]:
 
 
 async def main() -> None:
-    app = LayerGate(origin)
+    global calls  # noqa: PLW0603
+    await fetched_once(LayerGate(origin))
+    with tempfile.TemporaryDirectory() as folder:
+        calls = 0
+        await fetched_once(LayerGate(origin, shared=f"host:{folder}/cache"))
+        calls = 1  # another process finds what this one has stored
+        assert "hit" in (await ask(LayerGate(origin, shared=f"host:{folder}/cache")))[1]
+
+
+async def fetched_once(app: LayerGate) -> None:
     first = await ask(app)
     second = await ask(app)
     assert first[0] == second[0] == 200, (first, second)

@@ -18,10 +18,10 @@ trap 'exit 1' HUP INT TERM
 "$python" -m venv "$outside/venv"
 pip() { "$outside/venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 pip --quiet install "$outside"/dist/*.whl
-# The parser of structured fields, what that needs, and nothing more.
+# The parser of structured fields and what that needs, the codec, and nothing more.
 came=$(pip list --format=freeze --exclude pip --exclude setuptools |
     sed 's/[ =].*//' | tr 'A-Z_' 'a-z-' | sort | tr '\n' ' ')
-if [ "$came" != "http-sf layergate typing-extensions " ]; then
+if [ "$came" != "http-sf layergate msgpack typing-extensions " ]; then
     echo "error: installing LayerGate brought: $came" >&2
     exit 1
 fi

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from layergate.core.codec import ValueType
 from layergate.core.events import Counters
@@ -18,7 +18,7 @@ from layergate.core.invalidation import Invalidation, Invalidations, PurgeReceip
 from layergate.core.layer import Key, Layer
 from layergate.core.ports import Runtime
 
-__all__ = ["Joining", "Lease", "Leases", "Log", "SharedLayer", "Waited"]
+__all__ = ["Joining", "Lease", "Leases", "Log", "ReportingLayer", "SharedLayer", "Waited"]
 
 
 class Log(Protocol):
@@ -150,4 +150,18 @@ class SharedLayer(Layer, Protocol):
 
     def join(self, joining: Joining) -> tuple[Log, Leases]:
         """Become part of a stack."""
+        ...
+
+
+@runtime_checkable
+class ReportingLayer(SharedLayer, Protocol):
+    """A shared layer whose processes can ask each other for their statistics."""
+
+    def report_with(self, report: Callable[[], Mapping[str, Any]]) -> None:
+        """``report``: the statistics of this process."""
+        ...
+
+    async def reports(self) -> tuple[list[dict[str, Any]], int]:
+        """The statistics of this process and of those that answer in time, each with a number as
+        ``worker`` and its ``pid``; and how many processes there are. Never raises."""
         ...

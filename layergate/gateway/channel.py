@@ -60,9 +60,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 from layergate.core.shared import Joining, Log
+from layergate.core.totals import total
 from layergate.gateway import timeouts
 from layergate.gateway.siblings import SiblingLog
-from layergate.gateway.totals import total
 
 __all__ = [
     "MAX_FRAME",

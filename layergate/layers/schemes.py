@@ -32,11 +32,12 @@ GROUP: Final = "layergate.layers"
 Factory: TypeAlias = Callable[..., Layer]
 
 _REDIS: Final = "layergate.layers.redis:RedisLayer"
+_HOST: Final = "layergate.layers.host:from_url"
 _BUILT_IN: Final[dict[str, str]] = {
     scheme: _REDIS
     for server in ("redis", "rediss", "valkey", "valkeys")
     for scheme in (server, f"{server}+cluster", f"{server}+sentinel")
-} | {"unix": _REDIS}
+} | {"unix": _REDIS, "host": _HOST}
 # Client objects that a layer takes in place of a URL, by the package of their class.
 _CLIENTS: Final[dict[str, str]] = {"redis": _REDIS}
 
@@ -71,11 +72,15 @@ def layer_of(target: Any, **options: Any) -> Layer:
 def shown_url(url: str) -> str:
     """The URL without anything that may be a secret. Raises as `layer_of` does."""
     show: Callable[[str], str] | None = getattr(_by_scheme(url), "shown_url", None)
-    return f"{url.partition('://')[0]}://..." if show is None else show(url)
+    return f"{_scheme(url)}://..." if show is None else show(url)
+
+
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].lower()
 
 
 def _by_scheme(url: str) -> Factory:
-    scheme = url.partition("://")[0].lower()
+    scheme = _scheme(url)
     if scheme in _BUILT_IN:
         return _loaded(_BUILT_IN[scheme])
     if scheme in _added:

@@ -205,8 +205,8 @@ def place_for(namespace: str) -> tuple[Path | None, list[str]]:
     for place in places():
         path = place / namespace
         try:
-            if not place.parent.exists() and place.parent.name != ".cache":
-                raise ConfigError(f"{place.parent} does not exist")
+            if not place.parent.parent.is_dir():  # of a user without a home, say
+                raise ConfigError(f"{place.parent.parent} does not exist")
             check(path)
             if _free(place) < LEAST:
                 raise ConfigError(f"{place} has less than {LEAST >> 20} MB free")

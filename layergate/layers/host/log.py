@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +43,7 @@ from layergate.core.invalidation import Invalidation, PurgeReceipt, matcher
 from layergate.core.shared import Joining
 from layergate.errors import ConfigError, WireError
 from layergate.layers.host import folder as folders
+from layergate.layers.host.calls import Answering, Report, asked
 from layergate.layers.host.journal import END, LARGEST, NAME, Damaged, JournalFile, replaced
 from layergate.layers.host.members import Members
 from layergate.shared.outbox import EVERYTHING, Outbox, Waiting
@@ -59,6 +60,7 @@ PATIENCE: Final = 1.0
 """Seconds that a purge waits for another writer before it replaces the file."""
 
 _MARGIN: Final = 0.01  # seconds that a purge waits beyond `BOUND`
+_ANSWER: Final = 0.5  # seconds that other processes have to tell their statistics
 _PAUSE: Final = 0.0005  # seconds between two tries to take the lock
 _RETRY: Final = 0.2  # seconds until a folder that could not be used is tried again
 _RETRIES: Final = 8
@@ -109,6 +111,11 @@ class HostLog:
         self._pid = os.getpid()
         self._files = 0  # how many logs have been followed
         self._events: list[tuple[str, dict[str, Any]]] = []
+        self.on_moved: list[Callable[[], object]] = []
+        """Called when another log is followed: perhaps the folder is another one. Under the lock."""
+        self.report: Report | None = None
+        """What other processes are told when they ask for statistics; None: they are not answered."""
+        self._answering: Answering | None = None
 
     # -- the protocol of the core --------------------------------------------------------------
 
@@ -194,6 +201,9 @@ class HostLog:
         self._pid = os.getpid()
         self._lock = self._runtime.lock()
         self._until = self._retry_at = _NEVER
+        if self._answering is not None:
+            self._answering.forked()
+            self._answering = None
         self._close()
 
     def stats(self) -> Mapping[str, int | float]:
@@ -210,6 +220,19 @@ class HostLog:
             "log_replaced": max(0, self._files - 1),
             "members": self._counted(),
         }
+
+    async def reports(self) -> tuple[list[dict[str, Any]], int]:
+        """The statistics of this process and of those that answer, each with its number as ``worker`` and
+        its ``pid``; and how many processes there are."""
+        own: dict[str, Any] = {} if self.report is None else dict(self.report())
+        try:
+            with self._lock:
+                number, others = self._members.number, self._members.others()
+        except OSError:
+            number, others = None, []
+        mine = {**own, "worker": 0 if number is None else number, "pid": os.getpid()}
+        answers = await asked(self.folder, others, self._runtime, _ANSWER)
+        return [mine, *answers], 1 + len(others)
 
     # -- following a file ----------------------------------------------------------------------
     # The caller of these has the lock. They raise OSError, `Damaged` and ConfigError.
@@ -293,18 +316,28 @@ class HostLog:
         self._files += 1
         if self._files > 1:
             self._events.append(("log_reset", {}))
+            for moved in self.on_moved:
+                moved()
         self._adopt(file)
 
     def _adopt(self, file: JournalFile) -> None:
         self._file = file
         self._opened = self._monotonic()
         if self._is_member:
-            self._members.join()
+            number = self._members.join()
+            if self.report is not None and self._runtime.background():
+                try:
+                    self._answering = Answering(self.folder, number, self.report)
+                except (OSError, RuntimeError) as error:
+                    _logger.debug("other processes are told no statistics: %s", error)
 
     def _close(self) -> None:
         file, self._file = self._file, None
+        answering, self._answering = self._answering, None
         if file is not None:
             file.close()
+        if answering is not None:
+            answering.close()
         self._members.leave()
 
     def _catch(self, file: JournalFile) -> None:

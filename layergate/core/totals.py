@@ -1,4 +1,4 @@
-"""The statistics of several workers as one."""
+"""The statistics of several processes as one. Gateways and processes that share a host's folder ask."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ __all__ = ["total"]
 
 # Values that a sum would make meaningless. Positions are each worker's own; a layer that one of them has
 # lost must stay visible.
-_GREATEST: Final = frozenset({"position", "log_position", "log_lag", "breaker"})
+_GREATEST: Final = frozenset({"position", "log_position", "log_lag", "breaker", "members"})
 _LEAST: Final = frozenset({"log_trusted"})
 _OWN: Final = frozenset({"worker", "pid"})
 
 
 def total(reports: Sequence[Mapping[str, Any]], *, workers: int | None = None) -> dict[str, Any]:
-    """The statistics of `Cache.stats` for all workers: the sums, and below ``workers`` the number of those
-    that are ``running`` and that ``answered``, and the statistics of ``each`` by its number.
+    """The statistics of several processes: the sums, and below ``workers`` the number of those that are
+    ``running`` and that ``answered``, and the statistics of ``each`` by its number.
 
-    ``reports``: the statistics of each, with ``worker`` and ``pid``. ``workers``: the number of workers;
-    None: as many as have answered.
+    ``reports``: the statistics of each, with ``worker`` (its number) and ``pid``. ``workers``: how many
+    there are; None: as many as have answered.
     """
     summed: dict[str, Any] = {}
     for report in reports:

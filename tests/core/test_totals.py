@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from layergate import HttpCache
-from layergate.gateway.totals import total
+from layergate.core.totals import total
 
 
 def report(number: int, **stats: object) -> dict[str, object]:

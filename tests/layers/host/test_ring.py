@@ -1,0 +1,508 @@
+"""The ring of values (`layergate.layers.host.ring`): what is read is what was written last, or a miss."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from layergate.layers.host import ring as module
+from layergate.layers.host.entries import Entries
+from layergate.layers.host.ring import Ring
+from layergate.runtime.threads import ThreadRuntime
+
+MB = 1024 * 1024
+FAR = 4e9  # seconds since the epoch
+
+
+def name(number: int) -> bytes:
+    return hashlib.blake2b(b"%d" % number, digest_size=module.NAME_SIZE).digest()
+
+
+class Clock(ThreadRuntime):
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed = 0.0
+        self.now = lambda: time.time() + self.passed
+        self.monotonic = lambda: time.monotonic() + self.passed
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def make(tmp_path: Path, clock: Clock) -> Callable[..., Ring]:
+    def ring(size: int = MB, largest: int = 128 * 1024) -> Ring:
+        return Ring(
+            tmp_path / "ring",
+            size,
+            largest=largest,
+            lock=clock.lock(),
+            now=clock.now,
+            monotonic=clock.monotonic,
+        )
+
+    return ring
+
+
+def later(clock: Clock) -> None:
+    """Each process compares its file with the one at the path."""
+    clock.passed += 2 * module._COMPARED
+
+
+# -- one value -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 2048, 100_000])
+def test_a_value_is_read_by_all(make: Callable[..., Ring], size: int) -> None:
+    one, other = make(), make()
+    value = os.urandom(size)
+    assert one.set(name(1), value, FAR)
+    assert one.get(name(1)) == other.get(name(1)) == value
+    assert other.get(name(2)) is None
+
+
+def test_a_value_is_replaced(make: Callable[..., Ring]) -> None:
+    ring = make()
+    for value in (b"one", b"two" * 1000, b""):
+        assert ring.set(name(1), value, FAR)
+        assert ring.get(name(1)) == value
+
+
+def test_a_value_is_removed(make: Callable[..., Ring]) -> None:
+    one, other = make(), make()
+    assert not one.delete(name(1))
+    one.set(name(1), b"v", FAR)
+    assert other.delete(name(1))
+    assert not one.delete(name(1))
+    assert one.get(name(1)) is None
+
+
+def test_a_value_expires(make: Callable[..., Ring], clock: Clock) -> None:
+    ring = make()
+    ring.set(name(1), b"v", clock.now() + 10)
+    clock.passed += 9
+    assert ring.get(name(1)) == b"v"
+    clock.passed += 2
+    assert ring.get(name(1)) is None
+
+
+def test_what_is_too_large_is_not_kept(make: Callable[..., Ring]) -> None:
+    ring = make(largest=1000)
+    assert ring.set(name(1), b"x" * 1000, FAR)
+    assert not ring.set(name(1), b"x" * 1001, FAR)
+
+
+def test_clearing(make: Callable[..., Ring], clock: Clock) -> None:
+    one, other = make(), make()
+    one.set(name(1), b"v", FAR)
+    assert other.get(name(1)) == b"v"
+    one.clear()
+    assert one.get(name(1)) is None
+    later(clock)
+    assert other.get(name(1)) is None
+    assert other.set(name(2), b"w", FAR)
+    assert one.get(name(2)) == b"w"
+
+
+# -- the ring turns --------------------------------------------------------------------------------------
+
+
+def test_old_values_make_room(make: Callable[..., Ring]) -> None:
+    ring = make()
+    for number in range(2000):
+        assert ring.set(name(number), b"%d" % number * 200, FAR)
+        assert ring.used <= MB
+    found = [number for number in range(2000) if ring.get(name(number)) is not None]
+    assert len(found) > 1100
+    assert len(found) >= 0.97 * (2000 - found[0])  # but for some that shared a full bucket
+    # What was evicted to have room ahead can be read until it is overwritten.
+    assert 0 <= ring.evictions - (2000 - len(found)) < 100
+
+
+def test_what_is_read_survives_the_turn(make: Callable[..., Ring]) -> None:
+    ring = make()
+    ring.set(name(1), b"hot", FAR)
+    for number in range(10, 20_000):
+        ring.set(name(number), bytes(900), FAR)
+        if not number % 200:
+            assert ring.get(name(1)) == b"hot"
+    assert ring.moved >= 10
+
+
+def test_what_was_read_once_does_not_stay_for_ever(make: Callable[..., Ring]) -> None:
+    ring = make()
+    ring.set(name(1), b"hot", FAR)
+    assert ring.get(name(1)) == b"hot"
+    for number in range(10, 4000):
+        ring.set(name(number), bytes(900), FAR)
+    assert ring.get(name(1)) is None
+
+
+def test_what_has_expired_is_not_moved(make: Callable[..., Ring], clock: Clock) -> None:
+    ring = make()
+    ring.set(name(1), b"hot", clock.now() + 10)
+    ring.get(name(1))
+    clock.passed += 20
+    for number in range(10, 1200):
+        ring.set(name(number), bytes(900), FAR)
+    assert ring.moved == 0
+
+
+def test_a_burst_of_hot_values_moves_a_bounded_part(make: Callable[..., Ring]) -> None:
+    ring = make()
+    for number in range(1000):
+        ring.set(name(number), bytes(900), FAR)
+        ring.get(name(number))
+    before = ring.moved
+    for number in range(1000, 1400):
+        assert ring.set(name(number), bytes(900), FAR)
+        moved, before = ring.moved - before, ring.moved
+        assert moved * 900 <= MB // 16
+    assert ring.get(name(1399)) is not None
+
+
+def test_a_full_bucket_gives_up_its_oldest(
+    make: Callable[..., Ring], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PER_SLOT", MB)  # one bucket of ten slots
+    ring = make()
+    for number in range(12):
+        ring.set(name(number), b"v", FAR)
+    assert [ring.get(name(number)) for number in range(12)] == [None] * 2 + [b"v"] * 10
+
+
+def test_small_and_large_values_in_two_rings(tmp_path: Path, clock: Clock) -> None:
+    entries = Entries(tmp_path, size=4 * MB, large=16 * MB, runtime=clock)
+    assert entries.largest == Entries.largest_of(4 * MB, 16 * MB) == 2 * MB
+    for number in range(6):
+        entries.set(name(number), b"x", FAR)
+    for size in (MB, 10, 2 * MB, 300_000, 5):  # from one ring to the other and back
+        value = os.urandom(size)
+        assert entries.set(name(1), value, FAR)
+        assert entries.get(name(1)) == value
+    for number in range(100, 140):  # large ones do not push out small ones
+        assert entries.set(name(number), bytes(MB), FAR)
+    assert entries.get(name(0)) == b"x"
+    assert not entries.set(name(1), bytes(2 * MB + 1), FAR)
+    assert entries.delete(name(1)) is False
+    assert entries.stats()["rejections"] == 1
+    entries.clear()
+    assert entries.get(name(0)) is None
+
+
+def test_without_room_nothing_is_kept(tmp_path: Path, clock: Clock) -> None:
+    entries = Entries(tmp_path, size=1000, large=0, runtime=clock)
+    assert entries.largest == Entries.largest_of(1000, 0) == 0
+    assert not entries.set(name(1), b"", FAR)
+    assert entries.get(name(1)) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- the file is not what it should be -------------------------------------------------------------------
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def shortened(file: Path) -> None:
+    os.truncate(file, 300_000)
+
+
+def overwritten(file: Path) -> None:
+    file.write_bytes(b"x" * file.stat().st_size)
+
+
+def removed(file: Path) -> None:
+    file.unlink()
+
+
+def scribbled(file: Path) -> None:
+    size = file.stat().st_size
+    with file.open("r+b") as raw:
+        raw.seek(4096)
+        raw.write(os.urandom(size - 4096))
+
+
+def beheaded(file: Path) -> None:
+    with file.open("r+b") as raw:
+        raw.seek(24)
+        raw.write(b"\xff" * 16)
+
+
+@pytest.mark.parametrize("broken", [emptied, shortened, overwritten, removed, scribbled, beheaded])
+def test_a_damaged_file_is_a_miss_and_is_made_anew(
+    make: Callable[..., Ring], tmp_path: Path, clock: Clock, broken: Callable[[Path], None]
+) -> None:
+    one, other = make(), make()
+    for number in range(900):
+        one.set(name(number), b"%d" % number * 50, FAR)
+    other.get(name(1))
+    broken(tmp_path / "ring")
+    for _ in range(2):
+        for number in range(900):
+            for ring in (one, other):
+                assert ring.get(name(number)) in (None, b"%d" % number * 50)
+        later(clock)
+    for _ in range(4):
+        one.set(name(5000), b"new", FAR)
+        later(clock)
+    assert one.set(name(5000), b"new", FAR)
+    assert other.get(name(5000)) == b"new"
+
+
+def test_a_record_that_was_overwritten_in_part(make: Callable[..., Ring], tmp_path: Path) -> None:
+    ring = make()
+    ring.set(name(1), bytes(1000), FAR)
+    file = tmp_path / "ring"
+    data = bytearray(file.read_bytes())
+    at = data.rindex(name(1))
+    data[at + 500] = 1
+    file.write_bytes(data)
+    assert ring.get(name(1)) is None
+
+
+def test_another_size(make: Callable[..., Ring], tmp_path: Path) -> None:
+    first = make(4 * MB)
+    first.set(name(1), b"v", FAR)
+    smaller = make(2 * MB)  # the operator wants less: the file is replaced
+    assert smaller.get(name(1)) is None
+    assert (tmp_path / "ring").stat().st_size < 3 * MB
+    smaller.set(name(1), b"v", FAR)
+    larger = make(4 * MB)  # there was less room when another process began: it is used
+    assert larger.get(name(1)) == b"v"
+    assert larger.size == 2 * MB
+
+
+def test_no_folder(make: Callable[..., Ring], tmp_path: Path) -> None:
+    ring = make()
+    tmp_path.rename(tmp_path.with_name("elsewhere"))
+    assert ring.get(name(1)) is None
+    assert not ring.set(name(1), b"v", FAR)
+    assert not ring.delete(name(1))
+    ring.clear()
+
+
+# -- writers that end, stop, or find the disk full -------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_writer_killed_between_any_two_stores(
+    make: Callable[..., Ring], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    real = os.pwrite
+    ended = 0
+    for step in range(100):
+        (tmp_path / "ring").unlink(missing_ok=True)
+        other, victim = make(), make()
+        held = range(1400) if full else range(100)
+        for number in held:
+            other.set(name(number), b"%d" % number * 200, FAR)
+        extra = 5000  # until the next record needs the place of others
+        while full and other.used <= MB - 1200:
+            other.set(name(extra), bytes(100), FAR)
+            extra += 1
+        kept = [number for number in held if other.get(name(number)) is not None]
+        calls = iter(range(1000))
+
+        def pwrite(fd: int, data: Any, at: int, calls: Any = calls, step: int = step) -> int:
+            if next(calls) == step:
+                real(fd, data[: len(data) // 2], at)
+                raise Killed
+            return real(fd, data, at)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", pwrite)
+            patch.setattr(module, "_AHEAD", 32 * 1024)
+            try:
+                assert victim.set(name(9999), b"new" * 500, FAR)
+            except Killed:
+                ended += 1
+            else:
+                break
+        victim.close()
+        lost = [number for number in kept if other.get(name(number)) != b"%d" % number * 200]
+        # Only what stood where the record was to go, and was moved from there: here everything is hot.
+        assert len(lost) <= (200 if full else 0)
+        assert other.get(name(9999)) in (None, b"new" * 500)
+        for number in range(20_000, 22_000):
+            assert other.set(name(number), b"%d" % number, FAR)
+            assert other.get(name(number)) == b"%d" % number
+    assert ended >= (10 if full else 3)
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_full_disk(make: Callable[..., Ring], monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    real, calls = os.pwrite, iter(range(1000))
+    ring = make()
+    ring.set(name(1), b"v", FAR)
+
+    def pwrite(fd: int, data: Any, at: int) -> int:
+        if next(calls) >= step:
+            raise OSError(28, "No space left on device")
+        return real(fd, data, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", pwrite)
+        kept = ring.set(name(2), b"w", FAR)
+        assert kept == (step > 2)
+    assert ring.get(name(1)) == b"v"
+    assert ring.set(name(3), b"x", FAR)
+    assert ring.get(name(3)) == b"x"
+
+
+def test_a_stopped_writer_is_bypassed(
+    make: Callable[..., Ring], tmp_path: Path, clock: Clock
+) -> None:
+    one, other = make(), make()
+    one.set(name(1), b"v", FAR)
+    fd = os.open(tmp_path / "ring", os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)  # and never goes on
+    assert not one.set(name(2), b"w", FAR)
+    assert one.get(name(1)) == b"v"  # readers take no lock
+    clock.passed += module._PATIENCE + 0.1
+    assert not one.set(name(2), b"w", FAR)
+    assert one.set(name(2), b"w", FAR)
+    later(clock)
+    assert other.get(name(2)) == b"w"
+    os.close(fd)
+
+
+STORM = """
+import os, random, sys, time
+from pathlib import Path
+from layergate.layers.host.entries import Entries
+from layergate.runtime.threads import ThreadRuntime
+from tests.layers.host.test_ring import checked, name, value_of
+entries = Entries(Path(sys.argv[1]), size=1 << 20, large=8 << 20, runtime=ThreadRuntime())
+dice = random.Random(int(sys.argv[2]))
+hits = 0
+print("ready", flush=True)
+for _ in range(int(sys.argv[3])):
+    number = dice.randrange(400)
+    if dice.random() < 0.5:
+        entries.set(name(number), value_of(number, dice), 4e9)
+    else:
+        hits += checked(number, entries.get(name(number)))
+print("hits", hits, flush=True)
+"""
+
+
+def value_of(number: int, dice: random.Random) -> bytes:
+    """A value that tells whose it is, how long it is, and what it is made of."""
+    length = dice.choice((0, 100, 2000, 9000, 60_000, 300_000))
+    seed = dice.randrange(256)
+    return b"%d:%d:%d:" % (number, length, seed) + bytes((seed,)) * length
+
+
+def checked(number: int, value: bytes | None) -> bool:
+    if value is None:
+        return False
+    of, length, seed, rest = value.split(b":", 3)
+    assert int(of) == number
+    assert len(rest) == int(length)
+    assert rest == bytes((int(seed),)) * int(length)
+    return True
+
+
+def test_many_processes_and_one_is_killed_again_and_again(tmp_path: Path) -> None:
+    def storm(seed: int, rounds: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", STORM, str(tmp_path), str(seed), str(rounds)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    steady = [storm(seed, 12_000) for seed in range(3)]
+    killed = 0
+    while any(process.poll() is None for process in steady):
+        victim = storm(100 + killed, 10**9)
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == "ready\n"
+        time.sleep(random.random() / 5)
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate()
+        killed += 1
+    for process in steady:
+        out, _ = process.communicate()
+        assert process.returncode == 0
+        assert int(out.split()[-1]) > 1000
+    assert killed > 1
+
+
+# -- a model ---------------------------------------------------------------------------------------------
+
+
+class Model(RuleBasedStateMachine):
+    """Two processes, one ring: what is read is what was written last, or, once the ring has turned,
+    nothing."""
+
+    @initialize()
+    def begin(self) -> None:
+        import tempfile
+
+        self.folder = tempfile.TemporaryDirectory()
+        runtime = ThreadRuntime()
+        self.rings = [
+            Ring(
+                Path(self.folder.name) / "ring",
+                64 * 1024,
+                largest=8 * 1024,
+                lock=runtime.lock(),
+                now=runtime.now,
+                monotonic=runtime.monotonic,
+            )
+            for _ in range(2)
+        ]
+        self.model: dict[int, bytes] = {}
+        self.written = 0
+
+    @rule(which=st.integers(0, 1), number=st.integers(0, 30), value=st.binary(max_size=8 * 1024))
+    def write(self, which: int, number: int, value: bytes) -> None:
+        assert self.rings[which].set(name(number), value, FAR)
+        self.model[number] = value
+        self.written += len(value) + 64
+
+    @rule(which=st.integers(0, 1), number=st.integers(0, 30))
+    def read(self, which: int, number: int) -> None:
+        found = self.rings[which].get(name(number))
+        if found is None:
+            assert number not in self.model or self.written > 32 * 1024
+            self.model.pop(number, None)
+        else:
+            assert found == self.model[number]
+
+    @rule(which=st.integers(0, 1), number=st.integers(0, 30))
+    def remove(self, which: int, number: int) -> None:
+        self.rings[which].delete(name(number))
+        self.model.pop(number, None)
+
+    @invariant()
+    def bounded(self) -> None:
+        assert self.rings[0].used <= 64 * 1024
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+
+TestModel = Model.TestCase
+TestModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
