@@ -48,9 +48,10 @@ def test_py_typed_ships_in_the_wheel():
     assert (ROOT / "layergate" / "py.typed").is_file()
 
 
-def test_the_library_needs_one_small_package_beside_python():
-    (needed,) = PYPROJECT["project"]["dependencies"]
-    assert needed.startswith("http-sf>=")
+def test_the_library_needs_two_small_packages_beside_python():
+    fields, codec = PYPROJECT["project"]["dependencies"]
+    assert fields.startswith("http-sf>=")
+    assert codec.startswith("msgpack>=")
 
 
 def test_the_readme_is_the_description_on_the_index():

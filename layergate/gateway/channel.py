@@ -9,7 +9,7 @@ which runs until it has nothing more to do. ``sockets`` are bound. The worker ca
 ``asyncio.create_server(sock=...)`` does) when it can answer; until then connections are refused instead
 of kept waiting. The worker closes them. In the loop of ``main``, in this order::
 
-    cache = HttpCache(**options.cache_arguments(), log=channel.log)
+    cache = HttpCache(**options.cache_arguments(channel.folder))
     await channel.open(reload=reload, stats=cache.stats)
     cache.reporter = channel.report                 # GET {admin}/stats is about all workers
     ...                                             # listen
@@ -28,8 +28,7 @@ of kept waiting. The worker closes them. In the loop of ``main``, in this order:
 ``ready``     says that connections are accepted.
 ``stopping``  is set when the worker must end: it accepts nothing more, answers what it has begun, closes
               idle connections, and returns from ``main``, within `GatewayOptions.drain_timeout`. It is
-              also set when the supervisor is gone, because then no purge arrives any more, and no
-              worker is replaced.
+              also set when the supervisor is gone, because then no worker is replaced any more.
 ``cut``       is set when the worker must give up what is still under way. (The supervisor kills a worker
               that does not end soon after.)
 ``state``     decides ``readyz``: 200 for READY, else 503.
@@ -59,10 +58,8 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
-from layergate.core.shared import Joining, Log
 from layergate.core.totals import total
 from layergate.gateway import timeouts
-from layergate.gateway.siblings import SiblingLog
 
 __all__ = [
     "MAX_FRAME",
@@ -70,7 +67,6 @@ __all__ = [
     "ChannelBroken",
     "ChannelClosed",
     "Link",
-    "MakeLog",
     "Reload",
     "State",
     "Stats",
@@ -86,7 +82,6 @@ _logger = logging.getLogger("layergate.gateway")
 Message: TypeAlias = dict[str, Any]
 Reload: TypeAlias = Callable[[Any], Iterable[str]]
 Stats: TypeAlias = Callable[[], Mapping[str, Any]]
-MakeLog: TypeAlias = Callable[[Joining], Log]
 
 MAX_FRAME: Final = 32 * 1024 * 1024  # bytes
 _HEAD: Final = struct.Struct("!IB")
@@ -174,6 +169,7 @@ class Channel:
     """A worker's end of the channel. This class is the common part, with nothing at the other end.
 
     ``number``    of this worker, from 0; ``workers``: how many there are.
+    ``folder``    the folder that all workers share; None if they share something else, or there is one.
     ``instance``  the token in CDN-Loop (RFC 8586) that all workers of this gateway share, and no other
                   gateway has.
     """
@@ -182,17 +178,12 @@ class Channel:
         self.number = number
         self.instance = new_instance() if instance is None else instance
         self.workers = workers
+        self.folder: str | None = None
         self.state = State.STARTING
         self.stopping = asyncio.Event()
         self.cut = asyncio.Event()
         self._reload: Reload | None = None
         self._stats: Stats | None = None
-
-    @property
-    def log(self) -> MakeLog | None:
-        """Makes the log of purges that all workers share, for `HttpCache`. None if there is no need for
-        one: with a single worker, or with a shared layer."""
-        return None
 
     async def open(self, *, reload: Reload, stats: Stats) -> None:
         """Begin to read from the other side. See the top of this module."""
@@ -239,7 +230,7 @@ class Link(Channel):
     """The channel of a worker that a supervisor has started.
 
     ``sock``: a connected AF_UNIX socket, the supervisor at its other end.
-    ``siblings``: True if the workers share a log of purges through the supervisor.
+    ``folder``: see `Channel`.
     """
 
     def __init__(
@@ -248,22 +239,17 @@ class Link(Channel):
         number: int,
         workers: int,
         *,
-        siblings: bool,
+        folder: str | None = None,
         instance: str | None = None,
     ) -> None:
         super().__init__(number, workers, instance=instance)
         self._sock = sock
-        self._siblings = SiblingLog(self.send, workers) if siblings else None
+        self.folder = folder
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._reports: dict[int, asyncio.Future[list[dict[str, Any]]]] = {}
         self._numbers = itertools.count()
-
-    @property
-    def log(self) -> MakeLog | None:
-        """See `Channel.log`."""
-        return None if self._siblings is None else self._siblings.joined
 
     async def open(self, *, reload: Reload, stats: Stats) -> None:
         """See `Channel.open`."""
@@ -304,8 +290,6 @@ class Link(Channel):
     async def close(self) -> None:
         """See `Channel.close`."""
         await super().close()
-        if self._siblings is not None:
-            await self._siblings.leave()
         if self._beat is not None:
             self._beat.cancel()
         if self._listening is not None:
@@ -327,8 +311,8 @@ class Link(Channel):
             writer.transport.abort()
 
     def _tick(self) -> None:
-        """Give a sign of life, and ask for trust for another term."""
-        self.send({"op": "sync"})
+        """Give a sign of life."""
+        self.send({"op": "alive"})
         self._beat = asyncio.get_running_loop().call_later(BEAT, self._tick)
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
@@ -339,9 +323,6 @@ class Link(Channel):
             _logger.warning("worker %d ends: its supervisor is gone (%s)", self.number, error)
         except Exception:
             _logger.exception("worker %d ends: its channel failed", self.number)
-        # No purge arrives any more, and the supervisor waits for no acknowledgement.
-        if self._siblings is not None:
-            self._siblings.lost()
         for future in self._reports.values():
             if not future.done():
                 future.set_exception(ChannelBroken("the supervisor is gone"))
@@ -361,8 +342,6 @@ class Link(Channel):
             future = self._reports.get(message["id"])
             if future is not None and not future.done():
                 future.set_result(message["stats"])
-        elif self._siblings is not None:
-            self._siblings.take(message)
 
 
 BEAT: Final = 0.5  # seconds between two signs of life

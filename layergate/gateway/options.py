@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from layergate.config import ADMIN_PATH, ADMIN_TOKEN, Admin, Options, count, flag, seconds, strings
+from layergate.core.shared import SharedLayer
 from layergate.errors import ConfigError
 from layergate.gateway import addresses, checks
 from layergate.gateway.addresses import Address
@@ -141,9 +142,9 @@ class GatewayOptions:
         self._check_cache()
         put(self, "_secret", self._shared_secret())
 
-    def cache_arguments(self) -> dict[str, Any]:
+    def cache_arguments(self, folder: str | None = None) -> dict[str, Any]:
         """The keyword arguments for the gateway's `HttpCache`: ``cache`` with ``admin``, and with a
-        shared layer of its own where ``shared`` is a URL.
+        shared layer of its own where ``shared`` is a URL, or where the workers share a ``folder``.
 
         Each call makes a new layer: one for each process.
 
@@ -167,6 +168,15 @@ class GatewayOptions:
                 secret=self._secret,
                 compress_above=self.shared_compress_above,
             )
+        elif folder is not None:
+            from layergate.layers.host import HostLayer  # needs locks that Windows does not have
+
+            memory = arguments.get("memory") or "64MB"
+            layer = HostLayer(folder, size=memory, large=memory)
+            if self.cache.layers is None:
+                arguments["shared"] = layer
+            elif not any(isinstance(one, SharedLayer) for one in self.cache.layers):
+                arguments["layers"] = (*self.cache.layers, layer)
         return arguments
 
     def _admin(self) -> Admin | None:

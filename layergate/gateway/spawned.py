@@ -49,7 +49,7 @@ def main(fd: int) -> int:
         sock,
         start["number"],
         start["workers"],
-        siblings=start["siblings"],
+        folder=start["folder"],
         instance=start["instance"],
     )
     sockets = [socket.socket(fileno=own) for own in start["sockets"]]

@@ -27,9 +27,9 @@ from layergate.gateway.listening import Listeners
 from layergate.gateway.notify import notify
 from layergate.gateway.options import GatewayOptions
 from layergate.gateway.process import Life, WorkerProcess, spawn
-from layergate.gateway.purges import Purges
 from layergate.gateway.reloading import Load, Reloader, log_reloaded
 from layergate.gateway.reports import Reports
+from layergate.layers.host.folder import PrivateFolder
 
 __all__ = ["Supervisor"]
 
@@ -81,14 +81,14 @@ class Supervisor:
         self._entry = worker
         self._count = options.workers
         self._addresses = options.addresses
-        # With a shared layer, the log of purges is there.
-        self._siblings = options.cache.shared is None
+        # The workers share a folder, unless they share something else.
+        self._shares_folder = options.cache.shared is None
+        self._folder: PrivateFolder | None = None
         self._instance = new_instance()
         self._serials = itertools.count(1)
         self._workers: dict[int, WorkerProcess] = {}
         self._reloader = Reloader(load, options, self._reload)
         self._rollout = _Rollout(self._workers)
-        self._purges = Purges(self._workers)
         self._reports = Reports(self._workers)
         self._stop = asyncio.Event()
         self._started = False  # all were ready once
@@ -97,7 +97,17 @@ class Supervisor:
         self._listeners: Listeners | None = None
 
     async def run(self) -> int:
-        """Run until a signal ends it. The exit status. Raises CannotListen."""
+        """Run until a signal ends it. The exit status. Raises CannotListen, and ConfigError if there is no
+        place for the folder that the workers share."""
+        if self._shares_folder:
+            self._folder = PrivateFolder()
+        try:
+            return await self._run()
+        finally:
+            if self._folder is not None:
+                self._folder.remove()
+
+    async def _run(self) -> int:
         loop = asyncio.get_running_loop()
         self._listeners = Listeners(self._addresses, self._count)
         beat = loop.create_task(self._watch(), name="layergate watch")
@@ -163,20 +173,14 @@ class Supervisor:
     async def _start(self, number: int) -> WorkerProcess:
         assert self._listeners is not None
         serial = next(self._serials)
-        # Before it can hold anything: it is sent every purge from now on.
-        self._purges.join(serial)
         sockets = [sock.fileno() for sock in self._listeners.of(number)]
         start = {
             "workers": self._count,
-            "siblings": self._siblings,
+            "folder": None if self._folder is None else str(self._folder.path),
             "instance": self._instance,
             "entry": self._entry,
         }
-        try:
-            worker, reader = await spawn(serial, number, sockets, start)
-        except BaseException:
-            self._purges.leave(serial)
-            raise
+        worker, reader = await spawn(serial, number, sockets, start)
         self._workers[serial] = worker
         worker.send_frame(pack_options(self._reloader.options))
         loop = asyncio.get_running_loop()
@@ -201,7 +205,6 @@ class Supervisor:
             await asyncio.wait((listening,))
         del self._workers[worker.serial]
         worker.close()
-        self._purges.leave(worker.serial)
         self._reports.check()
         self._rollout.check()
 
@@ -285,7 +288,7 @@ class Supervisor:
             while True:
                 self._take(worker, await receive(reader))
         except ChannelClosed:
-            self._purges.leave(worker.serial)  # only a process that has ended closes its end
+            pass  # only a process that has ended closes its end
         except ChannelBroken as error:
             worker.kill(f"sends invalid messages: {error}")
         except Exception:
@@ -294,17 +297,10 @@ class Supervisor:
 
     def _take(self, worker: WorkerProcess, message: Mapping[str, Any]) -> None:
         match message["op"]:
-            case "sync":
+            case "alive":
                 worker.silent = 0
-                self._purges.grant(worker)
             case "ready":
                 self._ready(worker)
-            case "purge":
-                self._purges.purge(worker, message)
-            case "applied":
-                self._purges.applied(worker, int(message["n"]))
-            case "leave":
-                self._purges.leave(worker.serial)
             case "draining":
                 if not self._stop.is_set():
                     _logger.info("worker %d ends, and is replaced", worker.number)

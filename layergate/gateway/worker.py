@@ -57,7 +57,7 @@ class Worker:
     def __init__(self, options: GatewayOptions, channel: Channel) -> None:
         self.options = options
         self.channel = channel
-        self.cache = HttpCache(**options.cache_arguments(), log=channel.log)
+        self.cache = HttpCache(**options.cache_arguments(channel.folder))
         policy = _policy(options, channel)
         self.proxy = Proxy(tuple(options.upstreams), policy)
         gate = LayerGate(self.proxy, self.cache)

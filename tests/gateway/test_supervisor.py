@@ -479,7 +479,7 @@ async def test_what_cannot_change_is_named_and_the_rest_holds(tmp_path, workers)
             async with gateway.each() as connections:
                 for connection in connections.values():
                     stats = await gateway.stats(connection)
-                    assert list(stats["layers"]) == ["memory"]
+                    assert list(stats["layers"]) == ["memory", "host"]
 
 
 async def test_a_worker_that_starts_later_has_the_new_settings(tmp_path):

@@ -40,8 +40,8 @@ class Tuned(GatewayOptions):
 
     __slots__ = ()
 
-    def cache_arguments(self) -> dict[str, Any]:
-        arguments = super().cache_arguments()
+    def cache_arguments(self, folder: str | None = None) -> dict[str, Any]:
+        arguments = super().cache_arguments(folder)
         layer = json.loads(os.environ.get("GATEWAY_LAYER", "{}"))
         if layer and isinstance(self.cache.shared, str):
             from layergate.layers.redis import RedisLayer
@@ -79,7 +79,7 @@ def main(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -
 async def serve(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -> None:
     from tests.processes.fleet_app import handle
 
-    cache = HttpCache(**options.cache_arguments(), log=channel.log)
+    cache = HttpCache(**options.cache_arguments(channel.folder))
     gated = LayerGate(handle, cache=cache)
 
     def reload(new: GatewayOptions) -> list[str]:

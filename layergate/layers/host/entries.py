@@ -72,7 +72,10 @@ class Entries:
 
     def delete(self, name: bytes) -> bool:
         """Remove the entry. True if there was one."""
-        return any([ring.delete(name) for ring in self._rings()])
+        there = False
+        for ring in self._rings():
+            there |= ring.delete(name)
+        return there
 
     def clear(self) -> None:
         """Remove all entries."""

@@ -36,6 +36,7 @@ __all__ = ["HostLayer", "from_url", "path_of"]
 
 _logger = logging.getLogger("layergate")
 
+_NO_NAMESPACE: Final = "layergate"  # the gateway's default, which names no folder
 _FRAME: Final = 1024  # bytes that encoding adds to an entry, about
 
 
@@ -345,7 +346,9 @@ def from_url(url: str, *, namespace: str | None = None, **options: Any) -> HostL
     where = path_of(url)
     if where is not None and where.startswith("/"):
         return HostLayer(where, **options)
-    return HostLayer(namespace=namespace if where is None else where, **options)
+    if where is None and namespace != _NO_NAMESPACE:
+        where = namespace
+    return HostLayer(namespace=where, **options)
 
 
 from_url.shown_url = str  # type: ignore[attr-defined] # see `layergate.layers.schemes`: nothing is secret

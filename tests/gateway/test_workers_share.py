@@ -1,4 +1,5 @@
-"""Final purges among workers that have no shared layer (G3)."""
+"""Workers that share a folder: purges are final (G3), one fetch is for all (G2), and what one has stored
+all serve."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from layergate.layers.host.folder import PrivateFolder
 from tests.guarantees.test_g3_fleet_history import GONE, KEYS, Story
 from tests.support.fleet import Connection, OriginCall, Purged, eventually
-from tests.support.gateways import Gateway
+from tests.support.gateways import AUTHORIZED, Gateway, gone
 
 pytest_plugins = ("tests.support.redis_servers",)
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
@@ -95,19 +97,85 @@ async def test_what_is_under_way_when_it_is_purged_elsewhere_is_not_served_later
             assert (await connections[pid].get("/slow")).body == b"2"
 
 
-async def test_each_worker_fetches_once(tmp_path):
-    async with Gateway(tmp_path) as gateway:
+async def test_one_fetch_is_for_all_workers(tmp_path):
+    async with Gateway(tmp_path, workers=3) as gateway:
         gate = gateway.origin.gated("/burst")
         async with gateway.each() as connections, contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(Connection(gateway.port)) for _ in range(60)]
             clients += connections.values()
             for client in clients:
                 client.ask("/burst")
-            await gate.reached(2)
+            await gate.reached()
             gate.open()
             answers = await asyncio.gather(*(client.answer() for client in clients))
-        assert {answer.body for answer in answers} <= {b"1", b"2"}
-        assert gateway.origin.calls["/burst"] == 2
+            assert {answer.body for answer in answers} == {b"1"}
+            assert gateway.origin.calls["/burst"] == 1
+            stats = await gateway.stats(next(iter(connections.values())))
+            assert stats["layers"]["host"]["hits"] >= 2
+
+
+async def test_while_the_upstream_is_down_every_worker_serves_what_any_has_stored(tmp_path):
+    async with Gateway(tmp_path, workers=3) as gateway:
+        Versions(gateway)
+        async with gateway.each() as connections:
+            one, *_ = connections.values()
+            for number in range(8):
+                await one.get(f"/page/{number}")
+            await gateway.origin.__aexit__(None, None, None)
+            for connection in connections.values():
+                for number in range(8):
+                    answer = await connection.get(f"/page/{number}")
+                    assert (answer.status, answer.body) == (200, b"1")
+
+
+async def test_a_worker_that_replaces_another_begins_warm(tmp_path):
+    async with Gateway(tmp_path) as gateway:
+        Versions(gateway)
+        async with gateway.each() as connections:
+            await read(connections)
+        os.kill(min(gateway.pids()), signal.SIGKILL)
+        await gateway.logged("is there again")
+        async with gateway.each() as connections:
+            assert await read(connections) == [1, 1]
+        assert gateway.origin.calls["/page"] == 1
+
+
+async def test_the_folder_goes_with_the_gateway(tmp_path):
+    async with Gateway(tmp_path) as gateway:
+        async with gateway.each() as connections:
+            stats = await gateway.stats(next(iter(connections.values())))
+            assert stats["invalidation"]["members"] == 2
+        (folder,) = folders_of(gateway.pid)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        gateway.signal(signal.SIGTERM)
+        await gone(gateway.pid)
+        assert not folder.exists()
+
+
+async def test_folders_that_killed_gateways_have_left_go_with_the_next(tmp_path):
+    async with Gateway(tmp_path) as gateway:
+        (folder,) = folders_of(gateway.pid)
+        pids = gateway.pids()
+        gateway.signal(signal.SIGKILL)
+        for pid in pids:
+            await gone(pid)
+    assert folder.exists()
+    os.utime(folder, (0, 0))
+    used = PrivateFolder()
+    assert not folder.exists()
+    os.utime(used.path, (0, 0))
+    other = PrivateFolder()
+    assert used.path.exists()  # its owner is alive
+    used.remove()
+    other.remove()
+    assert not used.path.exists()
+
+
+def folders_of(pid: int) -> list[Path]:
+    """The private folders that a process has files open in."""
+    opened = Path(f"/proc/{pid}/fd").iterdir()
+    links = [link.readlink() for link in opened]
+    return [link.parent for link in links if link.parent.name.startswith("layergate-gateway-")]
 
 
 async def test_who_is_killed_is_not_waited_for_and_its_replacement_counts(tmp_path):
@@ -138,9 +206,8 @@ async def test_who_stands_still_serves_nothing_old_when_it_goes_on(tmp_path):
             assert await read(connections) == [1, 1]
             os.kill(stalled, signal.SIGSTOP)
             versions.now = 2
-            # Waited for as long as it may be trusted, and no longer.
-            assert await gateway.purge(connections[other], tags=["page"]) == (200, 1, 1)
-            # The request reaches the process before anything from the supervisor may.
+            # Nobody waits for it: before it serves anything, it reads what was purged.
+            assert await gateway.purge(connections[other], tags=["page"]) == (200, 2, 2)
             connections[stalled].ask("/page")
             os.kill(stalled, signal.SIGCONT)
             assert (await connections[stalled].answer()).body == b"2"
@@ -150,9 +217,7 @@ async def test_who_stands_still_serves_nothing_old_when_it_goes_on(tmp_path):
             assert await read(connections) == [3, 3]
 
 
-async def test_while_the_supervisor_stands_still_nothing_is_final_and_nothing_old_is_served(
-    tmp_path,
-):
+async def test_purges_need_no_supervisor(tmp_path):
     async with Gateway(tmp_path) as gateway:
         versions = Versions(gateway)
         async with gateway.each() as connections:
@@ -160,27 +225,15 @@ async def test_while_the_supervisor_stands_still_nothing_is_final_and_nothing_ol
             assert await read(connections) == [1, 1]
             os.kill(gateway.pid, signal.SIGSTOP)
             try:
-                versions.now = 2
-                purged = await gateway.purge(one, tags=["page"])
-                assert not purged.final
-                # By then nobody is trusted any more: all is validated, or fetched.
-                assert await read(connections) == [2, 2]
-                versions.now = 3
-                assert await read(connections) == [3, 3]
+                for purger in (one, other):
+                    versions.now += 1
+                    assert await gateway.purge(purger, tags=["page"]) == (200, 2, 2)
+                    assert await read(connections) == [versions.now] * 2
             finally:
                 os.kill(gateway.pid, signal.SIGCONT)
 
-            async def final() -> bool:
-                return await gateway.purge(other, tags=["nothing"]) == (200, 2, 2)
 
-            await eventually(final)
-            assert await read(connections) == [3, 3]
-            calls = gateway.origin.calls["/page"]
-            assert await read(connections) == [3, 3]
-            assert gateway.origin.calls["/page"] == calls
-
-
-async def test_after_the_end_of_the_supervisor_nothing_is_trusted(tmp_path):
+async def test_after_the_end_of_the_supervisor_workers_end_and_purges_hold(tmp_path):
     async with Gateway(tmp_path, drain_timeout=20.0) as gateway:
         versions = Versions(gateway)
         gate = gateway.origin.gated("/slow")
@@ -191,12 +244,14 @@ async def test_after_the_end_of_the_supervisor_nothing_is_trusted(tmp_path):
             await gate.reached()
             os.kill(gateway.pid, signal.SIGKILL)
             await gateway.logged("its supervisor is gone", 2)
+            # It ends with this connection; what comes behind in it knows of the purge.
             versions.now = 2
-            # It ends with this connection; what comes behind in it is not from memory.
+            one.ask("/_layergate/purge", "POST", AUTHORIZED, b'{"tags": ["page"]}')
             one.ask("/page")
             gate.open()
             assert (await one.answer()).body == b"1"
             with contextlib.suppress(OSError, EOFError):
+                assert (await one.answer()).status == 200
                 assert (await one.answer()).body == b"2"
 
 
