@@ -25,7 +25,7 @@ from tests.scenarios.asgi import Clock, Origin, ask, scope_of
 from tests.scenarios.checks import Seen, our_member
 from tests.scenarios.model import TOKEN, Reply, Scenario
 from tests.scenarios.model import Step as Row
-from tests.scenarios.table import SCENARIOS
+from tests.scenarios.rows import SCENARIOS
 from tests.support import asgi
 
 SECTION = re.compile(r"RFC [0-9]+ section [0-9]+(\.[0-9]+)*|LayerGate guarantee G[0-9]+")

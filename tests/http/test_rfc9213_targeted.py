@@ -1,4 +1,4 @@
-"""RFC 9213, read: targeted fields, and which field decides. End to end: `tests/scenarios/table.py`."""
+"""RFC 9213, read: targeted fields, and which field decides. End to end: `tests/scenarios/rows/rfc9213_targeted_fields.py`."""
 
 from __future__ import annotations
 

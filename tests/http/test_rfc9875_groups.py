@@ -1,4 +1,4 @@
-"""RFC 9875, read: cache groups as tags and marks. End to end: `tests/scenarios/table.py`."""
+"""RFC 9875, read: cache groups as tags and marks. End to end: `tests/scenarios/rows/rfc9875_cache_groups.py`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Random conversations against an oracle: whatever comes from the store may come from the store.
 
 The oracle knows each response the origin ever gave, and reads sections 3, 4 and 5.2 again, on its
-own and in the plainest way. It does not say when something has to be reused (the table of scenarios
+own and in the plainest way. It does not say when something has to be reused (the scenarios
 does), only what must not be.
 """
 

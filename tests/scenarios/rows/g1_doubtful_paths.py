@@ -1,78 +1,26 @@
-"""Scenarios: which responses the lifetime of a rule is for, by their status and by the path that was
-asked for."""
+"""G1, privacy: no lifetime of a rule for a target that may be taken for another one."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tests.scenarios.table import (
-    COOKIE,
-    ETAG,
-    FAIL,
-    TWO,
-    at_,
-    fetch,
-    hit,
-    instead,
-    ok,
-    row,
-    rule,
-    stale,
-    unchanged,
-    validated,
-)
+from tests.scenarios.dsl import COOKIE, ETAG, fetch, hit, ok, row, rule, to, unchanged, validated
 
 # A row a line, or a few: the formatter would make a page of each.
 # fmt: off
-
-# -- by status ------------------------------------------------------------------------------------
-
-L = "4.2.2, G1"
-GONE = ok(status=404, body=b"gone")
-HOUR = rule(ttl=3600, stale_while_revalidate=3600, stale_if_error=3600)
-for status in (404, 410):
-    missing = ok(status=status, body=b"gone")
-    row(f"ttl-{status}-ten-seconds", L, fetch(missing), hit(b"gone", status=status, advance=9), fetch(TWO, advance=1), hit(b"two"), rules=HOUR)
-    row(f"ttl-{status}-less-than-ten", L, fetch(missing), hit(b"gone", status=status, advance=2), fetch(TWO, advance=1), rules=rule(ttl=3))
-    row(f"ttl-{status}-named", L, fetch(missing), hit(b"gone", status=status, advance=59), fetch(TWO, advance=1), rules=rule(ttl={200: 9, status: 60}))
-    row(f"ttl-{status}-not-named", L, fetch(missing, cs={"detail": "no-freshness"}), fetch(ok(), advance=1), rules=rule(ttl={200: 60}))
-    # What the app says of it is not touched, unless the rule overrides it.
-    row(f"ttl-{status}-of-the-app", L, fetch(ok("max-age=60", status=status)), hit(status=status, advance=59), rules=HOUR)
-    row(f"ttl-{status}-override", L, fetch(ok("max-age=60", status=status)), hit(status=status, advance=9), fetch(TWO, advance=1),
-        rules=rule(ttl=3600, override=True))
-    row(f"ttl-{status}-confirmed", L, fetch(ok(None, ETAG, status=status, body=b"gone")),
-        validated(unchanged(), b"gone", advance=10, status=status, saw={"if-none-match": '"abc"'}), hit(b"gone", status=status, advance=9), fetch(TWO, advance=1),
-        rules=HOUR)
-    row(f"ttl-{status}-error", L, fetch(missing), fetch(FAIL, advance=10), rules=HOUR)
-    row(f"ttl-{status}-named-windows", L, fetch(missing), stale(b"gone", TWO, advance=20, status=status), hit(b"two"),
-        rules=rule(ttl={status: 10}, stale_while_revalidate=60))
-row("ttl-200-windows", L, fetch(ok()), instead(b"one", FAIL, advance=3700), rules=rule(ttl=3600, stale_if_error=3600))
-row("ttl-by-status", L, at_("/a", fetch(ok())), at_("/b", fetch(GONE)), at_("/c", fetch(ok(status=302))),
-    at_("/a", hit(advance=59)), at_("/b", fetch(TWO)), at_("/c", hit(status=302)), rules=rule(ttl={200: 60, 404: 5, "302": 60}))
-row("ttl-by-status-override", L, fetch(ok("max-age=1")), hit(advance=59), rules=rule(ttl={200: 60}, override=True))
-row("ttl-by-status-override-not-named", L, fetch(ok("max-age=1", status=301)), fetch(TWO, advance=2), rules=rule(ttl={200: 60}, override=True))
-# A 404, then a POST that makes what was not there: the same target, one that the response names, or neither.
-CREATED = ok(None, status=201, body=b"")
-row("ttl-404-created", "4.4", at_("/items/5", fetch(GONE)), at_("/items/5", fetch(CREATED, method="POST")), at_("/items/5", fetch(TWO)), rules=HOUR)
-row("ttl-404-created-elsewhere", "4.4", at_("/items/5", fetch(GONE)),
-    at_("/items", fetch(ok(None, ("Location", "/items/5"), status=201, body=b""), method="POST")), at_("/items/5", fetch(TWO)), rules=HOUR)
-row("ttl-404-created-unsaid", L, at_("/items/5", fetch(GONE)), at_("/items", fetch(CREATED, method="POST")),
-    at_("/items/5", hit(b"gone", status=404, advance=9)), at_("/items/5", fetch(TWO, advance=1)), rules=HOUR)
-
-# -- by path: none for a target that somebody may take for another one ------------------------------
 
 STATIC = rule("/static/*", ttl=60)
 SECRET = ok(None, body=b"account")
 
 
 def no_lifetime(id_: str, target: str, rules: tuple[dict[str, Any], ...] = STATIC) -> None:
-    row(f"path-{id_}", "G1", at_(target, fetch(SECRET, cs={"detail": "path", "stored": None})), at_(target, fetch(ok(None, body=b"two"))),
+    row(f"path-{id_}", "G1", to(target, fetch(SECRET, cs={"detail": "path", "stored": None})), to(target, fetch(ok(None, body=b"two"))),
         # What the app says of its response holds.
-        at_(target, fetch(ok("max-age=60"))), at_(target, hit()), rules=rules)
+        to(target, fetch(ok("max-age=60"))), to(target, hit()), rules=rules)
 
 
 def lifetime(id_: str, target: str, rules: tuple[dict[str, Any], ...] = STATIC) -> None:
-    row(f"path-{id_}", "3", at_(target, fetch(ok())), at_(target, hit()), rules=rules)
+    row(f"path-{id_}", "3", to(target, fetch(ok())), to(target, hit()), rules=rules)
 
 
 for name_, target in (
@@ -122,7 +70,7 @@ lifetime("plain-non-ascii-rule", "/caf%C3%A9/x", rule("/caf\u00e9/*", ttl=60))
 lifetime("plain-segment", "/p/a%20b", rule("/p/{id}", ttl=60))
 lifetime("plain-segments", "/p/a%2Fb", rule("/p/{id:path}", ttl=60))
 lifetime("plain-suffix", "/a/b/x.css", SUFFIX)
-row("path-cookie-first", "G1", at_("/static/../a", fetch(ok(), COOKIE, cs={"detail": "cookie"})), at_("/static/../a", fetch(ok(), cs={"detail": "path"})),
+row("path-cookie-first", "G1", to("/static/../a", fetch(ok(), COOKIE, cs={"detail": "cookie"})), to("/static/../a", fetch(ok(), cs={"detail": "path"})),
     rules=STATIC)
-row("path-confirmed", "G1", at_("/static/../a", fetch(ok("max-age=10", ETAG))),
-    at_("/static/../a", validated(unchanged(), advance=10)), at_("/static/../a", hit(advance=9)), rules=rule("/static/*", ttl=600))
+row("path-confirmed", "G1", to("/static/../a", fetch(ok("max-age=10", ETAG))),
+    to("/static/../a", validated(unchanged(), advance=10)), to("/static/../a", hit(advance=9)), rules=rule("/static/*", ttl=600))

@@ -1,8 +1,11 @@
-"""Rows: who asks is known by a field other than Authorization (G1)."""
+"""G1, privacy: users who are known by a field other than Authorization."""
 
 from __future__ import annotations
 
-from tests.scenarios.table import COOKIE, ETAG, TWO, fetch, hit, ok, post, posted, row, rule
+from tests.scenarios.dsl import COOKIE, ETAG, TWO, fetch, hit, ok, post, posted, row, rule
+
+# A row a line, or a few: the formatter would make a page of each.
+# fmt: off
 
 # By these proxies, gateways and clients say who asks; a few of each kind that patterns match.
 IDENTITIES = (
@@ -15,13 +18,13 @@ IDENTITIES = (
     "Remote-Email", "X-Remote-User", "X-WebAuth-User", "X-User-Id", "X-User", "X-Userinfo", "X-JWT-Assertion",
     "Cf-Access-Authenticated-User-Email", "X-Goog-IAP-JWT-Assertion", "X-Amzn-Oidc-Identity",
     "X-MS-Client-Principal-Name", "OIDC_CLAIM_sub", "X-Okta-User", "X-Vouch-User", "X-Original-Authorization",
-)  # fmt: skip
+)
 # And these say nothing of who asks.
 NOBODYS = (
     "User-Agent", "X-Request-Id", "Traceparent", "X-Amzn-Trace-Id", "X-Forwarded-For", "X-Real-Ip", "Via",
     "Sec-Fetch-Site", "Sec-CH-UA", "Accept-Language", "X-Requested-With", "Cf-Connecting-Ip", "Priority",
     "Sec-WebSocket-Key", "X-Author", "From", "Origin", "Referer", "DNT", "Save-Data", "X-User-Agent",
-)  # fmt: skip
+)
 
 BY_COOKIE = ("Vary", "Cookie")
 MINE = ok("max-age=60", BY_COOKIE, body=b"alice")
@@ -29,9 +32,9 @@ MINE = ok("max-age=60", BY_COOKIE, body=b"alice")
 for name in IDENTITIES:
     alice, bob = (name, "alice"), (name, "bob")
     row(f"known-{name}", "G1", fetch(MINE, COOKIE, alice, cs={"detail": "user", "stored": None}), fetch(TWO, COOKIE, bob),
-        fetch(ok("public, max-age=60", body=b"all"), alice, cs={"stored": True}), hit(b"all", bob), hit(b"all"))  # fmt: skip
+        fetch(ok("public, max-age=60", body=b"all"), alice, cs={"stored": True}), hit(b"all", bob), hit(b"all"))
     row(f"known-{name}-rule", "G1", fetch(ok(body=b"alice"), alice, cs={"detail": "cookie"}), fetch(ok(body=b"bob"), bob),
-        fetch(ok(body=b"nobody")), hit(b"nobody"), fetch(ok(body=b"alice"), alice), rules=rule(ttl=60))  # fmt: skip
+        fetch(ok(body=b"nobody")), hit(b"nobody"), fetch(ok(body=b"alice"), alice), rules=rule(ttl=60))
 
 for name in ("X-API-Key", "Remote-User", "X-SSL-Client-S-DN"):
     alice, bob = (name, "alice"), (name, "bob")
@@ -41,7 +44,7 @@ for name in ("X-API-Key", "Remote-User", "X-SSL-Client-S-DN"):
         "must-revalidate": ok("max-age=60, must-revalidate", BY_COOKIE, body=b"alice"),
     }.items():
         row(f"known-{name}-{what}", "G1",
-            fetch(mine, COOKIE, alice, cs={"detail": "user", "stored": None}), fetch(TWO, COOKIE, bob), fetch(TWO, COOKIE, alice))  # fmt: skip
+            fetch(mine, COOKIE, alice, cs={"detail": "user", "stored": None}), fetch(TWO, COOKIE, bob), fetch(TWO, COOKIE, alice))
     row(
         f"known-{name}-s-maxage",
         "3.5, G1",
@@ -50,24 +53,24 @@ for name in ("X-API-Key", "Remote-User", "X-SSL-Client-S-DN"):
         hit(),
     )
     row(f"known-{name}-not-what-is-anybodys", "G1", fetch(ok("max-age=60")),
-        fetch(ok("max-age=60", body=b"alice"), alice, cs={"fwd": "request"}), hit())  # fmt: skip
+        fetch(ok("max-age=60", body=b"alice"), alice, cs={"fwd": "request"}), hit())
 
 for name in NOBODYS:
-    row(f"nobodys-{name}", "G1", fetch(ok(), (name, "a")), hit(b"one", (name, "b")), hit(), rules=rule(ttl=60))  # fmt: skip
+    row(f"nobodys-{name}", "G1", fetch(ok(), (name, "a")), hit(b"one", (name, "b")), hit(), rules=rule(ttl=60))
 
 # A CSRF token goes with a session, as a cookie does: no rule's lifetime is for it, the app's own is.
 for name in ("X-CSRF-Token", "X-XSRF-TOKEN", "X-CSRFToken"):
     row(f"csrf-{name}", "G1", fetch(ok("max-age=60"), (name, "a")), hit(b"one", (name, "b")))
     row(f"csrf-{name}-rule", "G1", fetch(ok(), (name, "a"), cs={"detail": "cookie"}), fetch(TWO, (name, "b")),
-        rules=rule(ttl=60))  # fmt: skip
+        rules=rule(ttl=60))
 
 KEY = ("X-API-Key", "k")
 row("known-rule-allows", "G1", fetch(ok(), KEY), hit(b"one", ("X-API-Key", "other")),
-    rules=rule(ttl=60, allow_cookie=True))  # fmt: skip
-row("known-head", "G1", fetch(ok("max-age=60", ETAG)), fetch(ok("max-age=60", ETAG, body=b""), KEY, method="HEAD", cs={"fwd": "request"}))  # fmt: skip
+    rules=rule(ttl=60, allow_cookie=True))
+row("known-head", "G1", fetch(ok("max-age=60", ETAG)), fetch(ok("max-age=60", ETAG, body=b""), KEY, method="HEAD", cs={"fwd": "request"}))
 row("known-304", "G1, 4.3.3", fetch(ok("max-age=10, public", ETAG)),
     fetch(ok("max-age=10", ETAG, status=304, body=b""), KEY, status=200, content=b"one", cs={"stored": None}, advance=11),
-    fetch(TWO))  # fmt: skip
+    fetch(TWO))
 row(
     "known-post",
     "G1",
