@@ -10,6 +10,7 @@ import time
 import tracemalloc
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -683,7 +684,7 @@ class TestAccounting:
             gc.collect()
             print(resident() - before, layer.bytes_used, len(layer))
         """
-        root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # noqa: PTH120
+        root = Path(__file__).parents[3]
         answer = subprocess.run(
             [sys.executable, "-c", program], cwd=root, check=True, capture_output=True, text=True
         )
@@ -964,7 +965,7 @@ class TestFork:
     def test_the_child_keeps_only_what_is_whole(self, before: str, code: str) -> None:
         answer = subprocess.run(
             [sys.executable, "-c", self.PROGRAM.format(before=before)],
-            cwd=os.path.dirname(os.path.dirname(os.path.dirname(__file__))),  # noqa: PTH120
+            cwd=Path(__file__).parents[3],
             check=True,
             capture_output=True,
             text=True,
