@@ -1,6 +1,6 @@
 """G11: ``stored`` stands in a head only if a layer can take the response, and its length is known.
 
-The rows that need no special cache are in `tests/scenarios/heads.py`.
+The rows that need no special cache are in `tests/scenarios/rows/g11_honest_heads.py`.
 """
 
 from __future__ import annotations

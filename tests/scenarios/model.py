@@ -1,4 +1,4 @@
-"""What a scenario is made of. Data only, and nothing of ASGI or WSGI: see `table` and the runners.
+"""What a scenario is made of. Data only, and nothing of ASGI or WSGI: see `dsl`, `rows`, and the runners.
 
 Header lines are (name, value) strings, latin-1, in order, duplicates kept; times are seconds.
 """

@@ -1,4 +1,4 @@
-"""The table of scenarios, through the ASGI middleware."""
+"""All scenarios, through the ASGI middleware."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from layergate import Admin, HttpCache, LayerGate, MemoryLayer, Rule
 from tests.scenarios.asgi import Clock, Origin, ask
 from tests.scenarios.checks import check_step, script_of
 from tests.scenarios.model import TOKEN, Scenario
-from tests.scenarios.table import SCENARIOS
+from tests.scenarios.rows import SCENARIOS
 
 # A field that occurs twice keeps a request off `Cache.peek`: whatever the hit path answers, the way
 # through `Cache.open` answers the same.

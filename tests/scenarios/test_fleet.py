@@ -1,6 +1,6 @@
-"""The table of scenarios, through a fleet: each step goes to another instance, one ASGI, one WSGI,
+"""All scenarios, through a fleet: each step goes to another instance, one ASGI, one WSGI,
 with nothing in common but a Redis. What one has stored, refused, validated or invalidated, the other
-knows, to the letter of the table."""
+knows, to the letter of the rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.scenarios import asgi, wsgi
 from tests.scenarios.checks import check_step, script_of
 from tests.scenarios.model import TOKEN, Scenario, Step
-from tests.scenarios.table import SCENARIOS
+from tests.scenarios.rows import SCENARIOS
 from tests.support.nodes import settle
 from tests.support.redis_servers import Valkey
 

@@ -1,4 +1,4 @@
-"""The table of scenarios, through the WSGI middleware."""
+"""All scenarios, through the WSGI middleware."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from layergate import Admin, HttpCache, MemoryLayer, Rule
 from layergate.wsgi import LayerGate
 from tests.scenarios.checks import Seen, check_step, script_of
 from tests.scenarios.model import TOKEN, Scenario, Step
-from tests.scenarios.table import SCENARIOS
+from tests.scenarios.rows import SCENARIOS
 from tests.scenarios.wsgi import Clock, Origin, ask, at_hand, valid
 
 # Rows that WSGI cannot express, each with the reason.

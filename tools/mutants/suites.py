@@ -15,16 +15,13 @@ MODULES: Final = ("http/rfc9111", "http/engine", "core", "shared", "gateway")
 # A folder below layergate/: patterns below tests/. The longest row that begins a module's path counts.
 SUITES: Final[dict[str, tuple[str, ...]]] = {
     "http/rfc9111": (
-        "rfc9111/test_*.py",
-        "http/test_*.py",
+        "http/**/test_*.py",
         "scenarios/test_[aw]*.py",
         "guarantees/test_g[16]*.py",
         "guarantees/test_ranges.py",
     ),
     "http/engine": (
-        "http/engine/test_*.py",
-        "http/test_*.py",
-        "rfc9111/test_*.py",
+        "http/**/test_*.py",
         "scenarios/test_*.py",
         "guarantees/test_*.py",
         "asgi/test_*.py",
@@ -32,8 +29,9 @@ SUITES: Final[dict[str, tuple[str, ...]]] = {
         "fleet/test_*.py",
     ),
     "core": (
-        "core/test_*.py",
+        "core/**/test_*.py",
         "layers/test_*.py",
+        "layers/memory/test_*.py",
         "faults/test_*.py",
         "scenarios/test_[aw]*.py",
         "guarantees/test_g[23459]*.py",
@@ -50,7 +48,7 @@ SUITES: Final[dict[str, tuple[str, ...]]] = {
         "guarantees/test_g[23]*.py",
         "guarantees/test_leases.py",
     ),
-    "gateway": ("gateway/test_*.py", "cli/test_serve.py"),
+    "gateway": ("gateway/**/test_*.py", "cli/test_serve.py"),
 }
 
 # Files that say nothing about one function, or take minutes.
