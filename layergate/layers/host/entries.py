@@ -23,6 +23,9 @@ LEAST: Final = 1024 * 1024
 """Bytes; a ring that would be smaller keeps nothing."""
 
 _SMALL_MOST: Final = 256 * 1024  # bytes of an entry that goes to the small ones, at most
+_LARGE_MOVES: Final = (
+    8 * 1024 * 1024
+)  # bytes of large entries that one write moves, at most: some 10 ms
 _SHARE: Final = 8  # an entry takes no more than one part in eight of a ring
 
 
@@ -32,7 +35,8 @@ class Entries:
 
     def __init__(self, folder: Path, *, size: int, large: int, runtime: Runtime) -> None:
         self._small = _ring(folder / SMALL, size, _small_most(size), runtime)
-        self._large = _ring(folder / LARGE, large, large // _SHARE, runtime)
+        # A large entry that is read has to fit into what one write moves, or it is lost at its turn.
+        self._large = _ring(folder / LARGE, large, large // _SHARE, runtime, moves=_LARGE_MOVES)
         self._rejections = 0
 
     @staticmethod
@@ -58,21 +62,22 @@ class Entries:
     def set(self, name: bytes, data: bytes, expires: float) -> bool:
         """Keep the entry until ``expires`` (seconds since the epoch). False if it is not kept; then another
         one may still be under the name."""
-        kept = None
+        fitting = next((ring for ring in self._rings() if len(data) <= ring.largest), None)
         for ring in self._rings():
-            if kept is None and len(data) <= ring.largest:
-                if ring.set(name, data, expires):
-                    kept = ring
-                    continue
-            # A smaller or larger entry of the same name may be here.
-            ring.delete(name)
-        if kept is None:
+            # First: a larger or smaller entry of the same name must not come back when the new one goes.
+            if ring is not fitting:
+                ring.delete(name)
+        kept = fitting is not None and fitting.set(name, data, expires)
+        if not kept:
             self._rejections += 1
-        return kept is not None
+        return kept
 
     def delete(self, name: bytes) -> bool:
         """Remove the entry. True if there was one."""
-        return any([ring.delete(name) for ring in self._rings()])
+        there = False
+        for ring in self._rings():
+            there |= ring.delete(name)
+        return there
 
     def clear(self) -> None:
         """Remove all entries."""
@@ -107,13 +112,14 @@ def _small_most(size: int) -> int:
     return min(_SMALL_MOST, size // _SHARE)
 
 
-def _ring(path: Path, size: int, largest: int, runtime: Runtime) -> Ring | None:
+def _ring(path: Path, size: int, largest: int, runtime: Runtime, **options: int) -> Ring | None:
     if size < LEAST:
         return None
     return Ring(
         path,
         size,
         largest=largest,
+        **options,
         lock=runtime.lock(),
         now=runtime.now,
         monotonic=runtime.monotonic,

@@ -4,7 +4,7 @@ The file never grows, and nothing in it is ever freed: new records overwrite the
 are bounded by construction. It has three parts::
 
     head     magic 8 | data bytes 8 | buckets 8 | end 8 | start 8, and room up to 4,096 bytes
-    index    buckets of ten slots:  fingerprint 8 | offset 8 | length 4 | visited 1 | 3 free
+    index    buckets of ten slots:  fingerprint 8 | offset 8 | length 4 | reads 1 | 3 free
     data     records:  offset 8 | name 20 | length 4 | expires 8 | CRC-32 4 | 4 free | value, padded to 8
 
 Offsets are *virtual*: they count all bytes ever written, and lie in the file at their remainder by the
@@ -18,13 +18,20 @@ between any two steps harmless: the start goes up past the records that will be 
 is written behind the end, the end goes up, the slot is written. Up to the last step, the record is not
 found; the others are all as they were, but for those that had to go.
 
-**A second chance.** A record that was read since it was written is *visited*. When its turn comes to be
-overwritten, it is written again at the end, unvisited. (A ring without this is a queue, and forgets the
-hottest entry as soon as any other.) What one write moves is bounded by `_MOVED`.
+**A second chance.** A slot counts the reads of its record, up to `_READS`. When the turn of a record that
+was read comes to be overwritten, it is written again at the end, with one read less. Without this, the ring
+is a queue that forgets the hottest entry as soon as any other. One write moves at most `moves` bytes.
+`benchmarks/host_entries.py` measures the hit ratio beside a queue, S3-FIFO, and the optimum.
 
-**A stopped writer** keeps the lock. After `_PATIENCE` seconds a new file takes the name, and the stopped one
-can only write into the old file. All processes compare the file with the one at the path every `_COMPARED`
-seconds. Until then they may read what is stored in the old one, which is as fresh as it says.
+**Removing** takes the lock, too. A writer that moves a record has read its slot before and writes it after,
+so a slot that is emptied in between would be filled again. If the lock cannot be had, the slot is emptied
+all the same, because a remover must not fail where a writer is stopped.
+
+**A stopped writer** keeps the lock. If the ring has not moved for `_PATIENCE` seconds while writers were
+refused, a new file takes the name, and the stopped writer can only write into the old file. Writers that are
+refused because others are busy never replace the file. All processes compare the file with the one at the
+path every `_COMPARED` seconds. Until then they may read what is stored in the old one, which is as fresh as
+it says.
 """
 
 from __future__ import annotations
@@ -53,14 +60,15 @@ _WORD: Final = struct.Struct("=Q")
 _END_AT, _START_AT = 24, 32
 _SLOT: Final = struct.Struct("=8sQIB3x")
 _MARK: Final = 8  # bytes of a fingerprint: the first of the name
-_VISITED_AT: Final = 20  # in a slot
+_READS_AT: Final = 20  # in a slot
+_READS: Final = 2  # reads that a slot counts, at most
 _SLOTS: Final = 10  # in a bucket
 _BUCKET: Final = _SLOTS * _SLOT.size
 _RECORD: Final = struct.Struct("=Q20sIdI4x")
 _CHECKED: Final = struct.Struct("=Q20sd")
 _INDEX_AT: Final = 4096
 _PER_SLOT: Final = 512  # bytes of data for each slot of the index
-_MOVED: Final = 256 * 1024  # bytes that one write moves from the start to the end, at most
+_MOVES: Final = 256 * 1024
 _AHEAD: Final = 64 * 1024  # bytes that are made free at once
 _COMPARED: Final = 0.1  # seconds
 _PATIENCE: Final = 1.0  # seconds
@@ -70,6 +78,9 @@ _OPEN: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _HELD: Final = frozenset((errno.EACCES, errno.EAGAIN))
 _EMPTY: Final = bytes(_SLOT.size)
 _NEVER: Final = float("-inf")
+_UNFINISHED: Final = (
+    60.0  # seconds after which a file that was to be a ring is that of a killed process
+)
 
 
 class _Damaged(Exception):
@@ -120,15 +131,15 @@ class _File:
         return _INDEX_AT + number * _BUCKET
 
     def slot(self, name: bytes) -> tuple[int, int, int, int] | None:
-        """Where in the file the slot of ``name`` is, and what it says: offset, length, visited."""
+        """Where in the file the slot of ``name`` is, and what it says: offset, length, reads."""
         mark, bucket_at = name[:_MARK], self.bucket_at(name)
         bucket = os.pread(self.fd, _BUCKET, bucket_at)
         at = bucket.find(mark)
         while at >= 0:
             if not at % _SLOT.size and at + _SLOT.size <= len(bucket):
-                _, offset, length, visited = _SLOT.unpack_from(bucket, at)
+                _, offset, length, reads = _SLOT.unpack_from(bucket, at)
                 if _RECORD.size <= length <= self.size:
-                    return bucket_at + at, offset, length, visited
+                    return bucket_at + at, offset, length, reads
             at = bucket.find(mark, at + 1)
         return None
 
@@ -161,6 +172,7 @@ class Ring:
     """The ring in the file ``path``, with ``size`` bytes of data. Nothing is opened before it is used.
 
     ``largest``    bytes of the largest value that is kept.
+    ``moves``      bytes of records that were read and that one write moves to the end, at most.
     ``lock``       serializes the writing threads of this process.
     ``now``        seconds since the epoch; ``monotonic``: seconds.
 
@@ -174,6 +186,7 @@ class Ring:
         size: int,
         *,
         largest: int,
+        moves: int = _MOVES,
         lock: AbstractContextManager[Any],
         now: Callable[[], float],
         monotonic: Callable[[], float],
@@ -181,12 +194,14 @@ class Ring:
         self._path = path
         self._size = size - size % 8
         self.largest: Final = largest
+        self._moves = moves
         self._lock = lock
         self._now = now
         self._monotonic = monotonic
         self._file: _File | None = None
         self._compared = _NEVER
-        self._refused_since: float | None = None
+        # Since when the lock is refused, and where the ring was then: file, start, end.
+        self._refused: tuple[float, tuple[object, ...]] | None = None
         self._begun = False
         self.evictions = self.moved = self.contended = self.failures = 0
 
@@ -199,13 +214,16 @@ class Ring:
             found = None if file is None else file.slot(name)
             if file is None or found is None:
                 return None
-            at, offset, length, visited = found
+            at, offset, length, reads = found
             value = self._value(file.read(offset, length), offset, name)
-            if value is not None and not visited:
-                file.put(b"\x01", at + _VISITED_AT)
         except (OSError, _Damaged):
             self.failures += 1
             return None
+        if value is not None and reads < _READS:
+            try:
+                file.put(bytes((reads + 1,)), at + _READS_AT)
+            except OSError:  # a full disk, where every write takes new room; the value is good
+                self.failures += 1
         return value
 
     def _value(self, record: bytes, offset: int, name: bytes) -> bytes | None:
@@ -245,7 +263,10 @@ class Ring:
         return True
 
     def _locked(self, file: _File) -> bool:
-        for _ in range(_SPIN):
+        refused = self._refused
+        if refused is not None and refused[1] != (file.identity, *file.ends()):
+            refused = self._refused = None  # others were busy, not stopped
+        for _ in range(_SPIN if refused is None else 1):
             try:
                 fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -253,45 +274,45 @@ class Ring:
                     raise
                 time.sleep(_PAUSE)
             else:
-                self._refused_since = None
+                self._refused = None
                 return True
         self.contended += 1
         now = self._monotonic()
-        if self._refused_since is None:
-            self._refused_since = now
-        elif now - self._refused_since > _PATIENCE:
-            self._refused_since = None
+        if refused is None:
+            self._refused = now, (file.identity, *file.ends())
+        elif now - refused[0] > _PATIENCE:
+            self._refused = None
             self._make(over=True)
         return False
 
     def _set(self, file: _File, name: bytes, value: bytes, expires: float) -> None:
         start, end = file.ends()
         data = bytearray(_record(end, name, value, expires))
-        written = [(end, name, len(data))]
+        written = [(end, name, len(data), 0)]
         if end + len(data) - start > file.size:
             start, kept = self._made_free(file, start, end, len(data))
             file.put(_WORD.pack(start), _START_AT)
-            for each, its_value, its_expires in kept:
+            for each, its_value, its_expires, reads in kept:
                 offset = end + len(data)
                 record = _record(offset, each, its_value, its_expires)
-                written.append((offset, each, len(record)))
+                written.append((offset, each, len(record), reads - 1))
                 data += record
             self.moved += len(kept)
         file.write(end, bytes(data))
         file.put(_WORD.pack(end + len(data)), _END_AT)
         # The new one last, so that none of those that were moved takes its place in a full bucket.
-        for offset, each, length in reversed(written):
-            self._index(file, each, offset, length, start)
+        for offset, each, length, reads in reversed(written):
+            self._index(file, each, _SLOT.pack(each[:_MARK], offset, length, reads), start)
 
     def _made_free(
         self, file: _File, start: int, end: int, need: int
-    ) -> tuple[int, list[tuple[bytes, bytes, float]]]:
+    ) -> tuple[int, list[tuple[bytes, bytes, float, int]]]:
         """Where the ring starts once there is room for ``need`` bytes, and more; and what of the records
-        that have to go was visited: name, value, expires."""
-        most = min(_MOVED, file.size // 16)
+        that have to go was read: name, value, expires, reads."""
+        most = min(self._moves, file.size // 16)
         goal = end + need + min(_AHEAD, file.size // 16) - file.size
         now = self._now()
-        kept: list[tuple[bytes, bytes, float]] = []
+        kept: list[tuple[bytes, bytes, float, int]] = []
         moved = 0
         while start < min(goal, end):
             head = file.read(start, _RECORD.size)
@@ -307,7 +328,7 @@ class Ring:
                 if found[3] and moved + whole <= most:
                     value = self._value(file.read(start, whole), start, name)
                 if value is not None:
-                    kept.append((name, value, expires))
+                    kept.append((name, value, expires, found[3]))
                     moved += whole
                     goal += whole
                 else:
@@ -315,35 +336,41 @@ class Ring:
             start += whole
         return start, kept
 
-    def _index(self, file: _File, name: bytes, offset: int, length: int, start: int) -> None:
-        """Point the slot of ``name`` to a record. A full bucket gives up its oldest one, of those that were
-        not read."""
+    def _index(self, file: _File, name: bytes, slot: bytes, start: int) -> None:
+        """Write the slot of ``name``. A full bucket gives up the oldest of those that were read least."""
         mark, bucket_at = name[:_MARK], file.bucket_at(name)
         bucket = os.pread(file.fd, _BUCKET, bucket_at).ljust(_BUCKET, b"\0")
-        best, least = 0, (2, 0)
+        best, least = 0, (256, 0)
         for at in range(0, _BUCKET, _SLOT.size):
-            own, other, _, visited = _SLOT.unpack_from(bucket, at)
+            own, other, _, reads = _SLOT.unpack_from(bucket, at)
             if own == mark:
                 best, least = at, (-1, 0)
                 break
-            rank = (-1, 0) if other < start or own == _EMPTY[:_MARK] else (visited, other)
+            rank = (-1, 0) if other < start or own == _EMPTY[:_MARK] else (reads, other)
             if rank < least:
                 best, least = at, rank
         if least[0] >= 0:
             self.evictions += 1
-        file.put(_SLOT.pack(mark, offset, length, 0), bucket_at + best)
+        file.put(slot, bucket_at + best)
 
     def delete(self, name: bytes) -> bool:
-        """Remove the value. True if there was one. Takes no lock: should a record of another name take the
-        slot at the same moment, it is lost, too."""
+        """Remove the value. True if there was one."""
         try:
             file = self._opened()
-            found = None if file is None else file.slot(name)
-            if file is None or found is None:
+            if file is None or file.slot(name) is None:
                 return False
-            at, offset, length, _ = found
-            there = self._value(file.read(offset, length), offset, name) is not None
-            file.put(_EMPTY, at)
+            with self._lock:
+                locked = self._locked(file)
+                try:
+                    found = file.slot(name)
+                    if found is None:
+                        return False
+                    at, offset, length, _ = found
+                    there = self._value(file.read(offset, length), offset, name) is not None
+                    file.put(_EMPTY, at)
+                finally:
+                    if locked:
+                        fcntl.flock(file.fd, fcntl.LOCK_UN)
         except (OSError, _Damaged):
             self.failures += 1
             return False
@@ -390,6 +417,10 @@ class Ring:
 
     def _make(self, *, over: bool) -> None:
         """Put an empty file at the path; without ``over``, not if there is one. Raises OSError."""
+        for left in self._path.parent.glob(f"{self._path.name}.*.new"):
+            with contextlib.suppress(FileNotFoundError):
+                if self._now() - left.lstat().st_mtime > _UNFINISHED:
+                    left.unlink()
         name = self._path.with_name(f"{self._path.name}.{os.urandom(8).hex()}.new")
         fd = os.open(name, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
         try:
