@@ -34,9 +34,12 @@ class Entries:
     opened before it is used, and nothing raises an exception."""
 
     def __init__(self, folder: Path, *, size: int, large: int, runtime: Runtime) -> None:
-        self._small = _ring(folder / SMALL, size, _small_most(size), runtime)
-        # A large entry that is read has to fit into what one write moves, or it is lost at its turn.
-        self._large = _ring(folder / LARGE, large, large // _SHARE, runtime, moves=_LARGE_MOVES)
+        rings = (
+            _ring(folder / SMALL, size, _small_most(size), runtime),
+            # A large entry that is read has to fit into what one write moves, or it is lost at its turn.
+            _ring(folder / LARGE, large, large // _SHARE, runtime, moves=_LARGE_MOVES),
+        )
+        self._rings: Final = tuple(ring for ring in rings if ring is not None)
         self._rejections = 0
 
     @staticmethod
@@ -49,11 +52,11 @@ class Entries:
     @property
     def largest(self) -> int:
         """Bytes of the largest entry that is kept."""
-        return max((ring.largest for ring in self._rings()), default=0)
+        return max((ring.largest for ring in self._rings), default=0)
 
     def get(self, name: bytes) -> bytes | None:
         """The entry, or None. ``name``: a digest of `ring.NAME_SIZE` bytes."""
-        for ring in self._rings():
+        for ring in self._rings:
             data = ring.get(name)
             if data is not None:
                 return data
@@ -62,8 +65,8 @@ class Entries:
     def set(self, name: bytes, data: bytes, expires: float) -> bool:
         """Keep the entry until ``expires`` (seconds since the epoch). False if it is not kept; then another
         one may still be under the name."""
-        fitting = next((ring for ring in self._rings() if len(data) <= ring.largest), None)
-        for ring in self._rings():
+        fitting = next((ring for ring in self._rings if len(data) <= ring.largest), None)
+        for ring in self._rings:
             # First: a larger or smaller entry of the same name must not come back when the new one goes.
             if ring is not fitting:
                 ring.delete(name)
@@ -75,25 +78,25 @@ class Entries:
     def delete(self, name: bytes) -> bool:
         """Remove the entry. True if there was one."""
         there = False
-        for ring in self._rings():
+        for ring in self._rings:
             there |= ring.delete(name)
         return there
 
     def clear(self) -> None:
         """Remove all entries."""
-        for ring in self._rings():
+        for ring in self._rings:
             ring.clear()
 
     def close(self) -> None:
         """Close the files. Using the entries again opens them anew."""
-        for ring in self._rings():
+        for ring in self._rings:
             ring.close()
 
     def stats(self) -> Mapping[str, int | float]:
         """``bytes`` of ``budget`` in use, by all processes. Since construction, in this process:
         ``evictions``; ``moved`` (kept beyond their turn, for they are read); ``rejections``, some of them
         because another process was writing (``contended``); ``failures`` of the file system."""
-        rings = self._rings()
+        rings = self._rings
         return {
             "bytes": sum(ring.used for ring in rings),
             "budget": sum(ring.size for ring in rings),
@@ -103,9 +106,6 @@ class Entries:
             "contended": sum(ring.contended for ring in rings),
             "failures": sum(ring.failures for ring in rings),
         }
-
-    def _rings(self) -> tuple[Ring, ...]:
-        return tuple(ring for ring in (self._small, self._large) if ring is not None)
 
 
 def _small_most(size: int) -> int:

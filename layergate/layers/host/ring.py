@@ -20,7 +20,7 @@ between any two steps harmless: the start goes up past the records that will be 
 is written behind the end, the end goes up, the slot is written. Up to the last step, the record is not
 found; the others are all as they were, but for those that had to go.
 
-**What stays** is decided as in S3-FIFO. A new record goes to the young queue, a tenth of the data. When its
+**What stays** is decided as in S3-FIFO. A new record goes to the young queue, a fifth of the data. When its
 turn comes there, it moves to the main queue if it was read, and is lost otherwise. So records that are never
 read again do not push out those that are. The slot of a lost record remains for a while: a record whose name
 has one goes to the main queue at once. In the main queue, a record that was read is written again at the end,
@@ -72,7 +72,7 @@ _RECORD: Final = struct.Struct("=Q20sIdI4x")
 _CHECKED: Final = struct.Struct("=Q20sd")
 _INDEX_AT: Final = 4096
 _YOUNG: Final = 1 << 62  # where the offsets of the young queue begin
-_YOUNG_PART: Final = 10  # the young queue is one part in ten of the data
+_YOUNG_PART: Final = 5  # the young queue is one part in five of the data
 _WHOLE: Final = 16 * 1024  # bytes of a record that is read without a look at its head
 _PER_SLOT: Final = 512  # bytes of data for each slot of the index
 _MOVES: Final = 256 * 1024
@@ -84,6 +84,8 @@ _PAUSE: Final = 0.0001
 _OPEN: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _HELD: Final = frozenset((errno.EACCES, errno.EAGAIN))
 _EMPTY: Final = bytes(_SLOT.size)
+_NO_MARK: Final = bytes(_MARK)
+_SLOTS_AT: Final = range(0, _BUCKET, _SLOT.size)
 _NEVER: Final = float("-inf")
 _UNFINISHED: Final = (
     60.0  # seconds after which a file that was to be a ring is that of a killed process
@@ -110,10 +112,6 @@ class _Ends(NamedTuple):
     start: int
     young_end: int
     young_start: int
-
-    def hold(self, offset: int) -> bool:
-        """True for the offset of a record that has not been given up."""
-        return offset >= self.young_start if offset >= _YOUNG else offset >= self.start
 
 
 class _Record(NamedTuple):
@@ -170,7 +168,7 @@ class _File:
         if (
             magic != _MAGIC
             or size != self.size
-            or any(word % 8 for word in words)
+            or (words[0] | words[1] | words[2] | words[3]) % 8
             or not ends.start <= ends.end <= ends.start + self.main.size
             or not ends.young_start <= ends.young_end <= ends.young_start + self.young.size
             or ends.end >= _YOUNG
@@ -270,8 +268,10 @@ class Ring:
         """The value, or None."""
         try:
             file = self._opened()
-            found = None if file is None else file.slot(name)
-            if file is None or found is None:
+            if file is None:
+                return None
+            found = file.slot(name)
+            if found is None:
                 return None
             at, offset, length, reads = found
             value = self._read(file, offset, length, name)
@@ -365,12 +365,11 @@ class Ring:
             file.put(_WORD.pack(start), file.young.start_at)
         file.write(end, _record(end, new))
         file.put(_WORD.pack(end + need), file.young.end_at)
-        ends = ends._replace(young_end=end + need, young_start=start)
-        self._index(file, ends, new, end)
+        self._index(file, _Ends(ends.end, ends.start, end + need, start), new, end)
 
     def _is_main(self, file: _File, ends: _Ends, new: _Record) -> bool:
         """True if the record goes to the main queue."""
-        if new.size > file.young.size // 2 or ends.end + new.size <= file.main.size:
+        if new.size > file.young.size // 8 * 7 or ends.end + new.size <= file.main.size:
             return True
         slot = file.slot(new.name)
         if slot is None:
@@ -397,7 +396,7 @@ class Ring:
             data += _record(end + len(data), record)
         file.write(end, bytes(data))
         file.put(_WORD.pack(end + len(data)), file.main.end_at)
-        ends = ends._replace(end=end + len(data), start=start)
+        ends = _Ends(end + len(data), start, ends.young_end, ends.young_start)
         offset = ends.end
         # The first one last, so that none of the others takes its place in a full bucket.
         for record in reversed(records):
@@ -491,15 +490,15 @@ class Ring:
         """Write the slot of a record. A full bucket gives up the oldest of those that were read least."""
         mark, bucket_at = record.name[:_MARK], file.bucket_at(record.name)
         bucket = os.pread(file.fd, _BUCKET, bucket_at).ljust(_BUCKET, b"\0")
+        start, young_start = ends.start, ends.young_start
         best, least = 0, (256, 0)
-        for at in range(0, _BUCKET, _SLOT.size):
-            own, other, _, reads = _SLOT.unpack_from(bucket, at)
+        for at, (own, other, _, reads) in zip(_SLOTS_AT, _SLOT.iter_unpack(bucket), strict=True):
             if own == mark:
                 best, least = at, (-1, 0)
                 break
-            if own == _EMPTY[:_MARK]:
+            if own == _NO_MARK:
                 rank = (-2, 0)
-            elif not ends.hold(other):
+            elif other < (young_start if other >= _YOUNG else start):
                 rank = (-1, other)  # the oldest of what is lost first: see `_is_main`
             else:
                 rank = (reads, other)
@@ -528,7 +527,11 @@ class Ring:
                 finally:
                     if locked:
                         fcntl.flock(file.fd, fcntl.LOCK_UN)
-        except (OSError, _Damaged):
+        except _Damaged:
+            self.failures += 1
+            self.clear()  # readers do not need what is damaged
+            return False
+        except OSError:
             self.failures += 1
             return False
         return there

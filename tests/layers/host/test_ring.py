@@ -177,7 +177,9 @@ def test_what_is_read_once_only_does_not_push_out_what_is_read(make: Callable[..
         ring.set(name(number), bytes(800), FAR)
     lost = [number for number in kept if ring.get(name(number)) is None]
     assert len(kept) > 900
-    assert len(lost) < len(kept) // 5  # those of the young queue
+    assert len(lost) < 0.4 * len(
+        kept
+    )  # as many as the young queue holds, and what makes room ahead
 
 
 def test_a_value_that_is_stored_again_soon_goes_to_the_main_queue(
@@ -185,7 +187,7 @@ def test_a_value_that_is_stored_again_soon_goes_to_the_main_queue(
 ) -> None:
     ring = make()
     turn(ring, 0)
-    again = range(10_000, 10_200)
+    again = range(10_000, 10_500)
     for number in again:  # twice as many as the young queue holds
         ring.set(name(number), bytes(800), FAR)
     lost = [number for number in again if ring.get(name(number)) is None]
@@ -194,7 +196,7 @@ def test_a_value_that_is_stored_again_soon_goes_to_the_main_queue(
         ring.set(name(number), bytes(800), FAR)
     for number in range(20_000, 20_400):
         ring.set(name(number), bytes(800), FAR)
-    assert sum(ring.get(name(number)) is not None for number in lost) > 0.9 * len(lost)
+    assert sum(ring.get(name(number)) is not None for number in lost) > 0.7 * len(lost)
 
 
 def test_what_has_expired_makes_room(make: Callable[..., Ring], clock: Clock) -> None:
@@ -356,6 +358,17 @@ def test_a_damaged_file_is_a_miss_and_is_made_anew(
     assert other.get(name(5000)) == b"new"
 
 
+def test_a_value_is_removed_from_a_file_whose_head_is_damaged(
+    make: Callable[..., Ring], tmp_path: Path
+) -> None:
+    ring = make()
+    ring.set(name(1), b"v", FAR)
+    beheaded(tmp_path / "ring")
+    assert ring.get(name(1)) == b"v"
+    ring.delete(name(1))
+    assert ring.get(name(1)) is None
+
+
 def test_a_record_that_was_overwritten_in_part(make: Callable[..., Ring], tmp_path: Path) -> None:
     ring = make()
     ring.set(name(1), bytes(1000), FAR)
@@ -431,8 +444,8 @@ def test_a_writer_killed_between_any_two_stores(
                 break
         victim.close()
         lost = [number for number in kept if other.get(name(number)) != b"%d" % number * 200]
-        # Only what stood where the record was to go, and was moved from there: here everything is hot.
-        assert len(lost) <= (200 if full else 0)
+        # Only what stood where others were to go, and was to move from there: here everything was read.
+        assert len(lost) <= (60 if full else 0)
         assert other.get(name(9999)) in (None, b"new" * 500)
         for number in range(20_000, 22_000):
             assert other.set(name(number), b"%d" % number, FAR)
