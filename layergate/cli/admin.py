@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from layergate.cli.client import AdminClient, UsageError, add_admin
+from layergate.cli.client import AdminClient, Unreachable, UsageError, add_admin
 from layergate.cli.text import printable
+from layergate.errors import ConfigError, PurgeRefused
+from layergate.host import purge
 
 __all__ = ["add"]
 
@@ -20,7 +22,7 @@ _LISTS = (
     ("--tag", "tags", "a tag (surrogate key)"),
     ("--url", "files", "an absolute URL, with all its variants"),
     ("--prefix", "prefixes", "host/path, and all that begins so"),
-    ("--host", "hosts", "a host name, any scheme and port"),
+    ("--host", "hosts", "a host name, any scheme and port; or a folder, see below"),
     ("--pattern", "patterns", "a URL or path in which * stands for anything"),
 )
 
@@ -31,7 +33,9 @@ def add(commands: Any) -> None:
         "purge",
         help="purge from a running instance, and the fleet it is part of",
         description="Purge. When it returns, no response whose fetch began before is served.",
-        epilog="The options that name something may be repeated.",
+        epilog="The options that name something may be repeated. --host /PATH names no host, but the"
+        " folder that the processes of this machine share (shared='host:/PATH'): they are purged through"
+        " it, without an admin endpoint and a token, if you may write to it.",
     )
     for option, name, told in _LISTS:
         purge.add_argument(
@@ -64,6 +68,8 @@ def add(commands: Any) -> None:
 
 def run_purge(arguments: argparse.Namespace) -> int:
     """Raises UsageError, Unreachable."""
+    folders = [host for host in arguments.hosts if host.startswith("/")]
+    arguments.hosts = [host for host in arguments.hosts if not host.startswith("/")]
     document: dict[str, Any] = {
         name: getattr(arguments, name) for _, name, _ in _LISTS if getattr(arguments, name)
     }
@@ -75,6 +81,8 @@ def run_purge(arguments: argparse.Namespace) -> int:
     document["soft"] = arguments.soft
     if arguments.exact_scheme:
         document["schemes"] = "exact"
+    if folders:
+        return _purge_folders(folders, arguments, document)
     status, answer = AdminClient(arguments).post("purge", document)
     if arguments.json:
         print(json.dumps(answer, indent=2))
@@ -91,9 +99,38 @@ def run_purge(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _purge_folders(
+    folders: list[str], arguments: argparse.Namespace, document: dict[str, Any]
+) -> int:
+    """Purge from the processes of this machine. 1 if there are none. Raises UsageError, Unreachable."""
+    named = {
+        {"files": "urls", "purge_everything": "everything"}.get(name, name): value
+        for name, value in document.items()
+    }
+    found = 0
+    for folder in folders:
+        try:
+            receipt = purge(folder, **named)
+        except PurgeRefused as error:
+            raise UsageError(str(error)) from None
+        except (ConfigError, OSError) as error:
+            raise Unreachable(f"--host: {error}") from None
+        found += receipt.instances
+        result = receipt._asdict()
+        if arguments.json:
+            print(json.dumps({"folder": folder, "result": result}, indent=2))
+        else:
+            told = f"purged: {receipt.applied} of {receipt.instances} processes have applied it"
+            print(printable(told))
+    if not found:
+        print("layergate: no process uses the folder now", file=sys.stderr)
+        return 1
+    return 0
+
+
 _SCOPES: Final = {
     "process": "this process alone: other processes keep what they hold",
-    "host": "the workers of this gateway",
+    "host": "the processes of one machine that share a folder",
     "fleet": "all instances that share a layer",
 }
 

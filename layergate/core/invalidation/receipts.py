@@ -24,7 +24,9 @@ class PurgeReceipt(NamedTuple):
 
                    - ``process``: this process only, because no layer is shared. Other processes
                      keep what they hold.
-                   - ``host``: the workers of one gateway.
+                   - ``host``: the processes of one machine that share a folder, such as the workers
+                     of a gateway. All have applied a final purge before they serve anything else, be
+                     they stopped now.
                    - ``fleet``: every instance that uses the shared layer.
 
     The other fields describe the memory of *this process* right before the purge, whatever the

@@ -169,6 +169,11 @@ class HostLog:
             self._tell()
         return self.look()
 
+    def begin(self) -> None:
+        """Follow the log, as `ready` does. Raises OSError, `Damaged` and ConfigError."""
+        with self._lock:
+            self._follow()
+
     async def append(
         self, invalidations: tuple[Invalidation, ...], time: float, *, wait: float | None = None
     ) -> PurgeReceipt:
@@ -270,13 +275,13 @@ class HostLog:
             folders.made(self.folder)
             self._replace(None, over=False)
         except Damaged as error:
+            if not self._create:
+                raise
             self._replace(error, over=True)
         return None
 
     def _replace(self, error: Damaged | None, *, over: bool) -> None:
         """Put a new file at the path."""
-        if error is not None and not self._create:
-            raise error
         if error is not None:
             _logger.warning("the log of purges in %s is made anew: %s", self.folder, error)
         if replaced(self._path, over=over, durable=self._durable):
