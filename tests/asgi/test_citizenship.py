@@ -36,7 +36,8 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from layergate import LayerGate, Rule
-from tests.support.asgi import FRESH, Call, Gate, Lifespan, World, scope_of, turns, until
+from tests.support.asgi import FRESH, Call, Gate, Lifespan, World, scope_of
+from tests.support.waiting import turns, until
 
 PATHSEND: dict = {"http.response.pathsend": {}}
 

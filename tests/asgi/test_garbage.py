@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from layergate import OriginAborted
-from tests.support.asgi import FRESH, Gate, OriginCall, World, until
+from tests.support.asgi import FRESH, Gate, OriginCall, World
 from tests.support.garbage import none_of_ours
+from tests.support.waiting import until
 
 UNSHARED = {"cache-control": "no-store"}
 STALE = {"cache-control": "max-age=0, stale-while-revalidate=60"}

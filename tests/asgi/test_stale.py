@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from layergate import OriginUnreachable, Rule
-from tests.support.asgi import Gate, OriginCall, World, turns, until
+from tests.support.asgi import Gate, OriginCall, World
+from tests.support.waiting import turns, until
 
 SWR = {"cache-control": "max-age=10, stale-while-revalidate=30"}
 SIE = {"cache-control": "max-age=10, stale-if-error=300"}
@@ -556,7 +557,7 @@ async def test_a_stale_response_of_a_requests_own_fetch_is_limited_too():
     world.clock.advance(100)
     call = world.call("/", headers={"authorization": "b"})
     try:
-        await until(lambda: call.started or call.task.done(), "slow")
+        await until(lambda: call.started or call.task.done())
         assert call.body == b"1"
     finally:
         gate.open()
@@ -647,6 +648,6 @@ async def test_a_fetch_that_goes_on_without_its_client_does_not_go_on_for_ever(o
     await world.get("/")
     world.clock.advance(15)
     assert (await world.get("/")).body == b"stored"
-    await until(lambda: ended, "slow")
+    await until(lambda: ended)
     await world.idle()
     world.assert_nothing_left()

@@ -9,7 +9,6 @@ from typing import Any
 
 from layergate.core.entry import Entry
 from layergate.core.layer import Key
-from layergate.runtime.loop import LoopRuntime
 
 
 class Boom(Exception):
@@ -78,68 +77,6 @@ class TopLayer(DictLayer):
         if "peek" in self.fail:
             raise Boom("peek")
         return self.data.get(key)
-
-
-class _StillEvent:
-    """An event whose timeouts pass when the clock is moved."""
-
-    def __init__(self, runtime: StillRuntime) -> None:
-        self._runtime = runtime
-        self._inner = LoopRuntime.event(runtime)
-        self._set = False
-
-    def set(self) -> None:
-        self._set = True
-        self._inner.set()
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def expire(self) -> None:
-        self._inner.set()
-
-    async def wait(self, timeout: float | None = None) -> bool:
-        timer = None if timeout is None else (self._runtime.time + timeout, self)
-        if timer is not None:
-            self._runtime.timers.append(timer)
-        try:
-            await self._inner.wait()
-        finally:
-            if timer is not None:
-                self._runtime.timers.remove(timer)
-        return self._set
-
-
-class StillRuntime(LoopRuntime):
-    """Asyncio with a clock that only `advance` moves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.time = 1_000_000.0
-        self.dice = 0.5
-        self.timers: list[tuple[float, _StillEvent]] = []
-
-    def now(self) -> float:
-        return self.time
-
-    def random(self) -> float:
-        return self.dice
-
-    def event(self) -> Any:
-        return _StillEvent(self)
-
-    async def advance(self, seconds: float) -> None:
-        self.time += seconds
-        for when, event in list(self.timers):
-            if when <= self.time:
-                event.expire()
-        await settle()
-
-
-async def settle() -> None:
-    """Let everything run that can run."""
-    for _ in range(30):
-        await asyncio.sleep(0)
 
 
 class Source:

@@ -15,7 +15,9 @@ from layergate.core.invalidation import Invalidation, PurgeReceipt
 from layergate.core.shared import Joining, SharedLayer, Waited
 from layergate.core.stack import Stack
 from layergate.errors import ConfigError, FetchAborted
-from tests.core.support import DictLayer, Source, StillRuntime, TopLayer, settle
+from tests.core.support import DictLayer, Source, TopLayer
+from tests.support.clocks import StillRuntime
+from tests.support.waiting import turns
 
 
 class Log:
@@ -247,13 +249,13 @@ async def test_a_lease_is_given_back_by_who_is_cancelled_looking_once_more(
     source = Source("a")
     low.leases.then = lambda: low.gates.__setitem__("get", asyncio.Event())
     asking = asyncio.ensure_future(stack.get("k", source, ttl=60))
-    await settle()
+    await turns()
     assert low.calls["get"] == 2
     (flight,) = [task for task in asyncio.all_tasks() if task.get_name() == "layergate fetch"]
     flight.cancel()
     with pytest.raises(FetchAborted):
         await asking
-    await settle()
+    await turns()
     assert [lease.released for lease in low.leases.granted] == [1]
     assert source.calls == 0
 
@@ -267,6 +269,6 @@ async def test_a_lease_is_given_back_by_who_finds_what_he_wanted(
 
     low.leases.then = lambda: low.data.update(k=made(stack))
     assert await stack.get("k", source, ttl=60) == "v"
-    await settle()
+    await turns()
     assert [lease.released for lease in low.leases.granted] == [1]
     assert source.calls == 0

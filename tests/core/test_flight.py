@@ -9,13 +9,14 @@ import pytest
 
 from layergate.core.flight import Flights, Pulse
 from layergate.runtime.loop import LoopRuntime
-from tests.core.support import StillRuntime, settle
+from tests.support.clocks import StillRuntime
+from tests.support.waiting import turns
 
 
 async def test_a_beat_wakes_all_who_wait() -> None:
     pulse = Pulse(LoopRuntime())
     waits = [asyncio.create_task(pulse.wait(0)) for _ in range(5)]
-    await settle()
+    await turns()
     assert pulse.waiting == 5
     pulse.beat()
     assert await asyncio.gather(*waits) == [True] * 5
@@ -33,7 +34,7 @@ async def test_a_timeout_leaves_nothing_behind() -> None:
     runtime = StillRuntime()
     pulse = Pulse(runtime)
     wait = asyncio.create_task(pulse.wait(0, 3.0))
-    await settle()
+    await turns()
     await runtime.advance(2.9)
     assert not wait.done()
     await runtime.advance(0.2)
@@ -44,7 +45,7 @@ async def test_a_timeout_leaves_nothing_behind() -> None:
 async def test_a_cancelled_waiter_leaves_nothing_behind() -> None:
     pulse = Pulse(LoopRuntime())
     wait = asyncio.create_task(pulse.wait(0))
-    await settle()
+    await turns()
     wait.cancel()
     with pytest.raises(asyncio.CancelledError):
         await wait
@@ -54,7 +55,7 @@ async def test_a_cancelled_waiter_leaves_nothing_behind() -> None:
 async def test_a_beat_from_another_thread_wakes() -> None:
     pulse = Pulse(LoopRuntime())
     wait = asyncio.create_task(pulse.wait(0))
-    await settle()
+    await turns()
     thread = threading.Thread(target=pulse.beat)
     thread.start()
     assert await asyncio.wait_for(wait, 5) is True

@@ -20,15 +20,9 @@ from layergate.errors import (
     PurgeRefused,
 )
 from layergate.layers.memory import MemoryLayer
-from tests.core.support import (
-    Boom,
-    DictLayer,
-    Events,
-    Source,
-    StillRuntime,
-    TopLayer,
-    settle,
-)
+from tests.core.support import Boom, DictLayer, Events, Source, TopLayer
+from tests.support.clocks import StillRuntime
+from tests.support.waiting import turns
 
 
 @pytest.fixture
@@ -179,7 +173,7 @@ async def test_g2_ten_thousand_at_once_cost_one_fetch() -> None:
     source = Source("v")
     gate = source.close_gate()
     calls = [begin(stack, "k", source, ttl=60) for _ in range(10_000)]
-    await settle()
+    await turns()
     assert source.calls == 1
     gate.set()
     assert set(await asyncio.gather(*calls)) == {"v"}
@@ -193,9 +187,9 @@ async def test_g2_slow_layers_let_no_second_fetch_slip_in(two, low) -> None:
     source = Source("a", "b")
     low.gates["get"] = asyncio.Event()
     first = begin(two, "k", source, ttl=60)
-    await settle()
+    await turns()
     second = begin(two, "k", source, ttl=60)
-    await settle()
+    await turns()
     assert low.calls["get"] == 1
     low.gates.pop("get").set()
     assert await first == await second == "a"
@@ -206,7 +200,7 @@ async def test_different_keys_do_not_wait_for_each_other(stack) -> None:
     slow, quick = Source("slow"), Source("quick")
     gate = slow.close_gate()
     waiting = begin(stack, "a", slow, ttl=60)
-    await settle()
+    await turns()
     assert await stack.get("b", quick, ttl=60) == "quick"
     gate.set()
     assert await waiting == "slow"
@@ -216,11 +210,11 @@ async def test_g2_a_cancelled_leader_leaves_the_flight_intact(stack) -> None:
     source = Source("v")
     gate = source.close_gate()
     leader = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     follower = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     leader.cancel()
-    await settle()
+    await turns()
     assert leader.cancelled() and source.running == 1
     gate.set()
     assert await follower == "v"
@@ -232,10 +226,10 @@ async def test_g2_a_leader_alone_that_is_cancelled_still_fills_the_cache(stack) 
     source = Source("v")
     gate = source.close_gate()
     leader = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     leader.cancel()
     gate.set()
-    await settle()
+    await turns()
     assert await stack.get("k") == "v"
     assert idle(stack)
 
@@ -244,14 +238,14 @@ async def test_g2_a_cancelled_follower_leaves_no_waiter(stack) -> None:
     source = Source("v")
     gate = source.close_gate()
     leader = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     followers = [begin(stack, "k", source, ttl=60) for _ in range(5)]
-    await settle()
+    await turns()
     flight = stack._fetches.table.get("k")
     assert flight.pulse.waiting == 6
     for follower in followers:
         follower.cancel()
-    await settle()
+    await turns()
     assert flight.pulse.waiting == 1
     gate.set()
     assert await leader == "v"
@@ -262,7 +256,7 @@ async def test_an_exception_reaches_all_and_is_not_kept(stack, events) -> None:
     source.error = Boom("first")
     gate = source.close_gate()
     calls = [begin(stack, "k", source, ttl=60) for _ in range(3)]
-    await settle()
+    await turns()
     gate.set()
     errors = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(error) for error in errors] == [Boom] * 3
@@ -283,7 +277,7 @@ async def test_an_exception_that_cannot_be_copied_collects_no_tracebacks(two) ->
     source.error = Awkward(code=3)
     gate = source.close_gate()
     calls = [begin(two, "k", source, ttl=60) for _ in range(50)]
-    await settle()
+    await turns()
     gate.set()
     errors = await asyncio.gather(*calls, return_exceptions=True)
     assert {getattr(error, "code", None) for error in errors} == {3}
@@ -319,9 +313,9 @@ async def test_g2_followers_of_an_aborted_fetch_fetch_themselves(stack) -> None:
     dying.error = asyncio.CancelledError()
     gate = dying.close_gate()
     leader = begin(stack, "k", dying, ttl=60)
-    await settle()
+    await turns()
     follower = begin(stack, "k", living, ttl=60)
-    await settle()
+    await turns()
     gate.set()
     assert await follower == "v"
     with pytest.raises(FetchAborted):
@@ -332,7 +326,7 @@ async def test_closing_releases_every_caller(stack) -> None:
     source = Source("v")
     source.close_gate()
     calls = [begin(stack, "k", source, ttl=60) for _ in range(3)]
-    await settle()
+    await turns()
     await stack.aclose(0.01)
     results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
     assert {type(result) for result in results} == {FetchAborted}
@@ -346,7 +340,7 @@ async def test_waiters_beyond_the_cap_fetch_for_themselves(top, runtime, events)
     calls = []
     for _ in range(4):
         calls.append(begin(stack, "k", source, ttl=60))
-        await settle()
+        await turns()
     assert source.calls == 3
     assert len(events.of("bypass")) == 2
     gate.set()
@@ -358,16 +352,16 @@ async def test_g2_a_flight_that_never_lands_is_given_up(stack, runtime, events) 
     hung, source = Source("late"), Source("v")
     gate = hung.close_gate()
     first = begin(stack, "k", hung, ttl=600)
-    await settle()
+    await turns()
     await runtime.advance(59)
     second = begin(stack, "k", source, ttl=600)
-    await settle()
+    await turns()
     assert source.calls == 0
     await runtime.advance(1)
     assert await stack.get("k", source, ttl=600) == "v"
     gate.set()
     assert await first == "late" and await second == "late"
-    await settle()
+    await turns()
     assert await stack.get("k") == "v", "what was given up is not stored"
     assert events.of("refused") == [{"key": "k", "reason": "superseded"}]
 
@@ -445,17 +439,17 @@ async def test_g3_who_comes_after_a_purge_gets_nothing_older(stack, how, tags) -
     source = Source("before", "after")
     gate = source.close_gate()
     early = begin(stack, "key", source, ttl=60, tags=tags)
-    await settle()
+    await turns()
     joined = begin(stack, "key", source, ttl=60, tags=tags)
-    await settle()
+    await turns()
     await purge_by(stack, how)
     late = [begin(stack, "key", source, ttl=60, tags=tags) for _ in range(3)]
-    await settle()
+    await turns()
     gate.set()
     assert await early == await joined == "before"
     assert await asyncio.gather(*late) == ["after"] * 3
     assert source.calls == 2
-    await settle()
+    await turns()
     assert await stack.get("key", source, ttl=60) == "after"
     assert idle(stack)
 
@@ -465,7 +459,7 @@ async def test_g3_a_purge_while_nobody_else_asks_leaves_nothing_stored(stack, ho
     source = Source("before", "after")
     gate = source.close_gate()
     early = begin(stack, "key", source, ttl=60, tags=["t"])
-    await settle()
+    await turns()
     await purge_by(stack, how)
     gate.set()
     assert await early == "before"
@@ -478,12 +472,12 @@ async def test_g3_a_purge_of_something_else_costs_no_second_fetch(stack) -> None
     source = Source("v")
     gate = source.close_gate()
     early = begin(stack, "key", source, ttl=60, tags=["t"])
-    await settle()
+    await turns()
     await stack.invalidate_by_tag("other")
     await stack.invalidate_by_pattern("other*")
     await stack.delete("other")
     late = begin(stack, "key", source, ttl=60, tags=["t"])
-    await settle()
+    await turns()
     gate.set()
     assert await early == await late == "v"
     assert source.calls == 1
@@ -493,14 +487,14 @@ async def test_g3_purges_that_go_on_do_not_starve_a_caller(stack) -> None:
     source = Source()
     gate = source.close_gate()
     early = begin(stack, "key", source, ttl=60, tags=["t"])
-    await settle()
+    await turns()
     await stack.invalidate_by_tag("t")
     late = begin(stack, "key", source, ttl=60, tags=["t"])
-    await settle()
+    await turns()
     gate.set()
     gate = source.close_gate()
     for _ in range(3):
-        await settle()
+        await turns()
         await stack.invalidate_by_tag("t")
     gate.set()
     assert await early == 1
@@ -514,13 +508,13 @@ async def test_g3_who_comes_after_a_purge_does_not_wait_for_what_it_will_not_tak
     source = Source("before", "after")
     gate = source.close_gate()
     early = begin(stack, "key", source, ttl=60)
-    await settle()
+    await turns()
     await purge_by(stack, how)
     source.gate = None
     assert await asyncio.wait_for(stack.get("key", source, ttl=60), 5) == "after"
     gate.set()
     assert await early == "before"
-    await settle()
+    await turns()
     assert await stack.get("key") == "after"
 
 
@@ -530,10 +524,10 @@ async def test_g3_a_lookup_in_a_lower_layer_is_overtaken_by_a_purge(two, top, lo
     top.gates["set"] = asyncio.Event()
     source = Source("new")
     early = begin(two, "key", source, ttl=60, tags=["t"])
-    await settle()  # found below, being copied up
+    await turns()  # found below, being copied up
     await two.invalidate_by_tag("t")
     late = begin(two, "key", source, ttl=60, tags=["t"])
-    await settle()
+    await turns()
     assert source.calls == 0 and two.metrics()["events"]["collapsed"] == 1
     top.gates.pop("set").set()
     # It began before the purge and might have had the old one; but it was found out in time.
@@ -546,18 +540,18 @@ async def test_a_set_is_the_last_word_over_a_fetch_that_began_before(stack) -> N
     source = Source("fetched")
     gate = source.close_gate()
     early = begin(stack, "key", source, ttl=60)
-    await settle()
+    await turns()
     assert await stack.set("key", "set", ttl=60)
     gate.set()
     assert await early == "fetched"
-    await settle()
+    await turns()
     assert await stack.get("key") == "set"
 
 
 async def test_a_set_is_the_last_word_over_a_write_under_way(two, low) -> None:
     low.gates["set"] = asyncio.Event()
     early = begin(two, "key", Source("fetched"), ttl=60)
-    await settle()
+    await turns()
     gate = low.gates.pop("set")
     assert await two.set("key", "set", ttl=60)
     gate.set()
@@ -571,7 +565,7 @@ async def test_a_soft_purge_serves_stale_within_the_windows_only(stack, runtime)
     await stack.get("k", source, **options)
     await stack.invalidate_by_tag("t", soft=True)
     assert await stack.get("k", source, **options) == "a"
-    await settle()
+    await turns()
     assert await stack.get("k", source, **options) == "b"
     await stack.invalidate_by_tag("t", soft=True)
     await runtime.advance(10)
@@ -601,13 +595,13 @@ async def test_stale_at_once_and_one_refresh_behind_it(stack, runtime, events) -
     gate = source.close_gate()
     for _ in range(5):
         assert await stack.get("k", source, **options) == "a"
-    await settle()
+    await turns()
     assert source.calls == 2
     assert len(events.of("refresh")) == 1
     assert len(events.of("stale")) == 5
     assert stack.metrics()["flights"]["refreshing"] == 1
     gate.set()
-    await settle()
+    await turns()
     assert await stack.get("k", source, **options) == "b"
     assert source.calls == 2
     assert idle(stack)
@@ -620,7 +614,7 @@ async def test_after_the_window_the_caller_waits(stack, runtime) -> None:
     await runtime.advance(90)
     gate = source.close_gate()
     waiting = begin(stack, "k", source, **options)
-    await settle()
+    await turns()
     assert not waiting.done()
     gate.set()
     assert await waiting == "b"
@@ -635,7 +629,7 @@ async def test_a_refresh_under_way_when_the_window_ends_is_waited_for(stack, run
     assert await stack.get("k", source, **options) == "a"
     await runtime.advance(1)
     waiting = begin(stack, "k", source, **options)
-    await settle()
+    await turns()
     assert not waiting.done()
     gate.set()
     assert await waiting == "b"
@@ -651,11 +645,11 @@ async def test_a_refresh_that_fails_is_logged_and_the_stale_value_stays(
     await runtime.advance(60)
     source.error = Boom("down")
     assert await stack.get("k", source, **options) == "a"
-    await settle()
+    await turns()
     assert "background refresh of 'k' failed" in caplog.text
     assert len(events.of("fetch_error")) == 1
     assert await stack.get("k", source, **options) == "a"
-    await settle()
+    await turns()
     assert idle(stack)
 
 
@@ -671,10 +665,10 @@ async def test_a_hard_purge_during_a_refresh_takes_the_stale_value_away(stack, r
     await runtime.advance(60)
     gate = source.close_gate()
     assert await stack.get("k", source, **options) == "a"
-    await settle()
+    await turns()
     await stack.invalidate_by_tag("t")
     late = begin(stack, "k", source, **options)
-    await settle()
+    await turns()
     gate.set()
     assert await late == "c"
 
@@ -689,11 +683,11 @@ async def test_refreshes_beyond_the_cap_are_skipped(top, runtime, events) -> Non
     await runtime.advance(60)
     gate = source.close_gate()
     assert [await stack.get(key, source, **options) for key in keys] == [1, 2, 3]
-    await settle()
+    await turns()
     assert source.calls == 5
     assert events.of("refresh_skipped") == [{"key": "c", "reason": "too many"}]
     gate.set()
-    await settle()
+    await turns()
     assert idle(stack)
 
 
@@ -716,7 +710,7 @@ async def test_a_refresh_takes_what_a_lower_layer_has_fresh(runtime, events) -> 
     await stack.get("k", source, **options)
     await runtime.advance(40)
     assert await stack.get("k", source, **options) == "a"
-    await settle()
+    await turns()
     assert source.calls == 1
     assert top.data["k"].fresh_until == runtime.time + 30
     assert low.data["k"].fresh_until == runtime.time + 560
@@ -733,7 +727,7 @@ async def test_an_error_gives_the_stale_value_within_the_window(stack, runtime, 
     await runtime.advance(359)
     gate = source.close_gate()
     calls = [begin(stack, "k", source, **options) for _ in range(3)]
-    await settle()
+    await turns()
     assert not any(call.done() for call in calls), "it is tried first"
     gate.set()
     assert await asyncio.gather(*calls) == ["a"] * 3
@@ -761,7 +755,7 @@ async def test_a_purged_value_is_no_help_against_an_error(stack, runtime) -> Non
     source.error = Boom("down")
     gate = source.close_gate()
     waiting = begin(stack, "k", source, **options)
-    await settle()
+    await turns()
     await stack.invalidate_by_tag("t")
     gate.set()
     with pytest.raises(Boom):
@@ -793,14 +787,14 @@ async def test_a_slow_fetch_gives_the_stale_value_and_goes_on(
     await runtime.advance(61)
     gate = source.close_gate()
     waiting = begin(stack, "k", source, **options, force=window == "stale_while_revalidate")
-    await settle()
+    await turns()
     await runtime.advance(0.1)
     assert not waiting.done()
     await runtime.advance(0.2)
     assert await waiting == "a"
     assert events.of("soft_timeout") == [{"key": "k"}]
     gate.set()
-    await settle()
+    await turns()
     assert await stack.get("k") == "b"
 
 
@@ -808,7 +802,7 @@ async def test_a_slow_fetch_with_nothing_stale_is_waited_for(stack, runtime) -> 
     source = Source("a")
     gate = source.close_gate()
     waiting = begin(stack, "k", source, ttl=60, soft_timeout=0.2)
-    await settle()
+    await turns()
     await runtime.advance(5)
     assert not waiting.done()
     gate.set()
@@ -819,9 +813,9 @@ async def test_a_callers_timeout_is_its_own(stack, runtime, events) -> None:
     source = Source("a")
     gate = source.close_gate()
     hasty = begin(stack, "k", source, ttl=60, timeout=1)
-    await settle()
+    await turns()
     patient = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     await runtime.advance(0.9)
     assert not hasty.done()
     await runtime.advance(0.2)
@@ -841,7 +835,7 @@ async def test_a_timeout_gives_the_stale_value_of_the_error_window(stack, runtim
     await runtime.advance(61)
     source.close_gate()
     waiting = begin(stack, "k", source, **options)
-    await settle()
+    await turns()
     await runtime.advance(2)
     assert await waiting == "a"
     await stack.aclose(0)
@@ -856,17 +850,17 @@ async def test_a_late_hit_starts_one_refresh(stack, runtime, events) -> None:
     await stack.get("k", source, **options)
     await runtime.advance(79)
     assert await stack.get("k", source, **options) == "a"
-    await settle()
+    await turns()
     assert source.calls == 1
     await runtime.advance(1)
     gate = source.close_gate()
     for _ in range(3):
         assert await stack.get("k", source, **options) == "a"
-    await settle()
+    await turns()
     assert source.calls == 2
     assert events.of("refresh") == [{"key": "k", "reason": "ahead"}]
     gate.set()
-    await settle()
+    await turns()
     assert await stack.get("k", source, **options) == "b"
     assert (await stack.lookup("k")).entry.fresh_until == runtime.time + 100
 
@@ -879,7 +873,7 @@ async def test_a_copy_with_a_short_life_is_late_by_the_life_of_the_whole(runtime
     await stack.get("k", source, **options)
     await runtime.advance(9)
     assert await stack.get("k", source, **options) == "a"
-    await settle()
+    await turns()
     assert source.calls == 1
 
 
@@ -908,20 +902,20 @@ async def test_force_fetches_in_any_case_and_with_a_fetch_of_its_own(stack, runt
     old = Source("old")
     gate = old.close_gate()
     early = begin(stack, "k", old, ttl=60, force=True)
-    await settle()
+    await turns()
     assert await stack.get("k", source, ttl=60, force=True) == "c"
     gate.set()
     assert await early == "old"
-    await settle()
+    await turns()
     assert await stack.get("k") == "c", "a fetch that began before does not undo a forced one"
 
 
 async def test_force_waits_for_a_write_under_way_and_writes_last(two, low) -> None:
     low.gates["set"] = asyncio.Event()
     early = begin(two, "k", Source("old"), ttl=60)
-    await settle()
+    await turns()
     late = begin(two, "k", Source("new"), ttl=60, force=True)
-    await settle()
+    await turns()
     low.gates.pop("set").set()
     assert await early == "old" and await late == "new"
     assert await two.get("k") == "new"
@@ -1138,12 +1132,12 @@ async def test_mget_and_get_share_their_flights(stack) -> None:
     many.gate = asyncio.Event()
     gate = source.close_gate()
     bulk = asyncio.ensure_future(stack.mget(["a", "b"], many, ttl=60))
-    await settle()
+    await turns()
     single = begin(stack, "a", source, ttl=60)
     other = begin(stack, "c", source, ttl=60)
-    await settle()
+    await turns()
     second = asyncio.ensure_future(stack.mget(["b", "c", "d"], many, ttl=60))
-    await settle()
+    await turns()
     assert many.asked == [["a", "b"], ["d"]]
     many.gate.set()
     gate.set()
@@ -1158,9 +1152,9 @@ async def test_a_get_whose_key_a_bulk_fetch_leaves_out_fetches_itself(stack) -> 
     many, source = Many(), Source("own")
     many.gate = asyncio.Event()
     bulk = asyncio.ensure_future(stack.mget(["a", "b"], many, ttl=60))
-    await settle()
+    await turns()
     single = begin(stack, "a", source, ttl=60)
-    await settle()
+    await turns()
     many.gate.set()
     assert await bulk == {}
     assert await single == "own"
@@ -1173,7 +1167,7 @@ async def test_mget_serves_stale_and_refreshes_in_one_call(stack, runtime) -> No
     await runtime.advance(61)
     many.values = {"a": 10, "b": 20, "c": 30}
     assert await stack.mget(["a", "b"], many, **options) == {"a": 1, "b": 2}
-    await settle()
+    await turns()
     assert many.asked == [["a", "b"]] * 2
     assert await stack.mget(["a", "b"], many, **options) == {"a": 10, "b": 20}
     await runtime.advance(61)
@@ -1187,7 +1181,7 @@ async def test_mget_refreshes_ahead(two, runtime) -> None:
     await two.mget(["a", "b"], many, **options)
     await runtime.advance(60)
     assert await two.mget(["a", "b"], many, **options) == {"a": 1, "b": 2}
-    await settle()
+    await turns()
     assert many.asked == [["a", "b"]] * 2
 
 
@@ -1208,12 +1202,12 @@ async def test_g3_mget_after_a_purge_takes_nothing_older(stack) -> None:
     many.gate = asyncio.Event()
     options: dict[str, Any] = {"ttl": 60, "tags": ["t"]}
     early = asyncio.ensure_future(stack.mget(["a", "b"], many, **options))
-    await settle()
+    await turns()
     await stack.invalidate_by_tag("t")
     late = asyncio.ensure_future(stack.mget(["a", "b"], many, **options))
-    await settle()
+    await turns()
     many.gate.set()
-    await settle()
+    await turns()
     assert await early == {"a": "old", "b": "old"}
     await late
     assert many.asked == [["a", "b"]] * 2

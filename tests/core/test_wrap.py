@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from layergate.assembly import CacheStack
 from layergate.core.wrap import _encoded
 from layergate.errors import ConfigError, KeyRefused
-from tests.core.support import Boom, DictLayer, StillRuntime, TopLayer, settle
+from tests.core.support import Boom, DictLayer, TopLayer
+from tests.support.clocks import StillRuntime
+from tests.support.waiting import turns
 
 
 @pytest.fixture
@@ -78,11 +80,11 @@ async def test_all_options_of_get_hold(stack, runtime) -> None:
     assert await load() == 1
     await runtime.advance(30)
     assert await load() == 1
-    await settle()
+    await turns()
     assert await load() == 2
     await runtime.advance(70)
     assert await load() == 2
-    await settle()
+    await turns()
     assert await load() == 3
     await runtime.advance(100)
     assert await load() == 3
@@ -99,7 +101,7 @@ async def test_concurrent_calls_share_one(stack) -> None:
         return number
 
     waits = [asyncio.ensure_future(slow(1)) for _ in range(10)]
-    await settle()
+    await turns()
     gate.set()
     assert await asyncio.gather(*waits) == [1] * 10
     assert calls == [1]

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from tests.support.fleet import Connection, Fleet, Instance, eventually
-from tests.support.redis_servers import BOUND, Proxy, Valkey, until
+from tests.support.fleet import Connection, Fleet, Instance
+from tests.support.redis_servers import BOUND, Proxy, Valkey, until_answered
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -157,7 +158,9 @@ async def read_only_after_failover(bench: Bench) -> Ending:
     host, old, new = "127.0.0.1", bench.valkey, bench.spare
     new.cli("REPLICAOF", host, old.port)
     await asyncio.to_thread(
-        until, lambda: new.info("replication")["master_link_status"] == "up", "the new master"
+        until_answered,
+        lambda: new.info("replication")["master_link_status"] == "up",
+        "the new master",
     )
     new.cli("REPLICAOF", "NO", "ONE")
     old.cli("REPLICAOF", host, new.port)
@@ -195,7 +198,7 @@ async def trusted(bench: Bench) -> bool:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__.replace("_", "-"))
 async def test_clients_see_no_error_when_redis(bench: Bench, fault: Any) -> None:
-    await eventually(lambda: trusted(bench), "a fleet that is well")
+    await until(lambda: trusted(bench), "a fleet that is well")
     for app in [*bench.apps, bench.alone[0]]:
         async with Connection(app.port) as connection:
             for path in HOT:
@@ -212,7 +215,7 @@ async def test_clients_see_no_error_when_redis(bench: Bench, fault: Any) -> None
             await ended
         began = time.perf_counter()
         # The clients go on: an error on the way back counts as well.
-        await eventually(lambda: trusted(bench), "a fleet that is well again", bound=2 * BOUND)
+        await until(lambda: trusted(bench), "a fleet that is well again", bound=2 * BOUND)
         again = time.perf_counter() - began
         over.set()
     requests = sum(len(times) for times in ours.times.values())

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from layergate.layers.redis import RedisLayer
-from tests.support.asgi import Call, ClockRuntime, Origin, World
+from tests.support.asgi import Call, Origin, World
+from tests.support.clocks import LoopClock
 
 __all__ = ["Fleet"]
 
@@ -36,7 +37,7 @@ class Fleet:
             **(layer or {}),
         }
         self.origin = Origin()
-        self.clock = ClockRuntime()
+        self.clock = LoopClock()
         self.worlds = [
             World(
                 clock=self.clock.twin(),

@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 from tests.fleet.support import Fleet
-from tests.support.asgi import Gate, OriginCall, until
+from tests.support.asgi import Gate, OriginCall
+from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)
 

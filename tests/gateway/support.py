@@ -32,7 +32,7 @@ from layergate.gateway.channel import Channel, State
 from layergate.gateway.options import GatewayOptions
 from layergate.gateway.upstream_options import UpstreamOptions
 from layergate.gateway.worker import Worker
-from tests.support.asgi import until
+from tests.support.waiting import until
 
 __all__ = [
     "BOUND", "FRESH", "TOKEN", "Call", "Client", "Gateway", "Origin", "Request", "Response", "Truncated",
@@ -810,8 +810,8 @@ class Gateway:
 
     async def idle(self) -> None:
         """Wait until no request is under way."""
-        await until(lambda: all(c._cycle is None for c in self.server.connections), "slow")
-        await until(lambda: not any(pool._busy for pool in self.proxy.pools), "slow")
+        await until(lambda: all(c._cycle is None for c in self.server.connections))
+        await until(lambda: not any(pool._busy for pool in self.proxy.pools))
 
     def reload(self, **changes: Any) -> list[str]:
         """Have it take new options, as on SIGHUP; the names of those that wait for a restart."""
@@ -882,11 +882,14 @@ async def gateway(*, quiet: bool = True, **options: Any) -> AsyncIterator[Gatewa
             yield gate
             for client in gate.clients:
                 await client.close()
-            await until(lambda: not gate.server.connections, "slow")
+            await until(lambda: not gate.server.connections)
             await gate.idle()
-            for pool in gate.proxy.pools:
-                assert pool._slots + pool.open == pool.options.max_connections
-                assert not pool._queue
+            pools = gate.proxy.pools
+            await until(
+                lambda: all(one._slots + one.open == one.options.max_connections for one in pools),
+                "every slot to be given back",
+            )
+            assert not any(one._queue for one in pools)
     finally:
         logging.getLogger().removeHandler(logged)
         loop.set_exception_handler(None)

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.gateway.support import Call, Client, Gateway, Origin, Truncated, until
+from tests.gateway.support import Call, Client, Gateway, Origin, Truncated
 from tests.support.garbage import none_of_ours
+from tests.support.waiting import until
 
 EVERY_LOOP = True
 
@@ -121,21 +122,21 @@ async def gone_in_the_middle(scene: Scene) -> None:
     await scene.client.request("/a")
     await scene.origin.received(1)
     scene.client.reset()
-    await until(lambda: not scene.gateway.server.connections, "slow")
+    await until(lambda: not scene.gateway.server.connections)
 
 
 async def gone_with_many_to_come(scene: Scene) -> None:
     await scene.client.send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n" * 50)
     await scene.client.response()
     scene.client.reset()
-    await until(lambda: not scene.gateway.server.connections, "slow")
+    await until(lambda: not scene.gateway.server.connections)
 
 
 async def gone_in_content(scene: Scene) -> None:
     await scene.client.send(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx")
     await scene.origin.received(1)
     scene.client.reset()
-    await until(lambda: not scene.gateway.server.connections, "slow")
+    await until(lambda: not scene.gateway.server.connections)
 
 
 async def part(scene: Scene) -> None:
@@ -205,8 +206,8 @@ async def test_a_request_that_is_over_leaves_no_garbage(handler, clients):
             await clients(scene)
             await scene.client.close()
             del scene
-            await until(lambda: not gateway.server.connections, "slow")
-            await until(lambda: under_way(origin) <= tasks, "slow")
+            await until(lambda: not gateway.server.connections)
+            await until(lambda: under_way(origin) <= tasks)
 
 
 async def test_an_upstream_that_is_away_leaves_no_garbage():
@@ -217,7 +218,7 @@ async def test_an_upstream_that_is_away_leaves_no_garbage():
             responses = [await client.ask(path) for path in ("/a", "/b")]
             assert [response.status for response in responses] == [502, 502]
             await client.close()
-            await until(lambda: not gateway.server.connections, "slow")
+            await until(lambda: not gateway.server.connections)
 
 
 def test_what_is_found_is_said():

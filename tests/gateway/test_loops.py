@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from layergate.gateway.upstream_options import UpstreamOptions
-from tests.gateway.support import Call, Gateway, Origin, until
+from tests.gateway.support import Call, Gateway, Origin
+from tests.support.waiting import until
 
 EVERY_LOOP = True
 
@@ -144,5 +145,5 @@ async def test_rounds_that_a_client_invents_are_its_own():
         assert (await gateway.ask("/stale", ROUNDS)).status == 508
         assert gateway.stat("refresh") == 0
         assert (await gateway.ask("/stale")).body == b"1"
-        await until(lambda: gateway.stat("store") == 3, "slow")
+        await until(lambda: gateway.stat("store") == 3)
         assert (await gateway.ask("/stale")).body == b"2"

@@ -7,7 +7,8 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from tests.gateway.support import Call, Client, Gateway, Origin, Truncated, until
+from tests.gateway.support import Call, Client, Gateway, Origin, Truncated
+from tests.support.waiting import until
 
 EVERY_LOOP = True
 
@@ -228,7 +229,7 @@ async def test_only_the_request_that_led_to_it_gets_an_interim_response():
         clients = [await gateway.client() for _ in range(3)]
         for client in clients:
             await client.request("/")
-        await until(lambda: gateway.worker.cache.stats()["waiters"] == 2, "slow")
+        await until(lambda: gateway.worker.cache.stats()["waiters"] == 2)
         go_on.set()
         responses = [await client.response() for client in clients]
         assert [len(one.interim) for one in responses] == [1, 0, 0]
@@ -383,7 +384,7 @@ async def test_a_final_response_while_the_client_still_sends():
         assert response.header("connection") == "close"
         await client.send(b"x" * 100_000)  # is read and forgotten
         await client.ended()
-        await until(lambda: not origin.open, "slow")
+        await until(lambda: not origin.open)
         assert gateway.counts.upstream == 0
 
 
@@ -479,7 +480,7 @@ async def test_a_websocket():
             assert await client.exactly(size) == data
             await sending
         await client.close()
-        await until(lambda: not origin.open and gateway.counts[:2] == (0, 0), "slow")
+        await until(lambda: not origin.open and gateway.counts[:2] == (0, 0))
 
 
 async def test_the_origin_ends_a_websocket():
@@ -494,7 +495,7 @@ async def test_the_origin_ends_a_websocket():
         await client.send(ASK)
         assert (await client.begun()).status == 101
         assert await client.rest() == b"bye"
-        await until(lambda: gateway.counts[:2] == (0, 0), "slow")
+        await until(lambda: gateway.counts[:2] == (0, 0))
 
 
 async def test_websockets_are_not_collapsed_and_not_answered_from_the_store():
@@ -536,7 +537,7 @@ async def test_another_protocol_than_was_asked_for():
         client = await gateway.client()
         await client.send(ASK)
         assert (await client.response()).status == 502
-        await until(lambda: not origin.open, "slow")
+        await until(lambda: not origin.open)
 
 
 async def test_websockets_can_be_refused():
@@ -575,7 +576,7 @@ async def test_a_websocket_that_nobody_reads():
         client.resume()
         await client.exactly(1_000_000)
         client.reset()
-        await until(lambda: not origin.open and gateway.counts[:2] == (0, 0), "slow")
+        await until(lambda: not origin.open and gateway.counts[:2] == (0, 0))
 
 
 IGNORED = [

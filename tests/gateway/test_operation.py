@@ -16,7 +16,8 @@ import trustme
 from layergate.config import Rule
 from layergate.errors import ConfigError
 from layergate.gateway.upstream_options import UpstreamOptions
-from tests.gateway.support import Call, Client, Gateway, Origin, Truncated, until
+from tests.gateway.support import Call, Client, Gateway, Origin, Truncated
+from tests.support.waiting import until
 
 EVERY_LOOP = True
 
@@ -36,7 +37,7 @@ async def test_health():
             assert (refused.status, refused.header("allow")) == (405, "GET, HEAD")
         assert not origin.requests
         await client.send(b"GET /_layergate/readyz HTTP/1.1\r\n")
-        await until(lambda: any(one._reader.in_head for one in gateway.server.connections), "slow")
+        await until(lambda: any(one._reader.in_head for one in gateway.server.connections))
         second = await gateway.client()
         await second.send(b"GET /_layergate/healthz HTTP/1.1\r\n")
         await until(
@@ -155,13 +156,13 @@ async def test_upstreams_are_replaced_while_serving():
         await busy.request("/slow")
         await old.received(1, "/slow")
         assert gateway.reload(upstreams=[UpstreamOptions(new.url)]) == []
-        await until(lambda: len(old.open) == 1, "slow")  # idle connections are closed
+        await until(lambda: len(old.open) == 1)  # idle connections are closed
         assert (await client.ask("/a")).hit  # what is stored stays
         assert (await client.ask("/b")).body == b"/b 1"
         assert new.requests and "/b" not in old.calls
         go_on.set()
         assert (await busy.response()).body == b"old"
-        await until(lambda: not old.open, "slow")
+        await until(lambda: not old.open)
         assert gateway.reload(upstreams=[UpstreamOptions(new.url)]) == []
         assert (await client.ask("/c")).body == b"/c 1"
         assert new.accepted == 1  # an upstream that stays keeps its connections
@@ -279,9 +280,9 @@ async def test_tls_has_no_half_close(authority, tmp_path):
         await client.request("/", method="POST", content=b"abc")
         await origin.received(1)
         closing = asyncio.create_task(client.close())
-        await until(lambda: gateway.counts.clients == 0 and not origin.open, "slow")
+        await until(lambda: gateway.counts.clients == 0 and not origin.open)
         await closing
-        await until(lambda: gateway.counts.tasks == tasks, "slow")
+        await until(lambda: gateway.counts.tasks == tasks)
 
 
 async def test_a_unix_socket_beside_tls(authority, tmp_path):
@@ -376,8 +377,8 @@ async def test_nothing_is_left_behind():
             await client.request("/cut")
             await client.begun()
             client.reset()
-        await until(lambda: not gateway.server.connections, "slow")
-        await until(lambda: gateway.counts.tasks <= tasks, "slow")
+        await until(lambda: not gateway.server.connections)
+        await until(lambda: gateway.counts.tasks <= tasks)
         assert not gateway.worker.cache.stats()["flights"]
         assert gateway.worker.cache.stats()["inflight_bytes"] == 0
 
@@ -394,7 +395,7 @@ async def test_a_burst_for_one_target_is_one_fetch():
         clients = [await gateway.client() for _ in range(50)]
         for client in clients:
             await client.request("/")
-        await until(lambda: gateway.worker.cache.stats()["waiters"] == 49, "slow")
+        await until(lambda: gateway.worker.cache.stats()["waiters"] == 49)
         go_on.set()
         for client in clients:
             assert (await client.response()).body == b"once"
@@ -406,7 +407,7 @@ async def test_a_connection_that_ends_before_it_says_anything():
         for _ in range(3):
             with socket.create_connection(("127.0.0.1", gateway.port)):
                 pass
-        await until(lambda: not gateway.server.connections, "slow")
+        await until(lambda: not gateway.server.connections)
         assert (await gateway.ask("/")).status == 200
 
 
@@ -453,7 +454,7 @@ async def test_a_websocket_goes_on_while_draining():
         await client.send(b"bye")
         await client.ended()
         await gateway.stopped()  # with the last of them, and no later
-        await until(lambda: not origin.open, "slow")
+        await until(lambda: not origin.open)
 
 
 @pytest.mark.parametrize("how", ["in time", "at once"])
@@ -470,7 +471,7 @@ async def test_a_websocket_is_ended_with_the_time_for_draining(how):
         await gateway.stopped()
         if how == "in time":
             assert asyncio.get_running_loop().time() - begun >= 0.29
-        await until(lambda: not origin.open, "slow")
+        await until(lambda: not origin.open)
 
 
 async def test_a_websocket_that_nobody_reads_is_ended_in_time_too():
@@ -488,7 +489,7 @@ async def test_a_websocket_that_nobody_reads_is_ended_in_time_too():
         client.pause()
         await gateway.drain()
         await gateway.stopped()
-        await until(lambda: not origin.open, "slow")
+        await until(lambda: not origin.open)
         client.reset()
 
 

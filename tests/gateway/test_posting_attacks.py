@@ -12,17 +12,8 @@ import asyncio
 
 import pytest
 
-from tests.gateway.support import (
-    FRESH,
-    TOKEN,
-    Call,
-    Gateway,
-    Response,
-    gateway,
-    reply,
-    request,
-    until,
-)
+from tests.gateway.support import FRESH, TOKEN, Call, Gateway, Response, gateway, reply, request
+from tests.support.waiting import until
 
 OWN = b"Content-Location: /"
 EVIL = b"<evil>"

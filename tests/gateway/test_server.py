@@ -10,7 +10,8 @@ from typing import cast
 
 import pytest
 
-from tests.gateway.support import Call, Client, Gateway, Origin, Truncated, until
+from tests.gateway.support import Call, Client, Gateway, Origin, Truncated
+from tests.support.waiting import until
 
 EVERY_LOOP = True
 
@@ -400,7 +401,7 @@ async def test_max_connections():
         assert (await third.response()).status == 503
         await third.ended()
         await first.close()
-        await until(lambda: len(gateway.server.connections) == 1, "slow")
+        await until(lambda: len(gateway.server.connections) == 1)
         assert (await gateway.ask("/")).status == 200
 
 
@@ -509,16 +510,16 @@ async def test_content_that_the_origin_does_not_take_is_not_the_clients_fault():
         await client.request("/", f"Content-Length: {size}", method="POST")
         sending = asyncio.create_task(client.send(b"x" * size))
         connection = await _only(gateway)
-        await until(lambda: connection._reading_paused, "slow")
+        await until(lambda: connection._reading_paused)
         begun = gateway.server.service.now
-        await until(lambda: gateway.server.service.now > begun + 1.2, "slow")
+        await until(lambda: gateway.server.service.now > begun + 1.2)
         go_on.set()
         await sending
         assert (await client.response()).status == 200
 
 
 async def _only(gateway):
-    await until(lambda: len(gateway.server.connections) == 1, "slow")
+    await until(lambda: len(gateway.server.connections) == 1)
     return next(iter(gateway.server.connections))
 
 
@@ -535,7 +536,7 @@ async def test_an_idle_connection_is_closed_in_time(size):
             client = await gateway.client(window=4096)
             assert (await client.ask("/")).hit is hit
             await client.ended()
-        await until(lambda: not gateway.server.connections, "slow")
+        await until(lambda: not gateway.server.connections)
 
 
 async def test_without_keep_alive_it_is_said():
@@ -552,7 +553,7 @@ async def _stuck(gateway, *, window=4096):
     client = await gateway.client(window=window)
     client.pause()
     await client.request("/large")
-    await until(lambda: any(one.out.blocked for one in gateway.server.connections), "slow")
+    await until(lambda: any(one.out.blocked for one in gateway.server.connections))
     return client
 
 
@@ -569,7 +570,7 @@ async def test_a_client_that_takes_nothing_is_cut(control):
     async with Origin() as origin, Gateway(origin, send_timeout=0.1) as gateway:
         _large(origin, control=control)
         await _stuck(gateway)
-        await until(lambda: not gateway.server.connections, "slow")
+        await until(lambda: not gateway.server.connections)
 
 
 async def _leaves_little(connection, more):
@@ -611,7 +612,7 @@ async def test_a_client_that_takes_nothing_of_the_last_of_it_is_cut(leaves):
             await client.shuts()
         else:
             connection.deadline = gateway.server.service.now  # it has been idle for long enough
-        await until(lambda: not gateway.server.connections, "slow")
+        await until(lambda: not gateway.server.connections)
 
 
 async def test_a_slow_client_that_takes_something_is_not_cut():
@@ -639,7 +640,7 @@ async def test_pipelined_hits_are_not_written_ahead_of_a_client_that_does_not_re
         client.pause()
         await client.send((b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n") * 500)
         connection = await _only(gateway)
-        await until(lambda: connection._pending, "slow")
+        await until(lambda: connection._pending)
         assert connection._transport.get_write_buffer_size() < 2 * 6_500_000
 
 
@@ -754,8 +755,8 @@ async def test_a_client_that_leaves_ends_a_fetch_for_itself_alone():
         await client.request("/")
         await client.begun()
         await client.close()
-        await until(lambda: not origin.open, "slow")
-        await until(lambda: gateway.counts == (0, 0, tasks), "slow")
+        await until(lambda: not origin.open)
+        await until(lambda: gateway.counts == (0, 0, tasks))
 
 
 async def test_a_client_that_leaves_does_not_end_a_fetch_for_the_store():
@@ -774,9 +775,9 @@ async def test_a_client_that_leaves_does_not_end_a_fetch_for_the_store():
         await client.request("/")
         await client.begun()
         client.reset()
-        await until(lambda: not gateway.server.connections, "slow")
+        await until(lambda: not gateway.server.connections)
         go_on.set()
-        await until(lambda: gateway.stat("store") == 1, "slow")
+        await until(lambda: gateway.stat("store") == 1)
         response = await gateway.ask("/")
         assert response.hit and response.body == b"ab"
 
@@ -810,7 +811,7 @@ async def test_a_client_that_leaves_leaves_nothing_behind(moment):
                 await client.request("/", "Cookie: a=b", method="POST", content=b"abc")
                 await origin.received(count + 1)
             client.reset()
-            await until(lambda: gateway.counts == (0, 0, tasks) and not origin.open, "slow")
+            await until(lambda: gateway.counts == (0, 0, tasks) and not origin.open)
 
 
 class _Late:
@@ -847,8 +848,8 @@ async def test_a_client_that_resets_while_the_gateway_hangs_up():
         sock = socket.create_connection(("127.0.0.1", gateway.port))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.sendall(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\nabc")
-        await until(lambda: sock.fileno() < 0, "slow")
-        await until(lambda: gateway.counts == (0, 0, tasks), "slow")
+        await until(lambda: sock.fileno() < 0)
+        await until(lambda: gateway.counts == (0, 0, tasks))
     gc.collect()  # (an exception that nobody has retrieved is told then)
     assert not faults
 
@@ -895,8 +896,8 @@ async def test_a_half_closed_connection_gets_its_answer(kind):
         assert (response.status, response.header("connection")) == (200, "close")
         assert response.body == {"chunked": big * 3, "head": b""}.get(kind, b"here")
         await client.ended()
-        await until(lambda: gateway.counts.clients == 0, "slow")
-        await until(lambda: gateway.counts.tasks - gateway.counts.upstream == tasks, "slow")
+        await until(lambda: gateway.counts.clients == 0)
+        await until(lambda: gateway.counts.tasks - gateway.counts.upstream == tasks)
 
 
 async def test_all_that_was_asked_before_a_half_close_is_answered_in_order():
@@ -937,14 +938,14 @@ async def test_half_a_request_before_a_half_close_is_none(more):
         await client.send(more)
         await client.shuts()
         if b"abc" in more:  # it is read no further than that before its turn
-            await until(lambda: any(one._pending for one in gateway.server.connections), "slow")
+            await until(lambda: any(one._pending for one in gateway.server.connections))
         else:
             await _has_ended(gateway)
         go_on.set()
         assert (await client.response()).body == b"whole"
         await client.ended()
-        await until(lambda: gateway.counts.clients == 0, "slow")
-        await until(lambda: not gateway.worker.cache.stats()["flights"], "slow")
+        await until(lambda: gateway.counts.clients == 0)
+        await until(lambda: not gateway.worker.cache.stats()["flights"])
         if b"abc" not in more:
             assert origin.calls["/half"] == 0
 
@@ -1001,7 +1002,7 @@ async def test_who_has_left_altogether_is_not_waited_for_any_longer():
             await client.request("/", method="POST", content=b"abc")
             await origin.received(1)
             await leaves(client)
-            await until(lambda: gateway.counts == (0, 0, tasks) and not origin.open, "slow")
+            await until(lambda: gateway.counts == (0, 0, tasks) and not origin.open)
 
 
 async def test_who_takes_what_it_is_sent_is_there():
@@ -1026,7 +1027,7 @@ async def test_who_takes_what_it_is_sent_is_there():
         part.set()
         assert await client.exactly(1) == b"a"
         (connection,) = gateway.server.connections
-        await until(lambda: not connection.deadline, "slow")  # it has been looked after
+        await until(lambda: not connection.deadline)  # it has been looked after
         rest.set()
         assert await client.exactly(1) == b"b"
         await client.ended()
@@ -1053,7 +1054,7 @@ async def test_draining():
         await origin.received(1, "/slow")
         await half.ask("/hit")
         await half.send(b"GET /hit HTTP/1.1\r\n")
-        await until(lambda: any(one._reader.in_head for one in gateway.server.connections), "slow")
+        await until(lambda: any(one._reader.in_head for one in gateway.server.connections))
         await gateway.drain()
         await idle.ended()
         await half.send(HOST + b"\r\n")
@@ -1067,7 +1068,7 @@ async def test_draining():
         assert (response.body, response.header("connection")) == (b"done", "close")
         await busy.ended()
         await gateway.stopped()
-        await until(lambda: not origin.open, "slow")
+        await until(lambda: not origin.open)
 
 
 async def test_a_request_that_was_on_its_way_when_it_was_told_to_stop_is_answered():
@@ -1112,7 +1113,7 @@ async def test_draining_ends_in_time():
         await gateway.drain()
         await gateway.stopped()
         await client.ended()
-        await until(lambda: not origin.open, "slow")
+        await until(lambda: not origin.open)
 
 
 async def test_pipelined_hits_while_draining():
@@ -1120,7 +1121,7 @@ async def test_pipelined_hits_while_draining():
         await gateway.ask("/hit")
         client = await gateway.client()
         await client.send(b"GET /hit HTTP/1.1\r\n")
-        await until(lambda: any(one._reader.in_head for one in gateway.server.connections), "slow")
+        await until(lambda: any(one._reader.in_head for one in gateway.server.connections))
         await gateway.drain()
         await client.send(HOST + b"\r\n" + (b"GET /hit HTTP/1.1\r\n" + HOST + b"\r\n") * 5)
         assert (await client.response()).header("connection") == "close"

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.gateway.support import Call, Client, Gateway, Origin, until
+from tests.gateway.support import Call, Client, Gateway, Origin
+from tests.support.waiting import until
 
 EVERY_LOOP = True
 
@@ -283,7 +284,7 @@ async def test_a_client_that_takes_a_little_at_a_time_is_not_cut_off(secured):
             await client.exactly(5_000)
             await asyncio.sleep(0.02)
         client.pause()
-        await until(lambda: not gateway.server.connections, "slow")
+        await until(lambda: not gateway.server.connections)
 
 
 async def test_a_large_hit_is_sent_whole_when_the_gateway_stops():

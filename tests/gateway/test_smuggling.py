@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gateway.support import (
-    FRESH,
-    Call,
-    Response,
-    gateway,
-    reply,
-    request,
-    until,
-)
+from tests.gateway.support import FRESH, Call, Response, gateway, reply, request
+from tests.support.waiting import until
 
 CHUNKED = b"Transfer-Encoding: chunked"
 SMUGGLED = request(b"/smuggled")

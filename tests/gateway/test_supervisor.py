@@ -17,10 +17,11 @@ import pytest
 
 from layergate.gateway import timeouts
 from layergate.gateway.supervisor import Supervisor
-from tests.support.fleet import FRESH, Connection, OriginCall, eventually
+from tests.support.fleet import FRESH, Connection, OriginCall
 from tests.support.gateway_worker import options_of
 from tests.support.gateways import Gateway, HttpCall, gone, running
 from tests.support.ports import HOST
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
 
@@ -267,7 +268,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices(tmp_p
                 for other in others:
                     assert (await connections[other].get("/x")).status == 200
                 await gone(killed)
-                await eventually(lambda: len(gateway.pids()) == 3)
+                await until(lambda: len(gateway.pids()) == 3)
         assert "was ended by SIGKILL; it is replaced" in gateway.log()
         async with gateway.each() as connections:
             assert len(connections) == 3
@@ -303,7 +304,7 @@ async def test_a_worker_that_is_told_to_end_is_replaced_before_it_has(tmp_path):
             gate.open()
             assert (await connection.answer()).body == b"1"
             await gone(pid)
-        await eventually(lambda: len(gateway.pids()) == 2)
+        await until(lambda: len(gateway.pids()) == 2)
 
 
 async def test_one_that_keeps_ending_is_started_ever_later_and_the_others_serve(tmp_path):
@@ -502,7 +503,7 @@ async def test_a_worker_that_cannot_take_them_is_replaced_by_one_that_starts_wit
         gateway.write(rules=[RULE], via="refused")
         gateway.signal(signal.SIGHUP)
         await gateway.logged("is there again", 2)
-        await eventually(lambda: not before & gateway.pids())
+        await until(lambda: not before & gateway.pids())
         await hit_everywhere(gateway, "/ruled")
         assert await hit_everywhere(gateway, "/ruled") == [True, True]
 
@@ -520,7 +521,7 @@ async def test_reloads_that_come_together_are_one_after_the_other(tmp_path):
             await hit_everywhere(gateway, "/ruled")
             return all(await hit_everywhere(gateway, "/ruled"))
 
-        await eventually(hold)
+        await until(hold)
 
 
 async def test_all_workers_are_one_gateway_to_an_upstream(tmp_path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from layergate.gateway.timeouts import TIMEOUTS, State
-from tests.gateway.support import Call, Client, Gateway, Origin, until
+from tests.gateway.support import Call, Client, Gateway, Origin
+from tests.support.waiting import until
 
 EVERY_LOOP = True
 HALF = b"GET /half HTTP/1.1\r\nHost: exam"
@@ -18,7 +19,7 @@ def _state(gateway: Gateway) -> State:
 
 
 async def _reaches(gateway: Gateway, state: State) -> None:
-    await until(lambda: _state(gateway) is state, "slow")
+    await until(lambda: _state(gateway) is state)
 
 
 async def test_a_connection_goes_from_state_to_state() -> None:
@@ -32,7 +33,7 @@ async def test_a_connection_goes_from_state_to_state() -> None:
             await call.reply()
 
         client = await gateway.client()
-        await until(lambda: gateway.server.connections, "slow")
+        await until(lambda: gateway.server.connections)
         assert _state(gateway) is State.IDLE
         await client.send(b"POST / HTTP/1.1\r\n")
         await _reaches(gateway, State.HEAD)

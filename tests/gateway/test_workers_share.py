@@ -16,8 +16,9 @@ import pytest
 
 from layergate.layers.host.folder import PrivateFolder
 from tests.guarantees.test_g3_fleet_history import GONE, KEYS, Story
-from tests.support.fleet import Connection, OriginCall, Purged, eventually
+from tests.support.fleet import Connection, OriginCall, Purged
 from tests.support.gateways import AUTHORIZED, Gateway, gone
+from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
@@ -301,7 +302,7 @@ async def test_with_a_shared_layer_purges_go_by_its_log(tmp_path, valkey):
             async def everywhere() -> bool:
                 return await read(connections) == [2, 2]
 
-            await eventually(everywhere)
+            await until(everywhere)
             stats = await gateway.stats(one)
             assert stats["workers"]["answered"] == 2
             assert stats["invalidation"]["log_position"] == 1  # Redis's own
@@ -361,8 +362,8 @@ class OfWorkers(Story):
         os.kill(victim, number)
         wanted = self.gateway.settings["workers"]
         # Those whose request ran into it notice until they have noticed.
-        await eventually(lambda: victim not in self.gateway.pids())
-        await eventually(lambda: len(self.gateway.pids()) == wanted)
+        await until(lambda: victim not in self.gateway.pids())
+        await until(lambda: len(self.gateway.pids()) == wanted)
         await asyncio.sleep(0.1)
         self.deaths[name] += 1
         self.down.remove(name)

@@ -11,7 +11,9 @@ from layergate import MemoryLayer
 from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.core.support import DictLayer, TopLayer
 from tests.support import wsgi
-from tests.support.asgi import ClockRuntime, World
+from tests.support.asgi import World
+from tests.support.clocks import LoopClock
+from tests.support.waiting import wait_until
 
 ARRANGEMENTS: dict[str, Any] = {
     "memory": lambda clock: [MemoryLayer("1MB", clock=clock)],
@@ -25,7 +27,7 @@ ARRANGEMENTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("layers", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
 async def test_asgi(layers: Any) -> None:
-    clock = ClockRuntime()
+    clock = LoopClock()
     world = World(clock=clock, layers=layers(clock.now))
     world.origin.answers("/", {"cache-control": "max-age=60", "cache-tag": "t"})
     assert not (await world.get("/")).hit
@@ -49,7 +51,7 @@ def test_wsgi(layers: Any) -> None:
 
     app = WSGILayerGate(origin, layers=layers(time.time))
     assert "; hit" not in wsgi.ask(app).told
-    wsgi.until(lambda: not app.cache.runtime.pending())
+    wait_until(lambda: not app.cache.runtime.pending())
     assert "; hit" in wsgi.ask(app).told
     assert wsgi.ask(app, HTTP_RANGE="bytes=0-1").status.startswith("206")
     assert app.purge(tags=["t"]).final

@@ -14,8 +14,9 @@ from layergate.core.invalidation import Invalidation, Invalidations
 from layergate.errors import OriginAborted
 from layergate.http.message.cache_control import parse_cache_control
 from layergate.http.rules import RuleSet
-from tests.support.asgi import Gate, OriginCall, World, scope_of, turns, until
+from tests.support.asgi import Gate, OriginCall, World, scope_of
 from tests.support.routes import answer_as_routed
+from tests.support.waiting import turns, until
 
 FRESH = {"cache-control": "max-age=60"}
 

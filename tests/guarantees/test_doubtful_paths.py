@@ -22,6 +22,7 @@ from layergate.http.rules import RuleSet
 from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.scenarios import asgi, wsgi
 from tests.scenarios.model import Step
+from tests.support.clocks import ThreadClock
 
 DOUBTFUL = [
     "/static/..%2faccount",
@@ -98,7 +99,7 @@ def test_below_a_script_name():
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [b"x"]
 
-    clock = wsgi.Clock()
+    clock = ThreadClock()
     cache = HttpCache(
         runtime=clock,
         layers=[MemoryLayer("1MB", clock=clock.now)],

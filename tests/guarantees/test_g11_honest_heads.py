@@ -18,7 +18,8 @@ from layergate.layers.redis import RedisLayer
 from layergate.runtime.threads import ThreadRuntime
 from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.support import wsgi
-from tests.support.asgi import FRESH, Gate, OriginCall, World, turns, until
+from tests.support.asgi import FRESH, Gate, OriginCall, World
+from tests.support.waiting import turns, until, wait_until
 
 PAGE = {"content-type": "text/html"}
 FIELD = b'<input type="hidden" name="csrf_token" value="%d">'
@@ -397,7 +398,7 @@ def test_nobody_waits_for_a_page_with_a_token_under_threads():
     app = WSGILayerGate(origin, rules=[Rule("*", ttl=60)])
 
     def release() -> None:
-        wsgi.until(lambda: app.cache.stats()["waiters"] == 4)
+        wait_until(lambda: app.cache.stats()["waiters"] == 4)
         for _ in range(4):
             threading.Thread(target=gate.wait, args=(10,)).start()
 

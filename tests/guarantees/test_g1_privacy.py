@@ -9,8 +9,9 @@ import pytest
 from layergate import Rule, cached
 from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.support import wsgi
-from tests.support.asgi import Gate, OriginCall, World, until
+from tests.support.asgi import Gate, OriginCall, World
 from tests.support.routes import answer_as_routed
+from tests.support.waiting import until, wait_until
 
 PRIVATE = [
     pytest.param({"cache-control": "private, max-age=60"}, id="private"),
@@ -263,7 +264,7 @@ def test_an_anonymous_leader_gives_nothing_to_a_thread_with_a_cookie_by_a_routes
         leader = pool.submit(wsgi.ask, app)
         gate.reached()
         alice = pool.submit(wsgi.ask, app, HTTP_COOKIE="alice")
-        wsgi.until(lambda: app.cache.stats()["waiters"] == 1)
+        wait_until(lambda: app.cache.stats()["waiters"] == 1)
         gate.open()
         assert leader.result(10).body == b"nobody"
         assert alice.result(10).body == b"alice"

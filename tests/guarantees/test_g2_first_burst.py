@@ -22,10 +22,10 @@ from layergate import CacheStack, HttpCache, LayerGate, MemoryLayer
 from layergate.layers.redis import RedisLayer
 from layergate.wsgi import LayerGate as WsgiLayerGate
 from layergate.wsgi import ThreadRuntime
-from tests.support.asgi import Call, Gate, Lifespan, Origin, OriginCall, World, scope_of, until
+from tests.support.asgi import Call, Gate, Lifespan, Origin, OriginCall, World, scope_of
 from tests.support.redis_servers import Proxy
+from tests.support.waiting import until, wait_until
 from tests.support.wsgi import ask
-from tests.support.wsgi import until as until_holds
 
 pytest_plugins = ("tests.support.redis_servers",)
 
@@ -269,7 +269,7 @@ def test_threads_that_ask_while_all_still_join_cost_one_call(
         thread.start()
     # In each process one tries to join (or what runs beside them does), and the others wait for it.
     waits = REQUESTS - COUNT
-    until_holds(lambda: calls or sum(log.turns.waiting for log in logs) >= waits)
+    wait_until(lambda: calls or sum(log.turns.waiting for log in logs) >= waits)
     # Longer than an operation may take, so that an impatient one has gone ahead.
     time.sleep(0.3)
     assert not calls

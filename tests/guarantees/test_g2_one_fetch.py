@@ -9,17 +9,9 @@ import pytest
 
 from layergate import LayerGate, MemoryLayer, OriginAborted
 from tests.core.support import DictLayer
-from tests.support.asgi import (
-    FRESH,
-    Call,
-    ClockRuntime,
-    Gate,
-    OriginCall,
-    World,
-    scope_of,
-    turns,
-    until,
-)
+from tests.support.asgi import FRESH, Call, Gate, OriginCall, World, scope_of
+from tests.support.clocks import LoopClock
+from tests.support.waiting import turns, until
 
 
 async def test_ten_thousand_concurrent_tasks_on_one_cold_key_make_one_call():
@@ -337,7 +329,7 @@ async def test_a_fetch_nobody_waits_for_ends_after_the_abandoned_timeout():
     leader = world.call("/")
     await until(lambda: world.origin.total)
     await leader.cancel()
-    await until(lambda: ended, "slow")
+    await until(lambda: ended)
     await world.idle()
     world.assert_nothing_left()
 
@@ -435,7 +427,7 @@ async def test_a_fetch_that_is_over_is_joined_however_long_a_layer_takes_to_stor
     has not: all of its response is there."""
     below = DictLayer(later=True)
     storing = below.gates["set"] = asyncio.Event()
-    clock = ClockRuntime()
+    clock = LoopClock()
     world = World(
         clock=clock, layers=[MemoryLayer("1MB", clock=clock.now), below], collapse_timeout=30
     )

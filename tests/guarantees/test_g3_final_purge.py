@@ -8,7 +8,9 @@ from __future__ import annotations
 import pytest
 
 from layergate import MemoryLayer, PurgeRefused, Rule
-from tests.support.asgi import ClockRuntime, Gate, OriginCall, World, turns, until
+from tests.support.asgi import Gate, OriginCall, World
+from tests.support.clocks import LoopClock
+from tests.support.waiting import turns, until
 
 HOST = "example.com"
 URL = "http://example.com/shop/item"
@@ -385,7 +387,7 @@ async def test_a_hard_purge_after_a_soft_one_is_hard():
 
 
 async def test_a_purge_reaches_the_lower_layer_too():
-    clock = ClockRuntime()
+    clock = LoopClock()
     top, below = (
         MemoryLayer(name="top", clock=clock.now),
         MemoryLayer(name="below", clock=clock.now),

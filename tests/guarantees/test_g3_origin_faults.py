@@ -56,9 +56,10 @@ from tests.guarantees.test_g3_fleet_history import (
     violations,
 )
 from tests.processes.planted import PLANTED
-from tests.support.fleet import Answer, Connection, Fleet, Instance, OriginCall, Purged, eventually
+from tests.support.fleet import Answer, Connection, Fleet, Instance, OriginCall, Purged
 from tests.support.gateways import Gateway
 from tests.support.redis_servers import Proxy, Valkey
+from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
@@ -202,8 +203,8 @@ class Front:
     async def start(self) -> None:
         """Until another one has taken its place."""
         wanted = self._gateway.settings["workers"]
-        await eventually(lambda: self._victim not in self._gateway.pids())
-        await eventually(lambda: len(self._gateway.pids()) == wanted)
+        await until(lambda: self._victim not in self._gateway.pids())
+        await until(lambda: len(self._gateway.pids()) == wanted)
 
     def stall(self) -> None:
         self._victim = self._pick.choice(sorted(self._gateway.pids()))
@@ -547,7 +548,7 @@ class OfAll(OneRedis):
                 pause = MAX_DISCONNECTED * (0.4 + self.random.random() * 0.6)
                 await asyncio.sleep(pause / 2 if self.once else pause)
             if self.once:
-                await eventually(lambda: self.over or set(self.by_kind) >= set(KINDS) - {"refused"})
+                await until(lambda: self.over or set(self.by_kind) >= set(KINDS) - {"refused"})
                 self.enough = True
 
     @staticmethod
@@ -609,7 +610,7 @@ class OfAll(OneRedis):
                 seen = {read.key: read.version for read in self.reads[since:]}
                 return all(seen.get(key, -1) >= wanted[key] for key in KEYS)
 
-            await eventually(current, f"{instance} to have made up for every purge")
+            await until(current, f"{instance} to have made up for every purge")
 
     # What came of it.
 

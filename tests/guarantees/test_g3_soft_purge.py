@@ -7,11 +7,12 @@ from typing import Any
 from layergate import CacheStack, HttpCache, MemoryLayer
 from layergate.core.entry import Entry
 from layergate.layers.redis import RedisLayer
-from layergate.runtime.threads import ThreadRuntime
 from layergate.wsgi import LayerGate
 from tests.fleet.support import Fleet
-from tests.support.asgi import ClockRuntime, OriginCall, World
-from tests.support.wsgi import ask, until
+from tests.support.asgi import OriginCall, World
+from tests.support.clocks import LoopClock, ThreadClock
+from tests.support.waiting import wait_until
+from tests.support.wsgi import ask
 
 pytest_plugins = ("tests.support.redis_servers",)
 
@@ -71,12 +72,6 @@ async def test_a_head_that_outdates() -> None:
 
 
 def test_wsgi() -> None:
-    class Clock(ThreadRuntime):
-        ahead = 0.0
-
-        def now(self) -> float:
-            return super().now() + self.ahead
-
     calls = []
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
@@ -84,14 +79,14 @@ def test_wsgi() -> None:
         start_response("200 OK", [*HEADERS.items(), ("Content-Length", "1")])
         return [b"x"]
 
-    clock = Clock()
+    clock = ThreadClock()
     gate = LayerGate(app, cache=HttpCache(runtime=clock))
     ask(gate, "/page", HTTP_HOST="example.com")
     assert "hit" in ask(gate, "/page", HTTP_HOST="example.com").told
     gate.purge(urls=[URL], soft=True)
-    clock.ahead = -30.0
+    clock.advance(-30)
     assert "stale-while-revalidate" in ask(gate, "/page", HTTP_HOST="example.com").told
-    until(lambda: len(calls) == 2)
+    wait_until(lambda: len(calls) == 2)
 
 
 async def test_in_a_fleet_and_in_the_layer_that_is_shared(shared_valkey: Any) -> None:
@@ -111,7 +106,7 @@ async def test_in_a_fleet_and_in_the_layer_that_is_shared(shared_valkey: Any) ->
 
 
 async def test_a_stack_of_values(shared_valkey: Any) -> None:
-    runtime = ClockRuntime()
+    runtime = LoopClock()
     layer = RedisLayer(shared_valkey.url, namespace=shared_valkey.namespace)
     stack = CacheStack([MemoryLayer("1MB"), layer], runtime=runtime, ttl=60)
     fetched: list[int] = []

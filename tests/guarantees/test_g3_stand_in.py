@@ -15,11 +15,12 @@ from layergate import CacheStack, MemoryLayer
 from layergate.errors import ConfigError, FetchTimeout
 from layergate.layers.redis import RedisLayer
 from tests.fleet.support import Fleet as Worlds
-from tests.support.asgi import Gate, OriginCall, until
-from tests.support.fleet import Connection, Fleet, eventually
+from tests.support.asgi import Gate, OriginCall
+from tests.support.fleet import Connection, Fleet
 from tests.support.fleet import OriginCall as RemoteCall
 from tests.support.gateways import Gateway
 from tests.support.redis_servers import Proxy
+from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)
 
@@ -103,7 +104,7 @@ async def test_a_gateway_that_was_cut_off_lets_nothing_stand_in(
                 async def hits() -> bool:
                     return (await client.get("/page")).hit
 
-                await eventually(hits)
+                await until(hits)
                 page.failing = True
                 if shared:
                     proxy.refuse()
@@ -114,7 +115,7 @@ async def test_a_gateway_that_was_cut_off_lets_nothing_stand_in(
                     return (await client.get("/page")).status == 503
 
                 # From the moment on at which it is not trusted any more, and for good.
-                await eventually(fails)
+                await until(fails)
                 for _ in range(5):
                     assert await fails()
                 if shared:
@@ -125,7 +126,7 @@ async def test_a_gateway_that_was_cut_off_lets_nothing_stand_in(
                 async def serves() -> bool:
                     return (await client.get("/page")).body == b"1"
 
-                await eventually(serves)  # nothing was purged, and it knows that again
+                await until(serves)  # nothing was purged, and it knows that again
 
 
 # -- one process, where a test says what happens when ----------------------------------------------

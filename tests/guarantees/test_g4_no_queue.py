@@ -12,6 +12,7 @@ from layergate import Rule
 from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.support import wsgi
 from tests.support.asgi import Gate, OriginCall, World
+from tests.support.waiting import wait_until
 
 UNSHAREABLE = [
     pytest.param(200, {}, id="says-nothing"),
@@ -365,8 +366,8 @@ def test_leaders_that_fail_one_after_the_other_do_not_make_a_queue_of_threads():
         if number > 3:
             rest.wait()
         else:  # until all the others wait for this call
-            wsgi.until(lambda: events.count("miss") == looked[number])
-            wsgi.until(lambda: app.cache.stats()["waiters"] == 10 - number)
+            wait_until(lambda: events.count("miss") == looked[number])
+            wait_until(lambda: app.cache.stats()["waiters"] == 10 - number)
         raise ConnectionError("no")
 
     app = WSGILayerGate(fails, hooks=[lambda event, facts: events.append(event)])

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from layergate import MemoryLayer
-from tests.support.asgi import FRESH, ClockRuntime, Gate, OriginCall, World
+from tests.support.asgi import FRESH, Gate, OriginCall, World
+from tests.support.clocks import LoopClock
 
 HANG = 1.5  # seconds; what a client may lose to a layer that hangs, all its operations together
 
@@ -98,7 +99,7 @@ SHAPES = ["alone", "peekable-alone", "top", "peekable-top", "bottom"]
 
 
 def a_world(shape: str, **options: Any) -> tuple[World, FailingLayer]:
-    clock = ClockRuntime()
+    clock = LoopClock()
     kind = PeekableFailingLayer if shape.startswith("peekable") else FailingLayer
     failing = kind(clock=clock.now)
     memory = MemoryLayer(clock=clock.now)
@@ -240,7 +241,7 @@ async def test_a_write_that_hangs_does_not_keep_the_client_waiting_for_its_last_
 
 async def test_a_layer_that_changes_what_it_was_given_harms_nobody():
     """An entry of something else under our key: a foreign value is a miss."""
-    clock = ClockRuntime()
+    clock = LoopClock()
     layer = FailingLayer(clock=clock.now)
     world = World(layers=[layer])
 

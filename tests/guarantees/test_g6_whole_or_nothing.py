@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from layergate import OriginAborted
-from tests.support.asgi import FRESH, Gate, OriginCall, World, turns, until
+from tests.support.asgi import FRESH, Gate, OriginCall, World
+from tests.support.waiting import turns, until
 
 
 async def not_stored(world: World, path: str = "/") -> None:

@@ -9,7 +9,9 @@ import pytest
 from layergate import HttpCache, MemoryLayer, PurgeRefused
 from layergate.core.invalidation import MAX_INVALIDATIONS, MAX_PATTERNS
 from layergate.http.engine.added_lines import MEMO
-from tests.support.asgi import FRESH, ClockRuntime, Gate, OriginCall, World, until
+from tests.support.asgi import FRESH, Gate, OriginCall, World
+from tests.support.clocks import LoopClock
+from tests.support.waiting import until
 
 
 async def test_entries_never_cost_more_than_the_memory_budget():
@@ -277,7 +279,7 @@ async def test_an_abandoned_fetch_ends():
         call = world.call("/", query=b"%d" % number)
         await never.reached(number + 1)
         await call.cancel()
-    await until(lambda: not world.clock.pending(), "slow")
+    await until(lambda: not world.clock.pending())
     world.assert_nothing_left()
 
 
@@ -295,7 +297,7 @@ async def test_a_background_refresh_that_never_ends_is_ended():
     world.clock.advance(20)
     assert (await world.get("/")).hit
     await never.reached()
-    await until(lambda: not world.clock.pending(), "slow")
+    await until(lambda: not world.clock.pending())
     world.assert_nothing_left()
     # And the next request tries again.
     assert (await world.get("/")).hit
@@ -303,7 +305,7 @@ async def test_a_background_refresh_that_never_ends_is_ended():
 
 
 def test_the_defaults_are_what_the_documentation_says():
-    options = HttpCache(runtime=ClockRuntime()).options
+    options = HttpCache(runtime=LoopClock()).options
     assert options.memory == 64 * 1024**2
     assert options.max_body == 8 * 1024**2
     assert options.max_inflight == 64 * 1024**2

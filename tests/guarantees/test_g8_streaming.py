@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from tests.support.asgi import FRESH, Call, Gate, OriginCall, World, scope_of, turns, until
+from tests.support.asgi import FRESH, Call, Gate, OriginCall, World, scope_of
+from tests.support.waiting import turns, until
 
 
 @pytest.mark.parametrize(

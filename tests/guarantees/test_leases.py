@@ -12,8 +12,9 @@ from layergate.core.shared import Waited
 from layergate.runtime.threads import ThreadRuntime
 from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.support import wsgi
-from tests.support.asgi import FRESH, Gate, OriginCall, World, until
+from tests.support.asgi import FRESH, Gate, OriginCall, World
 from tests.support.shared import GrantedLease, LeasedLayer
+from tests.support.waiting import until, wait_until
 
 
 def lost() -> GrantedLease:
@@ -71,9 +72,9 @@ def test_g3_what_a_thread_fetched_under_a_lost_lease_is_not_stored() -> None:
     cache = HttpCache(runtime=ThreadRuntime(), layers=[MemoryLayer("1MB"), layer])
     app = WSGILayerGate(origin, cache=cache)
     assert wsgi.ask(app).body == b"1"
-    wsgi.until(lambda: not cache.runtime.pending())
+    wait_until(lambda: not cache.runtime.pending())
     assert wsgi.ask(app).body == b"2"
-    wsgi.until(lambda: not cache.runtime.pending())
+    wait_until(lambda: not cache.runtime.pending())
     assert wsgi.ask(app).body == b"2"
     app.close()
 

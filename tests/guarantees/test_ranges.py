@@ -11,7 +11,8 @@ from layergate import OriginAborted
 from layergate.http.extensions.groups import MAX_GROUPS
 from layergate.http.message.key import primary_key
 from layergate.http.rfc9111.combining import MAX_PARTS
-from tests.support.asgi import Gate, OriginCall, World, until
+from tests.support.asgi import Gate, OriginCall, World
+from tests.support.waiting import until
 
 BODY = bytes(range(256)) * 4
 ETAG = {"cache-control": "max-age=60", "etag": '"a"', "cache-tag": "film"}

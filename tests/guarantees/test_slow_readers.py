@@ -13,7 +13,8 @@ from layergate.errors import OriginAborted
 from layergate.http.message.ranges import PIECE
 from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.support import wsgi
-from tests.support.asgi import FRESH, Call, Gate, OriginCall, World, scope_of, turns, until
+from tests.support.asgi import FRESH, Call, Gate, OriginCall, World, scope_of
+from tests.support.waiting import turns, until, wait_until
 
 PART = 64 * 1024
 
@@ -57,7 +58,7 @@ async def test_a_reader_that_trickles_is_cut_off_as_well():
     others = [world.call("/") for _ in range(3)]
     await gate.reached()
     slow = Trickling(world.app, scope_of("/"))
-    await until(lambda: slow.ticks >= 2, "slow")
+    await until(lambda: slow.ticks >= 2)
     gate.open()
     for other in others:
         assert (await other.done()).body == whole
@@ -243,7 +244,7 @@ def test_followers_under_threads_get_the_stored_body_itself():
     for thread in threads:
         thread.start()
     gate.reached()
-    wsgi.until(lambda: app.cache.stats()["waiters"] == 4)
+    wait_until(lambda: app.cache.stats()["waiters"] == 4)
     gate.open()
     for thread in threads:
         thread.join(10)

@@ -26,6 +26,7 @@ from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.scenarios import wsgi
 from tests.scenarios.model import Step
 from tests.support.asgi import World
+from tests.support.clocks import ThreadClock
 
 UP = "http://127.0.0.1:8000"
 INSTEAD = r"statuses is no longer an option; write ttl=\{200: 60, 404: 5\}"
@@ -125,7 +126,7 @@ def test_next_to_a_route_under_wsgi():
     def mapping(status):
         return "x", status
 
-    clock = wsgi.Clock()
+    clock = ThreadClock()
     gate = WSGILayerGate(
         app.wsgi_app, cache=HttpCache(runtime=clock, layers=[MemoryLayer("1MB", clock=clock.now)])
     )

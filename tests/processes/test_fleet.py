@@ -13,18 +13,10 @@ from typing import Any, Self
 import pytest
 import pytest_asyncio
 
-from tests.support.fleet import (
-    FRESH,
-    Answer,
-    Connection,
-    Fleet,
-    Instance,
-    OriginCall,
-    Purged,
-    eventually,
-)
+from tests.support.fleet import FRESH, Answer, Connection, Fleet, Instance, OriginCall, Purged
 from tests.support.ports import free_port
 from tests.support.redis_servers import Valkey, ValkeyCluster, ValkeySentinel
+from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -118,7 +110,7 @@ class Hammer:
     async def rounds(self, count: int = 3) -> None:
         """Until every instance may have answered so often."""
         wanted = self.statuses.total() + count * len(self._tasks)
-        await eventually(lambda: self.statuses.total() >= wanted)
+        await until(lambda: self.statuses.total() >= wanted)
 
     def was_never_noticed(self) -> None:
         assert set(self.statuses) == {200}
@@ -289,7 +281,7 @@ async def test_a_refresh_in_the_background_happens_once(eight):
     async def stale() -> bool:
         return the_body(await eight.each(path)) == b"1" and eight.origin.calls[path] == 2
 
-    await eventually(stale, "a refresh")
+    await until(stale, "a refresh")
     # Under way, it holds up nobody, and nobody begins another.
     assert the_body(await eight.burst(path, 160)) == b"1"
     gate_open.set()
@@ -297,7 +289,7 @@ async def test_a_refresh_in_the_background_happens_once(eight):
     async def everywhere() -> bool:
         return {answer.body for answer in await eight.each(path)} == {b"2"}
 
-    await eventually(everywhere, "everybody to have it")
+    await until(everywhere, "everybody to have it")
     assert eight.origin.calls[path] == 2
 
 
@@ -405,7 +397,7 @@ async def test_workers_forked_from_a_parent_that_used_it_are_instances(tmp_path,
                 return not pids & await pids_of(fleet, parent, 1)
             return False
 
-        await eventually(replaced, "other workers")
+        await until(replaced, "other workers")
         versions.now += 1
         assert (await fleet[0].purge(tags=["page"])).final
         assert the_body(await fleet.burst("/page", 60)) == b"%d" % versions.now
@@ -490,7 +482,7 @@ async def final(fleet: Fleet) -> None:
         return purged == (200, everybody, everybody)
 
     try:
-        await eventually(holds, "a purge that is final everywhere", bound=30)
+        await until(holds, "a purge that is final everywhere", bound=30)
     except TimeoutError:
         logs = "\n".join(f"{instance}: {instance.log()}" for instance in fleet.instances)
         raise AssertionError(f"not final everywhere, but {purged}\n{logs}") from None

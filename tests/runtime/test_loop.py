@@ -13,7 +13,8 @@ import pytest
 
 from layergate.assembly import CacheStack
 from layergate.runtime.loop import LoopRuntime
-from tests.core.support import DictLayer, settle
+from tests.core.support import DictLayer
+from tests.support.waiting import turns
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="clean")
 
@@ -30,7 +31,7 @@ async def test_an_event_times_out_and_can_be_waited_on_again() -> None:
     event = LoopRuntime().event()
     assert await event.wait(0) is False
     wait = asyncio.create_task(event.wait())
-    await settle()
+    await turns()
     event.set()
     assert await wait is True
 
@@ -39,7 +40,7 @@ async def test_an_event_set_from_another_thread() -> None:
     event = LoopRuntime().event()
     thread = threading.Thread(target=event.set)
     wait = asyncio.create_task(event.wait(10))
-    await settle()
+    await turns()
     thread.start()
     assert await wait is True
     thread.join()
@@ -105,7 +106,7 @@ async def test_what_background_work_raises_is_logged(caplog: pytest.LogCaptureFi
 
     with caplog.at_level(logging.ERROR, "layergate"):
         runtime.spawn(fail(), name="the work")
-        await settle()
+        await turns()
     assert "the work" in caplog.text
     assert "broken" in caplog.text
     assert runtime.pending() == 0
@@ -121,7 +122,7 @@ async def test_call_blocks_nobody_and_keeps_the_context() -> None:
         return variable.get(), threading.get_ident()
 
     call = asyncio.create_task(runtime.call(block))
-    await settle()
+    await turns()
     assert not call.done()
     release.set()
     value, thread = await call
@@ -193,7 +194,7 @@ def test_each_loop_has_its_own_background_work() -> None:
     async def count_and_close() -> int:
         count = runtime.pending()
         await runtime.aclose(0)
-        await settle()
+        await turns()
         return count
 
     try:
@@ -219,7 +220,7 @@ def test_a_loop_closed_over_a_fetch_does_not_leave_its_key_hanging() -> None:
 
     async def begin() -> None:
         asyncio.ensure_future(stack.get("k", hang, ttl=60))  # noqa: RUF006 - left to die with its loop
-        await settle()
+        await turns()
 
     def run(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
         return loop.run_until_complete(work)
@@ -264,7 +265,7 @@ def test_two_loops_in_two_threads_share_one_fetch() -> None:
     def follow() -> None:
         async def join() -> Any:
             wait = asyncio.create_task(stack.get("k", fetch, ttl=60))
-            await settle()
+            await turns()
             joined.set()
             return await wait
 

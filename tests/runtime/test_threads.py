@@ -15,7 +15,8 @@ import pytest
 from layergate import CacheStack, ConfigError, MemoryLayer
 from layergate.runtime import pool, uwsgi
 from layergate.runtime.threads import ThreadRuntime, run_blocking
-from tests.support.wsgi import Gate, until
+from tests.support.waiting import wait_until
+from tests.support.wsgi import Gate
 
 
 async def value(what):
@@ -96,7 +97,7 @@ def test_idle_threads_end(monkeypatch) -> None:
     for _ in range(2):
         runtime.spawn(work(), name="x")
         runtime.close(5)
-        until(lambda: not ran[-1].is_alive())
+        wait_until(lambda: not ran[-1].is_alive())
     assert len(ran) == 2
 
 

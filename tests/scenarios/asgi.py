@@ -7,28 +7,17 @@ import contextlib
 from typing import Any
 from urllib.parse import unquote
 
-from layergate.runtime.loop import LoopRuntime
 from tests.scenarios.checks import OriginFailed, OriginLost, Seen
-from tests.scenarios.model import START, Reply, Step
+from tests.scenarios.model import Reply, Step
+from tests.support.clocks import LoopClock
 
-__all__ = ["Clock", "Origin", "ask", "scope_of"]
-
-
-class Clock(LoopRuntime):
-    """An asyncio runtime whose time is set by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.time = float(START)
-
-    def now(self) -> float:
-        return self.time
+__all__ = ["LoopClock", "Origin", "ask", "scope_of"]
 
 
 class Origin:
     """An ASGI app that answers from a step's script."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: LoopClock) -> None:
         self.clock = clock
         self.script: list[Reply] = []
         self.seen: list[list[tuple[str, str]]] = []

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from layergate import Admin, HttpCache, LayerGate, MemoryLayer, Rule
-from tests.scenarios.asgi import Clock, Origin, ask
+from tests.scenarios.asgi import Origin, ask
 from tests.scenarios.checks import check_step, script_of
 from tests.scenarios.model import TOKEN, Scenario
 from tests.scenarios.rows import SCENARIOS
+from tests.support.clocks import LoopClock
 
 # A field that occurs twice keeps a request off `Cache.peek`: whatever the hit path answers, the way
 # through `Cache.open` answers the same.
@@ -20,7 +21,7 @@ TWICE = [(b"x-twice", b"1"), (b"x-twice", b"2")]
 @pytest.mark.parametrize("extra", [[], TWICE], ids=["", "off-hit-path"])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.id)
 async def test_scenario(scenario: Scenario, extra: list) -> None:
-    clock = Clock()
+    clock = LoopClock()
     layer = MemoryLayer("4MB", clock=clock.now)
     rules = [Rule(**rule) for rule in scenario.rules]
     cache = HttpCache(

@@ -19,6 +19,7 @@ from tests.scenarios import asgi, wsgi
 from tests.scenarios.checks import check_step, script_of
 from tests.scenarios.model import TOKEN, Scenario, Step
 from tests.scenarios.rows import SCENARIOS
+from tests.support.clocks import LoopClock, ThreadClock
 from tests.support.nodes import settle
 from tests.support.redis_servers import Valkey
 
@@ -110,10 +111,10 @@ def _apart(caches: list[HttpCache]) -> bool:
     return len(positions - {0}) > 1  # 0: has not asked for anything yet
 
 
-class _Twin(wsgi.Clock):
+class _Twin(ThreadClock):
     """The clock of another instance."""
 
-    def __init__(self, clock: asgi.Clock) -> None:
+    def __init__(self, clock: LoopClock) -> None:
         self._clock = clock
         super().__init__()
 
@@ -144,7 +145,7 @@ ROWS = [
 @pytest.mark.parametrize(("scenario", "first"), ROWS)
 async def test_scenario(server: Valkey, scenario: Scenario, first: int) -> None:
     url = _emptied(server)
-    clock = asgi.Clock()
+    clock = LoopClock()
     twin = _Twin(clock)
     runtimes: list[Any] = [clock, twin]
     caches = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from wsgiref.validate import validator
 
@@ -14,7 +13,9 @@ from layergate.wsgi import LayerGate
 from tests.scenarios.checks import Seen, check_step, script_of
 from tests.scenarios.model import TOKEN, Scenario, Step
 from tests.scenarios.rows import SCENARIOS
-from tests.scenarios.wsgi import Clock, Origin, ask, at_hand, valid
+from tests.scenarios.wsgi import Origin, ask, at_hand, valid
+from tests.support.clocks import ThreadClock
+from tests.support.waiting import wait_until
 
 # Rows that WSGI cannot express, each with the reason.
 NOT_IN_WSGI: dict[str, str] = {}
@@ -29,7 +30,7 @@ CAREFUL = [("Pragma", "nothing")]
 def test_scenario(scenario: Scenario, extra: list) -> None:
     if scenario.id in NOT_IN_WSGI:
         pytest.skip(NOT_IN_WSGI[scenario.id])
-    clock = Clock()
+    clock = ThreadClock()
     layer = MemoryLayer("4MB", clock=clock.now)
     rules = [Rule(**rule) for rule in scenario.rules]
     cache = HttpCache(
@@ -53,7 +54,10 @@ def test_scenario(scenario: Scenario, extra: list) -> None:
                     asked += [
                         pool.submit(ask, app, step, extra, validate=validate) for _ in range(count)
                     ]
-                    _until(lambda: len(origin.seen) + cache.stats()["waiters"] == len(asked))
+                    wait_until(
+                        lambda: len(origin.seen) + cache.stats()["waiters"] == len(asked),
+                        "each request to wait, for the origin or for another request",
+                    )
 
                 begin(step, step.concurrent)
                 if step.meanwhile is not None:
@@ -64,13 +68,6 @@ def test_scenario(scenario: Scenario, extra: list) -> None:
             origin.gate = None
         clock.close(5)
         check_step(f"{scenario.id}, step {number} ({scenario.rfc})", step, answers, origin.seen)
-
-
-def _until(holds) -> None:
-    limit = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < limit, "nobody waits, for the origin or for another request"
-        time.sleep(0.0005)
 
 
 def test_what_is_left_out_is_in_the_table() -> None:

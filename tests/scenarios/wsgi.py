@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 from wsgiref.validate import validator
 
-from layergate.runtime.threads import ThreadRuntime
 from tests.scenarios.checks import OriginFailed, OriginLost, Seen, script_of
-from tests.scenarios.model import START, Reply, Scenario, Step
+from tests.scenarios.model import Reply, Scenario, Step
+from tests.support.clocks import ThreadClock
 
-__all__ = ["Clock", "Origin", "ask", "at_hand", "environ_of", "valid"]
+__all__ = ["Origin", "ThreadClock", "ask", "at_hand", "environ_of", "valid"]
 
 # What the validator asks of a response with content, and nothing in the table is about.
 TYPE = ("Content-Type", "text/plain")
@@ -24,21 +24,10 @@ _CONTROL = re.compile(r"[\x00-\x1f]")
 _KNOWN = {"GET", "HEAD", "POST", "OPTIONS", "PATCH", "PUT", "DELETE", "TRACE"}
 
 
-class Clock(ThreadRuntime):
-    """A runtime of threads whose time is set by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.time = float(START)
-
-    def now(self) -> float:
-        return self.time
-
-
 class Origin:
     """A WSGI app that answers from a step's script."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: ThreadClock) -> None:
         self.clock = clock
         self.script: list[Reply] = []
         self.seen: list[list[tuple[str, str]]] = []

@@ -14,17 +14,9 @@ import pytest
 from redis.exceptions import RedisError
 
 from layergate.errors import LayerError
-from tests.support.nodes import (
-    BOUND,
-    Loop,
-    Node,
-    Threads,
-    eventually,
-    part_of,
-    settle,
-    world,
-)
-from tests.support.redis_servers import Proxy, SharedValkey, Valkey, until
+from tests.support.nodes import BOUND, Loop, Node, Threads, part_of, settle, world
+from tests.support.redis_servers import Proxy, SharedValkey, Valkey
+from tests.support.waiting import wait_until
 
 pytest_plugins = ("tests.support.redis_servers",)
 __all__ = ["world"]
@@ -35,7 +27,7 @@ async def listening(world: Any, server: Any, node: Node) -> None:
         (_, count) = server.cli("PUBSUB", "NUMSUB", node.journal.own_channel(node.log.instance))
         return int(count) == 1
 
-    await eventually(world, subscribed)
+    await world.until(subscribed)
 
 
 def threads() -> list[threading.Thread]:
@@ -47,7 +39,7 @@ def test_it_keeps_the_instance_trusted(world: Any, shared_valkey: SharedValkey) 
         node = Node(world, shared_valkey.url, shared_valkey.namespace, disconnected=0.6)
         await node.join()
         until = node.log.trusted_until
-        await eventually(world, lambda: node.log.trusted_until > until + 0.5)
+        await world.until(lambda: node.log.trusted_until > until + 0.5)
         assert node.trusted
         assert node.counters["shared_lost"] == 0
 
@@ -109,11 +101,11 @@ def test_losing_redis_is_told_once_and_so_is_its_return(
             await node.join()
             for _ in range(3):
                 proxy.refuse()
-                await eventually(world, lambda: not node.trusted)
+                await world.until(lambda: not node.trusted)
                 proxy.resume()
-                await eventually(world, lambda: node.trusted)
-                await eventually(
-                    world, lambda: node.counters["shared_lost"] == node.counters["shared_back"]
+                await world.until(lambda: node.trusted)
+                await world.until(
+                    lambda: node.counters["shared_lost"] == node.counters["shared_back"]
                 )
             assert node.counters["shared_lost"] >= 3  # (a machine that stands still is a loss too)
 
@@ -135,13 +127,13 @@ def test_it_closes_the_breaker(world: Any, valkey: Valkey) -> None:
             node = Node(world, proxy.url, "fleet", disconnected=0.4, timeout=0.1)
             await node.join()
             proxy.refuse()
-            await eventually(world, lambda: not node.trusted)
+            await world.until(lambda: not node.trusted)
             while node.client.stats()["breaker"] != 2:
                 with contextlib.suppress(RedisError, LayerError):
                     await node.client.get(b"x")
             assert not await node.log.catch_up()
             proxy.resume()
-            await eventually(world, lambda: node.trusted)
+            await world.until(lambda: node.trusted)
             assert node.client.stats()["breaker"] == 0
 
     world.run(scenario())
@@ -195,9 +187,9 @@ def test_a_line_that_is_cut_without_a_word_is_noticed(
         before = node.log.heartbeat._task
         assert before is not None
         node.log.heartbeat.stop()
-        await eventually(world, before.done)
+        await world.until(before.done)
         node.log.heartbeat.ensure()
-        await eventually(world, lambda: len(channels) == 1)
+        await world.until(lambda: len(channels) == 1)
         node.journal.channel = deaf
 
         async def anew() -> bool:
@@ -205,7 +197,7 @@ def test_a_line_that_is_cut_without_a_word_is_noticed(
             await world.sleep(0.1)
             return len(channels) >= 2
 
-        await eventually(world, anew)
+        await world.until(anew)
         assert channels[-1][0] == deaf
 
     world.run(scenario())
@@ -220,7 +212,7 @@ def test_it_ends_when_the_instance_leaves(world: Any, shared_valkey: SharedValke
         assert task is not None and node.log.heartbeat.running
         await node.log.leave()
         assert not node.log.heartbeat.running
-        await eventually(world, task.done)
+        await world.until(task.done)
         assert not node.trusted
         key = part_of(shared_valkey, "members")
         assert shared_valkey.cli("ZCARD", key) == 0
@@ -267,8 +259,8 @@ def test_it_keeps_nothing_alive(shared_valkey: SharedValkey) -> None:
     (its,) = set(threads()) - before
     del node
     gc.collect()
-    until(lambda: gc.collect() is not None and gone() is None)
-    until(lambda: not its.is_alive())
+    wait_until(lambda: gc.collect() is not None and gone() is None)
+    wait_until(lambda: not its.is_alive())
     Threads().run(client.close())
 
 
@@ -290,7 +282,7 @@ def test_a_closed_loop_takes_it_along_and_the_next_use_starts_another(
     async def again() -> None:
         await node.join()
         until = node.log.trusted_until
-        await eventually(world, lambda: node.log.trusted_until > until)
+        await world.until(lambda: node.log.trusted_until > until)
         await node.close()
 
     asyncio.run(again())
@@ -322,13 +314,13 @@ def test_a_request_does_not_pay_for_what_just_failed(world: Any, valkey: Valkey)
         node = Node(world, valkey.url, "fleet", disconnected=0.4)
         await node.join()
         valkey.cli("ACL", "SETUSER", "default", "-evalsha", "-eval")
-        await eventually(world, lambda: not node.trusted)
+        await world.until(lambda: not node.trusted)
         assert not await node.log.catch_up()
         before = node.client.stats()["commands"]
         for _ in range(500):
             assert not await node.log.catch_up()
         assert node.client.stats()["commands"] - before < 100
         valkey.cli("ACL", "SETUSER", "default", "+evalsha", "+eval")
-        await eventually(world, lambda: node.trusted)
+        await world.until(lambda: node.trusted)
 
     world.run(scenario())

@@ -10,7 +10,7 @@ import pytest
 from layergate.layers.redis.log_scripts import SYNC
 from layergate.runtime.loop import LoopRuntime
 from layergate.shared.journal import Appended, Grew
-from tests.support.nodes import Loop, Node, eventually, settle, world
+from tests.support.nodes import Loop, Node, settle, world
 from tests.support.redis_servers import SharedValkey
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -93,7 +93,7 @@ def test_an_answer_that_comes_late_makes_nobody_ahead_of_the_log(
         await node.join()
         held.clear()
         late = asyncio.ensure_future(node.log.refresh())
-        await eventually(loop, lambda: held)
+        await loop.until(lambda: held)
         for _ in range(3):
             await node.purge("a", wait=0)
         assert node.log.applied == 3

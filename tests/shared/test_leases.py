@@ -18,7 +18,7 @@ from layergate.shared import releases as releases_module
 from layergate.shared.journal import Held, Release, Taken
 from layergate.shared.leases import SharedLease
 from layergate.shared.names import blob_name, digest, lease_name
-from tests.support.nodes import Loop, Node, Threads, eventually, world
+from tests.support.nodes import Loop, Node, Threads, world
 from tests.support.redis_servers import BOUND, Proxy, SharedValkey, Valkey
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -175,8 +175,8 @@ def test_a_release_wakes_by_message(world: Any, shared_valkey: SharedValkey) -> 
             woken.append(time.monotonic())
 
         async def release() -> None:
-            await eventually(world, lambda: other.events.count("lease_wait") == 2)
-            await eventually(world, lambda: third.events.count("lease_wait") == 1)
+            await world.until(lambda: other.events.count("lease_wait") == 2)
+            await world.until(lambda: third.events.count("lease_wait") == 1)
             released.append(time.monotonic())
             await lease.release()
 
@@ -290,7 +290,7 @@ def test_one_that_is_garbage_is_not_renewed(world: Any, shared_valkey: SharedVal
         found = await other.leases.acquire(KEY, wait=20)
         # (A busy machine may have let its term pass before somebody could wait for it.)
         assert found is Waited.LANDED or isinstance(found, SharedLease)
-        await eventually(world, lambda: not one.leases.holding)
+        await world.until(lambda: not one.leases.holding)
 
     world.run(scenario())
 
@@ -394,11 +394,11 @@ def test_a_release_that_did_not_arrive_is_made_when_redis_answers_again(
             assert await other.leases.acquire(KEY, wait=0) is Waited.TIMEOUT
 
             async def back() -> None:
-                await eventually(world, lambda: "lease_wait" in other.events)
+                await world.until(lambda: "lease_wait" in other.events)
                 proxy.resume()
 
             await world.together(not_held(other), back())
-            await eventually(world, lambda: not one.leases.pending_releases)
+            await world.until(lambda: not one.leases.pending_releases)
 
     world.run(scenario())
 
@@ -416,10 +416,10 @@ def test_what_a_redis_that_stood_still_grants_to_nobody_is_given_back(
             for key in keys:
                 with pytest.raises((RedisError, LayerError)):
                     await one.leases.acquire(key, wait=1)
-            await eventually(world, lambda: one.client.stats()["breaker"])
+            await world.until(lambda: one.client.stats()["breaker"])
         for key in keys:
             await not_held(other, key)
-        await eventually(world, lambda: not one.leases.pending_releases)
+        await world.until(lambda: not one.leases.pending_releases)
 
     world.run(scenario())
 
@@ -587,9 +587,7 @@ def test_a_storm_of_cancellations_leaves_nothing_behind(shared_valkey: SharedVal
                 await result.release()
         del results, tasks
         assert other.leases.waiting == 0
-        await eventually(
-            world, lambda: not other.leases.pending_releases and not other.runtime.pending()
-        )
+        await world.until(lambda: not other.leases.pending_releases and not other.runtime.pending())
         assert "layer_error" not in other.events
         # What was granted to somebody who was gone by then has been given back.
         for number in range(7):

@@ -20,17 +20,7 @@ from layergate.layers.redis.log_scripts import APPEND, SYNC
 from layergate.runtime.threads import ThreadRuntime
 from layergate.shared import outbox, replay
 from layergate.shared.leases import SharedLease
-from tests.support.nodes import (
-    FAR,
-    Loop,
-    Node,
-    Threads,
-    eventually,
-    key_of,
-    part_of,
-    settle,
-    world,
-)
+from tests.support.nodes import FAR, Loop, Node, Threads, key_of, part_of, settle, world
 from tests.support.redis_servers import Proxy, SharedValkey, Valkey
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -232,7 +222,7 @@ def test_many_purges_at_once(world: Any, shared_valkey: SharedValkey) -> None:
         names = [(node, f"{index}-{half}") for index, node in enumerate(nodes) for half in "ab"]
         await world.together(*(purging(node, name) for node, name in names))
         assert len(records(shared_valkey)) == 90
-        await eventually(world, lambda: {node.log.applied for node in nodes} == {90})
+        await world.until(lambda: {node.log.applied for node in nodes} == {90})
         assert {node.invalidations.counts()["tags"] for node in nodes} == {90}
 
     world.run(scenario())
@@ -517,15 +507,15 @@ def test_after_a_cut_it_reads_on_and_loses_nothing(world: Any, valkey: Valkey) -
             await node.join()
             kept, gone = node.held("kept"), node.held("gone")
             proxy.refuse()
-            await eventually(world, lambda: not node.trusted)
+            await world.until(lambda: not node.trusted)
             for _ in range(3):
                 assert (await other.purge("gone")).final
             assert not await node.log.catch_up()
             assert gone(), "nobody told it yet"
             proxy.resume()
-            await eventually(world, lambda: node.trusted)
+            await world.until(lambda: node.trusted)
             assert not gone() and kept()
-            await eventually(world, lambda: node.events.count("shared_back") == 1)
+            await world.until(lambda: node.events.count("shared_back") == 1)
             assert node.events.count("shared_lost") == 1
             assert not {"log_trimmed", "log_reset", "log_leap"} & set(node.events)
 
@@ -573,8 +563,8 @@ def test_a_purge_while_redis_is_away_works_here_and_is_made_up_for(
             assert not node.knows("c", theirs_here)
             assert node.log.positions.place(node.position) == (place[0], 0)
             proxy.resume()
-            await eventually(world, lambda: not theirs())
-            await eventually(world, lambda: node.log.stats()["log_outbox"] == 0)
+            await world.until(lambda: not theirs())
+            await world.until(lambda: node.log.stats()["log_outbox"] == 0)
             place = other.log.positions.place(other.position)
             assert place is not None and not node.knows("a", stamp(node, place))
 
@@ -592,7 +582,7 @@ def test_a_purge_before_the_first_contact_is_made_up_for(world: Any, valkey: Val
             assert await node.purge("a") == (1, 1, False)
             assert not held()
             proxy.resume()
-            await eventually(world, lambda: node.trusted and not theirs())
+            await world.until(lambda: node.trusted and not theirs())
 
     world.run(scenario())
 
@@ -614,8 +604,8 @@ def test_more_purges_than_can_wait_become_one_for_everything(
                 assert not (await node.purge(f"t{number}")).final
             assert node.log.stats()["log_outbox"] <= 5
             proxy.resume()
-            await eventually(world, lambda: not theirs())
-            await eventually(world, lambda: node.log.stats()["log_outbox"] == 0)
+            await world.until(lambda: not theirs())
+            await world.until(lambda: node.log.stats()["log_outbox"] == 0)
 
     world.run(scenario())
 
@@ -640,7 +630,7 @@ def test_a_purge_that_was_cancelled_is_made(shared_valkey: SharedValkey) -> None
         with pytest.raises(asyncio.CancelledError):
             await task
         one.client.run = run
-        await eventually(world, lambda: not held())
+        await world.until(lambda: not held())
 
     world.run(scenario())
 
@@ -658,7 +648,7 @@ def test_redis_comes_back_empty(world: Any, valkey: Valkey) -> None:
         assert old is not None
         kept = [node.held("kept") for node in nodes]
         valkey.cli("FLUSHALL")
-        await eventually(world, lambda: all("log_reset" in node.events for node in nodes))
+        await world.until(lambda: all("log_reset" in node.events for node in nodes))
         # Nothing can have become final without them: what they hold is good.
         assert all(held() for held in kept)
         assert all(node.knows("old", before) for node in nodes)
@@ -666,7 +656,7 @@ def test_redis_comes_back_empty(world: Any, valkey: Valkey) -> None:
         assert one.log.positions.stamp(*old) is None
         assert one.log.positions.place(before) is None
         # What they knew is in the new log, once.
-        await eventually(world, lambda: len(records(valkey)) == 1)
+        await world.until(lambda: len(records(valkey)) == 1)
         await world.sleep(0.7)
         assert len(records(valkey)) == 1
         joiner = Node(world, valkey.url, "fleet", disconnected=2.0)
@@ -804,13 +794,13 @@ def test_a_restart_that_lost_the_end_of_the_log(world: Any, valkey: Valkey) -> N
         fetched_after = [node.held("lost") for node in nodes]
         assert all(held() for held in fetched_after)
         back()
-        await eventually(world, lambda: all("log_leap" in node.events for node in nodes))
+        await world.until(lambda: all("log_leap" in node.events for node in nodes))
         assert all(held() for held in kept), "whoever is trusted keeps what it holds"
 
         def again() -> bool:
             return len(records(valkey)) == 4 and len({node.log.applied for node in nodes}) == 1
 
-        await eventually(world, again)
+        await world.until(again)
         await world.sleep(0.3)
         # first, the leap, and each lost one once
         assert [fields[5] == b"" for _, fields in records(valkey)] == [False, True, False, False]
@@ -857,7 +847,7 @@ def test_a_purge_that_waits_while_its_record_is_lost_is_made_again(
             done.append(await other.purge("a"))
 
         async def lose() -> None:
-            await eventually(world, lambda: len(records(valkey)) == 1)
+            await world.until(lambda: len(records(valkey)) == 1)
             back()
             limit = time.monotonic() + 15
             while not done and time.monotonic() < limit:
@@ -884,7 +874,7 @@ def test_more_was_lost_than_anybody_remembers(
         for number in range(5):
             await node.purge(f"t{number}")
         back()
-        await eventually(world, lambda: len(records(valkey)) == 2)
+        await world.until(lambda: len(records(valkey)) == 2)
         joiner = Node(world, valkey.url, "fleet")
         await joiner.join()
         _, (_, _, _, _, _, blob, *_) = records(valkey)[1]
@@ -1143,8 +1133,8 @@ def test_where_scripts_may_not_ask_which_server_this_is(world: Any, tmp_path: Pa
         back = lose_the_end(valkey)
         assert (await nodes[1].purge("lost")).final
         back()
-        await eventually(world, lambda: any("log_leap" in node.events for node in nodes))
-        await eventually(world, lambda: len(records(valkey)) == 3)
+        await world.until(lambda: any("log_leap" in node.events for node in nodes))
+        await world.until(lambda: len(records(valkey)) == 3)
         assert meta(valkey, "run") == b""
 
     with Valkey(tmp_path, config={"aclfile": str(users)}) as valkey:
@@ -1164,7 +1154,7 @@ def test_each_kind_of_server(any_server: Valkey) -> None:
         assert await lease.confirm()
         await lease.release()
         any_server.cli("FLUSHALL")
-        await eventually(world, lambda: all("log_reset" in node.events for node in nodes))
+        await world.until(lambda: all("log_reset" in node.events for node in nodes))
 
     world.run(scenario())
 
@@ -1205,7 +1195,7 @@ def test_sentinels_promote_a_replica(valkey_sentinel: Any) -> None:
         kept = [node.held("kept") for node in nodes]
         master.kill()
         valkey_sentinel.failed_over(master)
-        await eventually(world, lambda: all("log_leap" in node.events for node in nodes))
+        await world.until(lambda: all("log_leap" in node.events for node in nodes))
         assert all(held() for held in kept)
         settle(valkey_sentinel.master, "fleet")
         held = [node.held("b") for node in nodes]
@@ -1304,12 +1294,12 @@ def test_a_thread_runtime_and_a_loop_share_a_log(shared_valkey: SharedValkey) ->
         (node,) = await fleet(threads, shared_valkey, 1)
         held = node.held("from the loop")
         stop.append(held)
-        await eventually(threads, lambda: not held())
-        await eventually(threads, lambda: len(stop) == 2)
+        await threads.until(lambda: not held())
+        await threads.until(lambda: len(stop) == 2)
 
     async def scenario() -> None:
         other = asyncio.create_task(asyncio.to_thread(threads.run, purge_in_threads()))
-        await eventually(loop, lambda: bool(stop))
+        await loop.until(lambda: bool(stop))
         node = Node(loop, shared_valkey.url, shared_valkey.namespace)
         await node.join()
         assert (await node.purge("from the loop")).applied == 2

@@ -9,21 +9,14 @@ from __future__ import annotations
 import pytest
 
 from layergate.shared.members import Members, Settled
+from tests.support.clocks import Clock
 
 TERM = 2.0
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.time = 100.0
-
-    def __call__(self) -> float:
-        return self.time
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

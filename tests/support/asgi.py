@@ -1,7 +1,7 @@
 """A tiny ASGI client, an origin whose every step a test controls, and a clock a test can set.
 
-Nothing here sleeps. A test waits for what it can see (a message, a counter, a barrier) with
-`until`, which gives up after a bound that only a hung test reaches.
+Nothing here sleeps. A test waits for what it can see (a message, a counter, a barrier): see
+`tests.support.waiting`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Self
 
 from layergate import HttpCache, LayerGate, MemoryLayer
-from layergate.runtime.loop import LoopRuntime
-
-BOUND = 10.0  # seconds; a test that waits so long hangs
-START = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
+from tests.support.clocks import LoopClock
+from tests.support.waiting import BOUND, until
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 Handler = Callable[["OriginCall"], Awaitable[None]]
@@ -25,40 +23,6 @@ Handler = Callable[["OriginCall"], Awaitable[None]]
 def raw(headers: Headers) -> list[tuple[bytes, bytes]]:
     items = headers.items() if isinstance(headers, Mapping) else headers
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in items]
-
-
-async def until(condition: Callable[[], Any], what: str = "") -> None:
-    """Yield to the loop until the condition holds."""
-    async with asyncio.timeout(BOUND):
-        while not condition():
-            await asyncio.sleep(0.0005 if what == "slow" else 0)
-
-
-async def turns(count: int = 30) -> None:
-    """Let everything that can go on go on."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-class ClockRuntime(LoopRuntime):
-    """asyncio, but with a wall clock that stands still until a test moves it."""
-
-    def __init__(self, start: float = START) -> None:
-        super().__init__()
-        self._first = self
-        self.time = start
-
-    def twin(self) -> ClockRuntime:
-        """Another runtime with the same clock."""
-        other = ClockRuntime()
-        other._first = self._first
-        return other
-
-    def now(self) -> float:
-        return self._first.time
-
-    def advance(self, seconds: float) -> None:
-        self._first.time += seconds
 
 
 def scope_of(
@@ -363,12 +327,12 @@ class World:
         self,
         app: Any = None,
         *,
-        clock: ClockRuntime | None = None,
+        clock: LoopClock | None = None,
         origin: Origin | None = None,
         shared: Any = None,
         **options: Any,
     ) -> None:
-        self.clock = ClockRuntime() if clock is None else clock
+        self.clock = LoopClock() if clock is None else clock
         self.origin = Origin() if origin is None else origin
         self.events: list[tuple[str, dict[str, Any]]] = []
         if "layers" not in options:

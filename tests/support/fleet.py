@@ -23,7 +23,8 @@ from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, NamedTuple, Self
 
 from tests.support.ports import HOST, free_port, stop_listening
-from tests.support.redis_servers import BOUND, Process
+from tests.support.redis_servers import Process
+from tests.support.waiting import BOUND, until
 
 __all__ = [
     "FRESH",
@@ -36,7 +37,6 @@ __all__ = [
     "Origin",
     "OriginCall",
     "Purged",
-    "eventually",
 ]
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,18 +46,6 @@ KEEP_ALIVE = "60"
 FRESH = {"cache-control": "max-age=600"}
 
 Handler = Callable[["OriginCall"], Awaitable[None]]
-
-
-async def eventually(holds: Callable[[], Any], what: str = "", *, bound: float = BOUND) -> Any:
-    """Poll until ``holds()`` (or what it awaits to) is true, and give its value."""
-    async with asyncio.timeout(bound):
-        while True:
-            value = holds()
-            if asyncio.iscoroutine(value):
-                value = await value
-            if value:
-                return value
-            await asyncio.sleep(0.005)
 
 
 # ------------------------------------------------------------------------------------ the origin
@@ -78,7 +66,7 @@ class Gate:
         self._open.set()
 
     async def reached(self, count: int = 1) -> None:
-        await eventually(lambda: self.arrived >= count)
+        await until(lambda: self.arrived >= count)
 
 
 class OriginCall:
@@ -197,7 +185,7 @@ class Origin:
         return gate
 
     async def called(self, path: str, count: int = 1) -> None:
-        await eventually(lambda: self.calls[path] >= count, f"{count} calls of {path}")
+        await until(lambda: self.calls[path] >= count, f"{count} calls of {path}")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -418,7 +406,7 @@ class Instance:
         for attempt in itertools.count():
             self._process = Process(self._command(), log=self._log, cwd=ROOT, environ=self._environ)
             try:
-                await eventually(self._up, f"{self} to answer")
+                await until(self._up, f"{self} to answer")
                 return
             except _EndedError:
                 if attempt == 3 or "in use" not in self._process.tail():
@@ -474,7 +462,7 @@ class Instance:
         async def holds() -> bool:
             return bool((await self.stats())["waiters"] >= count)
 
-        await eventually(holds, f"{count} waiters on {self}")
+        await until(holds, f"{count} waiters on {self}")
 
     # What befalls it.
 

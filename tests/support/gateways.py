@@ -12,19 +12,10 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support.fleet import (
-    FRESH,
-    ROOT,
-    TOKEN,
-    Answer,
-    Connection,
-    Origin,
-    OriginCall,
-    Purged,
-    eventually,
-)
+from tests.support.fleet import FRESH, ROOT, TOKEN, Answer, Connection, Origin, OriginCall, Purged
 from tests.support.ports import HOST, free_port
 from tests.support.redis_servers import Process
+from tests.support.waiting import until
 
 __all__ = ["Gateway", "gone", "running"]
 
@@ -181,7 +172,7 @@ class Gateway:
     async def start(self) -> None:
         """Start it, and wait until it serves."""
         process = self.launch()
-        await eventually(lambda: "serving on" in self.log() or not process.alive, "a gateway")
+        await until(lambda: "serving on" in self.log() or not process.alive, "a gateway")
         assert process.alive, self.log()
 
     @property
@@ -202,11 +193,11 @@ class Gateway:
         return path.read_text(errors="replace") if path.exists() else ""
 
     async def logged(self, text: str, times: int = 1) -> None:
-        await eventually(lambda: self.log().count(text) >= times, f"{text!r} in\n{self.log()}")
+        await until(lambda: self.log().count(text) >= times, f"{text!r} in\n{self.log()}")
 
     async def ended(self) -> int:
         """Its exit status, once it has ended."""
-        await eventually(lambda: not self.process.alive, f"the end of\n{self.log()}")
+        await until(lambda: not self.process.alive, f"the end of\n{self.log()}")
         return self.process.kill()
 
     def pids(self) -> set[int]:
@@ -252,7 +243,7 @@ class Gateway:
             except ConnectionRefusedError:
                 return True
 
-        await eventually(holds)
+        await until(holds)
 
     async def purge(self, connection: Connection, **what: Any) -> Purged:
         connection.ask("/_layergate/purge", "POST", AUTHORIZED, json.dumps(what).encode())
@@ -278,4 +269,4 @@ def running(pid: int) -> bool:
 
 async def gone(pid: int) -> None:
     """Until this process has ended."""
-    await eventually(lambda: not running(pid), f"the end of {pid}")
+    await until(lambda: not running(pid), f"the end of {pid}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -24,8 +24,8 @@ from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from layergate.shared.leases import SharedLeases
 from layergate.shared.log import SharedLog
+from tests.support.waiting import BOUND, until
 
-BOUND = 20.0  # seconds; a wait that long is a hang
 FAR = 2.0**39
 
 
@@ -64,6 +64,12 @@ class Loop:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def until(self, holds: Callable[[], Any]) -> None:
+        def told() -> str:
+            return "\n".join(f"{node.log.stats()} {node.events}" for node in self.nodes)
+
+        await until(holds, told, pause=self.sleep)
 
 
 class Threads(Loop):
@@ -202,22 +208,6 @@ class Exact:
 
     def stamp(self, log: bytes, position: int) -> int | None:
         return position if log == self._id else None
-
-
-async def eventually(
-    world: Any, holds: Callable[[], Any] | Callable[[], Awaitable[Any]], what: str = ""
-) -> None:
-    limit = time.monotonic() + BOUND
-    while True:
-        value = holds()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return
-        if time.monotonic() > limit:
-            told = "\n".join(f"{node.log.stats()} {node.events}" for node in world.nodes)
-            raise AssertionError(f"not within {BOUND} s: {what or holds}\n{told}")
-        await world.sleep(0.002)
 
 
 def settle(server: Any, namespace: str) -> None:

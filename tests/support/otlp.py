@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.support.fleet import eventually
+from tests.support.waiting import until
 
 __all__ = ["Receiver"]
 
@@ -53,7 +53,7 @@ class Receiver:
                 and (wanted is None or span.span_id in wanted)
             ]
 
-        spans: list[Span] = await eventually(found, name)
+        spans: list[Span] = await until(found, name)
         assert len(spans) == 1
         return spans[0]
 
@@ -70,10 +70,10 @@ class Receiver:
                 == [(to.trace_id, to.span_id)]
             ]
 
-        return (await eventually(found, name))[0]
+        return (await until(found, name))[0]
 
     async def metric(self, name: str, cache: str) -> None:
-        await eventually(lambda: (name, cache) in self.metrics, name)
+        await until(lambda: (name, cache) in self.metrics, name)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -28,7 +28,6 @@ import ssl
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +36,7 @@ from typing import Any, NamedTuple, Self
 import pytest
 
 from tests.support.ports import HOST, free_port, stop_listening
+from tests.support.waiting import BOUND, wait_until
 
 __all__ = [
     "BOUND",
@@ -51,26 +51,13 @@ __all__ = [
     "ValkeySentinel",
     "server_binary",
     "tls_files",
-    "until",
+    "until_answered",
 ]
-
-BOUND = 20.0  # seconds; a wait that long is a hang
 
 Word = str | bytes | int | float
 
 
 # ------------------------------------------------------------------------------------- processes
-
-
-def until(holds: Callable[[], Any], what: str = "", *, bound: float = BOUND) -> Any:
-    """Poll until ``holds()`` is true, and give its value. What raises OSError does not hold yet."""
-    limit = time.monotonic() + bound
-    while True:
-        with contextlib.suppress(OSError, ReplyError):
-            if value := holds():
-                return value
-        assert time.monotonic() < limit, f"not within {bound} s: {what or holds}"
-        time.sleep(0.005)
 
 
 class _Reaper:
@@ -181,6 +168,10 @@ class Process:
 
 class ReplyError(Exception):
     """An error reply of the server."""
+
+
+until_answered = functools.partial(wait_until, faults=(OSError, ReplyError))
+"""`wait_until`, for what a server says that may not answer yet."""
 
 
 class Resp:
@@ -389,7 +380,7 @@ class Valkey:
         for attempt in itertools.count():
             self._process = Process(self.command(), log=self.folder / "log")
             try:
-                until(functools.partial(self._up, ready), f"{self} to answer")
+                until_answered(functools.partial(self._up, ready), f"{self} to answer")
                 return
             except _EndedError:
                 taken = "in use" in self._process.tail()
@@ -436,7 +427,7 @@ class Valkey:
         if self.alive and not empty:
             with contextlib.suppress(OSError):  # it hangs up instead of an answer
                 self.cli("SHUTDOWN", "SAVE")
-            until(lambda: not self.alive, f"{self} to save and end")
+            until_answered(lambda: not self.alive, f"{self} to save and end")
         self.kill()
         if empty:
             for path in self.folder.iterdir():
@@ -540,7 +531,9 @@ class ValkeyCluster:
             low, high = number * step, min((number + 1) * step, self.SLOTS) - 1
             server.cli("CLUSTER", "ADDSLOTS", *range(low, high + 1))
         for server in self.servers:
-            until(functools.partial(self._acquainted, server), f"{server} to know the others")
+            until_answered(
+                functools.partial(self._acquainted, server), f"{server} to know the others"
+            )
         for master, replicas in zip(self.masters, self.replicas, strict=True):
             identity = master.cli("CLUSTER", "MYID")
             for replica in replicas:
@@ -565,7 +558,9 @@ class ValkeyCluster:
 
         for server in self.servers:
             if server.alive:
-                until(functools.partial(self._whole, server), f"{server} to see it", bound=bound)
+                until_answered(
+                    functools.partial(self._whole, server), f"{server} to see it", bound=bound
+                )
 
     def _whole(self, server: Valkey) -> bool:
         state = _info(server.cli("CLUSTER", "INFO"))
@@ -597,7 +592,7 @@ class ValkeyCluster:
                         return False
             return True
 
-        until(agreed, f"a replica to stand in for {dead}", bound=bound)
+        until_answered(agreed, f"a replica to stand in for {dead}", bound=bound)
 
     def __enter__(self) -> Self:
         return self
@@ -640,7 +635,9 @@ class ValkeySentinel:
                 sentinel.configure(self.data[0], self.data[1], others, down_after)
             _together([sentinel.start for sentinel in self.sentinels])
             for sentinel in self.sentinels:
-                until(functools.partial(sentinel.settled, 2), f"{sentinel} to know the others")
+                until_answered(
+                    functools.partial(sentinel.settled, 2), f"{sentinel} to know the others"
+                )
         except BaseException:
             self.close()
             raise
@@ -653,7 +650,7 @@ class ValkeySentinel:
             followers = [role for role in roles if role["role"] == "slave"]
             return len(followers) == 1 and followers[0]["master_link_status"] == "up"
 
-        until(follows, "a master and one that follows")
+        until_answered(follows, "a master and one that follows")
 
     @property
     def url(self) -> str:
@@ -683,7 +680,7 @@ class ValkeySentinel:
                         return False
             return bool(self.master.info("replication")["role"] == "master")
 
-        until(agreed, f"another master than {dead}", bound=bound)
+        until_answered(agreed, f"another master than {dead}", bound=bound)
 
     def __enter__(self) -> Self:
         return self

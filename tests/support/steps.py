@@ -76,8 +76,19 @@ class Walk:
         self._go()
         return True
 
+    def poll(self) -> bool:
+        """Go on as far as it comes. True if it is over."""
+        while self.step():
+            pass
+        return self._over
+
     def done(self) -> bool:
         return self._over
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the coroutine raised."""
+        return self._error
 
     def cancel(self) -> None:
         """As a loop that cancels a task."""

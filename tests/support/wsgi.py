@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import sys
 import threading
-import time
 from typing import Any, NamedTuple
 
-__all__ = ["Answer", "Gate", "ask", "environ_of", "in_threads", "start", "until"]
+__all__ = ["Answer", "Gate", "ask", "environ_of", "in_threads", "start"]
 
 
 class Answer(NamedTuple):
@@ -127,10 +126,3 @@ def in_threads(count: int, work: Any) -> list[Any]:
         thread.join(60)
         assert not thread.is_alive(), "a request hangs"
     return results
-
-
-def until(holds: Any) -> None:
-    limit = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.001)

@@ -21,7 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from layergate.telemetry import names
 from layergate.telemetry.otel import OpenTelemetry
 from tests.fleet.support import Fleet
-from tests.support.asgi import Gate, OriginCall, until
+from tests.support.asgi import Gate, OriginCall
+from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)
 

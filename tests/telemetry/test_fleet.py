@@ -14,8 +14,9 @@ import pytest
 
 from tests.fleet.support import Fleet
 from tests.support import fleet as processes
-from tests.support.asgi import Gate, OriginCall, until
+from tests.support.asgi import Gate, OriginCall
 from tests.support.otlp import Receiver
+from tests.support.waiting import until
 from tests.telemetry.support import Sdk, attributes, child_of, links_to
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -164,16 +165,16 @@ async def test_an_instance_that_cannot_apply_what_it_hears_of_lags(sdk: Sdk, val
         assert second is not None
         valkey.cli("ACL", "SETUSER", "limited", "-evalsha", "-eval")
         assert (await fleet[1].cache.purge(tags=["x"])).final
-        await until(lambda: first.stats()["log_lag"] == 1, "slow")
+        await until(lambda: first.stats()["log_lag"] == 1)
         # It goes on knowing how far behind it is, also when it hears no more messages.
         assert (await fleet[1].cache.purge(tags=["x"])).final
-        await until(lambda: first.stats()["log_lag"] == 2, "slow")
+        await until(lambda: first.stats()["log_lag"] == 2)
         assert second.stats()["log_lag"] == 0
         # Of caches that cannot be told apart, the one that is worse off.
         assert sdk.values("layergate.log.lag") == {"": 2}
         assert sdk.values("layergate.log.trusted") == {"": 0}
         valkey.cli("ACL", "SETUSER", "limited", "+@all")
-        await until(lambda: first.stats()["log_trusted"], "slow")
+        await until(lambda: first.stats()["log_trusted"])
         assert first.stats()["log_lag"] == 0
         assert first.stats()["log_position"] == second.stats()["log_position"]
 
@@ -205,7 +206,7 @@ async def test_two_processes_one_trace_of_links(
             async def waits() -> bool:
                 return bool((await fleet[1].stats())["events"]["lease_wait"])
 
-            await processes.eventually(waits)
+            await until(waits)
             gate.open()
             bodies = {answer.body for answer in await asyncio.gather(leader, follower)}
             assert bodies == {b"1"}

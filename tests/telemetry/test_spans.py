@@ -14,7 +14,8 @@ from opentelemetry.trace import StatusCode, TraceFlags
 
 from layergate import CacheStack, HttpCache, MemoryLayer, Rule
 from tests.core.support import DictLayer
-from tests.support.asgi import ClockRuntime, Gate, OriginCall, World
+from tests.support.asgi import Gate, OriginCall, World
+from tests.support.clocks import LoopClock
 from tests.telemetry.support import (
     Sdk,
     attributes,
@@ -435,7 +436,7 @@ async def test_a_broken_processor_breaks_no_request(sdk: Sdk) -> None:
 
 
 async def test_a_stack_traces_its_fetches(sdk: Sdk) -> None:
-    clock = ClockRuntime()
+    clock = LoopClock()
     stack = CacheStack(
         [MemoryLayer("1MB", clock=clock.now)], runtime=clock, telemetry=sdk.telemetry, ttl=10
     )

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from layergate.wsgi import LayerGate
-from tests.support.wsgi import Gate, Server, ask, environ_of, start, until
+from tests.support.waiting import wait_until
+from tests.support.wsgi import Gate, Server, ask, environ_of, start
 from tests.telemetry.support import Sdk, attributes, child_of, links_to, traceparent_of
 
 FRESH = [("Cache-Control", "max-age=60")]
@@ -149,7 +150,7 @@ def test_a_follower_in_another_thread(app: App, sdk: Sdk) -> None:
     threads[0].start()
     app.gate.reached()
     threads[1].start()
-    until(lambda: gate.cache.stats()["waiters"] == 1)
+    wait_until(lambda: gate.cache.stats()["waiters"] == 1)
     app.gate.open()
     for thread in threads:
         thread.join(10)

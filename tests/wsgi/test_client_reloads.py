@@ -9,14 +9,15 @@ import pytest
 
 from layergate import HttpCache, MemoryLayer
 from layergate.wsgi import LayerGate
-from tests.scenarios.wsgi import Clock
-from tests.support.wsgi import Gate, ask, in_threads, until
+from tests.support.clocks import ThreadClock
+from tests.support.waiting import wait_until
+from tests.support.wsgi import Gate, ask, in_threads
 
 
 @pytest.mark.parametrize("pause", [None, 10])
 def test_reloads_at_once_cost_one_call(pause: float | None) -> None:
     calls: list[None] = []
-    gate, clock = Gate(), Clock()
+    gate, clock = Gate(), ThreadClock()
     lock = threading.Lock()
 
     def app(_: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -37,7 +38,7 @@ def test_reloads_at_once_cost_one_call(pause: float | None) -> None:
 
     def open_when_all_wait() -> None:
         gate.reached()
-        until(lambda: cache.stats()["waiters"] == 7)
+        wait_until(lambda: cache.stats()["waiters"] == 7)
         gate.open()
 
     opener = threading.Thread(target=open_when_all_wait)
@@ -56,7 +57,7 @@ def test_twenty_reloads_in_a_row_cost_one_call() -> None:
         start_response("200 OK", [("Cache-Control", "max-age=60")])
         return [b"%d" % len(calls)]
 
-    clock = Clock()
+    clock = ThreadClock()
     layers = [MemoryLayer("1MB", clock=clock.now)]
     gated = LayerGate(app, cache=HttpCache(runtime=clock, layers=layers))
     ask(gated)

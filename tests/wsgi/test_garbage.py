@@ -11,7 +11,8 @@ import pytest
 from layergate import OriginAborted
 from layergate.wsgi import LayerGate
 from tests.support.garbage import none_of_ours
-from tests.support.wsgi import Server, ask, environ_of, in_threads, until
+from tests.support.waiting import wait_until
+from tests.support.wsgi import Server, ask, environ_of, in_threads
 
 FRESH = [("Cache-Control", "max-age=60")]
 UNSHARED = [("Cache-Control", "no-store")]
@@ -130,4 +131,4 @@ def test_a_request_that_is_over_leaves_no_garbage(before, handler, clients):
         if before is not None:
             ask(app)
         clients(app)
-        until(lambda: not app.cache.stats()["refreshing"] and not app.cache.stats()["flights"])
+        wait_until(lambda: not app.cache.stats()["refreshing"] and not app.cache.stats()["flights"])

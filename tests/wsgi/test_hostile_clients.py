@@ -8,8 +8,9 @@ import pytest
 
 from layergate import HttpCache, MemoryLayer
 from layergate.wsgi import LayerGate
-from tests.scenarios.wsgi import Clock
-from tests.support.wsgi import Gate, ask, in_threads, until
+from tests.support.clocks import ThreadClock
+from tests.support.waiting import wait_until
+from tests.support.wsgi import Gate, ask, in_threads
 
 FRESH = ("Cache-Control", "max-age=60")
 ATTACKS = [
@@ -24,7 +25,7 @@ class Site:
         self.calls = 0
         self.bad = status, lines
         self.gate: Gate | None = None
-        self.clock = Clock()
+        self.clock = ThreadClock()
         layer = MemoryLayer("4MB", clock=self.clock.now)
         self.cache = HttpCache(runtime=self.clock, layers=[layer])
         self.app = LayerGate(self, cache=self.cache)
@@ -59,7 +60,7 @@ def test_the_next_ones_at_once_cost_one_call(attack: Any, status: str, lines: An
 
     def opener() -> None:
         gate.reached()
-        until(lambda: site.cache.stats()["waiters"] == 7)
+        wait_until(lambda: site.cache.stats()["waiters"] == 7)
         gate.open()
 
     def work() -> bytes:

@@ -10,8 +10,9 @@ import pytest
 
 from layergate import HttpCache, MemoryLayer
 from layergate.wsgi import LayerGate
-from tests.scenarios.wsgi import Clock
-from tests.support.wsgi import Answer, Gate, ask, until
+from tests.support.clocks import ThreadClock
+from tests.support.waiting import wait_until
+from tests.support.wsgi import Answer, Gate, ask
 
 SAID = [("Cache-Control", "max-age=10"), ("No-Vary-Search", 'params=("utm")')]
 
@@ -24,7 +25,7 @@ class Site:
         self.waits: Callable[[int], object] = lambda _: None
         self.calls = 0
         self._lock = threading.Lock()
-        self.clock = Clock()
+        self.clock = ThreadClock()
         layer = MemoryLayer("1MB", clock=self.clock.now)
         self.cache = HttpCache(runtime=self.clock, layers=[layer], no_vary_search=True)
         self.app = LayerGate(self, cache=self.cache)
@@ -47,7 +48,7 @@ class Site:
         return Asking(self.app, f"/p?{query}")
 
     def waiting(self, count: int) -> None:
-        until(lambda: self.cache.stats()["waiters"] == count)
+        wait_until(lambda: self.cache.stats()["waiters"] == count)
 
     def nothing_left(self) -> None:
         stats = self.cache.stats()

@@ -15,7 +15,8 @@ from layergate.http.extensions.groups import MAX_GROUPS
 from layergate.http.message.key import primary_key
 from layergate.http.rfc9111.combining import MAX_PARTS
 from layergate.wsgi import LayerGate
-from tests.support.wsgi import Gate, ask, in_threads, start, until
+from tests.support.waiting import wait_until
+from tests.support.wsgi import Gate, ask, in_threads, start
 
 BODY = b"0123456789" * 10
 
@@ -286,7 +287,7 @@ def test_a_refresh_of_a_part_is_no_answer_to_an_if_range() -> None:
     resumes = {"HTTP_RANGE": "bytes=0-9", "HTTP_IF_RANGE": '"a"'}
     ask(app, **resumes)
     tag, octet, gate = '"b"', b"B", Gate()
-    until(lambda: "stale-while-revalidate" in ask(app, **resumes).told)
+    wait_until(lambda: "stale-while-revalidate" in ask(app, **resumes).told)
     gate.reached()
     sure = beside(lambda: ask(app, **resumes, HTTP_CACHE_CONTROL="no-cache"))
     gate.reached()  # it is a request of its own

@@ -6,7 +6,8 @@ import threading
 
 from layergate import Admin, HttpCache, Rule
 from layergate.wsgi import LayerGate, ThreadRuntime
-from tests.support.wsgi import Answer, Gate, ask, until
+from tests.support.waiting import wait_until
+from tests.support.wsgi import Answer, Gate, ask
 
 
 def app(environ, start_response):
@@ -82,7 +83,7 @@ def test_threads_that_ask_meanwhile_see_the_old_or_the_new_and_never_fail():
         return bool(failures) or all(told >= wanted for told in seen)
 
     try:
-        until(turned)
+        wait_until(turned)
     finally:
         over.set()
         for thread in threads:

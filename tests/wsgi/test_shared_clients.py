@@ -12,7 +12,8 @@ from layergate import Admin, HttpCache, MemoryLayer
 from layergate.layers.redis import RedisLayer
 from layergate.wsgi import LayerGate, ThreadRuntime
 from tests.support.redis_servers import Proxy
-from tests.support.wsgi import ask, until
+from tests.support.waiting import wait_until
+from tests.support.wsgi import ask
 
 pytest_plugins = ("tests.support.redis_servers",)
 
@@ -94,5 +95,5 @@ def test_memory_has_it_when_the_response_ends(shared_valkey: Any) -> None:
         assert ask(gate, "/page").body == b"one"
         assert len(site.cache.stack.layers[0]) == 1
         line.resume()
-        until(lambda: site.cache.runtime.pending() == 0)
+        wait_until(lambda: site.cache.runtime.pending() == 0)
         gate.close()

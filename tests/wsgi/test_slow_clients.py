@@ -12,29 +12,26 @@ import pytest
 
 from layergate.errors import OriginAborted
 from layergate.wsgi import LayerGate
-from tests.support.wsgi import ask, start, until
+from tests.support.clocks import Clock
+from tests.support.waiting import wait_until
+from tests.support.wsgi import ask, start
 
 FRESH = [("Cache-Control", "max-age=60")]
 
 
-class Clock:
-    """What the middleware takes for the time, for as long as an app says that it takes."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr("layergate.wsgi.fetch.time.monotonic", lambda: self.now)
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+    """What the middleware takes for the time, for as long as an app says that it takes."""
+    clock = Clock(1000.0)
+    monkeypatch.setattr("layergate.wsgi.fetch.time.monotonic", clock)
+    return clock
 
 
 def streaming(clock: Clock, takes: float, parts: int, taken: list[int]) -> Any:
     def body() -> Iterator[bytes]:
         for number in range(parts):
             if number:
-                clock.now += takes
+                clock.time += takes
             taken.append(number)
             yield b"%d" % (number % 10)
 
@@ -76,9 +73,9 @@ def test_one_that_goes_on_and_on_is_left_after_a_second(clock: Clock) -> None:
     leading, _ = start(app)
     next(leading)
     next(leading)
-    began = clock.now
+    began = clock.time
     leading.close()
-    assert clock.now - began <= 1.1
+    assert clock.time - began <= 1.1
     assert app.cache.stats()["flights"] == 0
 
 
@@ -127,7 +124,7 @@ def test_who_follows_does_not_wait_for_the_leaders_client_for_ever() -> None:
         next(leading)
     assert ended
     # Nor does anybody join it any more.
-    until(lambda: next(iter(app.cache.flights._flights.values())).stream.held_up)
+    wait_until(lambda: next(iter(app.cache.flights._flights.values())).stream.held_up)
     other, _ = start(app)
     assert next(other)
     assert len(app.cache.flights) == 1

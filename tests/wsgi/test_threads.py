@@ -10,7 +10,8 @@ import pytest
 
 from layergate import OriginAborted
 from layergate.wsgi import LayerGate
-from tests.support.wsgi import Gate, ask, in_threads, start, until
+from tests.support.waiting import wait_until
+from tests.support.wsgi import Gate, ask, in_threads, start
 
 FRESH = [("Content-Type", "text/plain"), ("Cache-Control", "max-age=60")]
 
@@ -164,7 +165,7 @@ def test_a_leader_that_fails_is_replaced() -> None:
         target=lambda: results.extend(in_threads(5, lambda: ask(cached).body))
     )
     followers.start()
-    until(lambda: waiters(cached) == 5)
+    wait_until(lambda: waiters(cached) == 5)
     gate.open()
     followers.join(20)
     leader.join(20)
@@ -223,7 +224,7 @@ def test_a_list_is_shared_before_the_leaders_client_takes_any_of_it() -> None:
     results: list = []
     followers = threading.Thread(target=lambda: results.extend(in_threads(3, lambda: ask(cached))))
     followers.start()
-    until(lambda: waiters(cached) == 3)
+    wait_until(lambda: waiters(cached) == 3)
     gate.open()
     leader.join(10)
     followers.join(10)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clocks import LoopClock, ThreadClock
+
 ROOT = Path(__file__).parent.parent.parent
 PAGE = "one page, large enough to be compressed " * 20
 
@@ -56,7 +58,7 @@ def check(side: str) -> None:
         ],
     )
     django.setup()
-    clock = asgi.Clock() if side == "asgi" else wsgi.Clock()
+    clock = LoopClock() if side == "asgi" else ThreadClock()
     cache = HttpCache(runtime=clock, layers=[MemoryLayer("4MB", clock=clock.now)])
     step = Step(headers=(("Accept-Encoding", "gzip"),))
 

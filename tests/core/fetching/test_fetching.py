@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from layergate.assembly import CacheStack
-from tests.core.support import Source, StillRuntime, TopLayer, settle
+from tests.core.support import Source, TopLayer
+from tests.support.clocks import StillRuntime
 from tests.support.shared import GrantedLease, LeasedLayer
+from tests.support.waiting import turns
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ async def test_g2_a_lease_is_given_back_after_the_fetch(stack, low, fails: bool)
     source.error = ValueError("no") if fails else None
     gate = source.close_gate()
     asking = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     (lease,) = low.leases.granted
     assert lease.released == 0
     gate.set()
@@ -60,7 +62,7 @@ async def test_g2_a_lease_is_given_back_after_the_fetch(stack, low, fails: bool)
             await asking
     else:
         assert await asking == "a"
-    await settle()
+    await turns()
     assert lease.released == 1
 
 
@@ -68,11 +70,11 @@ async def test_g2_a_lease_is_given_back_by_a_fetch_that_is_cancelled(stack, low)
     source = Source("a")
     source.close_gate()
     asking = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     (fetch,) = [task for task in asyncio.all_tasks() if task.get_name() == "layergate fetch"]
     fetch.cancel()
     await asyncio.wait([asking])
-    await settle()
+    await turns()
     assert [lease.released for lease in low.leases.granted] == [1]
 
 
@@ -97,12 +99,12 @@ async def test_g3_cut_off_who_comes_later_does_not_take_what_was_being_fetched(
     source = Source("old", "new")
     gate = source.close_gate()
     first = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     await runtime.advance(1)
     cut_off(low, runtime)
     source.gate = None
     later = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     gate.set()
     assert (await first, await later) == ("old", "new")
     assert source.calls == 2
@@ -113,10 +115,10 @@ async def test_g3_cut_off_while_waiting_who_came_later_fetches(stack, low, runti
     source = Source("old", "new")
     gate = source.close_gate()
     first = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     await asyncio.sleep(0.001)  # (departures are on the real monotonic clock)
     later = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     assert source.calls == 1
     source.gate = None
     cut_off(low, runtime)
@@ -129,9 +131,9 @@ async def test_while_the_log_is_heard_who_comes_later_shares_the_fetch(stack, lo
     source = Source("one")
     gate = source.close_gate()
     first = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     later = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     gate.set()
     assert (await first, await later) == ("one", "one")
     assert source.calls == 1
@@ -140,14 +142,14 @@ async def test_while_the_log_is_heard_who_comes_later_shares_the_fetch(stack, lo
 async def test_cut_off_what_a_layer_brings_is_for_all_who_wait(stack, low, runtime) -> None:
     """Only a fetch has a beginning that purges may have come after."""
     await stack.set("k", "kept", ttl=60)
-    await settle()
+    await turns()
     stack.layers[0].data.clear()
     gate = low.gates["get"] = asyncio.Event()
     source = Source("fetched")
     first = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     later = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     cut_off(low, runtime)
     gate.set()
     assert (await first, await later) == ("kept", "kept")
@@ -163,7 +165,7 @@ async def test_g3_cut_off_nothing_stale_is_served_but_for_an_error(
     """What may have been purged is not served to save time, even where it may stand in for an
     origin that fails."""
     await lenient.set("k", "old", ttl=60, **{window: 600})
-    await settle()
+    await turns()
     await runtime.advance(61)
     cut_off(low, runtime)
     source = Source()
@@ -196,7 +198,7 @@ async def test_g3_cut_off_nothing_stale_is_served_while_it_is_refreshed(
     assert await begin(lenient, "k", source, ttl=60) == "old"
     cut_off(low, runtime)
     later = begin(lenient, "k", source, ttl=60, soft_timeout=5)
-    await settle()
+    await turns()
     assert not later.done()
     await runtime.advance(5)
     assert later.done() is stands_in
@@ -222,11 +224,11 @@ async def test_a_fetch_does_not_wait_for_an_older_one_that_is_not_storing(stack,
     source = Source("late", "new")
     gate = source.close_gate()
     hangs = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     await runtime.advance(60)
     source.gate = None
     later = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     assert later.done()
     assert await later == "new"
     gate.set()
@@ -240,11 +242,11 @@ async def test_a_fetch_waits_for_an_older_one_that_is_storing_and_writes_last(
     source = Source("old", "new")
     gate = low.gates["set"] = asyncio.Event()
     older = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     assert low.calls["set"] == 1
     await runtime.advance(60)  # overdue, and so no later call waits for it
     later = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     assert source.calls == 2
     assert low.calls["set"] == 1, "both write at once: nobody knows which is the last"
     gate.set()
@@ -257,16 +259,16 @@ async def test_a_fetch_does_not_wait_for_an_older_one_that_has_stored(stack, low
     source = Source("old", "new")
     storing = low.gates["set"] = asyncio.Event()
     older = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     await runtime.advance(60)
     fetching = source.close_gate()
     later = begin(stack, "k", source, ttl=60)
-    await settle()
+    await turns()
     assert source.calls == 2
     storing.set()
     assert await older == "old"
     fetching.set()
-    await settle()
+    await turns()
     assert later.done()
     assert await later == "new"
     assert low.data["k"].value == "new"

@@ -13,7 +13,9 @@ from layergate.core.invalidation import Caught, Invalidation
 from layergate.core.stack import Held, Stack
 from layergate.errors import ConfigError, KeyRefused, PartialWriteError
 from layergate.layers.memory import MemoryLayer
-from tests.core.support import Boom, DictLayer, Events, StillRuntime, TopLayer, settle
+from tests.core.support import Boom, DictLayer, Events, TopLayer
+from tests.support.clocks import StillRuntime
+from tests.support.waiting import turns
 
 
 @pytest.fixture
@@ -277,7 +279,7 @@ async def test_g3_what_was_fetched_before_the_purge_is_not_stored(stack, top, lo
 async def test_g3_a_purge_between_the_writes_kills_the_later_ones(stack, top, low) -> None:
     low.gates["set"] = asyncio.Event()
     store = asyncio.create_task(stack.store("k", made(stack, tags=("t",))))
-    await settle()
+    await turns()
     await stack.invalidate((Invalidation("tag", "t"),))
     low.gates["set"].set()
     await store
@@ -291,7 +293,7 @@ async def test_g3_a_purge_during_a_lookup_kills_what_it_copies_up(stack, top, lo
     top.data.clear()
     top.gates["set"] = asyncio.Event()
     lookup = asyncio.create_task(stack.lookup("k"))
-    await settle()
+    await turns()
     await stack.invalidate((Invalidation("tag", "t"),))
     top.gates["set"].set()
     await lookup
@@ -344,7 +346,7 @@ async def test_a_refused_purge_purges_nothing(stack) -> None:
         ({"max_patterns": True}, "max_patterns"),
         ({"hooks": print}, "hooks must be a list"),
         ({"hooks": [3]}, "got 3"),
-        ({"hooks": [settle]}, "not async ones"),
+        ({"hooks": [turns]}, "not async ones"),
         ({"ttl": -1}, "ttl"),
         ({"max_waiters": 0}, "max_waiters"),
         ({"max_refreshes": -1}, "max_refreshes"),
@@ -415,7 +417,7 @@ async def test_a_new_entry_is_at_the_bottom_before_it_is_at_the_top(stack, top, 
     await stack.store("k", made(stack, "old"))
     low.gates["set"] = asyncio.Event()
     storing = asyncio.ensure_future(stack.store("k", made(stack, "new")))
-    await settle()
+    await turns()
     assert low.calls["set"] == 2
     assert stack.peek("k").value == "old"
     low.gates["set"].set()

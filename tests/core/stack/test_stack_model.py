@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from layergate.assembly import CacheStack
-from tests.core.support import Boom, DictLayer, StillRuntime, TopLayer, settle
+from tests.core.support import Boom, DictLayer, TopLayer
+from tests.support.clocks import StillRuntime
+from tests.support.waiting import turns
 
 KEYS = ["a", "ab"]  # few, so that things meet
 TAGS = ["t", "u"]
@@ -117,17 +119,17 @@ class Model(RuleBasedStateMachine):
                     force=force,
                 )
             )
-            await settle()
+            await turns()
             if not call.done():
                 for _, gate in self.fetching:
                     gate.set()
-                await settle()
+                await turns()
             try:
                 return await asyncio.wait_for(call, 5)
             except Boom:
                 return None
             finally:
-                await settle()
+                await turns()
 
         # A fetch that was joined may fail too.
         may_fail = fail or bool(self.fetching)
@@ -155,7 +157,7 @@ class Model(RuleBasedStateMachine):
             call = asyncio.ensure_future(
                 self.stack.mget(wanted, fetch_many, ttl=ttl or 1, tags=tags)
             )
-            await settle()
+            await turns()
             if not call.done():
                 for _, gate in self.fetching:
                     gate.set()
@@ -164,7 +166,7 @@ class Model(RuleBasedStateMachine):
             except Boom:
                 return None  # it had joined a fetch that fails
             finally:
-                await settle()
+                await turns()
 
         windows = ("swr", "sie") if self.fetching else ("swr",)  # as in `get`
         values = self.run(go())
@@ -215,7 +217,7 @@ class Model(RuleBasedStateMachine):
 
         async def go():
             task = asyncio.ensure_future(call())
-            await settle()
+            await turns()
             return task
 
         self.fetching.append((self.run(go()), gate))
@@ -231,9 +233,9 @@ class Model(RuleBasedStateMachine):
         async def go():
             if cancel:
                 call.cancel()
-                await settle()
+                await turns()
             gate.set()
-            await settle()
+            await turns()
             if not call.done():  # it waits for another that is held back
                 for _, other in self.fetching:
                     other.set()
@@ -342,9 +344,9 @@ class Model(RuleBasedStateMachine):
             gate.set()
 
         async def finish():
-            await settle()
+            await turns()
             await self.stack.aclose(1)
-            await settle()
+            await turns()
             calls = (call for call, _ in self.fetching)
             return await asyncio.gather(*calls, return_exceptions=True)
 

@@ -15,7 +15,8 @@ from layergate.gateway.upstream_options import UpstreamOptions
 from layergate.gateway.upstreams.connection import Connection
 from layergate.gateway.upstreams.errors import UpstreamClosed
 from layergate.gateway.upstreams.pool import Pool
-from tests.gateway.support import BOUND, Call, Gateway, Origin, Truncated, until
+from tests.gateway.support import BOUND, Call, Gateway, Origin, Truncated
+from tests.support.waiting import until
 
 EVERY_LOOP = True
 
@@ -161,7 +162,7 @@ async def test_a_slow_client_gets_all_there_is_of_a_truncated_response(control):
         client = await gateway.client(window=4096)
         await client.request("/")
         await client.begun()
-        await until(lambda: not origin.open, "slow")
+        await until(lambda: not origin.open)
         assert len(await client.exactly(size)) == size
         with pytest.raises(Truncated):
             await client.exactly(1)
@@ -206,7 +207,7 @@ async def test_malformed_responses(data):
         assert response.header("cache-control") == "no-store"
         assert "date" in response
         assert (await client.ask("/other")).status == 200
-        await until(lambda: len(origin.open) == 1, "slow")
+        await until(lambda: len(origin.open) == 1)
 
 
 async def test_a_trailer_section_without_end():
@@ -259,7 +260,7 @@ async def test_what_an_idle_connection_says_is_not_the_next_answer():
         assert (await client.ask("/")).body == b"ok"
         await until(lambda: gateway.counts.upstream == 1)
         go_on.set()
-        await until(lambda: gateway.counts.upstream == 0, "slow")
+        await until(lambda: gateway.counts.upstream == 0)
         assert (await client.ask("/other")).body == b"/other 1"
 
 
@@ -360,7 +361,7 @@ async def test_a_connection_that_is_closed_while_idle_is_not_used():
         await _warm(gateway, origin)
         for wire in [*origin.open]:
             wire.writer.close()
-        await until(lambda: gateway.counts.upstream == 0, "slow")
+        await until(lambda: gateway.counts.upstream == 0)
         assert (await gateway.ask("/", method="POST", content=b"a")).status == 200
         assert origin.calls["/"] == 1
 
@@ -368,14 +369,14 @@ async def test_a_connection_that_is_closed_while_idle_is_not_used():
 async def test_idle_connections_are_closed_in_time():
     async with Origin() as origin, Gateway(origin, upstream={"idle_timeout": 0.1}) as gateway:
         await _warm(gateway, origin)
-        await until(lambda: not origin.open and gateway.counts.upstream == 0, "slow")
+        await until(lambda: not origin.open and gateway.counts.upstream == 0)
 
 
 async def test_connections_are_not_kept_where_none_shall_be():
     async with Origin() as origin, Gateway(origin, upstream={"idle_timeout": 0}) as gateway:
         for path in ("/a", "/b"):
             await gateway.ask(path)
-            await until(lambda: not origin.open, "slow")
+            await until(lambda: not origin.open)
 
 
 class _Held:
@@ -522,7 +523,7 @@ async def test_places_are_given_back_whatever_happens():
                 except Truncated:
                     assert path == "/truncated"
         pool = gateway.proxy.pools[0]
-        await until(lambda: pool._slots + pool.open == 1, "slow")
+        await until(lambda: pool._slots + pool.open == 1)
 
 
 # -- faults and limits -----------------------------------------------------------------------------
@@ -572,7 +573,7 @@ async def test_no_first_byte():
             response = await gateway.ask("/", method="POST", content=content)
             assert response.status == 504
             assert response.cache_status == "LayerGate; fwd=miss; detail=upstream-timeout"
-        await until(lambda: not origin.open, "slow")
+        await until(lambda: not origin.open)
         assert origin.calls["/"] == 2  # RFC 9110 9.2.2: a POST is not repeated
 
 
@@ -595,7 +596,7 @@ async def test_the_first_byte_is_waited_for_from_the_end_of_the_request_on():
         await client.request("/", "Content-Length: 3", method="POST")
         for byte in (b"a", b"b", b"c"):
             begun = gateway.server.service.now
-            await until(lambda: gateway.server.service.now > begun + 0.2, "slow")  # noqa: B023
+            await until(lambda: gateway.server.service.now > begun + 0.2)  # noqa: B023
             await client.send(byte)
         assert (await client.response()).body == b"ok"
 
@@ -644,7 +645,7 @@ async def test_what_an_upstream_never_takes_holds_no_connection():
             call.wire.pause()
             (connection,) = gateway.proxy.pools[0]._busy
             connections.append(connection)
-            await until(lambda: connection.blocked is not None, "slow")
+            await until(lambda: connection.blocked is not None)
             await call.reply(200, [], b"early")
             await done.wait()
             call.closed = True
@@ -654,8 +655,8 @@ async def test_what_an_upstream_never_takes_holds_no_connection():
         await origin.received(1)
         sending = asyncio.create_task(client.send(b"x" * 20_000_000))
         assert (await client.response()).body == b"early"
-        await until(lambda: gateway.counts == (0, 0, gateway.counts.tasks), "slow")
-        await until(lambda: connections[0].lost, "slow")
+        await until(lambda: gateway.counts == (0, 0, gateway.counts.tasks))
+        await until(lambda: connections[0].lost)
         done.set()
         sending.cancel()
         await asyncio.wait([sending])
@@ -677,8 +678,8 @@ async def test_a_tunnel_ends_when_the_upstream_takes_no_more():
         await client.request("/", "Connection: upgrade", "Upgrade: websocket")
         await client.exactly(12)
         sending = asyncio.create_task(client.send(b"x" * 50_000_000))
-        await until(lambda: any(one.blocked for one in gateway.proxy.pools[0]._tunnels), "slow")
-        await until(lambda: gateway.counts == (0, 0, gateway.counts.tasks), "slow")
+        await until(lambda: any(one.blocked for one in gateway.proxy.pools[0]._tunnels))
+        await until(lambda: gateway.counts == (0, 0, gateway.counts.tasks))
         done.set()
         sending.cancel()
         await asyncio.wait([sending])
@@ -693,9 +694,9 @@ async def test_a_client_that_reads_slowly_is_not_the_origins_fault():
         await client.begun()
         client.pause()
         pool = gateway.proxy.pools[0]
-        await until(lambda: any(one._reading_paused for one in pool._busy), "slow")
+        await until(lambda: any(one._reading_paused for one in pool._busy))
         begun = gateway.server.service.now
-        await until(lambda: gateway.server.service.now > begun + 0.3, "slow")
+        await until(lambda: gateway.server.service.now > begun + 0.3)
         assert pool._busy
         client.resume()
         assert len(await client.exactly(3_000_000)) == 3_000_000
@@ -736,7 +737,7 @@ async def test_stale_if_error(fault, allowed):
             origin.stop_listening()
             for wire in [*origin.open]:
                 wire.writer.close()
-            await until(lambda: gateway.counts.upstream == 0, "slow")
+            await until(lambda: gateway.counts.upstream == 0)
         response = await gateway.ask("/")
         if allowed:
             assert (response.status, response.body) == (200, b"stale")

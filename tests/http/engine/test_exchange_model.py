@@ -33,7 +33,7 @@ from layergate.http.message.request import Request
 from layergate.http.message.stored import StoredResponse
 from layergate.http.rfc9111.plan import Plan, plan_storage
 from layergate.http.rfc9111.storing import NotStored
-from tests.support.stepping import Polled, SteppingRuntime
+from tests.support.steps import Steps
 
 NOW = 1_700_000_000.0
 
@@ -63,7 +63,7 @@ def an_entry() -> Entry:
     return Entry(stored, created=NOW, fresh_until=NOW)
 
 
-def an_exchange(runtime: SteppingRuntime, *, flight_key: bytes | None = b"key") -> Exchange:
+def an_exchange(runtime: Steps, *, flight_key: bytes | None = b"key") -> Exchange:
     stream = Stream(
         Pulse(runtime),  # type: ignore[arg-type]
         runtime.lock(),
@@ -84,18 +84,18 @@ def snapshot(exchange: Exchange) -> dict[str, Any]:
 class ExchangeMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
-        runtime = SteppingRuntime()
+        runtime = Steps(0.0)
         self.exchange = an_exchange(runtime)
         self.plan = a_plan(self.exchange.request)
         self.state = State.PENDING
         self.headed = False
         self.given_up = False
-        self.follower = Polled(self.exchange.wait_for_head(None))
-        self.spectator = Polled(self.exchange.wait_until_over())
+        self.follower = runtime.begin(self.exchange.wait_for_head(None))
+        self.spectator = runtime.begin(self.exchange.wait_until_over())
 
     def teardown(self) -> None:
-        self.follower.close()
-        self.spectator.close()
+        self.follower.cancel()
+        self.spectator.cancel()
 
     def feed(self, event: Event, act: Any) -> bool:
         """Feed an event, and hold the exchange to the table. True if it was legal."""
@@ -233,9 +233,9 @@ class ExchangeMachine(RuleBasedStateMachine):
         for _ in range(2):
             self.follower.poll()
             self.spectator.poll()
-        assert self.follower.done is (self.state is not State.PENDING)
+        assert self.follower.done() is (self.state is not State.PENDING)
         if self.exchange.over:
-            assert self.spectator.done
+            assert self.spectator.done()
 
     @invariant()
     def nothing_says_stored_that_is_not(self) -> None:
@@ -265,7 +265,7 @@ def test_every_state_has_a_row() -> None:
 
 
 def test_a_lease_is_inherited_once() -> None:
-    runtime = SteppingRuntime()
+    runtime = Steps(0.0)
     one, other = an_exchange(runtime), an_exchange(runtime)
     one.lease = lease = object()  # type: ignore[assignment]
     other.inherit(one)

@@ -13,20 +13,10 @@ from layergate.http.engine.markers import HitForMiss
 from layergate.http.message.fields import Fields
 from layergate.http.message.key import primary_key
 from layergate.http.message.request import Request
-from layergate.runtime.loop import LoopRuntime
+from tests.support.clocks import LoopClock
 
-START = 1_700_000_000.0
 HOST = b"example.org"
 KEY = primary_key("http", HOST, "/", b"/", b"")
-
-
-class Clock(LoopRuntime):
-    def __init__(self) -> None:
-        super().__init__()
-        self.time = START
-
-    def now(self) -> float:
-        return self.time
 
 
 def request_of(lines, *, obey: bool, method: str = "GET") -> Request:
@@ -175,7 +165,7 @@ async def compare(cache: HttpCache, lines) -> bool:
 )
 def test_peek_agrees_with_open(fills, asked, times, rules, obey, status):
     async def run() -> None:
-        clock = Clock()
+        clock = LoopClock()
         cache = HttpCache(
             runtime=clock,
             layers=[MemoryLayer("1MB", clock=clock.now)],
@@ -197,7 +187,7 @@ def test_the_hit_path_is_taken_at_all():
     """The property above is not empty: the plain cases are answered by `peek`."""
 
     async def run() -> list[bool]:
-        clock = Clock()
+        clock = LoopClock()
         cache = HttpCache(runtime=clock, layers=[MemoryLayer("1MB", clock=clock.now)])
         plain = (200, [(b"cache-control", b"max-age=60"), (b"vary", b"foo")], b"x")
         await fill(cache, [(b"foo", b"a")], plain)

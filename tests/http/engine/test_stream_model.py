@@ -17,7 +17,7 @@ from layergate.core.flight import Pulse
 from layergate.errors import OriginAborted
 from layergate.http.engine import stream as module
 from layergate.http.engine.stream import Reader, Stream, StreamOver
-from tests.support.stepping import Polled, SteppingRuntime
+from tests.support.steps import Steps, Walk
 
 PATIENCE = 10.0
 SMALL = {"WINDOW": 40, "PIECE": 16}
@@ -30,7 +30,7 @@ class Follower:
         self.reader = reader
         self.begin = begin
         self.got = b""
-        self.waits: Polled | None = None
+        self.waits: Walk | None = None
 
 
 class StreamMachine(RuleBasedStateMachine):
@@ -45,13 +45,13 @@ class StreamMachine(RuleBasedStateMachine):
             setattr(module, name, value)
         for follower in self.followers:
             if follower.waits is not None:
-                follower.waits.close()
+                follower.waits.cancel()
         if self.producer is not None:
-            self.producer.close()
+            self.producer.cancel()
 
     @initialize(keeps=st.booleans(), shared=st.booleans())
     def begin(self, keeps: bool, shared: bool) -> None:
-        self.runtime = SteppingRuntime()
+        self.runtime = Steps(0.0)
         self.cut: list[Any] = []
         self.stream = Stream(
             Pulse(self.runtime),  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ class StreamMachine(RuleBasedStateMachine):
         self.sent = b""
         self.followers: list[Follower] = []
         self.left: list[Follower] = []
-        self.producer: Polled | None = None
+        self.producer: Walk | None = None
         self.over = False
         self.serial = 0
 
@@ -94,7 +94,7 @@ class StreamMachine(RuleBasedStateMachine):
         self.stream.add(chunk)
         self.sent += chunk
         if self.stream.oversized:
-            self.producer = Polled(self.stream.room())
+            self.producer = self.runtime.begin(self.stream.room())
         self.poll()
 
     @rule()
@@ -126,7 +126,7 @@ class StreamMachine(RuleBasedStateMachine):
                 self.stream.break_off()
             return
         if self.producer is not None:
-            self.producer.close()
+            self.producer.cancel()
             self.producer = None
         error = ValueError()
         had = self.stream.readers
@@ -172,7 +172,7 @@ class StreamMachine(RuleBasedStateMachine):
         assert len(piece) <= SMALL["PIECE"]
         one.got += piece
         if not piece and one.waits is None:
-            one.waits = Polled(one.reader.more(5.0))
+            one.waits = self.runtime.begin(one.reader.more(5.0))
         self.poll()
 
     @precondition(lambda self: self.followers)
@@ -181,7 +181,7 @@ class StreamMachine(RuleBasedStateMachine):
         """What a wait came to."""
         one = data.draw(st.sampled_from(self.followers))
         wait = one.waits
-        if wait is None or not wait.done:
+        if wait is None or not wait.done():
             return
         one.waits = None
         if wait.error is not None:
@@ -207,7 +207,7 @@ class StreamMachine(RuleBasedStateMachine):
         self.followers.remove(one)
         one.reader.__exit__()
         if one.waits is not None:
-            one.waits.close()
+            one.waits.cancel()
         self.poll()
 
     # -- what holds ----------------------------------------------------------------------------
@@ -250,7 +250,7 @@ TestStream = StreamMachine.TestCase
 
 
 def test_a_body_that_is_not_kept_is_held_no_longer_than_a_reader_lacks_it() -> None:
-    runtime = SteppingRuntime()
+    runtime = Steps(0.0)
     stream = Stream(
         Pulse(runtime),  # type: ignore[arg-type]
         runtime.lock(),

@@ -21,12 +21,13 @@ from layergate.http.explain.walk import explain
 from layergate.http.message.described import DescribedRequest as AskedRequest
 from layergate.http.rfc9111 import decision, freshness
 from layergate.http.rfc9111.storing import NotStored
-from tests.scenarios.asgi import Clock, Origin, ask, scope_of
+from tests.scenarios.asgi import Origin, ask, scope_of
 from tests.scenarios.checks import Seen, our_member
 from tests.scenarios.model import TOKEN, Reply, Scenario
 from tests.scenarios.model import Step as Row
 from tests.scenarios.rows import SCENARIOS
 from tests.support import asgi
+from tests.support.clocks import LoopClock
 
 SECTION = re.compile(r"RFC [0-9]+ section [0-9]+(\.[0-9]+)*|LayerGate guarantee G[0-9]+")
 SENTENCE = re.compile(r"[A-Z3-9][^\n]*[.]")
@@ -36,7 +37,7 @@ class World:
     """A cache behind a scripted origin."""
 
     def __init__(self, scenario: Scenario) -> None:
-        self.clock = Clock()
+        self.clock = LoopClock()
         self.cache = HttpCache(
             runtime=self.clock,
             layers=[MemoryLayer("4MB", clock=self.clock.now)],
@@ -521,7 +522,7 @@ class Broken(MemoryLayer):
 
 
 async def test_each_layer_is_told_and_none_is_written() -> None:
-    clock = asgi.ClockRuntime()
+    clock = LoopClock()
     top = MemoryLayer("4MB", clock=clock.now, name="top")
     low = MemoryLayer("4MB", clock=clock.now, name="low", ttl=30)
     broken = Broken("4MB", clock=clock.now, name="broken")

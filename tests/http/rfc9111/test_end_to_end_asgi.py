@@ -6,8 +6,9 @@ import pytest
 
 from layergate import HttpCache, LayerGate, MemoryLayer, Rule
 from layergate.routes import cached
-from tests.scenarios.asgi import Clock, Origin, ask
+from tests.scenarios.asgi import Origin, ask
 from tests.scenarios.model import Reply, Step, at
+from tests.support.clocks import LoopClock
 
 MAX_AGE = ("Cache-Control", "max-age=60")
 ETAG = ("ETag", '"abc"')
@@ -17,7 +18,7 @@ class World:
     """A middleware, its origin and its clock."""
 
     def __init__(self, app=None, **options) -> None:
-        self.clock = Clock()
+        self.clock = LoopClock()
         layers = [MemoryLayer("1MB", clock=self.clock.now)]
         self.cache = HttpCache(runtime=self.clock, layers=layers, **options)
         self.origin = Origin(self.clock)

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layergate import HttpCache, LayerGate, MemoryLayer
-from tests.scenarios.asgi import Clock, ask
+from tests.scenarios.asgi import ask
 from tests.scenarios.checks import OriginFailed
 from tests.scenarios.model import Step
+from tests.support.clocks import LoopClock
 
 
 class Given(NamedTuple):
@@ -134,7 +135,7 @@ def objection(given_: Given, asked: dict[str, str], now: float, failed: bool, un
 
 
 async def converse(conversation: list[dict[str, Any]]) -> int:
-    clock = Clock()
+    clock = LoopClock()
     cache = HttpCache(runtime=clock, layers=[MemoryLayer("1MB", clock=clock.now)])
     known: dict[bytes, Given] = {}
     calls: list[bytes] = []

@@ -20,16 +20,9 @@ from layergate.core.layer import PeekableLayer
 from layergate.errors import ConfigError
 from layergate.layers.memory import OVERHEAD, MemoryLayer, estimate_size
 from layergate.testing.layers import LayerConformance
+from tests.support.clocks import Clock
 
 START = 1_000_000.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def entry(size: int = 100, *, value: Any = b"", lifetime: float = 3600.0, **fields: Any) -> Entry:
@@ -47,7 +40,7 @@ COST = OVERHEAD + sys.getsizeof(key_for(0)) + 100  # of entry() under key_for()
 
 def layer_for(entries: int, **options: Any) -> MemoryLayer:
     """A layer with room for exactly so many of the usual entries."""
-    return MemoryLayer(entries * COST, **{"clock": Clock(), **options})
+    return MemoryLayer(entries * COST, **{"clock": Clock(START), **options})
 
 
 def fill(layer: MemoryLayer, numbers: range) -> None:
@@ -71,14 +64,14 @@ class TestConformance(LayerConformance):
     stats_keys = LayerConformance.KNOWN_STATS
 
     def make_layer(self) -> MemoryLayer:
-        self.clock = Clock()
+        self.clock = Clock(START)
         return MemoryLayer("8MB", clock=self.clock)
 
     def now(self) -> float:
-        return self.clock.now
+        return self.clock.time
 
     def advance(self, seconds: float) -> bool:
-        self.clock.now += seconds
+        self.clock.time += seconds
         return True
 
 
@@ -111,14 +104,14 @@ class TestConformanceAwaited(LayerConformance):
     closed = 0
 
     async def make_layer(self) -> AwaitedMemoryLayer:
-        self.clock = Clock()
+        self.clock = Clock(START)
         return AwaitedMemoryLayer(self.clock)
 
     async def close_layer(self, layer: Any) -> None:
         type(self).closed += 1
 
     def now(self) -> float:
-        return self.clock.now
+        return self.clock.time
 
 
 class TestReading:
@@ -134,10 +127,10 @@ class TestReading:
         assert layer.peek("key") is second
 
     def test_peek_ignores_expiry_and_get_does_not(self) -> None:
-        clock = Clock()
+        clock = Clock(START)
         layer = layer_for(10, clock=clock)
         layer.set("key", entry(lifetime=10.0))
-        clock.now += 10.0
+        clock.time += 10.0
         assert layer.peek("key") is not None
         assert "key" in layer
         assert layer.get("key") is None
@@ -334,7 +327,7 @@ class TestEviction:
 
 class TestLargeEntries:
     def test_over_max_entry_is_declined(self) -> None:
-        layer = MemoryLayer("1MB", max_entry="10KB", clock=Clock())
+        layer = MemoryLayer("1MB", max_entry="10KB", clock=Clock(START))
         layer.set("fits", entry(10 * 1024))
         layer.set("over", entry(10 * 1024 + 1))
         assert "fits" in layer
@@ -342,7 +335,7 @@ class TestLargeEntries:
         assert layer.stats()["rejections"] == 1
 
     def test_over_max_entry_removes_what_was_there(self) -> None:
-        layer = MemoryLayer("1MB", max_entry="10KB", clock=Clock())
+        layer = MemoryLayer("1MB", max_entry="10KB", clock=Clock(START))
         layer.set("key", entry())
         layer.set("key", entry(20 * 1024))
         assert layer.peek("key") is None
@@ -352,7 +345,7 @@ class TestLargeEntries:
         assert MemoryLayer("64MB").max_entry == 8 * 1024 * 1024
 
     def test_what_could_never_fit_is_declined(self) -> None:
-        layer = MemoryLayer(8192, max_entry=8192, clock=Clock())
+        layer = MemoryLayer(8192, max_entry=8192, clock=Clock(START))
         fill(layer, range(5))
         layer.set("key", entry(8192))
         assert "key" not in layer
@@ -412,52 +405,52 @@ class TestLargeEntries:
 
 class TestExpiry:
     def test_writes_reclaim_what_has_expired(self) -> None:
-        clock = Clock()
+        clock = Clock(START)
         layer = layer_for(1000, clock=clock)
         for number in range(500):
             layer.set(key_for(number), entry(lifetime=60.0))
-        clock.now += 120.0
+        clock.time += 120.0
         for number in range(1000, 1100):
-            layer.set(key_for(number), entry(now=clock.now))
+            layer.set(key_for(number), entry(now=clock.time))
         assert held(layer, range(500)) == 0
         assert len(layer) == 100
         assert layer.stats()["expirations"] == 500
         assert layer.stats()["evictions"] == 0
 
     def test_one_write_reclaims_a_bounded_number(self) -> None:
-        clock = Clock()
+        clock = Clock(START)
         layer = layer_for(1000, clock=clock)
         for number in range(500):
             layer.set(key_for(number), entry(lifetime=60.0))
-        clock.now += 120.0
-        layer.set("one more", entry(now=clock.now))
+        clock.time += 120.0
+        layer.set("one more", entry(now=clock.time))
         assert 480 <= len(layer) < 501
 
     def test_reclaim_on_request(self) -> None:
-        clock = Clock()
+        clock = Clock(START)
         layer = layer_for(1000, clock=clock)
         for number in range(500):
             layer.set(key_for(number), entry(lifetime=60.0 + number % 7))
         assert layer.reclaim() == 0
-        clock.now += 120.0
+        clock.time += 120.0
         assert layer.reclaim(100) == 100
         assert layer.reclaim(limit=1000) == 400
         assert layer.reclaim() == 0
         assert layer.bytes_used == 0
 
     def test_an_entry_is_never_reclaimed_early_and_at_most_a_sixteenth_late(self) -> None:
-        clock = Clock()
+        clock = Clock(START)
         layer = layer_for(1000, clock=clock)
         for lifetime in (0.5, 1.0, 7.0, 59.9, 3600.0, 86_400.5, 31_536_000.0):
-            clock.now = START + 0.25
-            layer.set("key", entry(now=clock.now, lifetime=lifetime))
-            clock.now = START + 0.25 + lifetime * 0.999
+            clock.time = START + 0.25
+            layer.set("key", entry(now=clock.time, lifetime=lifetime))
+            clock.time = START + 0.25 + lifetime * 0.999
             assert layer.reclaim() == 0
-            clock.now = START + 0.25 + lifetime + max(1.0, lifetime / 16)
+            clock.time = START + 0.25 + lifetime + max(1.0, lifetime / 16)
             assert layer.reclaim() == 1
 
     def test_immortal_entries_take_no_bucket(self) -> None:
-        clock = Clock()
+        clock = Clock(START)
         layer = layer_for(10, clock=clock)
         layer.set("inf", entry(lifetime=float("inf")))
         layer.set("far", entry(lifetime=1e300))
@@ -465,7 +458,7 @@ class TestExpiry:
         layer.set("inf", entry(lifetime=5.0))
         assert len(layer._store.expiry.rings) == 1
         layer.set("inf", entry(lifetime=float("inf")))
-        clock.now += 1e9
+        clock.time += 1e9
         layer.reclaim()
         assert len(layer) == 2
 
@@ -478,40 +471,40 @@ class TestExpiry:
         assert layer.stats()["rejections"] == 4
 
     def test_an_expired_entry_is_evicted_before_a_live_one_and_in_spite_of_its_reads(self) -> None:
-        clock = Clock()
+        clock = Clock(START)
         layer = layer_for(20, clock=clock)
         for number in range(20):
             layer.set(key_for(number), entry(lifetime=32.0 if number < 10 else 1e6))
             layer.peek(key_for(number))
-        clock.now += 32.5  # expired, but their bucket has not ended
+        clock.time += 32.5  # expired, but their bucket has not ended
         for number in range(100, 105):
-            layer.set(key_for(number), entry(now=clock.now))
+            layer.set(key_for(number), entry(now=clock.time))
         assert held(layer, range(10, 20)) == 10
         assert held(layer, range(10)) == 5
         assert layer.stats()["expirations"] == 5
         assert layer.stats()["evictions"] == 0
 
     def test_a_wanted_entry_that_expired_comes_back_to_main(self) -> None:
-        clock = Clock()
+        clock = Clock(START)
         layer = layer_for(20, clock=clock)
         layer.set("wanted", entry(lifetime=10.0))
         layer.set("unwanted", entry(lifetime=10.0))
         layer.peek("wanted")
-        clock.now += 20.0
+        clock.time += 20.0
         assert layer.reclaim() == 2
         for key in ("wanted", "unwanted"):
-            layer.set(key, entry(now=clock.now))
+            layer.set(key, entry(now=clock.time))
         assert layer._nodes["wanted"].queue is layer._store.main
         assert layer._nodes["unwanted"].queue is layer._store.small
 
     def test_a_clock_that_goes_back_does_no_harm(self) -> None:
-        clock = Clock()
+        clock = Clock(START)
         layer = layer_for(20, clock=clock)
         layer.set("key", entry(lifetime=60.0))
-        clock.now -= 10_000.0
-        layer.set("other", entry(now=clock.now, lifetime=60.0))
+        clock.time -= 10_000.0
+        layer.set("other", entry(now=clock.time, lifetime=60.0))
         assert layer.reclaim() == 0
-        clock.now += 30_000.0
+        clock.time += 30_000.0
         assert layer.reclaim() == 2
 
 
@@ -548,23 +541,23 @@ class TestChurn:
         assert layer.bytes_used <= layer.budget
 
     def test_time_passing_does_not_gather_buckets(self) -> None:
-        clock = Clock()
+        clock = Clock(START)
         layer = layer_for(1000, clock=clock)
         rng = random.Random(4)
         for number in range(20_000):
-            clock.now += 10.0
-            layer.set(key_for(number % 100), entry(now=clock.now, lifetime=rng.uniform(1.0, 1e6)))
+            clock.time += 10.0
+            layer.set(key_for(number % 100), entry(now=clock.time, lifetime=rng.uniform(1.0, 1e6)))
         assert len(layer._store.expiry.rings) < 500
 
     def test_what_leaves_is_freed_at_once(self) -> None:
         class Value:
             pass
 
-        clock = Clock()
+        clock = Clock(START)
         layer = MemoryLayer(4096, clock=clock)
 
         def expire() -> None:
-            clock.now += 7200.0
+            clock.time += 7200.0
             layer.reclaim()
 
         gc.disable()
@@ -590,7 +583,7 @@ class TestChurn:
             gc.enable()
 
     def test_clear_leaves_nothing_to_the_garbage_collector(self) -> None:
-        layer = MemoryLayer("1GB", clock=Clock())
+        layer = MemoryLayer("1GB", clock=Clock(START))
         shared = entry()
         for number in range(100_000):
             layer.set(key_for(number), shared)
@@ -621,7 +614,7 @@ class TestChurn:
 
 class TestAccounting:
     def test_charges_key_payload_tags_and_overhead(self) -> None:
-        layer = MemoryLayer("1MB", clock=Clock())
+        layer = MemoryLayer("1MB", clock=Clock(START))
         tags = ("one", "two")
         layer.set(b"key", entry(1000, tags=tags))
         expected = OVERHEAD + sys.getsizeof(b"key") + 1000
@@ -631,7 +624,7 @@ class TestAccounting:
         assert layer.bytes_used == 0
 
     def test_a_value_without_a_size_is_estimated(self) -> None:
-        layer = MemoryLayer("1MB", clock=Clock())
+        layer = MemoryLayer("1MB", clock=Clock(START))
         layer.set("key", entry(0, value=b"x" * 5000))
         assert layer.bytes_used == OVERHEAD + sys.getsizeof("key") + sys.getsizeof(b"x" * 5000)
 
@@ -642,7 +635,7 @@ class TestAccounting:
             asked.append(value)
             return 7
 
-        layer = MemoryLayer("1MB", clock=Clock(), sizeof=sizeof)
+        layer = MemoryLayer("1MB", clock=Clock(START), sizeof=sizeof)
         layer.set("a", entry(100, value="known"))
         layer.set("b", entry(0, value="unknown"))
         assert asked == ["unknown"]
@@ -655,7 +648,7 @@ class TestAccounting:
                 raise wrong
             return int(wrong)
 
-        layer = MemoryLayer("1MB", clock=Clock(), sizeof=sizeof)
+        layer = MemoryLayer("1MB", clock=Clock(START), sizeof=sizeof)
         layer.set("key", entry(100))
         with pytest.raises((ValueError, RuntimeError)):
             layer.set("key", entry(0))
@@ -918,7 +911,7 @@ class TestThreads:
         run_threads(deleter, reader, reader)
 
     def test_a_finalizer_may_use_the_layer(self) -> None:
-        layer = MemoryLayer(4096, clock=Clock())
+        layer = MemoryLayer(4096, clock=Clock(START))
         calls: list[bool] = []
 
         class Value:

@@ -44,7 +44,7 @@ from tests.support.redis_servers import (
     ValkeyCluster,
     ValkeySentinel,
     tls_files,
-    until,
+    until_answered,
 )
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -294,7 +294,9 @@ def test_with_a_client_of_the_application(world: World, shared_valkey: SharedVal
     world.run(story())
     assert len(clients(shared_valkey, b"application")) == 1
     world.run(server.close())
-    until(lambda: not clients(shared_valkey, b"application"), "our connection to be closed")
+    until_answered(
+        lambda: not clients(shared_valkey, b"application"), "our connection to be closed"
+    )
     if not world.blocking:
         world.run(client.aclose())
     else:
@@ -348,7 +350,7 @@ def test_close_closes_and_a_later_call_connects_anew(world: World, valkey: Valke
     server = world.server(valkey.url)
     world.run(server.get(b"x"))
     world.run(server.close())
-    until(lambda: not clients(valkey), "connections to be closed")
+    until_answered(lambda: not clients(valkey), "connections to be closed")
     assert world.run(server.get(b"x")) is None
     world.run(server.close())
     world.run(server.close())
@@ -370,7 +372,7 @@ def test_each_loop_has_connections_of_its_own(valkey: Valkey):
     for thread in threads:
         thread.join(BOUND)
     assert valkey.cli("GET", "count") == b"35"
-    until(lambda: not clients(valkey), "connections to be closed")
+    until_answered(lambda: not clients(valkey), "connections to be closed")
 
 
 @pytest.mark.parametrize("name", ["loop", "threads"])
@@ -630,13 +632,13 @@ def test_a_server_held_up_by_a_script_is_as_good_as_away(world: World, valkey: V
     world.run(server.call("PING"))
     with socket.create_connection(("127.0.0.1", valkey.port)) as other:
         other.sendall(b"EVAL 'while true do end' 0\r\n")
-        until(lambda: b"BUSY" in _error(valkey, "GET", "x"), "the script to hold it up")
+        until_answered(lambda: b"BUSY" in _error(valkey, "GET", "x"), "the script to hold it up")
         for _ in range(3):
             with pytest.raises(ResponseError, match="BUSY"):
                 world.run(server.get(b"x"))
         assert state_of(server) == "open"
         valkey.cli("SCRIPT", "KILL")
-        until(lambda: not _error(valkey, "GET", "x"), "it to end")
+        until_answered(lambda: not _error(valkey, "GET", "x"), "it to end")
     assert world.run(server.call("PING", probe=True)) == b"PONG"
     assert state_of(server) == "closed"
 
@@ -792,7 +794,7 @@ def test_a_storm_of_timeouts_on_threads_mixes_up_no_replies(valkey: Valkey):
         end.wait(0.03)
         enough = sum(answered) + 20
         valkey.resume()
-        until(functools.partial(_more, answered, enough), "answers")
+        until_answered(functools.partial(_more, answered, enough), "answers")
     end.set()
     for thread in threads:
         thread.join(BOUND)
@@ -1015,7 +1017,7 @@ def test_a_master_of_a_cluster_that_dies(world: World, valkey_cluster: ValkeyClu
             return world.run(server.get_many(keys)) == keys
         return False
 
-    until(back, "all keys to be answered by who took over")
+    until_answered(back, "all keys to be answered by who took over")
 
 
 def test_nobody_of_a_cluster_is_there(world: World):
@@ -1120,4 +1122,4 @@ def test_sentinels_that_stand_still(world: World, valkey_sentinel: ValkeySentine
         return False
 
     with within(1.5):
-        until(answered, "the third Sentinel")
+        until_answered(answered, "the third Sentinel")
