@@ -1,6 +1,7 @@
 """`make bench`: run the benchmarks one after another, each in its own process.
 
-python benchmarks/run.py [hit_path] [wsgi_hit_path] [entries] [through_uvicorn] [eviction] [fleet] [telemetry]
+python benchmarks/run.py [hit_path] [wsgi_hit_path] [entries] [through_uvicorn] [eviction] [fleet] [host]
+    [host_entries] [telemetry]
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BENCHMARKS = (
-    "hit_path", "wsgi_hit_path", "entries", "through_uvicorn", "eviction", "fleet", "telemetry",
+    "hit_path", "wsgi_hit_path", "entries", "through_uvicorn", "eviction", "fleet", "host", "host_entries",
+    "telemetry",
 )  # fmt: skip
 
 

@@ -103,7 +103,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
     )),
     ("storing", (
         ("memory", _T.SIZE, "budget of the memory layer, per worker; none: 64MB"),
-        ("shared", _T.TEXT, "URL of the Redis or Valkey that all instances share"),
+        ("shared", _T.TEXT, "what instances share: host:/path for the processes of this machine, or the URL of a Redis or Valkey"),
         ("shared_namespace", _T.TEXT, "prefix of every key in the shared layer"),
         ("shared_secret", _T.HIDDEN, "secret of 16 characters or more that signs entries in the shared layer"),
         ("shared_secret_file", _T.FILE, "file that holds the secret"),
@@ -137,7 +137,7 @@ _TABLE: Final[tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...]] = (
     ("faults", (
         ("layer_timeout", _T.SECONDS, "a layer operation that takes longer counts as a miss"),
         ("origin_timeout", _T.SECONDS, "a stale response may be sent after this time; none: no limit"),
-        ("stale_if_untrusted", _T.SECONDS, "how long a stale response may be used after contact to `shared` (or to the other workers) was lost, though purges may be missed; none: never"),
+        ("stale_if_untrusted", _T.SECONDS, "how long a stale response may be used after contact to `shared` was lost, though purges may be missed; none: never"),
         ("stale_if_unreachable", _T.SECONDS, "how long a stale response may be used for an upstream that gives no response (or 502, 503, 504)"),
     )),
     ("access", (

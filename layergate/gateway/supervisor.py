@@ -30,6 +30,7 @@ from layergate.gateway.process import Life, WorkerProcess, spawn
 from layergate.gateway.reloading import Load, Reloader, log_reloaded
 from layergate.gateway.reports import Reports
 from layergate.layers.host.folder import PrivateFolder
+from layergate.sizes import parse_size
 
 __all__ = ["Supervisor"]
 
@@ -329,6 +330,15 @@ class Supervisor:
             assert self._listeners is not None
             names = ", ".join(self._listeners.names)
             _logger.info("serving on %s with %d workers", names, self._count)
+            if self._folder is not None:
+                memory = parse_size(self._reloader.options.cache.memory or "64MB", option="memory")
+                _logger.info(
+                    "memory: at most %d x %d MB, and 2 x %d MB in %s, which the workers share",
+                    self._count,
+                    memory >> 20,
+                    memory >> 20,
+                    self._folder.path,
+                )
             notify("READY=1")
 
     def _has_reloaded(self, worker: WorkerProcess, message: Mapping[str, Any]) -> None:

@@ -157,13 +157,13 @@ class HostLayer:
         if entries is None or self._pid != os.getpid():
             room = folders.room(self.path)
             size, large = min(self._size, room), min(self._large, room)
-            if size < self._size or large < self._large:
-                _logger.info(
-                    "the folder %s has room for %d and %d MB of entries",
-                    self.path,
-                    size >> 20,
-                    large >> 20,
-                )
+            _logger.info(
+                "the processes that share %s keep up to %d MB of entries there, and %d MB of large ones;"
+                " each also has a memory of its own",
+                self.path,
+                size >> 20,
+                large >> 20,
+            )
             entries = self._entries = Entries(
                 self.path, size=size, large=large, runtime=joined.joining.runtime
             )
