@@ -22,16 +22,26 @@ unexport VIRTUAL_ENV CONDA_PREFIX WEB_CONCURRENCY __PYVENV_LAUNCHER__
 .DEFAULT_GOAL := help
 # One environment, several targets: with -j two pips would install into it at once.
 .NOTPARALLEL:
-.PHONY: help test check demo demo-fleet demo-observed bench bench-against bench-gateway soak soak-gateway fuzz mutants clean
+.PHONY: help test test-systems test-frameworks check demo demo-fleet demo-observed bench bench-against bench-gateway soak soak-gateway fuzz mutants clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 
-# All of it in several processes, a file at a time (tests/conftest.py says how many and in which
-# order). With ARGS in one, as -x, --pdb and -s want it, and as a developer asks for a few tests.
-test: ## the test suite (ARGS="-k vary -x": some of it, in one process)
+# Several processes, a file at a time (tests/conftest.py says how many, and in which order). With ARGS
+# one process, as -x, --pdb and -s want it; then no test is left to another target, except for soak.
+EACH_FILE := -n auto --dist loadfile --no-loadscope-reorder
+
+test: ## the test suite without what the next two run (ARGS="-k vary -x": any tests, in one process)
 	@tools/env.sh $(VENV) test $(PYTHON)
-	$(PY) -m pytest $(or $(ARGS),-n auto --dist loadfile --no-loadscope-reorder)
+	$(PY) -m pytest $(or $(ARGS),$(EACH_FILE) -m "not (soak or systems or frameworks)")
+
+test-systems: ## the tests that drive servers and processes through faults and histories at length
+	@tools/env.sh $(VENV) test $(PYTHON)
+	$(PY) -m pytest $(EACH_FILE) -m "systems and not (soak or frameworks)" $(ARGS)
+
+test-frameworks: ## the tests that start WSGI and ASGI servers of all kinds
+	@tools/env.sh $(VENV) test $(PYTHON)
+	$(PY) -m pytest $(EACH_FILE) -m "frameworks and not soak" $(ARGS)
 
 check: ## lint, format, types, import contracts; build the wheel and use it on its own
 	@tools/env.sh $(VENV) check $(PYTHON)

@@ -6,49 +6,85 @@ tests share is started once. A port is never two workers' (`tests/support/ports.
 
 from __future__ import annotations
 
+import faulthandler
+import gc
 import os
+import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
 
+# The targets that run what `make test` leaves out, by marker (pyproject.toml describes the markers).
+# A test with several of these markers belongs to the first.
+TARGETS = {
+    "soak": "make soak",
+    "systems": "make test-systems",
+    "frameworks": "make test-frameworks",
+}
+
 # The files that take longest, the longest first. One that began last would end on its own, with
 # nothing left for the other workers. What is missing here only costs time.
 LONGEST = (
-    "processes/test_fleet.py",
-    "shared/test_log.py",
-    "layers/redis/test_client.py",
+    "scenarios/test_asgi.py",
+    "scenarios/test_wsgi.py",
+    "scenarios/test_fleet.py",
     "gateway/test_supervisor.py",
-    "processes/test_wsgi_servers.py",
-    "gateway/test_siblings.py",
-    "guarantees/test_g3_origin_faults.py",
-    "guarantees/test_g3_origin_faults.py",
-    "asgi/test_loops.py",
-    "guarantees/test_g3_stand_in.py",
+    "shared/test_log.py",
     "gateway/test_slow_large_bodies.py",
-    "guarantees/test_g7_memos.py",
-    "gateway/test_siblings_model.py",
-    "guarantees/test_g3_fleet_history.py",
-    "faults/test_fault_table.py",
-    "telemetry/test_fleet.py",
-    "shared/test_heartbeat.py",
+    "layers/redis/test_client.py",
+    "processes/test_fleet.py",
+    "http/explain/test_explain.py",
+    "guarantees/test_g3_origin_faults.py",
+    "guarantees/test_g3_stand_in.py",
+    "asgi/test_loops.py",
     "fleet/test_http.py",
+    "guarantees/test_g7_memos.py",
+    "shared/test_leases.py",
+    "gateway/test_poisoned_store.py",
+    "guarantees/test_g3_fleet_history.py",
+    "layers/redis/test_conformance.py",
+    "shared/test_example.py",
+    "faults/test_fault_table.py",
     "gateway/test_server.py",
+    "processes/test_uvicorn.py",
+    "shared/ledger/test_on_redis.py",
+    "shared/test_heartbeat.py",
     "cli/test_command.py",
+    "http/test_wire.py",
+    "shared/ledger/test_conformance.py",
+    "shared/ledger/test_model.py",
+    "shared/test_conformance.py",
+    "telemetry/test_fleet.py",
+    "guarantees/test_g9_injective_keys.py",
+    "http/rfc9111/test_end_to_end_oracle.py",
+    "layers/memory/test_memory.py",
+    "core/stack/test_stack_model.py",
+    "core/codec/test_codec.py",
+    "http/engine/test_hit_path.py",
+    "http/rfc9111/test_decision.py",
+    "shared/ledger/test_processes.py",
+    "gateway/upstreams/test_upstream.py",
+    "gateway/test_exhaustion.py",
+    "gateway/test_tunnels.py",
+    "layers/redis/test_tls.py",
+    "guarantees/test_g3_soft_purge.py",
 )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """``-n auto``: one worker more than there are processors.
+    """``-n auto``: two workers more than there are processors.
 
-    Many tests wait, for a process or for time that passes, and leave a processor to others. More
-    workers would make it wait for them instead.
+    Many tests wait, for a process or for time that passes, and leave a processor to others. Each
+    worker costs seconds, in which it imports and collects all tests.
     """
     available = getattr(os, "sched_getaffinity", None)
     processors = (os.cpu_count() or 1) if available is None else len(available(0))
-    return min(processors + 1, 8)
+    return min(processors + 2, 8)
 
 
 @pytest.hookimpl(trylast=True)
@@ -58,6 +94,77 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     rank = {HERE / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Hide the collected tests from the garbage collector.
+
+    They are several million objects that live until the end. Each collection would visit all of them,
+    and many tests call `gc.collect`.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+class _Watchdog:
+    """Prints the stack of every thread if a test hangs, as pytest's ``faulthandler_timeout`` does.
+
+    pytest starts and joins a thread for each test, which on a busy machine takes longer than most of
+    the tests here. This timer is restarted at most every ten seconds.
+    """
+
+    TIMEOUT = 180.0  # seconds
+
+    def __init__(self) -> None:
+        self._stderr = os.dup(2)  # before pytest captures it
+        self._renew = 0.0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        now = time.monotonic()
+        if now >= self._renew:
+            self._renew = now + 10.0
+            faulthandler.dump_traceback_later(self.TIMEOUT + 10.0, file=self._stderr)
+
+    def pytest_unconfigure(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        os.close(self._stderr)
+
+
+class _LeftOut:
+    """Counts the tests that the marker expression leaves to another target, and names them at the end.
+
+    With xdist, every worker collects all tests and reports the same counts, so one report is enough.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._counts: Counter[str] = Counter()
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            for marker in TARGETS:
+                if item.get_closest_marker(marker) is not None:
+                    self._counts[marker] += 1
+                    break
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        if hasattr(self._config, "workeroutput"):
+            self._config.workeroutput["left_out"] = dict(self._counts)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self._counts |= Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self._counts:
+            left = [
+                f"{self._counts[marker]} to `{target}`"
+                for marker, target in TARGETS.items()
+                if self._counts[marker]
+            ]
+            terminalreporter.write_line(f"tests left to other targets: {', '.join(left)}")
 
 
 class _Unfinished:
@@ -82,6 +189,8 @@ class _Unfinished:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_LeftOut(config))
+    config.pluginmanager.register(_Watchdog())
     gives_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
     if gives_out and not config.getoption("maxfail"):  # -x is somebody who looks at it
         config.pluginmanager.register(_Unfinished())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import layergate
+from tests import conftest
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -39,6 +40,27 @@ def test_the_version_is_the_same_in_the_package_and_in_its_metadata():
 def test_the_changelog_knows_the_version():
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert f"## [{PYPROJECT['project']['version']}]" in changelog
+
+
+def test_the_longest_test_files_exist():
+    missing = [name for name in conftest.LONGEST if not (ROOT / "tests" / name).is_file()]
+    assert not missing
+    assert len(set(conftest.LONGEST)) == len(conftest.LONGEST)
+
+
+def test_each_marker_has_a_target_that_ci_runs():
+    described = {
+        line.partition(":")[0] for line in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]
+    }
+    assert described == set(conftest.TARGETS)
+    makefile = (ROOT / "Makefile").read_text()
+    (left_out,) = re.findall(r'^\t\$\(PY\) .*-m "not \((.*)\)"', makefile, re.MULTILINE)
+    assert set(left_out.split(" or ")) == described
+    ci = (ROOT / ".ci" / "run").read_text()
+    for marker, target in conftest.TARGETS.items():
+        name = target.removeprefix("make ")
+        assert re.search(rf'^{name}:.*\n(\t.*\n)*\t.*-m "?{marker}\b', makefile, re.MULTILINE), name
+        assert re.search(rf"\b{name}\b", ci) or marker == "soak", name
 
 
 def test_py_typed_ships_in_the_wheel():

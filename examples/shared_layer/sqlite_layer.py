@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, Unpack
 
 from layergate.shared.api import Cell, CellsLayer, Joining, Limits, SystemOptions
@@ -29,51 +30,59 @@ class SqliteSystem:
     limits = Limits(largest=500_000_000)
 
     def __init__(self, path: Path, namespace: str) -> None:
-        self._path, self._namespace, self._pid = path, namespace, 0
+        self._path, self._namespace = path, namespace
+        self._pid, self._lock = os.getpid(), Lock()
+        self._file: sqlite3.Connection | None = None
 
-    def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        if self._pid != os.getpid():  # not before the first use, and anew in the child of a fork
-            self._file = sqlite3.connect(
-                self._path, isolation_level=None, timeout=1.0, check_same_thread=False
-            )
-            self._file.executescript(TABLES)
-            self._pid = os.getpid()
-        return self._file.execute(statement, values)
+    def _run(self, statement: str, *values: Any) -> tuple[list[Any], int]:
+        """The rows that it finds, and the number of rows that it changes."""
+        if self._pid != os.getpid():  # in the child of a fork, which must not use the parent's file
+            self._pid, self._lock, self._file = os.getpid(), Lock(), None
+        with self._lock:  # SQLite's file must not be used in one thread and closed in another
+            if self._file is None:
+                self._file = sqlite3.connect(
+                    self._path, isolation_level=None, timeout=1.0, check_same_thread=False
+                )
+                self._file.executescript(TABLES)
+            cursor = self._file.execute(statement, values)
+            return cursor.fetchall(), cursor.rowcount
 
     def close(self) -> None:
         if self._pid == os.getpid():
-            self._pid = 0
-            self._file.close()
+            with self._lock:
+                if self._file is not None:
+                    self._file.close()
+                self._file = None
 
     # -- Blobs
     def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         marks = ",".join("?" * len(names))
         query = f"SELECT name, data FROM blobs WHERE until > ? AND name IN ({marks})"  # noqa: S608
-        found: dict[str, bytes] = dict(self._run(query, time.time(), *names).fetchall())
+        found: dict[str, bytes] = dict(self._run(query, time.time(), *names)[0])
         return [found.get(name) for name in names]
 
     def set(self, name: str, data: bytes, seconds: float) -> None:
         self._run("REPLACE INTO blobs VALUES (?, ?, ?)", name, data, time.time() + seconds)
 
     def delete(self, name: str) -> bool:
-        return self._run("DELETE FROM blobs WHERE name = ?", name).rowcount > 0
+        return self._run("DELETE FROM blobs WHERE name = ?", name)[1] > 0
 
     def clear(self) -> None:
         self._run("DELETE FROM blobs WHERE name GLOB ?", f"{self._namespace}:*")
 
     # -- Cells
     def load(self, name: str) -> Cell | None:
-        row = self._run("SELECT data, tag FROM cells WHERE name = ?", name).fetchone()
-        return None if row is None else Cell(*row)
+        rows, _ = self._run("SELECT data, tag FROM cells WHERE name = ?", name)
+        return Cell(*rows[0]) if rows else None
 
     def swap(self, name: str, tag: Any, data: bytes) -> bytes | None:
         new = os.urandom(16)  # so a tag never repeats
         if tag is None:
-            done = self._run("INSERT OR IGNORE INTO cells VALUES (?, ?, ?)", name, data, new)
+            _, done = self._run("INSERT OR IGNORE INTO cells VALUES (?, ?, ?)", name, data, new)
         else:
             change = "UPDATE cells SET data = ?, tag = ? WHERE name = ? AND tag = ?"
-            done = self._run(change, data, new, name, tag)
-        return new if done.rowcount else None
+            _, done = self._run(change, data, new, name, tag)
+        return new if done else None
 
     def put(self, name: str, data: bytes) -> None:
         self._run("REPLACE INTO cells VALUES (?, ?, ?)", name, data, os.urandom(16))

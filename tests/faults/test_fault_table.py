@@ -24,7 +24,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-FAULT = 1.2  # seconds
+FAULT = 0.9  # seconds
 MAX_DISCONNECTED = 0.6  # seconds: the fault lasts beyond it
 CLIENTS = 6  # per app
 HOT = [f"/hot/{number}" for number in range(50)]

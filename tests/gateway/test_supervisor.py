@@ -34,8 +34,10 @@ def workers(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-def ones(*numbers: int) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("workers", numbers, indirect=True)
+def ones(*numbers: int, systems: tuple[int, ...] = ()) -> pytest.MarkDecorator:
+    """With so many workers; with those in ``systems`` in `make test-systems` only."""
+    rest = [pytest.param(number, marks=pytest.mark.systems) for number in systems]
+    return pytest.mark.parametrize("workers", [*numbers, *rest], indirect=True)
 
 
 # --------------------------------------------------------------------------------------- starting
@@ -62,8 +64,12 @@ async def test_it_serves_with_so_many_processes_and_stops(tmp_path, workers):
     ("fault", "said"),
     [
         ("start:config", "the gateway cannot run: .*upstreams must be something else"),
-        ("ready:config", "the gateway cannot run: .*upstreams must be something else"),
-        ("start:bug", "RuntimeError: a bug"),
+        pytest.param(
+            "ready:config",
+            "the gateway cannot run: .*upstreams must be something else",
+            marks=pytest.mark.systems,
+        ),
+        pytest.param("start:bug", "RuntimeError: a bug", marks=pytest.mark.systems),
     ],
 )
 async def test_one_that_cannot_start_says_why_and_ends(tmp_path, workers, fault, said):
@@ -89,7 +95,7 @@ async def test_one_whose_worker_ends_before_it_is_ready_says_so(tmp_path):
 
 
 @ones(1, 2)
-@pytest.mark.parametrize("reuses", [False, True])
+@pytest.mark.parametrize("reuses", [False, pytest.param(True, marks=pytest.mark.systems)])
 async def test_a_port_in_use_is_an_error_that_names_it(tmp_path, workers, reuses):
     with socket.create_server((HOST, 0), reuse_port=reuses) as taken:
         gateway = Gateway(tmp_path, workers=workers)
@@ -101,7 +107,7 @@ async def test_a_port_in_use_is_an_error_that_names_it(tmp_path, workers, reuses
         assert f"cannot listen on {name}: Address already in use" in gateway.log()
 
 
-@ones(1, 2)
+@ones(2, systems=(1,))
 async def test_a_second_gateway_on_the_port_does_not_start(tmp_path, workers):
     async with Gateway(tmp_path, workers=workers) as gateway:
         (tmp_path / "other").mkdir()
@@ -114,7 +120,7 @@ async def test_a_second_gateway_on_the_port_does_not_start(tmp_path, workers):
         assert (await gateway.get("/x")).status == 200
 
 
-@ones(1, 2)
+@ones(1, systems=(2,))
 async def test_a_unix_socket_that_was_left_behind_is_replaced_and_a_live_one_is_not(
     tmp_path, workers
 ):
@@ -176,7 +182,9 @@ async def test_systemd_is_told(tmp_path):
 
 
 @ones(1, 2)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.systems)]
+)
 async def test_what_is_under_way_is_finished(tmp_path, workers, number):
     async with Gateway(tmp_path, workers=workers, drain_timeout=20.0) as gateway:
         gate = gateway.origin.gated("/slow")
@@ -199,7 +207,7 @@ async def test_what_is_under_way_is_finished(tmp_path, workers, number):
         assert "killed" not in gateway.log()
 
 
-@ones(1, 2)
+@ones(2, systems=(1,))
 async def test_what_takes_longer_is_cut(tmp_path, workers):
     async with Gateway(tmp_path, workers=workers, drain_timeout=0.3) as gateway:
         gate = gateway.origin.gated("/slow")
@@ -212,7 +220,7 @@ async def test_what_takes_longer_is_cut(tmp_path, workers):
                 assert (await connection.answer()).status >= 500
 
 
-@ones(1, 2)
+@ones(2, systems=(1,))
 async def test_the_second_signal_cuts_at_once(tmp_path, workers):
     async with Gateway(tmp_path, workers=workers, drain_timeout=600.0) as gateway:
         gate = gateway.origin.gated("/slow")
@@ -289,6 +297,7 @@ async def test_connections_that_wait_for_a_worker_that_died_are_taken_by_its_rep
             await connection.__aexit__()
 
 
+@pytest.mark.systems
 async def test_a_worker_that_is_told_to_end_is_replaced_before_it_has(tmp_path):
     async with Gateway(tmp_path, drain_timeout=20.0) as gateway:
         gate = gateway.origin.gated("/slow")
@@ -307,6 +316,7 @@ async def test_a_worker_that_is_told_to_end_is_replaced_before_it_has(tmp_path):
         await until(lambda: len(gateway.pids()) == 2)
 
 
+@pytest.mark.systems
 async def test_one_that_keeps_ending_is_started_ever_later_and_the_others_serve(tmp_path):
     async with Gateway(tmp_path) as gateway:
         gateway.faults.write_text("start:exit")
@@ -323,6 +333,7 @@ async def test_one_that_keeps_ending_is_started_ever_later_and_the_others_serve(
             assert len(connections) == 2
 
 
+@pytest.mark.systems
 async def test_all_may_end_at_once(tmp_path):
     async with Gateway(tmp_path, workers=2) as gateway:
         before = gateway.pids()
@@ -375,6 +386,7 @@ async def test_a_worker_that_is_not_ready_in_time_is_one_that_cannot_start(insid
     assert "it was not ready within 1 s" in inside.log()
 
 
+@pytest.mark.systems
 async def test_a_worker_that_sends_what_cannot_be_is_replaced(inside, caplog):
     options = options_of(str(inside.file))
     running_it = Supervisor(options, lambda: options, worker=WORKER)
@@ -431,7 +443,7 @@ WRONG: list[tuple[str | None, str]] = [
 ]
 
 
-@ones(1, 2)
+@ones(2, systems=(1,))
 async def test_wrong_settings_change_nothing(tmp_path, workers):
     async with Gateway(tmp_path, workers=workers, rules=[RULE]) as gateway:
         silent(gateway)
@@ -452,7 +464,7 @@ async def test_wrong_settings_change_nothing(tmp_path, workers):
         assert "Traceback" not in gateway.log()
 
 
-@ones(1, 2)
+@ones(2, systems=(1,))
 async def test_what_cannot_change_is_named_and_the_rest_holds(tmp_path, workers):
     async with Gateway(tmp_path, workers=workers) as gateway:
         silent(gateway)
@@ -483,6 +495,7 @@ async def test_what_cannot_change_is_named_and_the_rest_holds(tmp_path, workers)
                     assert list(stats["layers"]) == ["memory", "host"]
 
 
+@pytest.mark.systems
 async def test_a_worker_that_starts_later_has_the_new_settings(tmp_path):
     async with Gateway(tmp_path) as gateway:
         silent(gateway)
@@ -496,6 +509,7 @@ async def test_a_worker_that_starts_later_has_the_new_settings(tmp_path):
         assert await hit_everywhere(gateway, "/ruled") == [True, True]
 
 
+@pytest.mark.systems
 async def test_a_worker_that_cannot_take_them_is_replaced_by_one_that_starts_with_them(tmp_path):
     async with Gateway(tmp_path) as gateway:
         silent(gateway)
@@ -508,6 +522,7 @@ async def test_a_worker_that_cannot_take_them_is_replaced_by_one_that_starts_wit
         assert await hit_everywhere(gateway, "/ruled") == [True, True]
 
 
+@pytest.mark.systems
 async def test_reloads_that_come_together_are_one_after_the_other(tmp_path):
     async with Gateway(tmp_path) as gateway:
         silent(gateway)

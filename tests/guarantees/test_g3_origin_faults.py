@@ -804,6 +804,7 @@ async def test_nothing_purged_stands_in_for_an_origin_that_fails(tmp_path):
         assert set(story.troubles) == set(ONE_OF_EACH)
 
 
+@pytest.mark.systems
 async def test_what_an_option_allows_to_stand_in_is_found(tmp_path):
     """The checker sees what `stale_if_untrusted` is warned of."""
     options = {**OPTIONS, "stale_if_untrusted": 3600.0}

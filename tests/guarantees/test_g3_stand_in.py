@@ -44,7 +44,9 @@ class Changing:
 # -- processes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["uvicorn", "gunicorn"])
+@pytest.mark.parametrize(
+    "kind", ["uvicorn", pytest.param("gunicorn", marks=pytest.mark.frameworks)]
+)
 @pytest.mark.parametrize(
     ("headers", "options"),
     [

@@ -120,6 +120,7 @@ class Hammer:
 # ------------------------------------------------------------------------------------- one fetch
 
 
+@pytest.mark.systems
 async def test_two_thousand_requests_cost_one_call(eight):
     assert the_body(await eight.burst("/fast", 2000)) == b"/fast 1"
     assert eight.origin.calls["/fast"] == 1
@@ -315,6 +316,7 @@ async def test_asgi_and_wsgi_share(tmp_path, shared_valkey):
         assert await versions.read(fleet) == {9}
 
 
+@pytest.mark.systems
 async def test_values_are_shared(tmp_path, shared_valkey):
     layer = {"namespace": shared_valkey.namespace, "max_disconnected": 1.0}
     async with Fleet(tmp_path, shared_valkey.url, kinds=["stack"] * 3, layer=layer) as fleet:
@@ -328,6 +330,7 @@ async def test_values_are_shared(tmp_path, shared_valkey):
             assert fleet.origin.calls["/page"] == number
 
 
+@pytest.mark.frameworks
 async def test_gevent_shares(tmp_path, shared_valkey):
     kinds = ["gunicorn-gevent", "gunicorn-gevent", "uvicorn"]
     layer = {"namespace": shared_valkey.namespace, "max_disconnected": 1.0}
@@ -343,6 +346,7 @@ async def test_gevent_shares(tmp_path, shared_valkey):
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="pyuwsgi has no wheels for this Python")
+@pytest.mark.frameworks
 async def test_a_server_without_threads_is_not_waited_for_and_serves_nothing_old(
     tmp_path, shared_valkey
 ):
@@ -362,6 +366,7 @@ async def test_a_server_without_threads_is_not_waited_for_and_serves_nothing_old
         assert fleet.origin.calls["/burst"] == 1
 
 
+@pytest.mark.frameworks
 async def test_workers_forked_from_a_parent_that_used_it_are_instances(tmp_path, valkey):
     options: dict[str, Any] = {"layer": {"max_disconnected": 1.0}, "warm": False}
     async with Fleet(tmp_path, valkey.url, kinds=["uvicorn"], **options) as fleet:
@@ -488,6 +493,7 @@ async def final(fleet: Fleet) -> None:
         raise AssertionError(f"not final everywhere, but {purged}\n{logs}") from None
 
 
+@pytest.mark.systems
 async def test_redis_comes_late_goes_and_comes_back_empty(tmp_path):
     # The port is told to others before it listens there: it must not take another one.
     with Valkey(tmp_path, port=free_port(), start=False) as valkey:
@@ -553,6 +559,7 @@ async def loses_its_master(
 MIXED = ["uvicorn", "uvicorn", "gunicorn"]
 
 
+@pytest.mark.systems
 async def test_a_cluster_that_loses_the_master_of_the_log(tmp_path, valkey_cluster):
     layer = {"max_disconnected": 1.0}
     async with Fleet(tmp_path, valkey_cluster.url, kinds=MIXED, layer=layer) as fleet:
@@ -560,6 +567,7 @@ async def test_a_cluster_that_loses_the_master_of_the_log(tmp_path, valkey_clust
         await loses_its_master(fleet, valkey_cluster, master)
 
 
+@pytest.mark.systems
 async def test_sentinels_that_replace_the_master(tmp_path, valkey_sentinel):
     layer = {"max_disconnected": 1.0}
     async with Fleet(tmp_path, valkey_sentinel.url, kinds=MIXED, layer=layer) as fleet:

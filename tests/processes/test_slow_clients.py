@@ -59,7 +59,15 @@ def stuck(server: Running, path: str) -> socket.socket:
     return client
 
 
-@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "uvicorn-httptools",
+        "gunicorn-gthread",
+        pytest.param("uvicorn-h11", marks=pytest.mark.frameworks),
+        pytest.param("waitress", marks=pytest.mark.frameworks),
+    ],
+)
 def test_a_client_that_takes_nothing_is_left_behind(name: str, tmp_path: Path) -> None:
     """24 MB, more than is stored: three clients read, and a fourth takes nothing."""
     whole = b"".join(
@@ -89,7 +97,7 @@ def test_a_client_that_takes_nothing_is_left_behind(name: str, tmp_path: Path) -
         client.close()
 
 
-@pytest.mark.parametrize("http", ["h11", "httptools"])
+@pytest.mark.parametrize("http", ["httptools", pytest.param("h11", marks=pytest.mark.frameworks)])
 def test_slow_readers_of_a_hit_hold_no_copies(http: str, tmp_path: Path) -> None:
     """Sixty of 8 MB held 480 MB."""
     with serving(uvicorn(http), tmp_path) as server:
@@ -105,7 +113,7 @@ def test_slow_readers_of_a_hit_hold_no_copies(http: str, tmp_path: Path) -> None
         assert held < 60 * 1024 * 1024
 
 
-@pytest.mark.parametrize("worker", ["sync", "gthread"])
+@pytest.mark.parametrize("worker", ["gthread", pytest.param("sync", marks=pytest.mark.frameworks)])
 def test_a_client_that_leaves_a_stream_frees_the_thread(worker: str, tmp_path: Path) -> None:
     """A response of twenty seconds, whose client leaves after the first part."""
     options = ("--threads", "1") if worker == "gthread" else ()

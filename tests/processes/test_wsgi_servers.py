@@ -132,7 +132,16 @@ def serving(kind: Kind, tmp_path: Path) -> Iterator[Running]:
         process.wait(10)
 
 
-@pytest.mark.parametrize("name", SERVERS)
+ALWAYS = "gunicorn-gthread"  # the others in `make test-frameworks`
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == ALWAYS else pytest.mark.frameworks)
+        for name in SERVERS
+    ],
+)
 def test_server(name: str, tmp_path: Path) -> None:
     with serving(SERVERS[name], tmp_path) as server:
         try:

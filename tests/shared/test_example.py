@@ -8,6 +8,8 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
+
 from layergate import CacheStack, MemoryLayer
 from layergate.core.events import Counters
 from layergate.core.invalidation import Invalidations
@@ -54,6 +56,10 @@ class TestCells(_InAFile, CellsConformance):
 
 
 class TestJournal(_InAFile, JournalConformance):
+    @pytest.mark.systems
+    def test_no_purge_is_final_too_soon_while_members_live_and_are_killed(self) -> None:
+        super().test_no_purge_is_final_too_soon_while_members_live_and_are_killed()
+
     def make_journal(self) -> Journal:
         return journal_of(self.path)
 

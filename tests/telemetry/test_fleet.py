@@ -182,7 +182,9 @@ async def test_an_instance_that_cannot_apply_what_it_hears_of_lags(sdk: Sdk, val
 # -- processes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["uvicorn", "gunicorn"])
+@pytest.mark.parametrize(
+    "kind", ["uvicorn", pytest.param("gunicorn", marks=pytest.mark.frameworks)]
+)
 async def test_two_processes_one_trace_of_links(
     kind: str, tmp_path: Path, shared_valkey: Any
 ) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 PAGE = "one page, large enough to be compressed " * 20
 
 
-@pytest.mark.parametrize("side", ["wsgi", "asgi"])
+@pytest.mark.parametrize("side", ["wsgi", pytest.param("asgi", marks=pytest.mark.frameworks)])
 def test_a_revalidation_costs_one_call(side: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", __file__, side],

@@ -241,7 +241,7 @@ NAME_TUPLES = st.sampled_from(
 )
 
 
-@settings(hostile, max_examples=600)
+@settings(hostile, max_examples=300)
 @given(NAME_TUPLES, REQUESTS, REQUESTS)
 def test_secondary_keys_are_injective(names, one, other):
     def normalized(request):

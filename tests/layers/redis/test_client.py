@@ -225,6 +225,7 @@ def test_connections_show_who_they_are(world: World, valkey: Valkey):
     world.run(server.get(b"x"))
     (line,) = clients(valkey)
     assert b"name=layergate-test" in line
+    assert b"lib-ver=" + redis.__version__.encode() in line
     named = world.server(valkey.url + "?client_name=shop")
     world.run(named.get(b"x"))
     assert len(clients(valkey, b"shop")) == 1

@@ -1,8 +1,8 @@
 """Histories that nobody has thought of: see `tests.shared.ledger.simulation`.
 
-Each seed is a world of its own: a kind of store, configurations, and the faults that happen in it. The
-first tests are few and run always; `make soak` runs thousands. The last ones take a rule out, and
-see that the search finds that.
+Each seed is a world of its own: a kind of store, configurations, and the faults that happen in it. A
+few run always, hundreds in `make test-systems`, and thousands in `make soak`. The last tests take a rule
+out, and see that the search finds that.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ STEPS = 400
 SEEDS = 100  # in one test
 
 
+def from_seed(number: int, *, systems: int, soak: int) -> Any:
+    """A parameter that `make test-systems` or `make soak` runs, from these numbers on."""
+    marks = [pytest.mark.soak] if number >= soak else [pytest.mark.systems] * (number >= systems)
+    return pytest.param(number, marks=marks)
+
+
 def explore(seeds: range, **options: Any) -> int:
     """How many purges were final in these worlds. Raises Violation."""
     finals = 0
@@ -43,19 +49,13 @@ def explore(seeds: range, **options: Any) -> int:
     return finals
 
 
-@pytest.mark.parametrize(
-    "block",
-    [pytest.param(block, marks=() if block < 2 else pytest.mark.soak) for block in range(100)],
-)
+@pytest.mark.parametrize("block", [from_seed(block, systems=1, soak=5) for block in range(100)])
 def test_no_final_purge_is_undone(block: int) -> None:
     finals = explore(range(block * SEEDS, (block + 1) * SEEDS))
     assert finals > SEEDS, "the histories prove nothing"
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [pytest.param(seed, marks=() if seed < 25 else pytest.mark.soak) for seed in range(500)],
-)
+@pytest.mark.parametrize("seed", [from_seed(seed, systems=10, soak=50) for seed in range(500)])
 def test_in_the_end_all_is_well(seed: int) -> None:
     """Whatever happened: once the store answers, all trust what they hold, and purges are final."""
     world = World.of(seed)

@@ -369,7 +369,12 @@ EVENTS = {
 
 @pytest.mark.parametrize(
     "seed",
-    [pytest.param(seed, marks=() if seed < 8 else pytest.mark.soak) for seed in range(80)],
+    [
+        pytest.param(
+            seed, marks=pytest.mark.soak if seed >= 16 else [pytest.mark.systems] * (seed >= 4)
+        )
+        for seed in range(80)
+    ],
 )
 def test_they_agree(shared_valkey: SharedValkey, seed: int) -> None:
     async def scenario() -> None:
