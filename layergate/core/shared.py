@@ -18,7 +18,16 @@ from layergate.core.invalidation import Invalidation, Invalidations, PurgeReceip
 from layergate.core.layer import Key, Layer
 from layergate.core.ports import Runtime
 
-__all__ = ["Joining", "Lease", "Leases", "Log", "ReportingLayer", "SharedLayer", "Waited"]
+__all__ = [
+    "Joining",
+    "Lease",
+    "Leases",
+    "Log",
+    "MappedLog",
+    "ReportingLayer",
+    "SharedLayer",
+    "Waited",
+]
 
 
 class Log(Protocol):
@@ -68,6 +77,22 @@ class Log(Protocol):
         ...
 
     def stats(self) -> Mapping[str, int | float]: ...
+
+
+@runtime_checkable
+class MappedLog(Log, Protocol):
+    """A log whose end lies in memory that processes share. The hit path then need not call anything: what
+    is held can be relied on until ``until`` while ``end[0]`` equals ``applied``. If it does not, or the time
+    has passed, `look` decides."""
+
+    @property
+    def end(self) -> Sequence[int]: ...
+
+    @property
+    def applied(self) -> int: ...
+
+    @property
+    def until(self) -> float: ...
 
 
 class Waited(enum.Enum):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
+from layergate.core.shared import MappedLog
 from layergate.core.stack import Stack
 from layergate.http.engine.added_lines import AGES, MEMO, age_line
 from layergate.http.engine.hit_for_miss import WITH_COOKIE
@@ -41,6 +42,7 @@ class HitPath:
         "_hit_lines",
         "_invalidations",
         "_limits",
+        "_mapped_log",
         "_monotonic",
         "_now",
         "_obeys",
@@ -61,7 +63,8 @@ class HitPath:
         self._top_peek = stack.top_peek
         self._top = stack.layers[0].name
         self._invalidations = stack.invalidations
-        self._shared_log = stack.shared_log
+        log = self._shared_log = stack.shared_log
+        self._mapped_log = log if isinstance(log, MappedLog) else None
         self._counters = stack.counters
         self._now = stack.runtime.now
         self._monotonic = stack.runtime.monotonic
@@ -80,7 +83,7 @@ class HitPath:
         self._hit_lines = settings.status.hits
         self._secondaries = {}  # after the options, which a thread may be making one by
 
-    def peek(
+    def peek(  # noqa: C901 - written out for speed
         self, key: bytes, fields: Mapping[bytes, bytes]
     ) -> tuple[StoredResponse, Lines] | HitForMiss | None:
         """The stored response and the lines to send, if this is a plain fresh hit in the top layer.
@@ -92,8 +95,14 @@ class HitPath:
         """
         # Written for speed: what `stack.peek` and a few helpers would do stands here in line.
         log = self._shared_log
-        if log is not None and self._monotonic() >= log.trusted_until and not log.look():
-            return None
+        if log is not None:
+            mapped = self._mapped_log
+            if mapped is None:
+                if self._monotonic() >= log.trusted_until and not log.look():
+                    return None
+            elif mapped.end[0] != mapped.applied or self._monotonic() >= mapped.until:
+                if not log.look():
+                    return None
         try:
             entry = self._top_peek(key)
             if entry is None:

@@ -102,10 +102,10 @@ class HostLog:
         self._members = Members(folder)
         self._lock = joining.runtime.lock()
         self._file: JournalFile | None = None
-        # The page of `_file`, or of the last one: reading it needs no check that there is one.
-        self._words = memoryview(bytes(4096)).cast("Q")
-        self._applied = 0  # the virtual offset behind the last record that was applied here
-        self._until = _NEVER
+        # Of the page of `_file`, or of the last one: reading it needs no check that there is one.
+        self.end = memoryview(bytes(8)).cast("Q")
+        self.applied = 0  # the virtual offset behind the last record that was applied here
+        self.until = _NEVER
         self._opened = 0.0  # when `_file` was opened
         self._retry_at = _NEVER
         self._pid = os.getpid()
@@ -122,9 +122,9 @@ class HostLog:
     @property
     def trusted_until(self) -> float:
         """See `Log.trusted_until`. Applies what is new."""
-        if self._words[END] != self._applied:
+        if self.end[0] != self.applied:
             self._take()
-        return self._until
+        return self.until
 
     def look(self) -> bool:
         """See `Log.look`: compares the file with the one at the path."""
@@ -141,7 +141,7 @@ class HostLog:
         with self._lock:
             if self._file is not file:  # another thread has gone over to another file
                 return False
-            self._until = max(self._until, now + BOUND)
+            self.until = max(self.until, now + BOUND)
         return self.trusted_until > now
 
     async def catch_up(self) -> bool:
@@ -198,14 +198,14 @@ class HostLog:
     async def leave(self) -> None:
         """See `Log.leave`."""
         with self._lock:
-            self._until = _NEVER
+            self.until = _NEVER
             self._close()
 
     def forked(self) -> None:
         """See `Log.forked`. What was applied stays, for the child holds what its parent held."""
         self._pid = os.getpid()
         self._lock = self._runtime.lock()
-        self._until = self._retry_at = _NEVER
+        self.until = self._retry_at = _NEVER
         if self._answering is not None:
             self._answering.forked()
             self._answering = None
@@ -219,8 +219,8 @@ class HostLog:
         trusted = self._monotonic() < self.trusted_until or self.look()
         return {
             "log_trusted": int(trusted),
-            "log_position": self._applied,
-            "log_lag": max(0, self._words[END] - self._applied),
+            "log_position": self.applied,
+            "log_lag": max(0, self.end[0] - self.applied),
             "log_pending": len(self._outbox),
             "log_replaced": max(0, self._files - 1),
             "members": self._counted(),
@@ -261,7 +261,7 @@ class HostLog:
                 self._replace(error, over=True)
                 continue
             if file.is_current():
-                self._until = max(self._until, now + BOUND)
+                self.until = max(self.until, now + BOUND)
                 return file
         raise Damaged(f"{self._path} is replaced again and again")
 
@@ -295,13 +295,13 @@ class HostLog:
     def _resume(self, file: JournalFile) -> None:
         """Go on in the same log: in the child of a fork, or after `leave`."""
         self._close()
-        self._words = file.words
+        self.end = file.words[END : END + 1]
         self._adopt(file)
 
     def _begin(self, file: JournalFile) -> None:
         """Go over to another log. Everything that is held is dropped, and nothing is trusted meanwhile."""
         self._close()
-        self._until = _NEVER
+        self.until = _NEVER
         oldest, records = file.oldest, None
         for _ in range(_RETRIES):
             oldest, end = file.oldest, file.end
@@ -316,8 +316,8 @@ class HostLog:
         self.positions.begin(file.incarnation, base, oldest)
         for position, data in records or ():
             self._apply(file, position, data)
-        self._applied = end
-        self._words = file.words
+        self.applied = end
+        self.end = file.words[END : END + 1]
         self._files += 1
         if self._files > 1:
             self._events.append(("log_reset", {}))
@@ -349,23 +349,23 @@ class HostLog:
         """Apply what is new in the file that is followed."""
         for _ in range(_RETRIES):
             end = file.end
-            if end == self._applied:
+            if end == self.applied:
                 return
-            records = file.read(self._applied, end)
+            records = file.read(self.applied, end)
             if records is not None:
                 for position, data in records:
                     self._apply(file, position, data)
-                self._applied = end
+                self.applied = end
                 return
             # The end may have been half written when it was read.
             if file.end == end:
                 break
         end = file.end
-        if end < self._applied:
+        if end < self.applied:
             raise Damaged("it has become shorter")
         # Overwritten before they were read here, or damaged: nobody knows what was purged.
         self._invalidations.rise(self.positions.local(end))
-        self._applied = end
+        self.applied = end
         self._events.append(("log_trimmed", {}))
 
     def _apply(self, file: JournalFile, position: int, data: bytes) -> None:
@@ -385,16 +385,16 @@ class HostLog:
             with self._lock:
                 file = self._file
                 if file is None:
-                    self._until = _NEVER
+                    self.until = _NEVER
                     return
                 try:
                     self._catch(file)
                 except Damaged as error:  # `ready` replaces it
-                    self._until = _NEVER
+                    self.until = _NEVER
                     self._close()
                     self._events.append(_fault(error))
         except OSError as error:
-            self._until = _NEVER
+            self.until = _NEVER
             self._failed(error)
         finally:
             self._tell()

@@ -381,7 +381,7 @@ def test_a_writer_killed_between_any_two_stores(
         shutil.rmtree(folder, ignore_errors=True)
         other, victim = Process(folder).join(), Process(folder).join()
         if full:  # an append overwrites old records, and turns from the end to the beginning
-            while other.log._words[journal.END] < 2 * RING - 60_000:
+            while other.log.end[0] < 2 * RING - 60_000:
                 other.purge(*(f"{each}" + "x" * 7900 for each in range(7)))
             other.purge("y" * 3000)
         entry, kept = other.fetched("a"), other.fetched("b")
