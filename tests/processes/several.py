@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from layergate import Admin, LayerGate
+from layergate import Admin, LayerGate, MemoryLayer
+from layergate.layers.host import HostLayer
 from layergate.wsgi import LayerGate as WsgiLayerGate
 
-OPTIONS: dict[str, Any] = {"admin": Admin(token="s3cret"), "shared": os.environ.get("SHARED")}
+
+def options() -> dict[str, Any]:
+    own: dict[str, Any] = {"admin": Admin(token="s3cret"), "shared": os.environ.get("SHARED")}
+    if "LAYERS" in os.environ:
+        own["layers"] = [MemoryLayer("1MB"), HostLayer(os.environ["LAYERS"])]
+    return own
 
 
 async def answer(scope, receive, send):
@@ -26,5 +32,5 @@ def answer_wsgi(environ, start_response):
     return [b"up"]
 
 
-asgi = LayerGate(answer, **OPTIONS)
-wsgi = WsgiLayerGate(answer_wsgi, **OPTIONS)
+asgi = LayerGate(answer, **options())
+wsgi = WsgiLayerGate(answer_wsgi, **options())
