@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -28,12 +30,15 @@ from layergate.layers.memory import MemoryLayer
 from layergate.layers.schemes import layer_of
 from layergate.runtime.blocking import run_blocking
 from layergate.runtime.loop import LoopRuntime
+from layergate.runtime.processes import REMEDY, several_processes
 from layergate.runtime.threads import ThreadRuntime
+from layergate.runtime.uwsgi import uwsgi_processes
 from layergate.telemetry import logs, telemetry_of
 
 __all__ = ["CacheStack", "HttpCache", "world_of", "wrong_world"]
 
 _logger = logging.getLogger("layergate")
+_told: set[str] = set()
 
 
 class CacheStack(Loader):
@@ -139,6 +144,9 @@ class HttpCache(Cache):
         if reporting:
             reporting[0].report_with(self.stats)
             self.reporter = partial(_report, reporting[0])
+        if stack.shared_log is None and log is None:
+            self.several = _Several(warn=checked.shared is None)
+            self.several(None)
         if isinstance(self.runtime, ThreadRuntime):
             self.runtime.on_fork(self.forked)
             if stack.shared_log is not None:
@@ -216,6 +224,32 @@ class HttpCache(Cache):
     def _farewell(self) -> None:
         """Leave the fleet, so that neither purges nor fetches wait for a process that has ended."""
         run_blocking(self.stack.leave(ended=True))
+
+
+class _Several:
+    """`Cache.several` of a cache that shares nothing. Logs what it finds, once in a process."""
+
+    def __init__(self, *, warn: bool) -> None:
+        self._pid = os.getpid()
+        self._warn = warn
+
+    def __call__(self, multiprocess: bool | None) -> str | None:
+        found = several_processes(
+            sys.argv,
+            os.environ,
+            multiprocess=multiprocess,
+            uwsgi=uwsgi_processes(),
+            forked=os.getpid() != self._pid,
+        )
+        if found is not None and self._warn and "several" not in _told:
+            _told.add("several")
+            _logger.warning(
+                "several processes serve this app (%s), each has a cache of its own, and a purge reaches"
+                " only the process that makes it: %s",
+                found,
+                REMEDY,
+            )
+        return found
 
 
 def world_of(app: object) -> str | None:

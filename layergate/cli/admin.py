@@ -93,6 +93,10 @@ def run_purge(arguments: argparse.Namespace) -> int:
         print(printable(f"purged: {applied} of {instances} instances have applied it"))
         for line in _met(result):
             print(printable(line))
+    purged = answer.get("result")
+    if status == 202 and isinstance(purged, dict) and purged.get("scope") == "process":
+        print("layergate: other processes keep what they hold; share a cache", file=sys.stderr)
+        return 3
     if status == 202:
         print("layergate: not yet confirmed by every instance; it is made up for", file=sys.stderr)
         return 3

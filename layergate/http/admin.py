@@ -38,6 +38,10 @@ _LISTS: Final = ("tags", "files", "prefixes", "hosts", "patterns")
 _FLAGS: Final = ("purge_everything", "soft")
 _SCHEMES: Final = "schemes"
 MAX_EXPLAIN: Final = 64 * 1024  # bytes; the heads of a request and a response are far smaller
+_HERE_ONLY: Final = (
+    "applied in the process {} only; other processes serve this app too ({}), and keep what they hold; add"
+    ' shared="host" or shared="redis://..."'
+)
 _EXPLAINED: Final = ("url", "method", "headers", "known_user", "response")
 
 
@@ -79,16 +83,25 @@ class AdminEndpoint:
             return _answer(403, errors=["wrong token"])
         return None
 
-    async def handle(self, method: str, path: str, body: bytes, read: ReadAsked) -> Served:
+    async def handle(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        read: ReadAsked,
+        *,
+        multiprocess: bool | None = None,
+    ) -> Served:
         """The answer to an authorized request to the endpoint.
 
         ``read``: makes the `Request` that the middleware would make of a described request.
+        ``multiprocess``: what the server says about other processes; None if it says nothing.
         """
         action = path[len(self._admin.path) :].strip("/")
         if action == "purge":
             if method != "POST":
                 return _answer(405, errors=["use POST"], extra=[(b"allow", b"POST")])
-            return await self._purge(body)
+            return await self._purge(body, multiprocess)
         if action == "explain":
             if method != "POST":
                 return _answer(405, errors=["use POST"], extra=[(b"allow", b"POST")])
@@ -96,7 +109,10 @@ class AdminEndpoint:
         if action == "stats":
             if method not in ("GET", "HEAD"):
                 return _answer(405, errors=["use GET"], extra=[(b"allow", b"GET, HEAD")])
-            return _json(200, await self._cache.report(), head=method == "HEAD")
+            report = dict(await self._cache.report())
+            if self._cache.reporter is None:
+                report["process"] = _own_process()
+            return _json(200, report, head=method == "HEAD")
         known = "purge, stats and explain"
         return _answer(404, errors=[f"no such endpoint: {action!r}; there are {known}"])
 
@@ -121,10 +137,9 @@ class AdminEndpoint:
         request.mark_personal(wanted.get("known_user", False))
         explanation = await explain(self._cache, request, response)
         # Each process has its own memory, so the client needs to know which process answered.
-        where = {"pid": os.getpid(), "host": platform.node()}
-        return _answer(200, result={**explanation.as_json(), "process": where})
+        return _answer(200, result={**explanation.as_json(), "process": _own_process()})
 
-    async def _purge(self, body: bytes) -> Served:
+    async def _purge(self, body: bytes, multiprocess: bool | None) -> Served:
         wanted = _wanted(body, (*_LISTS, *_FLAGS, _SCHEMES), '{"tags": ["a"]}')
         if isinstance(wanted, Served):
             return wanted
@@ -156,9 +171,11 @@ class AdminEndpoint:
             )
         except PurgeRefused as error:
             return _answer(400, errors=[str(error).replace("urls must", "files must")])
-        return _purged(receipt)
+        return _purged(receipt, self._cache.several(multiprocess))
 
-    async def purge_url(self, uri: str, fields: Fields) -> Served:
+    async def purge_url(
+        self, uri: str, fields: Fields, *, multiprocess: bool | None = None
+    ) -> Served:
         """The answer to an authorized request with the method ``PURGE`` on ``uri``.
 
         The request fields ``Surrogate-Key`` and ``Cache-Tag`` name tags to purge instead of the URL.
@@ -175,7 +192,7 @@ class AdminEndpoint:
                 receipt = await self._cache.purge(urls=[uri], soft=soft)
         except PurgeRefused as error:
             return _answer(400, errors=[str(error)])
-        return _purged(receipt)
+        return _purged(receipt, self._cache.several(multiprocess))
 
 
 def _wanted(body: bytes, known: tuple[str, ...], example: str) -> dict[str, Any] | Served:
@@ -209,8 +226,13 @@ def _response(wanted: Any) -> Response | None:
     return Response(status, lines, float(seconds))
 
 
-def _purged(receipt: PurgeReceipt) -> Served:
-    """The answer to a purge: 200 if it is final, 202 while an instance has not applied it yet."""
+def _own_process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": platform.node()}
+
+
+def _purged(receipt: PurgeReceipt, several: str | None) -> Served:
+    """The answer to a purge: 200 if it is final, 202 while an instance has not applied it yet, or if there
+    are processes that it does not reach. ``several``: see `Cache.several`."""
     result = {
         "applied": receipt.applied,
         "instances": receipt.instances,
@@ -221,6 +243,8 @@ def _purged(receipt: PurgeReceipt) -> Served:
         "seen": receipt.seen,
         "unknown": list(receipt.unknown),
     }
+    if receipt.scope == "process" and several is not None:
+        return _answer(202, result=result, messages=[_HERE_ONLY.format(os.getpid(), several)])
     if receipt.final:
         return _answer(200, result=result)
     return _answer(202, result=result, messages=["applied here; not yet confirmed everywhere"])

@@ -1,6 +1,6 @@
-"""Whether the process is a uWSGI worker whose background threads do not run.
+"""What a process can know about uWSGI, if that is its server: threads, and the number of processes.
 
-`ThreadRuntime.background` asks. uWSGI is recognized by the module that it puts into its interpreter.
+`ThreadRuntime.background` and `HttpCache` ask. uWSGI is recognized by the module that it puts into its interpreter.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import importlib
 import logging
 from typing import Any, Final
 
-__all__ = ["uwsgi_without_threads"]
+__all__ = ["uwsgi_processes", "uwsgi_without_threads"]
 
 _logger = logging.getLogger("layergate")
 
@@ -31,6 +31,12 @@ def uwsgi_without_threads() -> bool:
             " after it has sent them; give uWSGI --enable-threads"
         )
     return True
+
+
+def uwsgi_processes() -> int | None:
+    """How many processes uWSGI runs; None if the server is another one."""
+    server: Any = _uwsgi()
+    return None if server is None else int(getattr(server, "numproc", 1))
 
 
 _THREAD_OPTIONS: Final = ("enable-threads", "threads", "gevent", "asyncio")

@@ -366,15 +366,21 @@ class LayerGate:
         method = environ["REQUEST_METHOD"]
         parsed = Fields(line for line in fields.items() if line[0] != USER_VARIABLE)
         served = admin.refuse(parsed, environ.get("REMOTE_ADDR"))
+        several = environ.get("wsgi.multiprocess")
+        several = None if several is None else bool(several)
         if served is None and method == "PURGE":
-            served = run_blocking(admin.purge_url(target_uri(environ, fields), parsed))
+            served = run_blocking(
+                admin.purge_url(target_uri(environ, fields), parsed, multiprocess=several)
+            )
         elif served is None:
             body = _content(environ)
             if body is None:
                 served = Served(413, [(b"content-length", b"0")], b"")
             else:
                 read = functools.partial(asked_request, environ, obey_directives=self._obey)
-                served = run_blocking(admin.handle(method, route_path(environ), body, read))
+                served = run_blocking(
+                    admin.handle(method, route_path(environ), body, read, multiprocess=several)
+                )
         return send_response(start_response, served)
 
 

@@ -432,6 +432,15 @@ def test_a_purge_that_is_not_final_says_so(here: Callable[..., Ran]) -> None:
     assert "not yet confirmed" in ran.err
 
 
+def test_a_purge_that_reaches_one_process_of_several_says_so(here: Callable[..., Ran]) -> None:
+    body = b'{"success": true, "result": {"applied": 1, "instances": 1, "scope": "process"}}'
+    with Raw(b"HTTP/1.1 202 Accepted\r\n\r\n" + body) as raw:
+        ran = here("purge", "--everything", "--admin", f"{raw.url}/_layergate")
+    assert ran.code == 3
+    assert "other processes keep what they hold" in ran.err
+    assert "confirmed" not in ran.err
+
+
 # -- what cannot be ----------------------------------------------------------------------------------
 
 

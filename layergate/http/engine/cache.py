@@ -56,6 +56,9 @@ class Cache:
             self.first_look = self._hits.peek_search
         self.reporter: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
         """Answers for all processes that serve beside this one. None: there are no others."""
+        self.several: Callable[[bool | None], str | None] = _not_known
+        """What shows that other processes serve the same app with caches of their own, or None. Its
+        argument is ``wsgi.multiprocess``, or None."""
         self._reloaded: list[weakref.WeakMethod[Callable[[], object]]] = []
 
     # -- options -------------------------------------------------------------------------------
@@ -206,3 +209,7 @@ class Cache:
     def for_clients(self, lines: Lines) -> Lines:
         """The lines of a response's head that clients may see."""
         return self.engine.settings.for_clients(lines)
+
+
+def _not_known(multiprocess: bool | None) -> str | None:  # noqa: ARG001 - see `Cache.several`
+    return None

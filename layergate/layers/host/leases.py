@@ -7,7 +7,10 @@ Two keys with one place (one chance in 2**62) would wait for each other, no more
 
 Whoever waits looks again each few milliseconds, all waits of a process together: a look at one key takes
 two system calls. To be woken by the holder would take a message to every process for every fetch that
-ends, since the holder cannot know who waits.
+ends, since the holder cannot know who waits, and a dead holder sends none. `benchmarks/host_leases.py`, on
+two busy cores: a look goes on 3.1 ms after the release (p99 8.7), a datagram's reader 0.3 ms (p99 6.1), for
+87 us of the holder's per release with 15 processes; looking at 200 keys takes 21 % of a CPU together, 47 %
+each on its own.
 
 Beside the locks, the file ``lease-notes`` has a slot for each of 4,096 places, for what a lock cannot say:
 that a lease was released as *free* (nobody need wait, because what was fetched is not shared), and the
@@ -196,7 +199,10 @@ class HostLeases:
             self._held[place] = id(lease)
             if note:
                 with contextlib.suppress(OSError):
-                    self._write(place, 0.0, note.encode("ascii", "replace")[:80])
+                    slot = self._slot(place)
+                    # Kept for those who began to wait before a free release, and have not looked since.
+                    freed = 0.0 if slot is None else slot[0]
+                    self._write(place, freed, note.encode("ascii", "replace")[:80])
             return lease
 
     # -- waiting -------------------------------------------------------------------------------
