@@ -102,7 +102,7 @@ class Campaign:
         subprocess.run([*compiling, str(self.copy / "layergate")], check=True)  # noqa: S603
         self._runner.preload()
         for module in self.modules:
-            files = [path.relative_to(self.root).as_posix() for path in tests_of(module, self.root)]
+            files = [path.relative_to(self.copy).as_posix() for path in tests_of(module, self.copy)]
             self._suites[module] = files
         for name in dict.fromkeys(name for files in self._suites.values() for name in files):
             self._measured[name] = self._measure(name)
@@ -139,7 +139,7 @@ class Campaign:
         """All of a module, a folder or a file (``core/flight.py``, ``core/flight.py:30``), in the
         order of the seed; two of one line come far apart."""
         name, _, line = module.partition(":")
-        place = self.root / "layergate" / name
+        place = self.copy / "layergate" / name  # the checkout may change meanwhile
         paths = [place] if place.is_file() else sorted(place.rglob("*.py"))
         if not paths:
             raise ValueError(f"there is no module {name!r} below layergate/")
@@ -148,7 +148,7 @@ class Campaign:
         found: list[Mutant] = []
         for path in paths:
             text = path.read_text()
-            found.extend(mutants_of(path.relative_to(self.root).as_posix(), text))
+            found.extend(mutants_of(path.relative_to(self.copy).as_posix(), text))
         random.Random(f"{self._seed} {name}").shuffle(found)  # noqa: S311
         for mutant in found:
             if line and mutant.line != int(line):
