@@ -268,7 +268,8 @@ def test_a_position_goes_out_as_it_came_in(
         assert positions.stamp(log, position) == (local if limit is None else min(local, limit))
     positions.begin(OTHER, positions.base_above(local), 0)  # the limit outlives the incarnation
     assert positions.local(0) > local
-    assert positions.stamp(OTHER, 0) == min(positions.local(0), limit or positions.local(0))
+    begin = positions.local(0)
+    assert positions.stamp(OTHER, 0) == (begin if limit is None else min(begin, limit))
 
 
 # -- trust and patience ---------------------------------------------------------------------------------
