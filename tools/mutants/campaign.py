@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tools.mutants.collected import Collected
 from tools.mutants.equivalents import Equivalents
 from tools.mutants.forked import Outcome, Runner
 from tools.mutants.mutations import Mutant, mutants_of
@@ -76,6 +77,10 @@ class Campaign:
         self._runner = Runner(self.copy)
         self._measured: dict[str, Measured] = {}
         self._suites: dict[str, list[str]] = {}
+        self._collected: Collected | None = None
+        self._fast = False  # with the tests as they are collected already
+        self._texts = (Path(), ("", ""), "")  # module, its text and the mutant's, function
+        self._sound: dict[str, bool] = {}
         self._killers: dict[str, int] = {}  # tests that have killed, and how many
 
     # -- Preparations -------------------------------------------------------------------------
@@ -107,6 +112,7 @@ class Campaign:
             self._suites[module] = files
         for name in dict.fromkeys(name for files in self._suites.values() for name in files):
             self._measured[name] = self._measure(name)
+        self._collected = Collected(self._runner, list(self._measured))
 
     def _measure(self, name: str) -> Measured:
         kept = Path(tempfile.gettempdir()) / f"layergate-mutants-measured-{os.getuid()}"
@@ -184,8 +190,14 @@ class Campaign:
         source = path.read_text()
         shutil.rmtree(self.copy / ".hypothesis", ignore_errors=True)
         path.write_text(mutant.apply(source))
+        self._texts = (path, (source, mutant.apply(source)), mutant.function)
         try:
-            killer = self._killer(order)
+            # What survives is tried with fresh imports: some code has run only while it was imported.
+            self._fast = True
+            killer = self._failing(order)
+            self._fast = False
+            if killer is None:
+                killer = self._killer(order)
         finally:
             path.write_text(source)
         if killer is None:
@@ -222,12 +234,8 @@ class Campaign:
     def _killer(self, order: dict[str, int]) -> str | None:
         """The test that fails. One that takes time has to fail twice: it may be the machine."""
         first = self._first(order)
-        killer = self._failing(first)
-        if killer is None:
-            killer = self._failing({
-                test: at for test, at in order.items() if test not in first
-            })  # fmt: skip
-        return killer
+        rest = {test: at for test, at in order.items() if test not in first}
+        return self._failing(first) or self._failing(rest)
 
     def _first(self, order: dict[str, int]) -> dict[str, int]:
         """The short tests of the few files that most likely notice. Most of the time of a run is
@@ -249,6 +257,9 @@ class Campaign:
                 return None
             killer = outcome.killer
             test = outcome.failed[0] if outcome.failed else outcome.last
+            if self._fast and test and not self._is_sound(test):
+                del remaining[test]
+                continue
             if not test or (outcome.failed and self._seconds(test) < _SURE):
                 return killer
             if not self._tests({test: 0}).survived:
@@ -259,12 +270,33 @@ class Campaign:
     def _tests(self, order: dict[str, int]) -> Outcome:
         files = dict.fromkeys(test.partition("::")[0] for test in order)
         limits = {test: 15 + 8 * self._seconds(test) for test in order}
+        if self._fast:
+            outcome = self._in_collected(self._texts[1], order, limits)
+            return Outcome(ended=0) if outcome is None else outcome
         return self._runner.run(files, order=order, limits=limits, total=60 + 8 * self._budget)
+
+    def _in_collected(
+        self, texts: tuple[str, str], order: dict[str, int], limits: dict[str, float]
+    ) -> Outcome | None:
+        assert self._collected is not None
+        path, _, function = self._texts
+        total = 60 + 8 * self._budget
+        return self._collected.run(path, texts, function, order, limits, total)
+
+    def _is_sound(self, test: str) -> bool:
+        """Whether the test passes, as it is collected already, without a mutation."""
+        if test not in self._sound:
+            before = self._texts[1][0]
+            outcome = self._in_collected((before, before), {test: 0}, {})
+            self._sound[test] = outcome is not None and outcome.survived
+        return self._sound[test]
 
     def _seconds(self, test: str) -> float:
         measured = self._measured.get(test.partition("::")[0])
         return 1.0 if measured is None else measured.seconds.get(test, 1.0)
 
     def close(self) -> None:
+        if self._collected is not None:
+            self._collected.close()
         os.chdir(self.root)
         self._folder.cleanup()
