@@ -192,3 +192,20 @@ async def test_a_repetition_has_as_long_as_the_first_unless_the_caller_is_in_a_h
     assert task.done() == (seconds is not None)
     await runtime.advance(1.5)
     assert task.result() == receipt(1, 4, final=False)
+
+
+async def test_the_journal_is_asked_at_once_then_less_and_less_often(
+    wait: Any, runtime: Runtime
+) -> None:
+    """Twenty times a second in the end, for as long as it takes."""
+    fleet = Fleet(reached(3))
+    task = wait(fleet, 60.0)
+    await settle()
+    assert len(fleet.asked) == 2
+    for milliseconds in (1, 1, 2, 2, 4, 4, 8, 16, 32, 50, 50, 50):
+        number = len(fleet.asked)
+        await runtime.advance(milliseconds / 1000 - 0.0001)
+        assert len(fleet.asked) == number
+        await runtime.advance(0.00011)
+        assert len(fleet.asked) == number + 1
+    task.cancel()
