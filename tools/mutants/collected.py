@@ -120,7 +120,11 @@ class _Loop:
             def work(pipe: int, wanted: _Wanted = wanted) -> None:
                 be_alone()
                 texts = wanted.before, wanted.after
-                if texts[0] != texts[1] and not exchange(wanted.path, *texts, wanted.function):
+                try:
+                    there = texts[0] == texts[1] or exchange(wanted.path, *texts, wanted.function)
+                except ValueError:  # the mutant has other free variables
+                    there = False
+                if not there:
                     os._exit(_NOT_HERE)
                 self._reporter.pipe = pipe
                 os._exit(_run(session, [items[test] for test in wanted.order if test in items]))
