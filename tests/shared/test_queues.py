@@ -154,6 +154,18 @@ def names(*positions: int) -> list[bytes]:
     return [repetition(LOG, position, b"%d" % position) for position in positions]
 
 
+places = st.tuples(st.sampled_from([LOG, OTHER]), st.integers(0, 2**63), st.binary(max_size=40))
+
+
+@given(one=places, other=places)
+def test_two_records_are_never_repeated_under_one_name(
+    one: tuple[bytes, int, bytes], other: tuple[bytes, int, bytes]
+) -> None:
+    """Two instances that repeat the same record call it the same, and nothing else (G3)."""
+    assert isinstance(repetition(*one), bytes)
+    assert (repetition(*one) == repetition(*other)) == (one == other)
+
+
 def test_what_was_rolled_back_is_repeated_in_order_and_once(outbox: Outbox) -> None:
     replay = Replay(outbox)
     for position in range(1, 6):
@@ -230,6 +242,47 @@ def test_if_one_that_counts_was_forgotten_an_emptied_log_purges_everything(
     replay.emptied(LOG, since, trust_ends=True)
     (one,) = outbox.first(9)
     assert (one.invalidations == EVERYTHING) == (since < 1.0)
+
+
+@pytest.mark.parametrize(
+    ("others", "known"),
+    [
+        ([INVALIDATIONS - 2], True),
+        ([INVALIDATIONS - 1], False),
+        ([INVALIDATIONS], False),
+        ([1] * (RECORDS - 2), True),
+        ([1] * (RECORDS - 1), False),
+    ],
+    ids=range(5),
+)
+@pytest.mark.parametrize("emptied", [True, False])
+def test_records_of_other_incarnations_take_room_too(
+    outbox: Outbox, others: list[int], known: bool, emptied: bool
+) -> None:
+    """One record or one invalidation too many, and the oldest is forgotten. Then everything is purged,
+    and nothing else."""
+    replay = Replay(outbox)
+    replay.remember(applied(1, at=1.0))
+    replay.remember(applied(2, at=2.0))
+    for position, number in enumerate(others, 3):
+        replay.remember(applied(position, number, log=OTHER, at=3.0))
+    if emptied:
+        replay.emptied(LOG, 0.0, trust_ends=True)
+    else:
+        replay.rolled_back(LOG, 0)
+    if known:
+        assert repeats(outbox) == names(1, 2)
+    else:
+        assert [one.invalidations for one in outbox.first(9)] == [EVERYTHING]
+
+
+def test_as_many_are_forgotten_as_make_room_for_the_latest(outbox: Outbox) -> None:
+    replay = Replay(outbox)
+    replay.remember(applied(1))
+    replay.remember(applied(2))
+    replay.remember(applied(3, INVALIDATIONS, log=OTHER))
+    replay.rolled_back(LOG, 1)
+    assert [one.invalidations for one in outbox.first(9)] == [EVERYTHING]
 
 
 def test_what_was_trimmed_is_repeated_if_somebody_may_not_have_read_it(outbox: Outbox) -> None:
