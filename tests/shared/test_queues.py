@@ -94,6 +94,21 @@ def test_an_outbox_that_overflows_purges_everything(outbox: Outbox, records: int
     assert len(outbox) > 1
 
 
+def test_a_purge_of_everything_counts_as_one_invalidation(outbox: Outbox) -> None:
+    outbox.add(waiting(number=INVALIDATIONS + 1))
+    outbox.add(waiting(number=INVALIDATIONS - 1))
+    assert len(outbox) == 2
+    outbox.add(waiting())
+    assert [one.invalidations for one in outbox.first(9)] == [EVERYTHING]
+
+
+def test_what_is_appended_twice_is_taken_out_once(outbox: Outbox) -> None:
+    one = waiting()
+    outbox.add(one)
+    outbox.appended([one, one])
+    assert len(outbox) == 0
+
+
 def test_what_was_appended_makes_room(outbox: Outbox) -> None:
     """However many purges pass through it: only what waits counts."""
     for _ in range(3):
