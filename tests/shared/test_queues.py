@@ -25,7 +25,8 @@ from layergate.shared.replay import Applied, Replay, repetition
 from layergate.shared.trust import NEVER, Patience, Trust
 from layergate.shared.turns import Turns
 from layergate.shared.waiters import Waiters
-from tests.core.support import StillRuntime, settle
+from tests.support.clocks import MonotonicStillRuntime as Runtime
+from tests.support.waiting import turns as settle
 
 LOG, OTHER = b"L" * 16, b"O" * 16
 RECORDS, INVALIDATIONS = 1024, 20_000
@@ -53,15 +54,8 @@ def outbox(positions: Positions) -> Outbox:
     return Outbox(positions, lambda: NOW)
 
 
-class Runtime(StillRuntime):
-    """One whose monotonic clock stands still too."""
-
-    def monotonic(self) -> float:
-        return self.time
-
-
 @pytest.fixture
-def runtime() -> StillRuntime:
+def runtime() -> Runtime:
     return Runtime()
 
 
@@ -417,7 +411,7 @@ def store() -> Store:
 
 
 @pytest.fixture
-def releases(store: Store, runtime: StillRuntime) -> Releases:
+def releases(store: Store, runtime: Runtime) -> Releases:
     made: Any = store
     return Releases(made, runtime, TERM)
 
@@ -464,7 +458,7 @@ async def test_only_those_that_failed_are_sent_again(releases: Releases, store: 
     ("error", "kept"), [(LayerRefused("shared", "read only"), False), (OSError("away"), True)]
 )
 async def test_what_is_refused_is_tried_for_two_terms(
-    releases: Releases, store: Store, runtime: StillRuntime, error: Exception, kept: bool
+    releases: Releases, store: Store, runtime: Runtime, error: Exception, kept: bool
 ) -> None:
     releases.queue(release(1))
     store.found[b"token1"] = error
@@ -491,7 +485,7 @@ async def test_what_is_refused_is_tried_for_two_terms(
 async def test_what_may_be_granted_after_its_release_is_released_once_more(
     releases: Releases,
     store: Store,
-    runtime: StillRuntime,
+    runtime: Runtime,
     granted: bool,
     found: bool,
     late: bool,
@@ -535,7 +529,7 @@ async def test_what_could_not_be_sent_now_is_queued(
 # -- calls that wait for a lease ----------------------------------------------------------------------------
 
 
-async def test_calls_that_wait_for_one_lease_are_woken_together(runtime: StillRuntime) -> None:
+async def test_calls_that_wait_for_one_lease_are_woken_together(runtime: Runtime) -> None:
     waiters = Waiters(runtime)
     one, other = waiters.enter("a"), waiters.enter("a")
     assert one is other
@@ -578,9 +572,7 @@ def begin(
 
 
 @pytest.mark.parametrize("good", [True, False])
-async def test_calls_share_the_result_of_the_turn_under_way(
-    runtime: StillRuntime, good: bool
-) -> None:
+async def test_calls_share_the_result_of_the_turn_under_way(runtime: Runtime, good: bool) -> None:
     turns, work = Turns(runtime), Work()
     calls = [begin(turns, work) for _ in range(5)]
     await settle()
@@ -593,7 +585,7 @@ async def test_calls_share_the_result_of_the_turn_under_way(
     assert await late is not good
 
 
-async def test_who_wants_it_fresh_waits_for_the_next_turn(runtime: StillRuntime) -> None:
+async def test_who_wants_it_fresh_waits_for_the_next_turn(runtime: Runtime) -> None:
     turns, work = Turns(runtime), Work()
     first = begin(turns, work)
     await settle()
@@ -608,7 +600,7 @@ async def test_who_wants_it_fresh_waits_for_the_next_turn(runtime: StillRuntime)
     assert await asyncio.gather(*fresh) == [True] * 3
 
 
-async def test_a_turn_that_fails_raises_for_its_caller_alone(runtime: StillRuntime) -> None:
+async def test_a_turn_that_fails_raises_for_its_caller_alone(runtime: Runtime) -> None:
     turns, work = Turns(runtime), Work()
     calls = [begin(turns, work) for _ in range(3)]
     await settle()
@@ -619,7 +611,7 @@ async def test_a_turn_that_fails_raises_for_its_caller_alone(runtime: StillRunti
     assert work.calls == 1
 
 
-async def test_after_a_cancelled_turn_a_waiting_call_takes_the_next(runtime: StillRuntime) -> None:
+async def test_after_a_cancelled_turn_a_waiting_call_takes_the_next(runtime: Runtime) -> None:
     turns, work = Turns(runtime), Work()
     calls = [begin(turns, work) for _ in range(3)]
     await settle()
@@ -630,7 +622,7 @@ async def test_after_a_cancelled_turn_a_waiting_call_takes_the_next(runtime: Sti
     assert await asyncio.gather(*calls[1:]) == [True, True]
 
 
-async def test_a_wait_for_others_is_bounded(runtime: StillRuntime) -> None:
+async def test_a_wait_for_others_is_bounded(runtime: Runtime) -> None:
     turns, work = Turns(runtime), Work()
     first = begin(turns, work)
     await settle()
@@ -647,7 +639,7 @@ async def test_a_wait_for_others_is_bounded(runtime: StillRuntime) -> None:
 
 
 async def test_a_turn_whose_loop_was_closed_is_waited_for_ten_seconds(
-    runtime: StillRuntime,
+    runtime: Runtime,
 ) -> None:
     turns, work = Turns(runtime), Work()
     stuck = begin(turns, work)
@@ -668,7 +660,7 @@ async def test_a_turn_whose_loop_was_closed_is_waited_for_ten_seconds(
     assert await third is True
 
 
-async def test_idle_waits_for_the_turn_under_way_and_no_longer(runtime: StillRuntime) -> None:
+async def test_idle_waits_for_the_turn_under_way_and_no_longer(runtime: Runtime) -> None:
     turns, work = Turns(runtime), Work()
     await turns.idle(5.0)
     first = begin(turns, work)

@@ -13,7 +13,9 @@ from layergate.core.invalidation import Invalidation, PurgeReceipt
 from layergate.shared.journal import Appended, Founding, Place, Status, Terms
 from layergate.shared.receipts import LOCAL, until_final
 from layergate.shared.replay import repetition
-from tests.core.support import Events, StillRuntime, settle
+from tests.core.support import Events
+from tests.support.clocks import MonotonicStillRuntime as Runtime
+from tests.support.waiting import turns as settle
 
 LOG, LATER = b"L" * 16, b"O" * 16
 PURGE = ((Invalidation("tag", "t"),), 7.0)
@@ -24,11 +26,6 @@ FINALITY = 3.0
 
 def reached(applied: int, *, final: bool = False, pause: float = 0.0, log: bytes = LOG) -> Status:
     return Status(log, True, 4, applied, final, pause)
-
-
-class Runtime(StillRuntime):
-    def monotonic(self) -> float:
-        return self.time
 
 
 class Fleet:
