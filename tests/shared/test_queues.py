@@ -617,18 +617,20 @@ async def test_after_a_cancelled_turn_a_waiting_call_takes_the_next(runtime: Run
     await settle()
     calls[0].cancel()
     await settle()
+    assert calls[0].cancelled()
     assert work.calls == 2
     work.gates[1].set_result(True)
     assert await asyncio.gather(*calls[1:]) == [True, True]
 
 
-async def test_a_wait_for_others_is_bounded(runtime: Runtime) -> None:
+@pytest.mark.parametrize("patience", [0.5, 3.0])
+async def test_a_wait_for_others_is_bounded(runtime: Runtime, patience: float) -> None:
     turns, work = Turns(runtime), Work()
     first = begin(turns, work)
     await settle()
-    call = begin(turns, work, patience=3.0)
+    call = begin(turns, work, patience=patience)
     await settle()
-    await runtime.advance(2.9)
+    await runtime.advance(patience - 0.1)
     assert not call.done()
     await runtime.advance(0.2)
     assert call.result() is False
