@@ -315,6 +315,7 @@ def test_a_position_goes_out_as_it_came_in(
     log: bytes, base: int, least: int, position: int, below: int | None
 ) -> None:
     positions = Positions()
+    assert positions.local(position) == positions.start(position)  # as in an incarnation of base 0
     assert positions.place(positions.local(position)) is None  # no contact yet
     assert positions.stamp(log, position) is None
     positions.begin(log, base, least)
