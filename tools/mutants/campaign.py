@@ -209,7 +209,7 @@ class Campaign:
 
     def _selected(self, module: str, mutant: Mutant) -> dict[str, int]:
         """Tests that enter the mutated function, those first that have killed before, then the
-        cheapest. A line outside functions is held by any test of the suite."""
+        cheapest. A line outside functions is held by the tests that enter any function of its file."""
         below = mutant.path.removeprefix("layergate/")
         name = mutant.function.removesuffix(".<locals>")
         seconds: dict[str, float] = {}
@@ -217,8 +217,10 @@ class Campaign:
         for file in self._suites[module]:
             measured = self._measured[file]
             everything |= measured.seconds
-            for test in measured.functions.get(f"{below}:{name}", ()):
-                seconds[test] = measured.seconds[test]
+            for function, tests in measured.functions.items():
+                if function == f"{below}:{name}" or (not name and function.startswith(f"{below}:")):
+                    for test in tests:
+                        seconds[test] = measured.seconds[test]
         failing = {test for file in self._suites[module] for test in self._measured[file].failing}
         ranked = sorted(
             seconds or everything, key=lambda test: (-self._killers.get(test, 0), everything[test])
