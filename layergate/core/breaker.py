@@ -81,7 +81,6 @@ class Breaker:
         self._interval = retry
         self._retry_at = 0.0
         # Counts openings and closings. A ticket is the era in which it was given.
-        # >82
         self._era = 0
         self.opened = 0  # how often it went from closed to open
 

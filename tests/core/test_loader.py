@@ -984,6 +984,15 @@ async def test_tags_that_cannot_be_are_refused(stack, tags, events) -> None:
     assert idle(stack)
 
 
+async def test_tags_at_the_limit_are_purged_by(stack) -> None:
+    """64 different tags, each up to 256 characters; one that is named twice counts once."""
+    tags = [*(str(n) for n in range(62)), "x" * 256, "y", "y"]
+    await stack.get("k", Source("v"), ttl=60, tags=tags)
+    assert await stack.get("k") == "v"
+    await stack.invalidate_by_tag("x" * 256)
+    assert await stack.get("k") is None
+
+
 async def test_a_tag_function_that_raises_is_a_failed_fetch(stack) -> None:
     with pytest.raises(TypeError):
         await stack.get("k", Source(None), ttl=60, tags=lambda user: [user["id"]])
@@ -1045,6 +1054,34 @@ async def test_options_that_cannot_work_are_refused(two, options) -> None:
     assert source.calls == 0
     if options:
         assert repr(options[wrong]) in str(caught.value) or "top" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ttl": 2**31},
+        {"ttl": 60, "stale_while_revalidate": 2**31, "stale_if_error": 0},
+        {"ttl": 60, "negative_ttl": 0, "jitter": 0, "soft_timeout": 0},
+        {"ttl": 60, "jitter": 0.99, "refresh_ahead": 0.01, "timeout": 0.1, "force": True},
+    ],
+)
+async def test_options_at_their_limits_are_taken(two, options) -> None:
+    assert await two.get("k", Source("v"), **options) == "v"
+
+
+@pytest.mark.parametrize(
+    ("options", "bound"),
+    [
+        ({"ttl": 2**31 + 1}, "more than 0 and at most"),
+        ({"ttl": 60, "stale_if_error": 2**31 + 1}, "at least 0 and at most"),
+        ({"ttl": 60, "timeout": 0}, "more than 0 and at most"),
+        ({"ttl": 60, "jitter": 1}, "at least 0 and less than 1"),
+        ({"ttl": 60, "refresh_ahead": 0}, "more than 0 and less than 1"),
+    ],
+)
+async def test_a_refused_option_says_which_values_are_taken(two, options, bound) -> None:
+    with pytest.raises(ConfigError, match=bound):
+        await two.get("k", Source("v"), **options)
 
 
 async def test_a_fetch_must_be_callable(two) -> None:

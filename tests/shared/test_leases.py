@@ -80,6 +80,25 @@ def test_it_is_what_the_core_asks_for(world: Any) -> None:
 # -- one holder ------------------------------------------------------------------------------------
 
 
+def test_a_child_of_a_fork_holds_and_releases_nothing(
+    world: Any, shared_valkey: SharedValkey
+) -> None:
+    """What its parent holds is the parent's to give back (G2)."""
+
+    async def scenario() -> None:
+        one, other = await fleet(world, shared_valkey)
+        await take(one)
+        one.leases._releases.queue(Release("another", b"token", True, False))
+        one.leases.forked()
+        assert not one.leases.holding
+        assert one.leases.token_of(KEY) is None
+        await one.leases.send_releases(once_more=True)
+        assert len(one.leases._releases) == 0
+        assert await other.leases.acquire(KEY, wait=0) is Waited.TIMEOUT
+
+    world.run(scenario())
+
+
 def test_one_holds_it(world: Any, shared_valkey: SharedValkey) -> None:
     async def scenario() -> None:
         one, other = await fleet(world, shared_valkey)

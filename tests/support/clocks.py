@@ -14,7 +14,7 @@ from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime
 from tests.support.waiting import turns
 
-__all__ = ["START", "Clock", "LoopClock", "StillRuntime", "ThreadClock"]
+__all__ = ["START", "Clock", "LoopClock", "MonotonicStillRuntime", "StillRuntime", "ThreadClock"]
 
 START = 1_700_000_000.0  # seconds since the epoch: Tue, 14 Nov 2023 22:13:20 GMT
 
@@ -126,3 +126,10 @@ class StillRuntime(LoopRuntime):
             if when <= self.time:
                 event.expire()
         await turns()
+
+
+class MonotonicStillRuntime(StillRuntime):
+    """The same, for code that measures with the monotonic clock: it stands still, too."""
+
+    def monotonic(self) -> float:
+        return self.time

@@ -23,12 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tools.mutants.collected import Collected
 from tools.mutants.equivalents import Equivalents
 from tools.mutants.forked import Outcome, Runner
 from tools.mutants.mutations import Mutant, mutants_of
 from tools.mutants.suites import tests_of
 
 _COPIED: Final = ("layergate", "tests", "examples", "benchmarks", "contrib", "docs", "tools", "pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "LICENSE", "CONTRIBUTING.md")  # fmt: skip
+_FILES: Final = 3  # that are tried before all others
 _SURE: Final = 0.3  # seconds; a shorter test hardly fails because the machine is busy
 
 
@@ -75,6 +77,10 @@ class Campaign:
         self._runner = Runner(self.copy)
         self._measured: dict[str, Measured] = {}
         self._suites: dict[str, list[str]] = {}
+        self._collected: Collected | None = None
+        self._fast = False  # with the tests as they are collected already
+        self._texts = (Path(), ("", ""), "")  # module, its text and the mutant's, function
+        self._sound: dict[str, bool] = {}
         self._killers: dict[str, int] = {}  # tests that have killed, and how many
 
     # -- Preparations -------------------------------------------------------------------------
@@ -102,10 +108,11 @@ class Campaign:
         subprocess.run([*compiling, str(self.copy / "layergate")], check=True)  # noqa: S603
         self._runner.preload()
         for module in self.modules:
-            files = [path.relative_to(self.root).as_posix() for path in tests_of(module, self.root)]
+            files = [path.relative_to(self.copy).as_posix() for path in tests_of(module, self.copy)]
             self._suites[module] = files
         for name in dict.fromkeys(name for files in self._suites.values() for name in files):
             self._measured[name] = self._measure(name)
+        self._collected = Collected(self._runner, list(self._measured))
 
     def _measure(self, name: str) -> Measured:
         kept = Path(tempfile.gettempdir()) / f"layergate-mutants-measured-{os.getuid()}"
@@ -139,7 +146,7 @@ class Campaign:
         """All of a module, a folder or a file (``core/flight.py``, ``core/flight.py:30``), in the
         order of the seed; two of one line come far apart."""
         name, _, line = module.partition(":")
-        place = self.root / "layergate" / name
+        place = self.copy / "layergate" / name  # the checkout may change meanwhile
         paths = [place] if place.is_file() else sorted(place.rglob("*.py"))
         if not paths:
             raise ValueError(f"there is no module {name!r} below layergate/")
@@ -148,7 +155,7 @@ class Campaign:
         found: list[Mutant] = []
         for path in paths:
             text = path.read_text()
-            found.extend(mutants_of(path.relative_to(self.root).as_posix(), text))
+            found.extend(mutants_of(path.relative_to(self.copy).as_posix(), text))
         random.Random(f"{self._seed} {name}").shuffle(found)  # noqa: S311
         for mutant in found:
             if line and mutant.line != int(line):
@@ -183,8 +190,14 @@ class Campaign:
         source = path.read_text()
         shutil.rmtree(self.copy / ".hypothesis", ignore_errors=True)
         path.write_text(mutant.apply(source))
+        self._texts = (path, (source, mutant.apply(source)), mutant.function)
         try:
-            killer = self._killer(order)
+            # What survives is tried with fresh imports: some code has run only while it was imported.
+            self._fast = True
+            killer = self._failing(order)
+            self._fast = False
+            if killer is None:
+                killer = self._killer(order)
         finally:
             path.write_text(source)
         if killer is None:
@@ -196,7 +209,7 @@ class Campaign:
 
     def _selected(self, module: str, mutant: Mutant) -> dict[str, int]:
         """Tests that enter the mutated function, those first that have killed before, then the
-        cheapest. A line outside functions is held by any test of the suite."""
+        cheapest. A line outside functions is held by the tests that enter any function of its file."""
         below = mutant.path.removeprefix("layergate/")
         name = mutant.function.removesuffix(".<locals>")
         seconds: dict[str, float] = {}
@@ -204,8 +217,10 @@ class Campaign:
         for file in self._suites[module]:
             measured = self._measured[file]
             everything |= measured.seconds
-            for test in measured.functions.get(f"{below}:{name}", ()):
-                seconds[test] = measured.seconds[test]
+            for function, tests in measured.functions.items():
+                if function == f"{below}:{name}" or (not name and function.startswith(f"{below}:")):
+                    for test in tests:
+                        seconds[test] = measured.seconds[test]
         failing = {test for file in self._suites[module] for test in self._measured[file].failing}
         ranked = sorted(
             seconds or everything, key=lambda test: (-self._killers.get(test, 0), everything[test])
@@ -220,6 +235,23 @@ class Campaign:
 
     def _killer(self, order: dict[str, int]) -> str | None:
         """The test that fails. One that takes time has to fail twice: it may be the machine."""
+        first = self._first(order)
+        rest = {test: at for test, at in order.items() if test not in first}
+        return self._failing(first) or self._failing(rest)
+
+    def _first(self, order: dict[str, int]) -> dict[str, int]:
+        """The short tests of the few files that most likely notice. Most of the time of a run is
+        collection, and most mutants die here."""
+        short = [test for test in order if self._seconds(test) < _SURE]
+        files: dict[str, list[int]] = {}
+        for test in short:
+            counts = files.setdefault(test.partition("::")[0], [0, 0])
+            counts[0] += self._killers.get(test, 0)
+            counts[1] += 1
+        best = sorted(files, key=lambda file: files[file], reverse=True)[:_FILES]
+        return {test: order[test] for test in short if test.partition("::")[0] in best}
+
+    def _failing(self, order: dict[str, int]) -> str | None:
         remaining = dict(order)
         while remaining:
             outcome = self._tests(remaining)
@@ -227,6 +259,11 @@ class Campaign:
                 return None
             killer = outcome.killer
             test = outcome.failed[0] if outcome.failed else outcome.last
+            if self._fast and not test:
+                return None  # no test has begun, so this says nothing
+            if self._fast and not self._is_sound(test):
+                del remaining[test]
+                continue
             if not test or (outcome.failed and self._seconds(test) < _SURE):
                 return killer
             if not self._tests({test: 0}).survived:
@@ -237,12 +274,35 @@ class Campaign:
     def _tests(self, order: dict[str, int]) -> Outcome:
         files = dict.fromkeys(test.partition("::")[0] for test in order)
         limits = {test: 15 + 8 * self._seconds(test) for test in order}
+        if self._fast:
+            outcome = self._in_collected(self._texts[1], order, limits)
+            return Outcome(ended=0) if outcome is None else outcome
         return self._runner.run(files, order=order, limits=limits, total=60 + 8 * self._budget)
+
+    def _in_collected(
+        self, texts: tuple[str, str], order: dict[str, int], limits: dict[str, float]
+    ) -> Outcome | None:
+        assert self._collected is not None
+        path, _, function = self._texts
+        total = 60 + 8 * self._budget
+        return self._collected.run(path, texts, function, order, limits, total)
+
+    def _is_sound(self, test: str) -> bool:
+        """Whether the test passes, as it is collected already, without a mutation."""
+        if test not in self._sound:
+            path, (before, after), _ = self._texts
+            path.write_text(before)  # for processes that it starts
+            outcome = self._in_collected((before, before), {test: 0}, {})
+            path.write_text(after)
+            self._sound[test] = outcome is not None and outcome.survived
+        return self._sound[test]
 
     def _seconds(self, test: str) -> float:
         measured = self._measured.get(test.partition("::")[0])
         return 1.0 if measured is None else measured.seconds.get(test, 1.0)
 
     def close(self) -> None:
+        if self._collected is not None:
+            self._collected.close()
         os.chdir(self.root)
         self._folder.cleanup()

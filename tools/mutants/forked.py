@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType
@@ -35,6 +35,8 @@ _PRELOADED: Final = (
     "sqlite3", "ssl", "http.server", "urllib.request", "email.utils", "wsgiref.handlers",
 )  # fmt: skip
 _COLLECTION: Final = 120.0  # seconds without a test that begins
+# (Preloaded plugins cannot be rewritten any more; nobody reads their assertions here.)
+QUIET: Final = ("-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 _FAILED: Final = "failed"
 _PASSED: Final = "passed"
 
@@ -62,7 +64,17 @@ class Outcome:
         )
 
 
-class _Reporter:
+def be_alone() -> None:
+    """In a fork: a process group of its own, and no output."""
+    os.setpgid(0, 0)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    shown = os.environ.get("MUTANTS_OUTPUT")
+    out = os.open(shown, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if shown else nothing
+    for number in (0, 1, 2):
+        os.dup2(out if number else nothing, number)
+
+
+class Reporter:
     """A pytest plugin: selects tests, and writes what happens into a pipe, a line of JSON each."""
 
     def __init__(
@@ -72,7 +84,7 @@ class _Reporter:
         watched: Path | None,
         skipped: frozenset[str],
     ) -> None:
-        self._pipe = pipe
+        self.pipe = pipe
         self._order = order
         self._skipped = skipped
         self._watched = None if watched is None else str(watched)
@@ -82,7 +94,7 @@ class _Reporter:
     def _write(self, *event: Any) -> None:
         data = json.dumps(event).encode() + b"\n"
         while data:
-            data = data[os.write(self._pipe, data) :]
+            data = data[os.write(self.pipe, data) :]
 
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
         kept = [item for item in items if item.nodeid not in self._skipped]
@@ -155,14 +167,28 @@ class Runner:
     ) -> Outcome:
         """Run the tests of the files; ``first``: stop at the first failure. ``order`` selects tests
         by their ids. ``limits``: seconds that a test may take. ``total``: seconds for all."""
+        listed = list(files)
+
+        def child(pipe: int) -> None:
+            self._child(pipe, listed, order, watch, first, skipped)
+
+        return self.fork(child, limits or {}, total)
+
+    def fork(
+        self, work: Callable[[int], None], limits: Mapping[str, float], total: float
+    ) -> Outcome:
+        """Follow what ``work``, in a fork, writes into the pipe that it is given."""
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(reading)
-            self._child(writing, list(files), order, watch, first, skipped)
+            try:
+                work(writing)
+            finally:
+                os._exit(70)
         os.close(writing)
         try:
-            return self._follow(child, reading, limits or {}, total)
+            return self._follow(child, reading, limits, total)
         finally:
             os.close(reading)
 
@@ -177,24 +203,11 @@ class Runner:
     ) -> None:
         code = 70
         try:
-            os.setpgid(0, 0)
-            nothing = os.open(os.devnull, os.O_RDWR)
-            shown = os.environ.get("MUTANTS_OUTPUT")
-            out = os.open(shown, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if shown else nothing
-            for number in (0, 1, 2):
-                os.dup2(out if number else nothing, number)
+            be_alone()
             import pytest
 
-            # (Preloaded plugins cannot be rewritten any more; nobody reads their assertions here.)
-            quiet = [
-                "-q",
-                "-p",
-                "no:cacheprovider",
-                "-W",
-                "ignore::pytest.PytestAssertRewriteWarning",
-            ]
-            given = [*quiet, *(["-x"] if first else []), *files]
-            reporter = _Reporter(pipe, order, self.copy / "layergate" if watch else None, skipped)
+            given = [*QUIET, *(["-x"] if first else []), *files]
+            reporter = Reporter(pipe, order, self.copy / "layergate" if watch else None, skipped)
             code = int(pytest.main(given, plugins=[reporter]))
         finally:
             os._exit(code)

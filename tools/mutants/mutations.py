@@ -196,7 +196,8 @@ class _Visitor(ast.NodeVisitor):
         if node.value is None:
             self._delete(node)
             return
-        if not (isinstance(node.value, ast.Constant) and node.value.value is None):
+        # (Where a boolean is due, None is as good as False.)
+        if not (isinstance(node.value, ast.Constant) and isinstance(node.value.value, bool | None)):
             self._replace("return None", node, "return None")
         self.visit(node.value)
 

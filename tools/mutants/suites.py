@@ -35,9 +35,11 @@ SUITES: Final[dict[str, tuple[str, ...]]] = {
         "faults/test_*.py",
         "scenarios/test_[aw]*.py",
         "guarantees/test_g[23459]*.py",
+        "guarantees/test_g11_receipts.py",
         "guarantees/test_leases.py",
         "guarantees/test_posting.py",
         "fleet/test_*.py",
+        "telemetry/test_[fms]*.py",
     ),
     "shared": (
         "shared/test_*.py",

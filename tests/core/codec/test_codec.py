@@ -311,6 +311,26 @@ def test_an_entry_that_no_reader_would_take_is_not_written(fields: dict[str, Any
         any_codec().encode(KEY, entry(**fields), position=0, log=LOG)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"created": FAR, "fresh_until": FAR, "expires": FAR},
+        {"created": -FAR, "fresh_until": -FAR, "expires": -FAR},
+        {"stale_while_revalidate": FAR, "stale_if_error": FAR, "expires": FAR},
+        {"stale_while_revalidate": 0.0, "stale_if_error": 0.0},
+        {"tags": ("t",) * MAX_TAGS},
+        {"tags": ("t" * (2**20 - 1), "t")},
+    ],
+    ids=range(6),
+)
+def test_an_entry_at_its_limits_travels(fields: dict[str, Any]) -> None:
+    """What one instance may write, every other one reads (G10)."""
+    codec = any_codec()
+    original = entry(**fields)
+    decoded = codec.decode(KEY, codec.encode(KEY, original, position=0, log=LOG))
+    assert_same_entry(decoded.entry, original)
+
+
 @pytest.mark.parametrize(("position", "log"), [(-1, LOG), (2**64, LOG), (0, b""), (0, LOG + b"1")])
 def test_positions_and_logs_have_their_form(position: int, log: bytes) -> None:
     with pytest.raises(WireError):
@@ -400,6 +420,11 @@ def test_without_a_secret_nothing_signed_is_taken() -> None:
 
 def test_another_secret_is_another_signature() -> None:
     refused(encoded("value", secret=SECRET), "signature", secret=SECRET + "!")
+
+
+def test_a_secret_of_sixteen_bytes_is_enough() -> None:
+    data = encoded("value", secret="s" * 16)
+    assert any_codec(secret=b"s" * 16).decode(KEY, data).entry.value == "value"
 
 
 def test_a_str_secret_is_its_utf8() -> None:
@@ -783,6 +808,13 @@ def test_a_record_that_nobody_would_take_is_not_written(
 ) -> None:
     with pytest.raises(WireError):
         any_codec().encode_record(LOG, record, moment)
+
+
+@pytest.mark.parametrize("moment", [-FAR, FAR])
+def test_a_record_is_of_any_time_that_an_entry_may_have(moment: float) -> None:
+    record = (Invalidation("all"),)
+    codec = any_codec()
+    assert codec.decode_record(LOG, codec.encode_record(LOG, record, moment)) == (record, moment)
 
 
 def test_a_full_record_fits() -> None:

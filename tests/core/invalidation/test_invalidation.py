@@ -38,6 +38,15 @@ def test_a_glob_that_cannot_be_is_refused(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("pattern", "subject"),
+    [("x" * MAX_PATTERN_LENGTH, "x" * MAX_PATTERN_LENGTH), ("*a" * 16, "a" * 16)],
+)
+def test_a_glob_at_its_limits_matches(pattern: str, subject: str) -> None:
+    assert glob(pattern)(subject)
+    assert not glob(pattern)(subject[:-1])
+
+
+@pytest.mark.parametrize(
     ("pattern", "label", "matches"),
     [
         ("/a/*", "https://h/a/b", True),
