@@ -115,16 +115,8 @@ class _Twin(ThreadClock):
     """The clock of another instance."""
 
     def __init__(self, clock: LoopClock) -> None:
-        self._clock = clock
         super().__init__()
-
-    @property
-    def time(self) -> float:
-        return self._clock.time
-
-    @time.setter
-    def time(self, time: float) -> None:
-        self._clock.time = time
+        self._clock = clock._clock
 
 
 def test_what_is_left_out_is_in_the_table() -> None:

@@ -14,9 +14,9 @@ import pytest
 from redis.exceptions import RedisError
 
 from layergate.errors import LayerError
-from tests.support.nodes import BOUND, Loop, Node, Threads, part_of, settle, world
+from tests.support.nodes import Loop, Node, Threads, part_of, settle, world
 from tests.support.redis_servers import Proxy, SharedValkey, Valkey
-from tests.support.waiting import wait_until
+from tests.support.waiting import BOUND, wait_until
 
 pytest_plugins = ("tests.support.redis_servers",)
 __all__ = ["world"]

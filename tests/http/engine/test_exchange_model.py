@@ -65,7 +65,7 @@ def an_entry() -> Entry:
 
 def an_exchange(runtime: Steps, *, flight_key: bytes | None = b"key") -> Exchange:
     stream = Stream(
-        Pulse(runtime),  # type: ignore[arg-type]
+        Pulse(runtime),
         runtime.lock(),
         runtime.monotonic,
         patience=10.0,

@@ -54,7 +54,7 @@ class StreamMachine(RuleBasedStateMachine):
         self.runtime = Steps(0.0)
         self.cut: list[Any] = []
         self.stream = Stream(
-            Pulse(self.runtime),  # type: ignore[arg-type]
+            Pulse(self.runtime),
             self.runtime.lock(),
             self.runtime.monotonic,
             patience=PATIENCE,
@@ -252,7 +252,7 @@ TestStream = StreamMachine.TestCase
 def test_a_body_that_is_not_kept_is_held_no_longer_than_a_reader_lacks_it() -> None:
     runtime = Steps(0.0)
     stream = Stream(
-        Pulse(runtime),  # type: ignore[arg-type]
+        Pulse(runtime),
         runtime.lock(),
         runtime.monotonic,
         patience=PATIENCE,

@@ -27,7 +27,7 @@ from tests.scenarios.model import TOKEN, Reply, Scenario
 from tests.scenarios.model import Step as Row
 from tests.scenarios.rows import SCENARIOS
 from tests.support import asgi
-from tests.support.clocks import LoopClock
+from tests.support.clocks import START, LoopClock
 
 SECTION = re.compile(r"RFC [0-9]+ section [0-9]+(\.[0-9]+)*|LayerGate guarantee G[0-9]+")
 SENTENCE = re.compile(r"[A-Z3-9][^\n]*[.]")
@@ -290,7 +290,7 @@ async def test_purges_are_named(purge: dict[str, Any], kind: str, soft: bool) ->
         assert held.section == "LayerGate guarantee G3"
         (caught,) = held.data["purges"]
         assert (caught["kind"], caught["soft"]) == (kind, soft)
-        assert caught["time"] == asgi.START + 5
+        assert caught["time"] == START + 5
         assert ("a soft purge of" if soft else "a purge of") in held.text
         assert told.conclusion.answer == ("revalidate" if soft else "miss")
     stats = world.cache.stats()["events"]
