@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -29,6 +30,7 @@ NAME: Final = "calls"
 _LARGEST: Final = 128 * 1024  # bytes of an answer
 _TRIES: Final = 3
 _LOOK: Final = 0.002  # seconds
+_LEFT: Final = 60.0  # seconds; a younger socket is in use
 
 Report: TypeAlias = Callable[[], Mapping[str, Any]]
 
@@ -41,12 +43,14 @@ class Answering:
 
     def __init__(self, folder: Path, number: int, report: Report) -> None:
         self._report = report
+        self._closed = False
         self._folder = folder / NAME
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             path = self._folder / str(number)
             path.unlink(missing_ok=True)  # of an earlier member with this number
+            self._sweep()
             with _short(self._folder) as short:
                 self._socket.bind(f"{short}/{number}")
             threading.Thread(target=self._answer, name="layergate calls", daemon=True).start()
@@ -54,8 +58,16 @@ class Answering:
             self._socket.close()
             raise
 
+    def _sweep(self) -> None:
+        """Remove the sockets of processes that were killed while they asked."""
+        for left in self._folder.glob("ask-*"):
+            with contextlib.suppress(OSError):
+                if time.time() - left.lstat().st_mtime > _LEFT:
+                    left.unlink()
+
     def close(self) -> None:
         """Answer no more. The file stays, for the next member with this number to replace."""
+        self._closed = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)  # wakes the thread
         self._socket.close()
@@ -69,7 +81,7 @@ class Answering:
         while True:
             try:
                 question = own.recv(64)
-                if not question:
+                if self._closed:
                     return
                 with _short(self._folder) as short:
                     own.sendto(self._answered(), f"{short}/{question.decode('ascii')}")

@@ -35,12 +35,14 @@ replaced, unless it is *durable*: then each append is written to the disk before
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
 import os
 import stat
 import struct
+import time
 import zlib
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -65,6 +67,7 @@ _SETTLED_AT, _OLDEST_AT, _END_AT = 48, 56, 64
 _OLDEST: Final = _OLDEST_AT // 8
 END: Final = _END_AT // 8
 """Index of the end in `JournalFile.words`."""
+_LEFT: Final = 60.0  # seconds; a younger file is being made
 _OPEN: Final = os.O_CLOEXEC | os.O_NOFOLLOW
 _HELD: Final = frozenset((errno.EACCES, errno.EAGAIN))
 
@@ -277,6 +280,7 @@ class JournalFile:
 def replaced(path: Path, *, over: bool, durable: bool = False) -> bool:
     """Put a new, empty log file at ``path``. With ``over`` it replaces one that is there; without, False
     if there is one. Raises OSError."""
+    _sweep(path)
     name = path.with_name(f"{path.name}.{os.urandom(8).hex()}.new")
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN, 0o600)
     try:
@@ -304,6 +308,14 @@ def replaced(path: Path, *, over: bool, durable: bool = False) -> bool:
     finally:
         name.unlink(missing_ok=True)
     return True
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes have left that were killed while they made a file."""
+    for left in path.parent.glob(f"{path.name}.*.new"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.lstat().st_mtime > _LEFT:
+                left.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

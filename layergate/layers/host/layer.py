@@ -54,8 +54,8 @@ class HostLayer:
                           one of the ``namespace`` in the user's own places, see
                           `layergate.layers.host.folder`.
     ``size``              bytes of the entries (or ``"256MB"``); ``large``: bytes of those that are too large
-                          for that, in a file of their own. Both are at most an eighth of what is free on the
-                          file system, and of the memory that the control group may use.
+                          for that, in a file of their own. Together they take at most an eighth of what is
+                          free on the file system, and of the memory that the control group may use.
     ``durable``           True: a purge is on the disk before it is final, so entries outlive a start of the
                           machine. False: after one, the folder begins empty.
     ``namespace``         names the folder if no ``path`` does. None: a name for the working directory.
@@ -156,7 +156,8 @@ class HostLayer:
         entries = self._entries
         if entries is None or self._pid != os.getpid():
             room = folders.room(self.path)
-            size, large = min(self._size, room), min(self._large, room)
+            size = min(self._size, max(room // 2, room - self._large))
+            large = min(self._large, room - size)
             _logger.info(
                 "the processes that share %s keep up to %d MB of entries there, and %d MB of large ones;"
                 " each also has a memory of its own",
