@@ -90,6 +90,6 @@ def purge(
         )
     )
     if not receipt.final:
-        raise OSError(f"nothing was purged: the log in {path} cannot be written to")
+        raise OSError(f"nothing was purged: {receipt.reason}")
     run_blocking(logs[0].leave())
     return receipt._replace(matched=None, seen=None, unknown=("memory", "host"))

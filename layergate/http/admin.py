@@ -247,7 +247,8 @@ def _purged(receipt: PurgeReceipt, several: str | None) -> Served:
         return _answer(202, result=result, messages=[_HERE_ONLY.format(os.getpid(), several)])
     if receipt.final:
         return _answer(200, result=result)
-    return _answer(202, result=result, messages=["applied here; not yet confirmed everywhere"])
+    why = "not yet confirmed everywhere" if receipt.reason is None else receipt.reason
+    return _answer(202, result=result, messages=[f"applied here; {why}"])
 
 
 def _within(client: str | None, networks: Any) -> bool:

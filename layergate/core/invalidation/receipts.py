@@ -39,6 +39,9 @@ class PurgeReceipt(NamedTuple):
                           scanned, and something that was named was not among them; it may be held
                           elsewhere, nowhere, or it may be mistyped. None: not known.
     ``unknown``           names of the layers that cannot be scanned, which may hold more.
+
+    ``reason``            why the purge is not final, where more is known than that an instance has not
+                          answered. None: it is final, or that is all.
     """
 
     applied: int
@@ -49,3 +52,4 @@ class PurgeReceipt(NamedTuple):
     matched_at_least: bool = False
     seen: bool | None = None
     unknown: tuple[str, ...] = ()
+    reason: str | None = None

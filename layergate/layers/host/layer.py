@@ -20,7 +20,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from layergate.core.codec import Codec
+from layergate.core.codec import MAX_SIZE, Codec
 from layergate.core.entry import Entry
 from layergate.core.layer import Key
 from layergate.core.shared import Joining
@@ -258,7 +258,7 @@ class HostLayer:
         entries = Entries.largest_of(self._size, self._large)
         if joined is not None and self._entries is not None:
             entries = self._entries.largest
-        return max(0, entries - _FRAME)
+        return max(0, min(entries, MAX_SIZE) - _FRAME)
 
     def takes(self, key: Key, size: int, tags: tuple[str, ...] = ()) -> bool:  # noqa: ARG002
         """True if `set` would keep an entry of ``size`` bytes."""

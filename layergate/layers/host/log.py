@@ -188,12 +188,18 @@ class HostLog:
         except _FAULTS as error:
             self._put_off(invalidations, time)
             self._failed(error)
-            return PurgeReceipt(1, max(1, self._counted()), final=False, scope="host")
+            reason = f"the log in {self.folder} cannot be written to: {error}"
+            return PurgeReceipt(
+                1, max(1, self._counted()), final=False, scope="host", reason=reason
+            )
         finally:
             self._tell()
         final = await self._settled(file, None if wait is None else began + wait)
         members = self._counted()
-        return PurgeReceipt(members, members, final=final, scope="host")
+        reason = (
+            None if final else f"the log in {self.folder} is new, and there was no time to wait"
+        )
+        return PurgeReceipt(members, members, final=final, scope="host", reason=reason)
 
     async def leave(self) -> None:
         """See `Log.leave`."""

@@ -186,6 +186,21 @@ def test_the_object_cache(tmp_path: Path) -> None:
     assert len(calls) == 2
 
 
+def test_the_largest_entry(tmp_path: Path) -> None:
+    one = stack(tmp_path / "f", large="512MB")
+    layer = one.layers[1]
+    assert isinstance(layer, HostLayer)
+    assert run_blocking(one.catch_up())
+    largest = layer.largest
+    assert largest <= 16 * 1024 * 1024
+    assert layer.takes("k", largest)
+    assert not layer.takes("k", largest + 1)
+    layer.set("k", entry(one, b"x" * largest))
+    assert layer.get("k") is not None
+    layer.set("k", entry(one, b"x" * (largest + 2000)))
+    assert layer.get("k") is None
+
+
 def test_a_secret_is_needed_to_read(tmp_path: Path) -> None:
     one, other = stack(tmp_path / "f", secret="s" * 16), stack(tmp_path / "f")
     stored(one, "a")

@@ -38,7 +38,7 @@ def test_a_purge_is_final_when_it_returns(processes: tuple[Process, Process]) ->
     one, other = processes
     entry, kept = other.fetched("a"), other.fetched("b")
     receipt = one.purge("a")
-    assert receipt == (2, 2, True, "host", None, False, None, ())
+    assert receipt == (2, 2, True, "host", None, False, None, (), None)
     assert not other.admits(entry)
     assert other.admits(kept)
 
@@ -231,7 +231,9 @@ def test_a_purge_that_must_not_wait_says_that_it_is_not_final(
     one, other = processes
     entry = other.fetched("a")
     deleted(folder)
-    assert not one.purge("a", wait=0.0).final
+    receipt = one.purge("a", wait=0.0)
+    assert not receipt.final
+    assert "no time to wait" in (receipt.reason or "")
     waited(other)
     assert not other.admits(entry)
 
@@ -243,6 +245,7 @@ def test_the_folder_cannot_be_made(processes: tuple[Process, Process], folder: P
     folder.touch()  # as root, a mode keeps nobody out
     receipt = one.purge("a")
     assert receipt[:4] == (1, 2, False, "host")
+    assert "cannot be written to" in (receipt.reason or "")
     assert not one.admits(mine)
     waited(other)
     assert not other.admits(theirs)
