@@ -183,5 +183,5 @@ async def test_the_workers_of_a_gateway(tmp_path: Path) -> None:
                     "matched": 1,
                     "matched_at_least": False,
                     "seen": True,
-                    "unknown": [],
+                    "unknown": ["host"],
                 }

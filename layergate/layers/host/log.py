@@ -188,10 +188,8 @@ class HostLog:
         except _FAULTS as error:
             self._put_off(invalidations, time)
             self._failed(error)
-            reason = f"the log in {self.folder} cannot be written to: {error}"
-            return PurgeReceipt(
-                1, max(1, self._counted()), final=False, scope="host", reason=reason
-            )
+            why = f"the log in {self.folder} cannot be written to: {error}"
+            return PurgeReceipt(1, max(1, self._counted()), final=False, scope="host", reason=why)
         finally:
             self._tell()
         final = await self._settled(file, None if wait is None else began + wait)
