@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-MODULES: Final = ("http/rfc9111", "http/engine", "core", "shared", "gateway")
+MODULES: Final = ("http/rfc9111", "http/engine", "core", "shared", "layers/host", "gateway")
 
 # A folder below layergate/: patterns below tests/. The longest row that begins a module's path counts.
 SUITES: Final[dict[str, tuple[str, ...]]] = {
@@ -50,6 +50,7 @@ SUITES: Final[dict[str, tuple[str, ...]]] = {
         "guarantees/test_g[23]*.py",
         "guarantees/test_leases.py",
     ),
+    "layers/host": ("layers/host/test_*.py", "cli/test_purge_host.py"),
     "gateway": ("gateway/**/test_*.py", "cli/test_serve.py"),
 }
 
