@@ -264,13 +264,15 @@ async def test_statistics_are_of_all_workers(tmp_path):
             await read(connections)
             for one in connections.values():
                 stats = await gateway.stats(one)
-                assert stats["events"]["hit"] == 3
+                # What one has fetched is in the folder for the others.
+                hits = {it["pid"]: it["events"]["hit"] for it in stats["workers"]["each"].values()}
+                assert stats["events"]["hit"] == sum(hits.values())
+                assert min(hits.values()) >= 1
                 assert stats["layers"]["memory"]["entries"] == 3
                 workers = stats["workers"]
                 assert (workers["running"], workers["answered"]) == (3, 3)
                 assert {each["pid"] for each in workers["each"].values()} == set(connections)
                 assert list(workers["each"]) == ["0", "1", "2"]
-                assert all(each["events"]["hit"] == 1 for each in workers["each"].values())
             # One that stands still is missing, and holds nobody up for long.
             stalled, other, _ = connections
             os.kill(stalled, signal.SIGSTOP)
@@ -278,7 +280,7 @@ async def test_statistics_are_of_all_workers(tmp_path):
             os.kill(stalled, signal.SIGCONT)
             assert stats["workers"]["answered"] == 2
             assert stats["workers"]["running"] == 3
-            assert stats["events"]["hit"] == 2
+            assert stats["events"]["hit"] == sum(hits.values()) - hits[stalled]
             # So too without a supervisor.
             os.kill(gateway.pid, signal.SIGSTOP)
             stats = await gateway.stats(connections[other])

@@ -308,4 +308,5 @@ async def test_g8_it_is_passed_on_as_it_comes() -> None:
 def test_any_content_location_is_judged(value: bytes, target: str) -> None:
     fields = Fields([(b"content-location", value)])
     assert encloses_target(target, 200, fields) in (True, False)
-    assert not encloses_target("https://example.org/other", 200, fields)
+    # "?" alone means the target itself, with an empty query.
+    assert encloses_target("https://example.org/other", 200, fields) is (value == b"?")

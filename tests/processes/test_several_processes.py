@@ -93,7 +93,14 @@ def in_folder(kind: Kind, folder: Path) -> Kind:
     return kind._replace(environ=tuple(environ))
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+def rows(kinds: dict[str, Kind], always: tuple[str, ...]) -> list[Any]:
+    """``always``: in `make test`; the others in `make test-frameworks`."""
+    return [
+        pytest.param(name, marks=() if name in always else pytest.mark.frameworks) for name in kinds
+    ]
+
+
+@pytest.mark.parametrize("name", rows(SEVERAL, ("uvicorn", "gunicorn-sync")))
 def test_several_processes(name: str, tmp_path: Path) -> None:
     kind = SEVERAL[name]
     with serving(kind, tmp_path) as server:
@@ -110,7 +117,7 @@ def test_several_processes(name: str, tmp_path: Path) -> None:
     assert all('shared="host"' in line for line in lines)
 
 
-@pytest.mark.parametrize("name", ONE)
+@pytest.mark.parametrize("name", rows(ONE, ("uvicorn", "shared")))
 def test_one_process_or_one_cache(name: str, tmp_path: Path) -> None:
     with serving(in_folder(ONE[name], tmp_path / "shared"), tmp_path) as server:
         status, answer = asked(server, "POST", "purge", '{"tags": ["a"]}')

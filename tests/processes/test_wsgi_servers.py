@@ -113,6 +113,7 @@ def serving(kind: Kind, tmp_path: Path) -> Iterator[Running]:
             env={**os.environ, **dict(kind.environ), "PYTHONUNBUFFERED": "1"},
             stdout=out,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     running = Running(kind, port, process, log)
     try:
@@ -127,8 +128,9 @@ def serving(kind: Kind, tmp_path: Path) -> Iterator[Running]:
                 time.sleep(0.05)
         yield running
     finally:
-        if process.poll() is None:
-            process.kill()
+        # Workers outlive a master that is killed.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
 
 

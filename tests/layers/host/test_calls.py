@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ sys.stdin.read()
 """
 
 
-def member(folder: Path) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def member(folder: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-c", MEMBER, str(folder)],
         stdin=subprocess.PIPE,
@@ -44,7 +47,16 @@ def member(folder: Path) -> subprocess.Popen[str]:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "joined\n"
-    return process
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def stopped(process: subprocess.Popen[str]) -> bool:
+    state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state == "T"
 
 
 def test_the_statistics_of_all_processes(tmp_path: Path) -> None:
@@ -58,13 +70,13 @@ def test_the_statistics_of_all_processes(tmp_path: Path) -> None:
         assert pids == {os.getpid(), one.pid, other.pid}
         assert report["invalidation"]["members"] == 3
         os.kill(other.pid, signal.SIGSTOP)  # does not answer, and holds nobody up for long
+        wait_until(lambda: stopped(other), "the stop")
         report = run_blocking(cache.report())
         assert (report["workers"]["running"], report["workers"]["answered"]) == (3, 2)
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
         report = run_blocking(cache.report())
         assert (report["workers"]["running"], report["workers"]["answered"]) == (2, 2)
-        one.kill()
 
 
 def test_under_asyncio_too(tmp_path: Path) -> None:
