@@ -22,7 +22,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX WEB_CONCURRENCY __PYVENV_LAUNCHER__
 .DEFAULT_GOAL := help
 # One environment, several targets: with -j two pips would install into it at once.
 .NOTPARALLEL:
-.PHONY: help test test-systems test-frameworks check demo demo-fleet demo-observed bench bench-against bench-gateway soak soak-gateway fuzz mutants clean
+.PHONY: help test test-systems test-frameworks check demo demo-fleet demo-observed bench bench-against bench-gateway soak soak-gateway soak-host fuzz mutants clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -87,6 +87,10 @@ soak: ## the tests that run for minutes
 soak-gateway: ## the gateway under everything at once, for MINUTES=10
 	@tools/env.sh $(VENV) test $(PYTHON)
 	@$(PY) tools/soak_gateway.py --minutes $(or $(MINUTES),10) $(ARGS)
+
+soak-host: ## servers of all kinds on one folder, with purges and faults, for MINUTES=10
+	@tools/env.sh $(VENV) test $(PYTHON)
+	@$(PY) tools/soak_host.py --minutes $(or $(MINUTES),10) $(ARGS)
 
 fuzz: ## the gateway between random clients and a random origin, for MINUTES=1 (ARGS="--seed 1")
 	@tools/env.sh $(VENV) test $(PYTHON)

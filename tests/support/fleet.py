@@ -378,6 +378,7 @@ class Instance:
                 "--host", HOST, "--port", str(self.port), "--backlog", "2048",
                 "--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "2",
                 "--timeout-keep-alive", KEEP_ALIVE,
+                *(["--workers", str(self.workers)] if self.workers > 1 else []),
             ]  # fmt: skip
         if self.kind == "uwsgi":
             uwsgi = shutil.which("uwsgi", path=sysconfig.get_path("scripts"))

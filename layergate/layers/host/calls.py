@@ -66,17 +66,28 @@ class Answering:
                     left.unlink()
 
     def close(self) -> None:
-        """Answer no more. The file stays, for the next member with this number to replace."""
+        """Answer no more. The file stays, for the next member with this number to replace.
+
+        The thread closes the socket when it no longer reads from it. If a process was stopped (SIGSTOP)
+        during a read, the kernel begins the read anew when the process goes on, by the descriptor's
+        number. Closed here, the number might be that of a client's connection by then, and the read would
+        take 64 bytes of a request.
+        """
         self._closed = True
-        with contextlib.suppress(OSError):
+        try:
             self._socket.shutdown(socket.SHUT_RD)  # wakes the thread
-        self._socket.close()
+        except OSError:  # it has ended, or this system wakes it when the socket is closed (macOS)
+            self._socket.close()
 
     def forked(self) -> None:
         """In the child of a fork, where the thread does not run: close this copy of the socket."""
         self._socket.close()
 
     def _answer(self) -> None:
+        with self._socket:
+            self._answer_all()
+
+    def _answer_all(self) -> None:
         own = self._socket
         while True:
             try:
@@ -87,7 +98,7 @@ class Answering:
                     own.sendto(self._answered(), f"{short}/{question.decode('ascii')}")
             except (OSError, ValueError):
                 # Closed; or whoever asked has gone, and the next one may not have.
-                if own.fileno() < 0:
+                if self._closed:
                     return
 
     def _answered(self) -> bytes:

@@ -39,19 +39,16 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def member(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", MEMBER, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "joined\n"
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    command = [sys.executable, "-c", MEMBER, str(folder)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "joined\n"
+            yield process
+        finally:
+            process.kill()  # it may be stopped
 
 
 def stopped(process: subprocess.Popen[str]) -> bool:
@@ -139,3 +136,46 @@ def test_an_answer_that_makes_no_sense(tmp_path: Path) -> None:
 
 def test_nobody_answers(tmp_path: Path) -> None:
     assert asyncio.run(asked(tmp_path, [0, 1], LoopRuntime(), 0.1)) == []
+
+
+# It stops itself, so that this thread goes on first: it was not inside of a blocking system call.
+STOPPED = """
+import os, signal, socket, sys, threading, time
+from pathlib import Path
+from layergate.layers.host.calls import Answering
+
+taken = 0
+for number in range(int(sys.argv[2])):
+    answering = Answering(Path(sys.argv[1]), number, dict)
+    (thread,) = [one for one in threading.enumerate() if one.name == "layergate calls"]
+    stat = Path(f"/proc/self/task/{thread.native_id}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0.0005)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    answering.close()
+    left, right = socket.socketpair()  # has the numbers that are free
+    left.send(b"x" * 200)
+    right.send(b"x" * 200)
+    thread.join(10)
+    assert not thread.is_alive()
+    taken += left.recv(200) != b"x" * 200 or right.recv(200) != b"x" * 200
+    left.close()
+    right.close()
+print(taken)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
+def test_a_process_that_was_stopped_reads_from_no_socket_of_others(tmp_path: Path) -> None:
+    """It goes on while the folder was replaced, and a connection has the number of a socket that was
+    closed."""
+    command = [sys.executable, "-c", STOPPED, str(tmp_path), "60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while True:
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            if not os.WIFSTOPPED(status):
+                break
+            os.kill(process.pid, signal.SIGCONT)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.stdout is not None
+        assert (process.returncode, process.stdout.read()) == (0, "0\n")
