@@ -37,8 +37,8 @@ from layergate.shared.journal import (
     chained,
 )
 from layergate.shared.layer import System, SystemLayer, SystemOptions
-from layergate.shared.members import Members
 from layergate.shared.ports import Limits
+from layergate.testing.memory_members import Members
 
 __all__ = ["MemoryBlobs", "MemoryJournal", "MemoryLayer", "MemoryLeaseStore", "MemorySystem"]
 

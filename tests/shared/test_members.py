@@ -1,14 +1,13 @@
-"""The rules of `layergate.shared.members`, one by one: each has a history that needs it.
+"""The rules of `layergate.testing.memory_members`, one by one: each has a history that needs it.
 
-`tests/gateway/test_siblings_model.py` tries every order of events; these are the orders that it finds
-too rarely.
+`JournalConformance` runs them among processes; these are the orders that it finds too rarely.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from layergate.shared.members import Members, Settled
+from layergate.testing.memory_members import Members, Settled
 from tests.support.clocks import Clock
 
 TERM = 2.0

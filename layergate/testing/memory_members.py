@@ -1,8 +1,8 @@
 """Which members are trusted until when, and which purges wait for which of them.
 
-One process holds this table and grants trust: the supervisor of a gateway (`layergate.gateway`), or a
-journal in memory. (Redis keeps its table in the server, and `layergate.shared.ledger` in cells.) The
-table is pure: it reads a clock and does nothing else. It is not locked.
+The journal in memory (`layergate.testing.memory`) holds this table and grants trust. (Redis keeps its table
+in the server, and `layergate.shared.ledger` in cells.) The table is pure: it reads a clock and does nothing
+else. It is not locked.
 
 A purge waits for each member that was trusted when it was appended, until that member has acknowledged
 it, has left, or is not trusted any more by the grants that were made *before* the purge. Grants that are
