@@ -1,8 +1,8 @@
 """Until when an instance relies on the purges that it knows, and how long requests wait for that.
 
-`Trust` is the base of `SharedLog`. It holds the one
-attribute that the hit path reads. `Patience` decides whether a request waits for trust, so that a
-shared system that does not answer is paid for by few requests (G5). Neither does I/O.
+`Trust` is the base of `SharedLog`. It holds the one attribute that the hit path reads. `Patience` decides
+whether a request waits for trust, so that a shared system that does not answer is paid for by few requests
+(G5). Neither does I/O.
 """
 
 from __future__ import annotations
