@@ -27,7 +27,7 @@ def compares_nothing() -> None:
 
 def notices_no_replacement() -> None:
     """A process goes on with the file that it has open."""
-    setattr(JournalFile, "is_current", lambda _: True)  # noqa: B010 - mypy would have the same type
+    setattr(JournalFile, "is_current", lambda _: True)  # noqa: B010 - a type that mypy refuses
 
 
 def waits_for_nobody() -> None:
@@ -39,10 +39,12 @@ async def _settled(*_: Any) -> bool:
     return True
 
 
+PLANTED = {
+    one.__name__: one for one in (compares_nothing, notices_no_replacement, waits_for_nobody)
+}
+
 if name := os.environ.get("HOST_PLANTED"):
-    {one.__name__: one for one in (compares_nothing, notices_no_replacement, waits_for_nobody)}[
-        name
-    ]()
+    PLANTED[name]()
 
 truth = Truth(Path(os.environ["HOST_TRUTH"]))
 
