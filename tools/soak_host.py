@@ -33,10 +33,10 @@ MANY: Final = {"compares_nothing": 1000, "notices_no_replacement": 1000, "waits_
 
 
 async def soak(
-    scratch: Path, seconds: float, reads: int, readers: int, pause: float, broken: str
+    scratch: Path, seconds: float, reads: int, readers: int, pause: float, broken: str, seed: int
 ) -> int:
     """The exit status."""
-    history = History(scratch, ALL, readers=readers, planted=broken)
+    history = History(scratch, ALL, readers=readers, planted=broken, seed=seed)
     if not unshare_command():
         print("PID namespaces are not permitted here: all servers run in this one")
     async with history.running():
@@ -88,6 +88,7 @@ def main() -> None:
         "--broken", nargs="?", const="compares_nothing", default="", choices=MANY,
         help="with a bug that has to be found",
     )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=1, help="another order of faults")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave logs and all here")
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -95,7 +96,7 @@ def main() -> None:
         scratch.mkdir(exist_ok=True)
         work = soak(
             scratch, given.minutes * 60, given.reads, given.readers, given.pause,
-            given.broken,
+            given.broken, given.seed,
         )  # fmt: skip
         code = asyncio.run(work)
     sys.exit(code)
