@@ -402,7 +402,7 @@ def test_stats_are_watched_until_it_is_interrupted(clean: Server, here: Callable
             stderr=subprocess.PIPE,
             text=True,
             # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one call
         )
         assert watching.stdout is not None
         assert watching.stderr is not None
