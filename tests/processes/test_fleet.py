@@ -129,6 +129,7 @@ async def test_two_thousand_requests_cost_one_call(eight):
     assert eight.origin.calls["/fast"] == 1
 
 
+@pytest.mark.systems
 async def test_two_thousand_requests_cost_one_call_whose_first_byte_is_late(eight):
     gate = eight.origin.gated("/slow")
     async with eight.connected(2000) as connections:
@@ -141,6 +142,7 @@ async def test_two_thousand_requests_cost_one_call_whose_first_byte_is_late(eigh
     assert eight.origin.calls["/slow"] == 1
 
 
+@pytest.mark.systems
 async def test_many_cold_targets_at_once_cost_one_call_each(eight):
     paths = [f"/many/{number}" for number in range(80)]
     async with eight.connected(640) as connections:
@@ -330,6 +332,7 @@ async def test_values_are_shared(tmp_path, shared_valkey):
             assert fleet.origin.calls["/page"] == number
 
 
+@pytest.mark.systems
 @pytest.mark.frameworks
 async def test_gevent_shares(tmp_path, shared_valkey):
     kinds = ["gunicorn-gevent", "gunicorn-gevent", "uvicorn"]
@@ -345,6 +348,7 @@ async def test_gevent_shares(tmp_path, shared_valkey):
             assert fleet.origin.calls["/page"] == number
 
 
+@pytest.mark.systems
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="pyuwsgi has no wheels for this Python")
 @pytest.mark.frameworks
 async def test_a_server_without_threads_is_not_waited_for_and_serves_nothing_old(
@@ -366,6 +370,7 @@ async def test_a_server_without_threads_is_not_waited_for_and_serves_nothing_old
         assert fleet.origin.calls["/burst"] == 1
 
 
+@pytest.mark.systems
 @pytest.mark.frameworks
 async def test_workers_forked_from_a_parent_that_used_it_are_instances(tmp_path, valkey):
     options: dict[str, Any] = {"layer": {"max_disconnected": 1.0}, "warm": False}
@@ -447,6 +452,7 @@ async def test_who_is_killed_is_not_waited_for_long(tmp_path, shared_valkey):
         assert await fleet[0].purge(tags=["page"]) == (200, 2, 2)
 
 
+@pytest.mark.systems
 async def test_who_stands_still_serves_nothing_old_when_it_goes_on(tmp_path, shared_valkey):
     layer = {"namespace": shared_valkey.namespace, "max_disconnected": 1.0}
     kinds = ["uvicorn", "uvicorn", "gunicorn"]

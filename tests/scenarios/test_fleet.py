@@ -129,8 +129,15 @@ ROWS = [
     for number, scenario in enumerate(SCENARIOS)
     if scenario.id not in NOT_IN_A_FLEET
     for first in (0, 1)
-    # Every third row, now the one first, now the other; all of them, both ways, in `make soak`.
-    for marks in [() if number % 3 == 0 and first == number // 3 % 2 else pytest.mark.soak]
+    # Every sixth row, now the one first, now the other; twice as many in `make test-systems`, and all of
+    # them, both ways, in `make soak`.
+    for marks in [
+        pytest.mark.soak
+        if number % 3 or first != number // 3 % 2
+        else ()
+        if number // 3 % 4 < 2
+        else pytest.mark.systems
+    ]
 ]
 
 
