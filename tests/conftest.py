@@ -77,14 +77,14 @@ LONGEST = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """``-n auto``: four workers more than there are processors.
+    """``-n auto``: two workers more than there are processors.
 
     Many tests wait, for a process or for time that passes, and leave a processor to others. Each
     worker costs seconds, in which it imports and collects all tests.
     """
     available = getattr(os, "sched_getaffinity", None)
     processors = (os.cpu_count() or 1) if available is None else len(available(0))
-    return min(processors + 4, 8)
+    return min(processors + 2, 8)
 
 
 @pytest.hookimpl(trylast=True)
