@@ -5,6 +5,8 @@
 See the README for the options, `docs/architecture.md` for how it works.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from layergate.asgi import LayerGate
 from layergate.assembly import CacheStack, HttpCache
 from layergate.config import Admin, Rule
@@ -25,6 +27,9 @@ from layergate.errors import (
 )
 from layergate.layers.memory import MemoryLayer
 from layergate.routes import cached
+
+if TYPE_CHECKING:
+    from layergate.shared.combined import Shared
 
 __version__ = "0.1.0"
 
@@ -48,6 +53,16 @@ __all__ = [
     "PurgeReceipt",
     "PurgeRefused",
     "Rule",
+    "Shared",
     "__version__",
     "cached",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Shared` is imported when it is used, because most apps share with one system or none."""
+    if name == "Shared":
+        from layergate.shared.combined import Shared
+
+        return Shared
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,11 +14,13 @@ from __future__ import annotations
 from layergate.core.codec import Codec
 from layergate.core.shared import Joining
 from layergate.errors import LayerRefused, LayerTimeout, LayerUnavailable
+from layergate.shared.capabilities import Capabilities
 from layergate.shared.cells_layer import CellsLayer
+from layergate.shared.combined import Shared
 from layergate.shared.guard import Guard
 from layergate.shared.guarded import GuardedBlobs
 from layergate.shared.journal import FencingLeaseStore, Journal, LeaseStore
-from layergate.shared.layer import System, SystemLayer, SystemOptions
+from layergate.shared.layer import Bodies, System, SystemLayer, SystemOptions
 from layergate.shared.ports import (
     Blobs,
     Cell,
@@ -33,6 +35,8 @@ from layergate.shared.ports import (
 
 __all__ = [
     "Blobs",
+    "Bodies",
+    "Capabilities",
     "Cell",
     "Cells",
     "CellsLayer",
@@ -50,6 +54,7 @@ __all__ = [
     "LeaseStore",
     "Limits",
     "RemovableCells",
+    "Shared",
     "System",
     "SystemLayer",
     "SystemOptions",

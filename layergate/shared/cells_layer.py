@@ -11,10 +11,11 @@ from abc import abstractmethod
 from collections.abc import Hashable
 from typing import ClassVar
 
+from layergate.core.ports import Runtime
 from layergate.core.shared import Joining
 from layergate.shared.guard import Guard
 from layergate.shared.guarded import GuardedBlobs
-from layergate.shared.layer import System, SystemLayer
+from layergate.shared.layer import Bodies, System, SystemLayer
 from layergate.shared.ledger import CellsJournal, CellsLeaseStore, FencingCellsLeaseStore
 from layergate.shared.ports import Blobs, Cells, ConditionalBlobs
 
@@ -43,17 +44,30 @@ class CellsLayer(SystemLayer):
         Then the membership of a layer that was garbage collected lapses only by itself."""
         return None
 
-    def open(self, joining: Joining) -> System:
-        """See `SystemLayer.open`."""
-        blobs, cells = self.connect(joining)
-        runtime = joining.runtime
-        guard = Guard(
-            runtime,
+    def guarded(self, blobs: Blobs, guard: Guard, runtime: Runtime) -> Blobs:  # noqa: ARG002
+        """The blobs with the time budget and the breaker of ``guard``."""
+        return GuardedBlobs(blobs, guard)
+
+    def _guard(self, joining: Joining) -> Guard:
+        return Guard(
+            joining.runtime,
             joining.counters,
             name=self.name,
             timeout=self.timeout,
             connect_timeout=self.connect_timeout,
         )
+
+    def open_bodies(self, joining: Joining) -> Bodies:
+        """See `SystemLayer.open_bodies`."""
+        blobs, _ = self.connect(joining)
+        guard = self._guard(joining)
+        return Bodies(guard, self.guarded(blobs, guard, joining.runtime))
+
+    def open(self, joining: Joining) -> System:
+        """See `SystemLayer.open`."""
+        blobs, cells = self.connect(joining)
+        runtime = joining.runtime
+        guard = self._guard(joining)
         journal = CellsJournal(
             cells,
             guard.call,
@@ -68,4 +82,4 @@ class CellsLayer(SystemLayer):
         if isinstance(blobs, ConditionalBlobs):
             fence = FencingCellsLeaseStore(cells, blobs, guard.call, runtime, prefix=prefix)
         leases = fence or CellsLeaseStore(cells, guard.call, runtime, prefix=prefix)
-        return System(guard, GuardedBlobs(blobs, guard), journal, leases, fence)
+        return System(guard, self.guarded(blobs, guard, runtime), journal, leases, fence)

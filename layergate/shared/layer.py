@@ -15,6 +15,7 @@ that is stale, lost, or comes back from a backup is recognized, and costs a miss
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from abc import ABC, abstractmethod
@@ -29,6 +30,7 @@ from layergate.core.entry import Entry
 from layergate.core.layer import Key
 from layergate.core.shared import Joining
 from layergate.errors import ConfigError, LayerUnavailable, WireError
+from layergate.shared.capabilities import Capabilities
 from layergate.shared.guard import Guard
 from layergate.shared.journal import FencingLeaseStore, Journal, LeaseStore
 from layergate.shared.leases import SharedLeases
@@ -38,7 +40,9 @@ from layergate.shared.ports import Blobs, answered
 from layergate.shared.positions import Positions
 from layergate.sizes import parse_size
 
-__all__ = ["System", "SystemLayer", "SystemOptions"]
+__all__ = ["Bodies", "System", "SystemLayer", "SystemOptions"]
+
+_logger = logging.getLogger("layergate")
 
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
 _LEAST_LOG: Final = 1000
@@ -58,6 +62,13 @@ class System(NamedTuple):
     journal: Journal
     leases: LeaseStore
     fence: FencingLeaseStore | None = None
+
+
+class Bodies(NamedTuple):
+    """What of a shared system holds entries. See `System`."""
+
+    guard: Guard
+    blobs: Blobs
 
 
 class SystemOptions(TypedDict, total=False):
@@ -201,12 +212,29 @@ class SystemLayer(ABC):
             if compress_above is None
             else parse_size(compress_above, option="compress_above"),
         }
+        self.options: Final[SystemOptions] = {
+            "name": name,
+            "ttl": ttl,
+            "stale_while_revalidate": stale_while_revalidate,
+            "stale_if_error": stale_if_error,
+            "namespace": namespace,
+            "secret": secret,
+            "compress_above": compress_above,
+            "max_size": max_size,
+            "connect_timeout": connect_timeout,
+            "timeout": timeout,
+            "max_disconnected": max_disconnected,
+            "lease_term": lease_term,
+            "backoff": backoff,
+            "log_length": log_length,
+        }
         Codec(max_size=self._max_size, **self._codec_options)  # raises for options that cannot work
         self._secret = secret.encode() if isinstance(secret, str) else secret or b""
         self._joined: _Joined | None = None
         self._hits = self._misses = self._errors = self._unavailable = 0
         self._undecodable = self._other_log = 0
         self._too_large = self._unplaced = self._fenced = 0
+        self._told = False
 
     # -- joining -------------------------------------------------------------------------------
 
@@ -214,6 +242,38 @@ class SystemLayer(ABC):
     def open(self, joining: Joining) -> System:
         """The ports of the system. Called once, when the layer becomes part of a stack. Nothing may
         start, or connect, before a port is used."""
+
+    def open_bodies(self, joining: Joining) -> Bodies:
+        """What holds entries, for a layer that coordinates with another system (`Shared`). Called instead
+        of `open`, and like it."""
+        system = self.open(joining)
+        return Bodies(system.guard, system.blobs)
+
+    # -- for operators -------------------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """What this system can promise; None if the layer does not say."""
+        return None
+
+    def setup(self) -> Sequence[str]:
+        """Make what the system needs: tables, indexes. Blocks. Idempotent, and safe from many processes
+        at once. Does not need a stack. Returns a sentence for each thing that was made.
+
+        Raises ConfigError, with the remedy, if the system refuses it, and LayerError for a fault.
+        """
+        return ()
+
+    def examine(self) -> Sequence[str]:
+        """What is missing, or would break a promise: a sentence for each. Blocks; changes nothing; does
+        not need a stack. Raises LayerError if the system cannot be asked."""
+        return ()
+
+    def system_stats(self) -> Mapping[str, int | float]:
+        """What the client of the system counts; a part of `stats`."""
+        return {}
+
+    # -- in a stack ----------------------------------------------------------------------------
 
     def join(self, joining: Joining) -> tuple[SharedLog, SharedLeases]:
         """Become part of a stack: from now on the layer can be used. Nothing starts.
@@ -235,8 +295,6 @@ class SystemLayer(ABC):
                 f"namespace must be at most {most} characters in this system, got"
                 f" {self.namespace!r}"
             )
-        if limits.largest is not None:
-            self._max_size = min(self._max_size, limits.largest)
         codec = Codec(joining.values, max_size=self._max_size, **self._codec_options)
         log = SharedLog(
             system.journal,
@@ -349,10 +407,12 @@ class SystemLayer(ABC):
         left = entry.expires - joined.joining.runtime.now()
         name = self.blob_name(key)
         data = self._encoded(joined, name, entry) if left > 0 else None
+        system = joined.system
+        if data is not None and not self._fits(system.blobs.limits.largest, len(data)):
+            data = None
         if data is None:
             await self.delete(key)
             return
-        system = joined.system
         seconds = max(left, system.blobs.limits.least_lifetime)
         lease = None if system.fence is None else joined.leases.token_of(key)
         try:
@@ -368,7 +428,12 @@ class SystemLayer(ABC):
     def largest(self) -> int:
         """``max_size``, or what the system takes if that is less, without what a frame adds to an
         entry."""
-        return max(0, self._max_size - _FRAME)
+        most = self._max_size
+        if self._joined is not None:
+            # Some systems tell only once they are connected.
+            limit = self._joined.system.blobs.limits.largest
+            most = most if limit is None else min(most, limit)
+        return max(0, most - _FRAME)
 
     def takes(self, key: Key, size: int, tags: tuple[str, ...] = ()) -> bool:  # noqa: ARG002
         """True if `set` would keep an entry of ``size`` bytes, provided that the system answers. False
@@ -380,6 +445,22 @@ class SystemLayer(ABC):
             and joined.system.guard.breaker.state == "closed"
             and joined.positions.place(joined.joining.invalidations.position) is not None
         )
+
+    def _fits(self, largest: int | None, size: int) -> bool:
+        """False, counted and said once, if the system does not take ``size`` bytes."""
+        if largest is None or size <= largest:
+            return True
+        self._too_large += 1
+        if not self._told:
+            self._told = True
+            _logger.warning(
+                "layer %r: an entry of %d bytes is not stored, because this system takes %d bytes at"
+                " most; later ones are counted (too_large) and not logged",
+                self.name,
+                size,
+                largest,
+            )
+        return False
 
     def _encoded(self, joined: _Joined, name: str, entry: Entry) -> bytes | None:
         """None if it must not be stored."""
@@ -425,7 +506,7 @@ class SystemLayer(ABC):
         an ``other_log``; of the writes declined, ``too_large``, ``unplaced`` (stamped in an older log)
         and ``fenced`` (another instance took the lease); ``errors``, and operations refused while the
         breaker was open, ``unavailable``. ``breaker``: 0 closed, 1 half-open, 2 open;
-        ``breaker_opened``: how often."""
+        ``breaker_opened``: how often. With those of `system_stats`."""
         breaker = None if self._joined is None else self._joined.system.guard.breaker
         return {
             "hits": self._hits,
@@ -439,6 +520,7 @@ class SystemLayer(ABC):
             "unavailable": self._unavailable,
             "breaker": 0 if breaker is None else breaker.number,
             "breaker_opened": 0 if breaker is None else breaker.opened,
+            **self.system_stats(),
         }
 
     def blob_name(self, key: Key) -> str:
