@@ -77,7 +77,8 @@ class _Group:
         return any(not one.done() for futures in self.callers.values() for one in futures)
 
     def resolve(self, values: Sequence[bytes | None]) -> None:
-        for futures, value in zip(self.callers.values(), values, strict=True):
+        # All or nothing: of a list that is too short, nobody knows which value is whose.
+        for futures, value in list(zip(self.callers.values(), values, strict=True)):
             for future in futures:
                 if not future.done():
                     future.set_result(value)

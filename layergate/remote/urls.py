@@ -13,6 +13,7 @@ from urllib.parse import unquote
 __all__ = ["shown"]
 
 _URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_NAME: Final = re.compile(r"[A-Za-z0-9._%+-]*")
 # Options whose values are harmless. All others are left out: a library may call its secrets anything.
 _HARMLESS: Final = frozenset(
     {
@@ -27,13 +28,12 @@ def shown(url: str) -> str:
     match = _URL.fullmatch(url)
     if match is None:
         return "..."
-    rest = match["rest"].partition("#")[0]
-    place, mark, query = rest.partition("?")
-    # A password may contain "/" and "@" by mistake, so everything up to the last "@" counts.
-    user, at, host = place.rpartition("@")
+    # A password may contain "/", "?", "#" and "@" by mistake, so everything up to the last "@" counts.
+    user, at, rest = match["rest"].rpartition("@")
     if at:
         name, colon, _ = user.partition(":")
-        user = f"{name}:***@" if colon else f"{name}@"
+        user = (name if _NAME.fullmatch(name) else "***") + (":***@" if colon else "@")
+    host, mark, query = rest.partition("#")[0].partition("?")
     options = [_option(one) for one in query.split("&")] if mark else []
     return f"{match['scheme']}://{user}{host}" + ("?" + "&".join(options) if options else "")
 
