@@ -1,6 +1,6 @@
 """G3 and G5 where everything fails at once: the origin, the lines to the Valkey, and the processes.
 
-The history of `test_g3_fleet_history`, told by apps under ASGI and WSGI and by a gateway of two
+The history of `tests.support.story`, told by apps under ASGI and WSGI and by a gateway of two
 workers, all on one Valkey. While lines are cut and processes stand still or die, the origin fails in
 every way of `KINDS`, so that whatever may stand in for it does: `stale-if-error` of the responses and
 of requests, `stale_if_unreachable` and `origin_timeout` of the options. Held are
@@ -43,7 +43,11 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from tests.guarantees.test_g3_fleet_history import (
+from tests.processes.planted import PLANTED
+from tests.support.fleet import Answer, Connection, Fleet, Instance, OriginCall, Purged
+from tests.support.gateways import Gateway
+from tests.support.redis_servers import Proxy, Valkey
+from tests.support.story import (
     GONE,
     KEYS,
     LAYER,
@@ -55,10 +59,6 @@ from tests.guarantees.test_g3_fleet_history import (
     group_of,
     violations,
 )
-from tests.processes.planted import PLANTED
-from tests.support.fleet import Answer, Connection, Fleet, Instance, OriginCall, Purged
-from tests.support.gateways import Gateway
-from tests.support.redis_servers import Proxy, Valkey
 from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)

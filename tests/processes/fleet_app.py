@@ -17,7 +17,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from layergate import Admin, CacheStack, HttpCache, LayerGate, MemoryLayer, PurgeReceipt
+from layergate import (
+    Admin,
+    CacheStack,
+    HttpCache,
+    LayerGate,
+    MemoryLayer,
+    PurgeReceipt,
+    Shared,
+)
+from layergate.layers.schemes import layer_of
 from layergate.wsgi import LayerGate as WsgiLayerGate
 from layergate.wsgi import ThreadRuntime
 from tests.processes import planted
@@ -42,13 +51,15 @@ TRACED = bool(os.environ.get("FLEET_TRACED"))
 
 
 def shared() -> Any:
-    url = os.environ["FLEET_SHARED"]
+    """``FLEET_SHARED``: a URL; or the URLs of bodies and of coordination, with a space between them."""
+    urls = os.environ["FLEET_SHARED"].split()
     options = json.loads(os.environ["FLEET_LAYER"])
-    if not url or not options:
-        return url or None
-    from layergate.layers.redis import RedisLayer
-
-    return RedisLayer(url, **options)
+    if not options and len(urls) < 2:
+        return urls[0] if urls else None
+    layers: list[Any] = [layer_of(url, **options) for url in urls]
+    if len(layers) == 2:
+        return Shared(bodies=layers[0], coordination=layers[1])
+    return layers[0] if layers else None
 
 
 def tell(event: str, facts: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 
 from redis.exceptions import (
     ClusterDownError,
+    NoScriptError,
     RedisError,
     ResponseError,
     TryAgainError,
@@ -19,7 +20,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from layergate.errors import LayerRefused, LayerTimeout
 
-__all__ = ["first_error", "is_answer", "is_fault", "ported", "raise_first", "reraise", "uncovered"]
+__all__ = [
+    "first_error",
+    "garbled",
+    "is_answer",
+    "is_fault",
+    "ported",
+    "raise_first",
+    "reraise",
+    "uncovered",
+]
 
 _DOWN: Final = ("BUSY ", "CLUSTERDOWN ", "MASTERDOWN ", "TRYAGAIN ")
 
@@ -47,6 +57,15 @@ def is_answer(reply: object) -> bool:
     if not isinstance(reply, BaseException):
         return True
     return isinstance(reply, ResponseError) and not is_fault(reply)
+
+
+def garbled(error: object) -> bool:
+    """True if this error of a script may come from keys that somebody else has written."""
+    if not isinstance(error, ResponseError) or isinstance(error, NoScriptError):
+        return False
+    text = str(error)
+    # Redis 6.2 wraps what a script raises; later ones begin with the code of the command.
+    return text.startswith("WRONGTYPE") or "unning script" in text or "user_script" in text
 
 
 def reraise(name: str, error: Exception) -> NoReturn:

@@ -6,6 +6,7 @@ keys, to count durations, and to read the replies.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Hashable, Sequence
 from typing import Any, Final
@@ -13,9 +14,9 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from layergate.layers.redis.client import RedisClient
-from layergate.layers.redis.errors import reraise
+from layergate.layers.redis.errors import garbled, reraise
 from layergate.layers.redis.keys import log_key
-from layergate.layers.redis.log_scripts import APPEND, LEAVE, STATUS, SYNC
+from layergate.layers.redis.log_scripts import APPEND, LEAVE, MEND, STATUS, SYNC
 from layergate.layers.redis.script import Script
 from layergate.layers.redis.subscription import Subscription
 from layergate.shared.journal import (
@@ -35,6 +36,8 @@ from layergate.shared.journal import (
 from layergate.shared.names import lease_name
 
 __all__ = ["RedisJournal", "release_channels"]
+
+_logger = logging.getLogger("layergate")
 
 _PARTS: Final = ("log", "meta", "members", "acks", "again")
 _LIMIT: Final = 1000  # records in one reply
@@ -126,12 +129,31 @@ class RedisJournal:
         self._client.forked()
 
     async def _run(self, script: Script, place: Place, *words: Any, probe: bool = False) -> Any:
+        arguments = [*self.arguments(place), *words]
         try:
-            return await self._client.run(
-                script, self.keys, [*self.arguments(place), *words], probe=probe
-            )
+            try:
+                return await self._client.run(script, self.keys, arguments, probe=probe)
+            except RedisError as error:
+                if not (garbled(error) and await self._mended(probe)):
+                    raise
+                return await self._client.run(script, self.keys, arguments, probe=probe)
         except RedisError as error:
             reraise(self._client.name, error)
+
+    async def _mended(self, probe: bool) -> bool:
+        """Somebody has written into the log's keys, and they were taken away: the log begins anew."""
+        try:
+            mended = bool(await self._client.run(MEND, self.keys, probe=probe))
+        except RedisError as error:
+            _logger.debug("the log's keys cannot be looked at: %r", error)
+            return False
+        if mended:
+            _logger.warning(
+                "keys of the shared log in %r held what LayerGate does not write; they were removed, and"
+                " the log begins anew: give it a Redis database of its own, and a secret",
+                self._client.name,
+            )
+        return mended
 
     def arguments(self, place: Place) -> list[Any]:
         """What every script of the log is given first: see `log_scripts`."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from layergate.layers.redis.script import Script
 
-__all__ = ["ACQUIRE", "FENCED_SET", "LOOK", "RELEASE", "RENEW"]
+__all__ = ["ACQUIRE", "FENCED_SET", "LOOK", "MEND_LEASE", "RELEASE", "RENEW"]
 
 # The value of a lease is its holder's token, whose first byte is above 127; once released, "done:"
 # (or "free:": it need not be taken, because what is fetched is not shared) and that token, for one more
@@ -101,5 +101,23 @@ if holder and holder ~= ARGV[1] and holder ~= 'done:' .. ARGV[1] and holder ~= '
 end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return 1
+""",
+)
+
+# Somebody else has written into these keys, so that no script can read them: as if they were lost.
+# KEYS lease and perhaps waiters -> 1 if that was so
+MEND_LEASE: Final = Script.of(
+    "mend lease",
+    """
+local mended = 0
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'none' and (kind ~= 'string' or redis.call('STRLEN', KEYS[1]) == 0) then
+  mended = redis.call('DEL', KEYS[1])
+end
+if KEYS[2] then
+  kind = redis.call('TYPE', KEYS[2]).ok
+  if kind ~= 'none' and kind ~= 'set' then mended = redis.call('DEL', KEYS[2]) end
+end
+return mended
 """,
 )

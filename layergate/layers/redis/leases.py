@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +10,23 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from layergate.layers.redis.client import RedisClient
-from layergate.layers.redis.errors import ported, reraise
+from layergate.layers.redis.errors import garbled, ported, reraise
 from layergate.layers.redis.journal import release_channels
 from layergate.layers.redis.keys import digest_of, waiters_key
-from layergate.layers.redis.lease_scripts import ACQUIRE, FENCED_SET, LOOK, RELEASE, RENEW
+from layergate.layers.redis.lease_scripts import (
+    ACQUIRE,
+    FENCED_SET,
+    LOOK,
+    MEND_LEASE,
+    RELEASE,
+    RENEW,
+)
 from layergate.layers.redis.script import Script
 from layergate.shared.journal import Held, Observed, Release, Taken
 
 __all__ = ["RedisLeaseStore"]
+
+_logger = logging.getLogger("layergate")
 
 _FREE = -2  # a reply of LOOK
 
@@ -73,18 +83,47 @@ class RedisLeaseStore:
 
     async def _run(self, script: Script, keys: list[bytes], words: list[Any]) -> Any:
         try:
-            return await self._client.run(script, keys, words)
+            try:
+                return await self._client.run(script, keys, words)
+            except RedisError as error:
+                if not (garbled(error) and await self._mended(script, keys)):
+                    raise
+                return await self._client.run(script, keys, words)
         except RedisError as error:
             reraise(self._client.name, error)
+
+    async def _mended(self, script: Script, keys: list[bytes]) -> bool:
+        """Somebody has written into these keys, and they were removed."""
+        of_lease = keys[:1] if script is FENCED_SET else keys
+        try:
+            return bool(await self._client.run(MEND_LEASE, of_lease))
+        except RedisError as error:
+            _logger.debug("the keys of a lease cannot be looked at: %r", error)
+            return False
 
     async def _run_all(
         self, script: Script, calls: list[tuple[list[bytes], list[Any]]]
     ) -> list[bool | Exception]:
         name = self._client.name
         try:
-            return ported(name, await self._client.run_all(script, calls))
+            replies = await self._client.run_all(script, calls)
+            for number, (keys, words) in enumerate(calls):
+                if garbled(replies[number]):
+                    replies[number] = await self._again(script, keys, words, replies[number])
+            return ported(name, replies)
         except RedisError as error:
             reraise(name, error)
+
+    async def _again(
+        self, script: Script, keys: list[bytes], words: list[Any], error: Exception
+    ) -> Any:
+        """The reply, or the error, once the keys are mended; ``error`` if there is nothing to mend."""
+        if not await self._mended(script, keys):
+            return error
+        try:
+            return await self._client.run(script, keys, words)
+        except RedisError as again:
+            return again
 
 
 def _milliseconds(seconds: float) -> int:

@@ -40,7 +40,7 @@ from typing import Final
 
 from layergate.layers.redis.script import Script
 
-__all__ = ["APPEND", "LEAVE", "STATUS", "SYNC"]
+__all__ = ["APPEND", "LEAVE", "MEND", "STATUS", "SYNC"]
 
 # KEYS  1 log      stream: the records, with the ids "n-0": p the position of the one before, o the
 #                  nonce, r the record, t the *tip*: the SHA-1 of the tip before, nonce and record
@@ -258,6 +258,30 @@ LEAVE: Final = Script.of(
 redis.call('ZREM', MEMBERS, instance)
 redis.call('HDEL', ACKS, instance)
 save()
+return 1
+""",
+)
+
+# Somebody else has written into the log's keys, so that no script can read them: take away the log,
+# as if Redis had been emptied. KEYS as above. -> 1 if that was so
+MEND: Final = Script.of(
+    "mend",
+    """
+local garbled = false
+for i, kind in ipairs({'stream', 'hash', 'zset', 'hash', 'hash'}) do
+  local there = redis.call('TYPE', KEYS[i]).ok
+  if there ~= 'none' and there ~= kind then garbled = true end
+end
+if not garbled then
+  local numbers = redis.call('HMGET', KEYS[2], 'n', 'settle', 'at', 'clock', 'size', 'term', 'kept', 'leap')
+  for _, one in ipairs(numbers) do
+    if one and not tonumber(one) then garbled = true end
+  end
+  local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+  if newest and #newest[2] < 6 then garbled = true end
+end
+if not garbled then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5])
 return 1
 """,
 )

@@ -19,7 +19,7 @@ import redis.asyncio
 from layergate.core.codec import ValueType
 from layergate.core.entry import Entry
 from layergate.core.events import Counters
-from layergate.core.invalidation import Invalidations
+from layergate.core.invalidation import Invalidation, Invalidations
 from layergate.core.layer import Layer
 from layergate.core.shared import Joining, SharedLayer, Waited
 from layergate.errors import ConfigError, LayerRefused, LayerUnavailable, WireError
@@ -382,7 +382,96 @@ def test_nothing_is_written_before_the_first_contact_with_the_log(
     assert layer.stats()["unplaced"] == 1
 
 
+def log_keys(valkey: SharedValkey) -> list[str]:
+    return [
+        f"{{{valkey.namespace}}}:{part}" for part in ("log", "meta", "members", "acks", "again")
+    ]
+
+
+GARBLED: dict[str, list[list[Any]]] = {
+    **{
+        f"{part} is a string": [["SET", number, "\xff junk"]]
+        for number, part in enumerate(("log", "meta", "members", "acks", "again"))
+    },
+    "log is a list": [["RPUSH", 0, "a"]],
+    "all are sets": [["SADD", number, "x"] for number in range(5)],
+    "the last position is no number": [["HSET", 1, "n", "junk"]],
+    "the clock is no number": [["HSET", 1, "clock", ""]],
+    "an acknowledgement is no number": [["HSET", 3, "someone", "junk"]],
+    "a record lacks its fields": [["XADD", 0, "9007199254740000-0", "x", "y"]],
+}
+
+
+@pytest.mark.parametrize("case", GARBLED)
+def test_a_log_that_somebody_has_written_into_begins_anew(
+    world: World, shared_valkey: SharedValkey, case: str
+):
+    layer = world.layer(
+        shared_valkey.url, namespace=shared_valkey.namespace, max_disconnected=0.4, timeout=5.0
+    )
+    log, keys = log_of(layer), log_keys(shared_valkey)
+
+    async def story() -> None:
+        assert await log.sync(probe=True)
+        before = log.log_id
+        for command, number, *words in GARBLED[case]:
+            if command not in ("HSET", "XADD"):
+                shared_valkey.cli("DEL", keys[number])
+            shared_valkey.cli(command, keys[number], *words)
+        receipt = await log.append((Invalidation("tag", "x"),), time.time())
+        assert await log.sync(probe=True)
+        assert receipt.final or (await log.append((Invalidation("tag", "x"),), time.time())).final
+        kinds = [shared_valkey.cli("TYPE", key) for key in keys[:4]]
+        assert kinds == [b"stream", b"hash", b"zset", b"hash"]
+        # Nothing was repeated, and nobody is called so: what is there is not looked at.
+        harmless = case in ("again is a string", "an acknowledgement is no number")
+        assert (log.log_id == before) == harmless
+
+    world.run(story())
+
+
 # -- leases ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [["SET", 0, ""]],
+        [["RPUSH", 0, "a"]],
+        [["HSET", 0, "a", "b"], ["SET", 1, "x"]],
+        [["SET", 1, "x"]],
+    ],
+    ids=str,
+)
+def test_a_lease_that_somebody_has_written_over_is_as_if_lost(
+    world: World, shared_valkey: SharedValkey, commands: list[list[Any]]
+):
+    name = shared_valkey.namespace
+    layer = world.layer(shared_valkey.url, namespace=name)
+    other = world.layer(shared_valkey.url, namespace=name)
+    keys = [lease_name(name, digest("key")), f"{name}:w:{{{digest('key')}}}"]
+
+    def write() -> None:
+        for command, number, *words in commands:
+            shared_valkey.cli("DEL", keys[number])
+            shared_valkey.cli(command, keys[number], *words)
+
+    async def story() -> None:
+        write()
+        lease = await leases_of(layer).acquire("key", wait=0)
+        assert not isinstance(lease, Waited)
+        assert await leases_of(other).acquire("key", wait=0.01) is Waited.TIMEOUT
+        write()
+        await layer.set("key", entry(layer, b"mine"))
+        write()
+        await leases_of(layer).renew()
+        write()
+        await lease.release()
+        theirs = await leases_of(other).acquire("key", wait=0)
+        assert not isinstance(theirs, Waited)
+        await theirs.release()
+
+    world.run(story())
 
 
 def test_who_holds_the_lease_may_write(world: World, shared_valkey: SharedValkey):
