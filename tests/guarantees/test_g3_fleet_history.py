@@ -14,8 +14,9 @@ import pytest
 
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import Valkey, ValkeyCluster, ValkeySentinel
-from tests.support.story import MAX_DISCONNECTED, Purge, Read, Story, violations
-from tests.support.system_suites import OneSystem, each_line
+from tests.support.redis_story import LAYER, OneRedis
+from tests.support.story import Purge, Read, Story, violations
+from tests.support.system_suites import each_line
 from tests.support.systems import ValkeySystem
 
 
@@ -70,59 +71,6 @@ def test_the_checker_sees_what_a_soft_purge_left_fresh():
     assert [one.read for one in violations([*good, *bad], purges)] == bad
 
 
-class OneRedis(OneSystem):
-    """One server, and a line to it for each instance."""
-
-    server: ValkeySystem
-
-    @property
-    def valkey(self) -> Valkey:
-        return self.server.valkey
-
-    @property
-    def faults(self) -> list[Callable[[], Awaitable[None]]]:
-        return [
-            *super().faults,
-            self.restarts_redis_empty,
-            self.restarts_redis,
-            self.sets_redis_back,
-            self.evicts,
-            self.forgets_scripts,
-            self.hangs_up_on_those_who_listen,
-        ]
-
-    async def restarts_redis_empty(self) -> None:
-        await asyncio.to_thread(self.valkey.restart, empty=True)
-
-    async def restarts_redis(self) -> None:
-        await asyncio.to_thread(self.valkey.restart, empty=False)
-
-    async def sets_redis_back(self) -> None:
-        """To a snapshot: what it said since is lost, and it does not know."""
-        await asyncio.to_thread(self.valkey.cli, "SAVE")
-        await asyncio.sleep(0.5)
-        await asyncio.to_thread(self.valkey.kill)
-        await asyncio.to_thread(self.valkey.start)
-
-    async def evicts(self) -> None:
-        """Anything, the log's own keys included."""
-        self.valkey.cli("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
-        for _ in range(20):
-            size = self.valkey.cli("DBSIZE")
-            used = int(self.valkey.info("memory")["used_memory"])
-            self.valkey.cli("CONFIG", "SET", "maxmemory", used - 20_000)
-            self.note(f"... {size - self.valkey.cli('DBSIZE')} of {size} keys")
-            self.valkey.cli("CONFIG", "SET", "maxmemory", 0)
-            await asyncio.sleep(0.05)
-        self.valkey.cli("CONFIG", "SET", "maxmemory-policy", "noeviction")
-
-    async def forgets_scripts(self) -> None:
-        self.valkey.cli("SCRIPT", "FLUSH")
-
-    async def hangs_up_on_those_who_listen(self) -> None:
-        self.valkey.cli("CLIENT", "KILL", "TYPE", "pubsub")
-
-
 class Failovers(Story):
     """Servers of which one stands in for another."""
 
@@ -165,7 +113,6 @@ class Failovers(Story):
 
 
 KINDS = ["uvicorn", "uvicorn", "uvicorn", "gunicorn"]
-LAYER = {"max_disconnected": MAX_DISCONNECTED, "lease_term": 2.0, "timeout": 0.2}
 
 
 async def tell(folder: Path, *, seconds: float, seed: int, kinds: Sequence[str] = KINDS) -> None:

@@ -46,19 +46,19 @@ import pytest
 from tests.processes.planted import PLANTED
 from tests.support.fleet import Answer, Connection, Fleet, Instance, OriginCall, Purged
 from tests.support.gateways import Gateway
-from tests.support.redis_servers import Proxy, Valkey
+from tests.support.redis_servers import Proxy
+from tests.support.redis_story import LAYER, OneRedis
 from tests.support.story import (
     GONE,
     KEYS,
-    LAYER,
     LONG,
     MAX_DISCONNECTED,
-    OneRedis,
     Read,
     Violation,
     group_of,
     violations,
 )
+from tests.support.systems import ValkeySystem
 from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -762,8 +762,8 @@ async def telling(
     most = options.get("collapse_timeout", 30.0) + HANGS + 1.0
     upstream = {"first_byte_timeout": PATIENCE, "read_timeout": PATIENCE}
     async with contextlib.AsyncExitStack() as stack:
-        valkey = stack.enter_context(Valkey(folder))
-        proxies = [stack.enter_context(Proxy(valkey.port)) for _ in (*kinds, "gateway")]
+        server = stack.enter_context(ValkeySystem(folder))
+        proxies = [stack.enter_context(Proxy(server.port)) for _ in (*kinds, "gateway")]
         urls = [proxy.url for proxy in proxies]
         fleet = Fleet(
             folder, urls[:-1], kinds=tuple(kinds), layer=layer, options=options, environ=environ
@@ -780,7 +780,7 @@ async def telling(
         await stack.enter_async_context(gateway)
         mixed = Mixed(fleet, gateway, random.Random(story["seed"]))
         told = OfAll(mixed, most=most, **story)
-        told.valkey, told.proxies = valkey, proxies
+        told.server, told.proxies = server, proxies
         yield told
 
 
@@ -790,7 +790,7 @@ ONE_OF_EACH = (
     f"stops_an_instance_{LONG:.1f}",
     "falls_behind_soft",
     "kills_an_instance",
-    "empties_redis",
+    "restarts_redis_empty",
 )
 
 
