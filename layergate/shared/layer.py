@@ -232,7 +232,7 @@ class SystemLayer(ABC):
         self._secret = secret.encode() if isinstance(secret, str) else secret or b""
         self._joined: _Joined | None = None
         self._hits = self._misses = self._errors = self._unavailable = 0
-        self._undecodable = self._other_log = 0
+        self._undecodable = self._other_log = self._unaccounted = 0
         self._too_large = self._unplaced = self._fenced = 0
         self._told = False
 
@@ -351,7 +351,19 @@ class SystemLayer(ABC):
         if isawaitable(found):
             found = await found
         data = found[0]
-        return None if data is None else self._decoded(joined, name, data)
+        entry = None if data is None else self._decoded(joined, name, data)
+        if entry is not None and entry.stamp > joined.joining.invalidations.position:
+            return await self._accounted_for(joined, entry)
+        return entry
+
+    async def _accounted_for(self, joined: _Joined, entry: Entry) -> Entry | None:
+        """The entry, which was stamped after all that is known of the log here; None if the log does not
+        reach so far."""
+        place = joined.positions.claimed(entry.stamp)
+        if place is None or await joined.log.reaches(*place):
+            return entry
+        self._unaccounted += 1
+        return None
 
     async def get_many(self, keys: Sequence[Key]) -> dict[Key, Entry]:
         """The entries found. Raises as `get` does."""
@@ -368,6 +380,8 @@ class SystemLayer(ABC):
         found: dict[Key, Entry] = {}
         for key, name, data in zip(wanted, names, values, strict=True):
             entry = None if data is None else self._decoded(joined, name, data)
+            if entry is not None and entry.stamp > joined.joining.invalidations.position:
+                entry = await self._accounted_for(joined, entry)
             if entry is not None:
                 found[key] = entry
         self._hits += len(found)
@@ -502,8 +516,8 @@ class SystemLayer(ABC):
         again opens it anew."""
 
     def stats(self) -> Mapping[str, int | float]:
-        """Since construction: ``hits``, ``misses``; of the misses, those ``undecodable`` and those of
-        an ``other_log``; of the writes declined, ``too_large``, ``unplaced`` (stamped in an older log)
+        """Since construction: ``hits``, ``misses``; of the misses, those ``undecodable``, those of
+        an ``other_log``, and those ``unaccounted`` for (stamped beyond the end of the log); of the writes declined, ``too_large``, ``unplaced`` (stamped in an older log)
         and ``fenced`` (another instance took the lease); ``errors``, and operations refused while the
         breaker was open, ``unavailable``. ``breaker``: 0 closed, 1 half-open, 2 open;
         ``breaker_opened``: how often. With those of `system_stats`."""
@@ -513,6 +527,7 @@ class SystemLayer(ABC):
             "misses": self._misses,
             "undecodable": self._undecodable,
             "other_log": self._other_log,
+            "unaccounted": self._unaccounted,
             "too_large": self._too_large,
             "unplaced": self._unplaced,
             "fenced": self._fenced,

@@ -345,6 +345,34 @@ class SharedLog(Trust):
             if self.left or self._runtime.monotonic() >= until:
                 return complete
 
+    async def reaches(self, log: bytes, position: int) -> bool:
+        """True if the incarnation ``log`` goes on to ``position``, at which somebody has stamped an entry.
+        Asks the system if that is not known here. Never raises an Exception.
+
+        If it does not, its end was lost together with every process that knew it. Whatever was purged
+        there is not purged any more, so the log begins anew.
+        """
+        try:
+            good = await self.sync(patience=self._timeout)
+        except Exception as error:
+            self._counters.on("layer_error", layer="shared", operation="catch up", error=error)
+            return False
+        if log != self.log_id:
+            return False
+        if self.applied >= position:
+            return True
+        if good:
+            with self._lock:
+                self._tail.refuse(log)
+            self._tell()
+            self.heartbeat.ensure()
+            try:
+                await self.sync(patience=self._timeout)
+            except Exception as error:
+                # The next call finds it refused as well.
+                _logger.debug("the shared log cannot begin anew yet: %r", error)
+        return False
+
     async def refresh(self, *, probe: bool = False) -> Reply | None:
         """One `Journal.sync`, taken in. None if the reply was out of date. Raises what the journal
         raises."""

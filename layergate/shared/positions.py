@@ -63,6 +63,11 @@ class Positions:
         position = (stamp >> _LOCAL_BITS) - view.base
         return None if view.log is None or position < 0 else (view.log, position)
 
+    def claimed(self, stamp: int) -> tuple[bytes, int] | None:
+        """The incarnation and the position that an entry with this stamp claims to exist; None if that
+        means nothing any more, because the log began anew since the entry was read."""
+        return self.place(stamp)
+
     def stamp(self, log: bytes, position: int) -> int | None:
         """The stamp, in this process, of an entry that was written with ``position`` in the
         incarnation ``log``; None if the entry must not be used: it is of another incarnation, or too

@@ -168,7 +168,7 @@ class Tail:
             if sent.epoch != self.epoch:
                 return False
             if not self._acceptable(reply):
-                self._refuse(reply.log)
+                self.refuse(reply.log)
                 return False
             self._begin(reply, trusted)
             self._answered = _NEVER
@@ -177,7 +177,7 @@ class Tail:
         for record in reply.records:
             if not self._apply(record, trusted):
                 # An instance that has read less of the log cannot detect this.
-                self._refuse(reply.log)
+                self.refuse(reply.log)
                 return False
         if reply.complete:
             if reply.last > self.position:
@@ -198,7 +198,7 @@ class Tail:
         generation = int.from_bytes(reply.log[:_GENERATION])
         return generation > self._generation or generation == _LAST_GENERATION
 
-    def _refuse(self, log: bytes) -> None:
+    def refuse(self, log: bytes) -> None:
         """Have the next call found a new incarnation in the place of ``log``. Entries that were
         stored under the refused one are then of no use to anybody."""
         if self._refused != log:

@@ -206,6 +206,9 @@ class Exact:
     def place(self, stamp: int) -> tuple[bytes, int] | None:
         return self._id, stamp
 
+    def claimed(self, stamp: int) -> tuple[bytes, int] | None:
+        return None
+
     def stamp(self, log: bytes, position: int) -> int | None:
         return position if log == self._id else None
 
