@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from tests.support.fleet import Connection, Fleet, Instance
-from tests.support.redis_servers import BOUND, Proxy, Valkey, until_answered
-from tests.support.waiting import until
+from tests.support.connections import Connection
+from tests.support.fleet import Fleet, Instance
+from tests.support.proxy import Proxy
+from tests.support.redis_servers import Valkey, until_answered
+from tests.support.waiting import BOUND, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

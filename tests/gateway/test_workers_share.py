@@ -16,8 +16,10 @@ import pytest
 
 from layergate.layers.host.folder import PrivateFolder
 from tests.guarantees.test_g3_fleet_history import GONE, KEYS, Story
-from tests.support.fleet import Connection, OriginCall, Purged
+from tests.support.connections import Connection
+from tests.support.fleet import Purged
 from tests.support.gateways import AUTHORIZED, Gateway, gone
+from tests.support.origin import OriginCall
 from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)

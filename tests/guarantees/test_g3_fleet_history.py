@@ -25,8 +25,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support.fleet import FRESH, Connection, Fleet, Instance, OriginCall
-from tests.support.redis_servers import Proxy, Valkey, ValkeyCluster, ValkeySentinel
+from tests.support.connections import Connection
+from tests.support.fleet import Fleet, Instance
+from tests.support.origin import FRESH, OriginCall
+from tests.support.proxy import Proxy
+from tests.support.redis_servers import Valkey, ValkeyCluster, ValkeySentinel
 
 GONE = (OSError, EOFError, TimeoutError)
 

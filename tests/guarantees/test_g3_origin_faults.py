@@ -56,9 +56,12 @@ from tests.guarantees.test_g3_fleet_history import (
     violations,
 )
 from tests.processes.planted import PLANTED
-from tests.support.fleet import Answer, Connection, Fleet, Instance, OriginCall, Purged
+from tests.support.connections import Answer, Connection
+from tests.support.fleet import Fleet, Instance, Purged
 from tests.support.gateways import Gateway
-from tests.support.redis_servers import Proxy, Valkey
+from tests.support.origin import OriginCall
+from tests.support.proxy import Proxy
+from tests.support.redis_servers import Valkey
 from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)

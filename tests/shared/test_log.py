@@ -21,7 +21,8 @@ from layergate.runtime.threads import ThreadRuntime
 from layergate.shared import outbox, replay
 from layergate.shared.leases import SharedLease
 from tests.support.nodes import FAR, Loop, Node, Threads, key_of, part_of, settle, world
-from tests.support.redis_servers import Proxy, SharedValkey, Valkey
+from tests.support.proxy import Proxy
+from tests.support.redis_servers import SharedValkey, Valkey
 
 pytest_plugins = ("tests.support.redis_servers",)
 __all__ = ["world"]
