@@ -384,6 +384,31 @@ def test_without_a_background_it_asks_each_time_and_nobody_waits_for_it(
     world.run(scenario())
 
 
+def test_who_is_no_member_has_nothing_to_acknowledge(
+    world: Any, shared_valkey: SharedValkey
+) -> None:
+    """So it asks once, although what it reads is new."""
+
+    async def scenario() -> None:
+        (other,) = await fleet(world, shared_valkey, 1)
+        runtime = world.runtime()
+        runtime.background = lambda: False
+        node = Node(world, shared_valkey.url, shared_valkey.namespace, runtime=runtime)
+        assert await node.log.catch_up()
+        sync, replies = node.journal.sync, []
+
+        async def counted(*args: Any, **kwargs: Any) -> Any:
+            replies.append(await sync(*args, **kwargs))
+            return replies[-1]
+
+        node.journal.sync = counted
+        assert (await other.purge("a")).final
+        assert await node.log.sync()
+        assert [(len(reply.records), reply.member) for reply in replies] == [(1, False)]
+
+    world.run(scenario())
+
+
 def test_who_asks_each_time_takes_no_answer_from_before(shared_valkey: SharedValkey) -> None:
     """A sync that was sent before this request came says nothing about it."""
     world = Loop()
