@@ -23,7 +23,7 @@ from starlette.responses import Response
 from layergate import Admin, CacheStack, HttpCache, LayerGate, MemoryLayer
 from layergate.layers.redis import RedisLayer
 from tests.support.asgi import Call, OriginCall, World, scope_of
-from tests.support.redis_servers import Proxy
+from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
 with warnings.catch_warnings():  # of what it says of its own dependencies

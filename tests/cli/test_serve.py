@@ -19,7 +19,7 @@ from layergate.errors import SettingsError
 from layergate.gateway.catalogue import SETTINGS
 from layergate.gateway.options import GatewayOptions
 from layergate.gateway.settings import load
-from tests.support.redis_servers import tls_files
+from tests.support.tls import tls_files
 
 ROOT = Path(__file__).parent.parent.parent
 BOUND = 60.0  # seconds; only a test that hangs takes so long

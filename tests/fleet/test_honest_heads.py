@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.fleet.support import Fleet
-from tests.support.redis_servers import Proxy
+from tests.support.proxy import Proxy
 
 pytest_plugins = ("tests.support.redis_servers",)
 

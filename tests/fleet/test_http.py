@@ -18,7 +18,7 @@ from layergate.http.explain.report import Explanation
 from layergate.http.explain.walk import explain
 from tests.fleet.support import Fleet
 from tests.support.asgi import Gate, Lifespan, OriginCall, World, scope_of
-from tests.support.redis_servers import Proxy
+from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)

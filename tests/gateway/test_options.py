@@ -16,7 +16,7 @@ from layergate.gateway.addresses import Address
 from layergate.gateway.options import GatewayOptions
 from layergate.gateway.upstream_options import UpstreamOptions
 from layergate.layers.redis import RedisLayer
-from tests.support.redis_servers import tls_files
+from tests.support.tls import tls_files
 
 UP = "http://127.0.0.1:8000"
 SECRET = "s3cret-of-some-length"

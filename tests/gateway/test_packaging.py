@@ -18,7 +18,7 @@ from layergate.gateway.catalogue import SETTINGS
 from layergate.gateway.settings import load
 from layergate.gateway.timeouts import TIMEOUTS
 from layergate.gateway.upstream_options import UpstreamOptions
-from tests.support.redis_servers import tls_files
+from tests.support.tls import tls_files
 
 ROOT = Path(__file__).parent.parent.parent
 GUIDE = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")

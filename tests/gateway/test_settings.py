@@ -19,7 +19,7 @@ from layergate.gateway.catalogue import PREFIX, RIVALS, SETTINGS, Kind
 from layergate.gateway.options import GatewayOptions
 from layergate.gateway.settings import load
 from layergate.gateway.upstream_options import UpstreamOptions
-from tests.support.redis_servers import tls_files
+from tests.support.tls import tls_files
 
 UP = "http://127.0.0.1:8000"
 SECRET = "s3cret-of-some-length"

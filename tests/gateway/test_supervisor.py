@@ -17,9 +17,10 @@ import pytest
 
 from layergate.gateway import timeouts
 from layergate.gateway.supervisor import Supervisor
-from tests.support.fleet import FRESH, Connection, OriginCall
+from tests.support.connections import Connection
 from tests.support.gateway_worker import options_of
 from tests.support.gateways import Gateway, HttpCall, gone, running
+from tests.support.origin import FRESH, OriginCall
 from tests.support.ports import HOST
 from tests.support.waiting import until
 

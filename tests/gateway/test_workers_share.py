@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from layergate.layers.host.folder import PrivateFolder
-from tests.support.fleet import Connection, OriginCall, Purged
+from tests.support.connections import Connection
+from tests.support.fleet import Purged
 from tests.support.gateways import AUTHORIZED, Gateway, gone
+from tests.support.origin import OriginCall
 from tests.support.story import GONE, KEYS, Story
 from tests.support.waiting import until
 

@@ -15,7 +15,7 @@ from layergate.runtime.threads import ThreadRuntime
 from layergate.wsgi import LayerGate
 from tests.fleet.support import Fleet
 from tests.support.asgi import OriginCall, World
-from tests.support.fleet import Connection
+from tests.support.connections import Connection
 from tests.support.gateways import AUTHORIZED, Gateway
 from tests.support.wsgi import ask
 

@@ -23,7 +23,7 @@ from layergate.layers.redis import RedisLayer
 from layergate.wsgi import LayerGate as WsgiLayerGate
 from layergate.wsgi import ThreadRuntime
 from tests.support.asgi import Call, Gate, Lifespan, Origin, OriginCall, World, scope_of
-from tests.support.redis_servers import Proxy
+from tests.support.proxy import Proxy
 from tests.support.waiting import until, wait_until
 from tests.support.wsgi import ask
 

@@ -44,9 +44,11 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from tests.processes.planted import PLANTED
-from tests.support.fleet import Answer, Connection, Fleet, Instance, OriginCall, Purged
+from tests.support.connections import Answer, Connection
+from tests.support.fleet import Fleet, Instance, Purged
 from tests.support.gateways import Gateway
-from tests.support.redis_servers import Proxy
+from tests.support.origin import OriginCall
+from tests.support.proxy import Proxy
 from tests.support.redis_story import LAYER, OneRedis
 from tests.support.story import (
     GONE,

@@ -15,10 +15,11 @@ from layergate.errors import ConfigError, FetchTimeout
 from layergate.layers.redis import RedisLayer
 from tests.fleet.support import Fleet as Worlds
 from tests.support.asgi import Gate, OriginCall
-from tests.support.fleet import Connection, Fleet
-from tests.support.fleet import OriginCall as RemoteCall
+from tests.support.connections import Connection
+from tests.support.fleet import Fleet
 from tests.support.gateways import Gateway
-from tests.support.redis_servers import Proxy
+from tests.support.origin import OriginCall as RemoteCall
+from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)

@@ -13,7 +13,9 @@ from typing import Any, Self
 import pytest
 import pytest_asyncio
 
-from tests.support.fleet import FRESH, Answer, Connection, Fleet, Instance, OriginCall, Purged
+from tests.support.connections import Answer, Connection
+from tests.support.fleet import Fleet, Instance, Purged
+from tests.support.origin import FRESH, OriginCall
 from tests.support.ports import free_port
 from tests.support.redis_servers import Valkey, ValkeyCluster, ValkeySentinel
 from tests.support.waiting import until

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support.fleet import FRESH, Connection, Fleet, OriginCall
+from tests.support.connections import Connection
+from tests.support.fleet import Fleet
+from tests.support.origin import FRESH, OriginCall
 from tests.support.waiting import until
 
 pytest_plugins = ("tests.support.redis_servers",)

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.fleet import FRESH, ROOT, Answer, Connection, Instance, Origin, OriginCall
-from tests.support.redis_servers import Process
+from tests.support.connections import Answer, Connection
+from tests.support.fleet import ROOT, Instance
+from tests.support.origin import FRESH, Origin, OriginCall
+from tests.support.processes import Process
 
 pytest_plugins = ("tests.support.redis_servers",)
 

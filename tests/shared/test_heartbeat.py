@@ -15,7 +15,8 @@ from redis.exceptions import RedisError
 
 from layergate.errors import LayerError
 from tests.support.nodes import Loop, Node, Threads, part_of, settle, world
-from tests.support.redis_servers import Proxy, SharedValkey, Valkey
+from tests.support.proxy import Proxy
+from tests.support.redis_servers import SharedValkey, Valkey
 from tests.support.waiting import BOUND, wait_until
 
 pytest_plugins = ("tests.support.redis_servers",)

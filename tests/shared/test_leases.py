@@ -19,7 +19,9 @@ from layergate.shared.journal import Held, Release, Taken
 from layergate.shared.leases import SharedLease
 from layergate.shared.names import blob_name, digest, lease_name
 from tests.support.nodes import Loop, Node, Threads, world
-from tests.support.redis_servers import BOUND, Proxy, SharedValkey, Valkey
+from tests.support.proxy import Proxy
+from tests.support.redis_servers import SharedValkey, Valkey
+from tests.support.waiting import BOUND
 
 pytest_plugins = ("tests.support.redis_servers",)
 __all__ = ["world"]

@@ -21,7 +21,8 @@ from layergate.runtime.threads import ThreadRuntime
 from layergate.shared import outbox, replay
 from layergate.shared.leases import SharedLease
 from tests.support.nodes import FAR, Loop, Node, Threads, key_of, part_of, settle, world
-from tests.support.redis_servers import Proxy, SharedValkey, Valkey
+from tests.support.proxy import Proxy
+from tests.support.redis_servers import SharedValkey, Valkey
 
 pytest_plugins = ("tests.support.redis_servers",)
 __all__ = ["world"]
@@ -379,6 +380,31 @@ def test_without_a_background_it_asks_each_time_and_nobody_waits_for_it(
         assert await node.purge("b") == (2, 2, True)
         assert not held()
         await world.together(*(node.log.catch_up() for _ in range(8)))
+
+    world.run(scenario())
+
+
+def test_who_is_no_member_has_nothing_to_acknowledge(
+    world: Any, shared_valkey: SharedValkey
+) -> None:
+    """So it asks once, although what it reads is new."""
+
+    async def scenario() -> None:
+        (other,) = await fleet(world, shared_valkey, 1)
+        runtime = world.runtime()
+        runtime.background = lambda: False
+        node = Node(world, shared_valkey.url, shared_valkey.namespace, runtime=runtime)
+        assert await node.log.catch_up()
+        sync, replies = node.journal.sync, []
+
+        async def counted(*args: Any, **kwargs: Any) -> Any:
+            replies.append(await sync(*args, **kwargs))
+            return replies[-1]
+
+        node.journal.sync = counted
+        assert (await other.purge("a")).final
+        assert await node.log.sync()
+        assert [(len(reply.records), reply.member) for reply in replies] == [(1, False)]
 
     world.run(scenario())
 

@@ -1,8 +1,7 @@
-"""A fleet: app processes under real servers, one Redis, and an origin that the test itself is.
+"""A fleet: app processes under real servers, one shared system, and an origin that the test itself is.
 
-The apps (`tests/processes/fleet_app.py`) hold no content of their own. Each call of a handler
-becomes a line to the `Origin` here, in the test's process and on its loop: so a test counts and
-holds origin calls of eight processes as if they were one, and what it counts with is not LayerGate.
+The apps (`tests/processes/fleet_app.py`) hold no content of their own. Each call of a handler becomes
+a line to the origin (`tests/support/origin.py`).
 """
 
 from __future__ import annotations
@@ -13,297 +12,27 @@ import itertools
 import json
 import shutil
 import signal
-import struct
 import sys
 import sysconfig
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, NamedTuple, Self
 
-from tests.support.ports import HOST, free_port, stop_listening
-from tests.support.redis_servers import Process
+from tests.support.connections import Answer, Connection
+from tests.support.origin import Origin
+from tests.support.ports import HOST, free_port
+from tests.support.processes import EndedError, Process
 from tests.support.waiting import BOUND, until
 
-__all__ = [
-    "FRESH",
-    "TOKEN",
-    "Answer",
-    "Connection",
-    "Fleet",
-    "Gate",
-    "Instance",
-    "Origin",
-    "OriginCall",
-    "Purged",
-]
+__all__ = ["ROOT", "TOKEN", "Fleet", "Instance", "Purged"]
 
 ROOT = Path(__file__).parent.parent.parent
 TOKEN = "fleet-token"
 # Seconds. A server that closes what is idle meets a request now and then, of a test that stood still.
 KEEP_ALIVE = "60"
-FRESH = {"cache-control": "max-age=600"}
-
-Handler = Callable[["OriginCall"], Awaitable[None]]
 
 
-# ------------------------------------------------------------------------------------ the origin
-
-
-class Gate:
-    """A place in a handler where it waits for the test."""
-
-    def __init__(self) -> None:
-        self.arrived = 0
-        self._open = asyncio.Event()
-
-    async def wait(self) -> None:
-        self.arrived += 1
-        await self._open.wait()
-
-    def open(self) -> None:
-        self._open.set()
-
-    async def reached(self, count: int = 1) -> None:
-        await until(lambda: self.arrived >= count)
-
-
-class OriginCall:
-    """One call of an app's handler, as it reaches the origin."""
-
-    def __init__(self, asked: Mapping[str, Any], number: int, writer: asyncio.StreamWriter) -> None:
-        self.path: str = asked["path"]
-        self.method: str = asked["method"]
-        self.instance: str = asked["instance"]
-        self.pid: int = asked["pid"]
-        # Of the request, by their names in lower case.
-        self.headers: Mapping[str, str] = asked["headers"]
-        self.number = number  # 1 for the first call of this path
-        self._writer = writer
-
-    async def start(self, status: int = 200, headers: Mapping[str, str] = FRESH) -> None:
-        await self._say({"status": status, "headers": list(headers.items())})
-
-    async def chunk(self, data: bytes) -> None:
-        if data:
-            await self._say({"size": len(data)}, data)
-
-    async def end(self, data: bytes = b"") -> None:
-        await self.chunk(data)
-        await self._say({"size": 0})
-
-    async def reply(
-        self, body: bytes = b"", headers: Mapping[str, str] = FRESH, status: int = 200
-    ) -> None:
-        await self.start(status, {**headers, "content-length": str(len(body))})
-        await self.end(body)
-
-    # What goes wrong.
-
-    async def fail(self) -> None:
-        """Give no response but an error: the app raises one that is none of a connection."""
-        await self._say({"error": "the origin failed"})
-
-    def hang_up(self, *, reset: bool = False) -> None:
-        """Close the connection; with ``reset`` as a process that crashed does."""
-        if reset:
-            self._writer.transport.abort()
-        else:
-            self._writer.close()
-
-    async def _say(self, facts: Mapping[str, Any], data: bytes = b"") -> None:
-        # An app that was killed does not listen any more: its handler's affair, not the origin's.
-        with contextlib.suppress(OSError):
-            self._writer.write(json.dumps(facts).encode() + b"\n" + data)
-            await self._writer.drain()
-
-
-class Origin:
-    """Counts every call, and answers by the handler of its path (the longest prefix wins).
-
-    Without a handler: ``<path> <number of the call>``, fresh for ten minutes.
-    """
-
-    def __init__(self) -> None:
-        self.calls: Counter[str] = Counter()
-        self.log: list[OriginCall] = []
-        self.running: Counter[str] = Counter()
-        self.most_running: Counter[str] = Counter()
-        self.handlers: dict[str, Handler] = {}
-        self.errors: list[Exception] = []  # of handlers
-        self.port = free_port()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        for attempt in itertools.count():
-            try:
-                await self.listen()
-                return self
-            except OSError:
-                if attempt == 5:
-                    raise
-                self.port = free_port()
-        raise AssertionError
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.refuse()
-
-    async def listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, HOST, self.port, backlog=4096)
-
-    async def refuse(self) -> None:
-        """Break off every call, and listen no more (until `listen`)."""
-        await stop_listening(self._server)
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def on(self, prefix: str) -> Callable[[Handler], Handler]:
-        def register(handler: Handler) -> Handler:
-            self.handlers[prefix] = handler
-            return handler
-
-        return register
-
-    def answers(self, prefix: str, headers: Mapping[str, str], body: bytes = b"body") -> None:
-        async def handler(call: OriginCall) -> None:
-            await call.reply(body, headers)
-
-        self.handlers[prefix] = handler
-
-    def gated(self, prefix: str, headers: Mapping[str, str] = FRESH) -> Gate:
-        """A handler that waits at the gate, then answers with the number of the call."""
-        gate = Gate()
-
-        async def handler(call: OriginCall) -> None:
-            await gate.wait()
-            await call.reply(b"%d" % call.number, headers)
-
-        self.handlers[prefix] = handler
-        return gate
-
-    async def called(self, path: str, count: int = 1) -> None:
-        await until(lambda: self.calls[path] >= count, f"{count} calls of {path}")
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            line = await reader.readline()
-            if line:
-                await self._answer(json.loads(line), writer)
-        except asyncio.CancelledError:
-            pass  # the end of the test
-        except Exception as error:
-            self.errors.append(error)
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-
-    async def _answer(self, asked: Mapping[str, Any], writer: asyncio.StreamWriter) -> None:
-        path = asked["path"]
-        self.calls[path] += 1
-        self.running[path] += 1
-        self.most_running[path] = max(self.most_running[path], self.running[path])
-        call = OriginCall(asked, self.calls[path], writer)
-        self.log.append(call)
-        prefixes = [prefix for prefix in self.handlers if path.startswith(prefix)]
-        try:
-            if prefixes:
-                await self.handlers[max(prefixes, key=len)](call)
-            else:
-                await call.reply(f"{path} {call.number}".encode())
-        finally:
-            self.running[path] -= 1
-
-
-# ------------------------------------------------------------------------------------ the clients
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def told(self) -> str:
-        """Cache-Status."""
-        return self.headers.get("cache-status", "")
-
-    @property
-    def hit(self) -> bool:
-        return "; hit" in self.told
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Connection:
-    """A client's connection, and HTTP/1.1 as RFC 9112 frames it. Everything is bounded."""
-
-    def __init__(self, port: int, *, bound: float = BOUND) -> None:
-        self.port = port
-        self.bound = bound
-
-    async def __aenter__(self) -> Self:
-        async with asyncio.timeout(self.bound):
-            self._reader, self._writer = await asyncio.open_connection(HOST, self.port)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        # Not `wait_closed`: nobody cares how a server that was killed says good-bye.
-        self._writer.transport.abort()
-
-    def ask(
-        self,
-        path: str,
-        method: str = "GET",
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
-    ) -> None:
-        fields = {"host": "example.com", **(headers or {})}
-        if body:
-            fields["content-length"] = str(len(body))
-        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        self._writer.write(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
-
-    async def head(self) -> Answer:
-        async with asyncio.timeout(self.bound):
-            text = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        status, *lines = text.rstrip("\r\n").split("\r\n")
-        pairs = [line.partition(":") for line in lines]
-        return Answer(int(status.split()[1]), {n.lower(): v.strip() for n, _, v in pairs}, b"")
-
-    async def answer(self, method: str = "GET") -> Answer:
-        """The next response, whole. Raises OSError, EOFError, TimeoutError."""
-        head = await self.head()
-        if method == "HEAD" or head.status in (204, 304):
-            return head
-        async with asyncio.timeout(self.bound):
-            if head.headers.get("transfer-encoding") != "chunked":
-                size = int(head.headers["content-length"])
-                return head._replace(body=await self._reader.readexactly(size))
-            body = b""
-            while size := int(await self._reader.readuntil(b"\r\n"), 16):
-                body += (await self._reader.readexactly(size + 2))[:-2]
-            await self._reader.readexactly(2)
-            return head._replace(body=body)
-
-    async def get(self, path: str, **headers: str) -> Answer:
-        self.ask(path, headers=headers)
-        return await self.answer()
-
-    def reset(self) -> None:
-        """Go away as a client that crashed does: RST, with no good-bye."""
-        sock = self._writer.get_extra_info("socket")
-        sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-        self._writer.transport.abort()
-
-
-# ---------------------------------------------------------------------------------- the instances
+# ------------------------------------------------------------------------------------ the instances
 
 
 class Purged(NamedTuple):
@@ -409,7 +138,7 @@ class Instance:
             try:
                 await until(self._up, f"{self} to answer")
                 return
-            except _EndedError:
+            except EndedError:
                 if attempt == 3 or "in use" not in self._process.tail():
                     raise AssertionError(f"{self} ended:\n{self._process.tail()}") from None
                 self.port = free_port()
@@ -419,7 +148,7 @@ class Instance:
 
     async def _up(self) -> bool:
         if not self.alive:
-            raise _EndedError
+            raise EndedError
         try:
             return (await self.get("/control/up", bound=1.0)).status == 200
         except (OSError, EOFError, TimeoutError):
@@ -495,11 +224,7 @@ class Instance:
 _numbers = itertools.count(1)
 
 
-class _EndedError(Exception):
-    pass
-
-
-# --------------------------------------------------------------------------------------- together
+# ----------------------------------------------------------------------------------------- together
 
 
 class Fleet:

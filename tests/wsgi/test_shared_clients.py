@@ -11,7 +11,7 @@ from flask import Flask, Response
 from layergate import Admin, HttpCache, MemoryLayer
 from layergate.layers.redis import RedisLayer
 from layergate.wsgi import LayerGate, ThreadRuntime
-from tests.support.redis_servers import Proxy
+from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
 from tests.support.wsgi import ask
 

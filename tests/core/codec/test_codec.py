@@ -277,6 +277,15 @@ def test_what_is_no_plain_data_is_refused_with_a_remedy(value: Any, match: str) 
         encoded(value)
 
 
+def test_a_value_type_that_is_nested_too_deeply_to_pack_is_refused_as_such() -> None:
+    def broken(value: Any) -> Any:
+        raise RecursionError("a tree of too many levels")
+
+    codec = Codec([POINT._replace(pack=broken)])
+    with pytest.raises(WireError, match="a value is nested too deeply"):
+        codec.encode(KEY, entry(Point(1, 2)), position=0, log=LOG)
+
+
 def test_a_value_type_that_cannot_pack_is_a_wire_error() -> None:
     def broken(value: Any) -> Any:
         raise RuntimeError("broken")

@@ -35,17 +35,17 @@ from layergate.layers.redis.script import Script
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from tests.support.ports import free_port
+from tests.support.proxy import Proxy
 from tests.support.redis_servers import (
-    BOUND,
-    Proxy,
     ReplyError,
     SharedValkey,
     Valkey,
     ValkeyCluster,
     ValkeySentinel,
-    tls_files,
     until_answered,
 )
+from tests.support.tls import tls_files
+from tests.support.waiting import BOUND
 
 pytest_plugins = ("tests.support.redis_servers",)
 

@@ -28,7 +28,8 @@ from layergate.layers.redis.client import RedisClient
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from tests.support.ports import HOST
-from tests.support.redis_servers import Proxy, SharedValkey, ValkeyCluster
+from tests.support.proxy import Proxy
+from tests.support.redis_servers import SharedValkey, ValkeyCluster
 
 pytest_plugins = ("tests.support.redis_servers",)
 
