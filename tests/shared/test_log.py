@@ -401,7 +401,7 @@ def test_who_is_no_member_has_nothing_to_acknowledge(
             replies.append(await sync(*args, **kwargs))
             return replies[-1]
 
-        node.journal.sync = counted
+        node.journal.sync = counted  # type: ignore[method-assign]
         assert (await other.purge("a")).final
         assert await node.log.sync()
         assert [(len(reply.records), reply.member) for reply in replies] == [(1, False)]
