@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from layergate import __version__
-from layergate.cli import admin, completion, explain, serve
+from layergate.cli import admin, completion, explain, serve, system
 from layergate.cli.client import Unreachable, UsageError
 from layergate.cli.text import printable
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"layergate {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="command", required=True)
-    for module in (serve, explain, admin):
+    for module in (serve, system, explain, admin):
         module.add(commands)
     completion.add(commands, parser)
     return parser

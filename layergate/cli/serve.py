@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Final
 
+from layergate.cli import system
 from layergate.cli.client import UsageError
 from layergate.cli.effective import as_data, as_toml
 from layergate.cli.text import printable
@@ -50,14 +51,16 @@ def add(commands: Any) -> None:
 
     check: argparse.ArgumentParser = commands.add_parser(
         "check",
-        help="validate the gateway's configuration and show its effective values",
-        usage="%(prog)s [-h] [--json] [-c FILE] [option ...]",
+        help="validate the gateway's configuration, or try out a shared system",
+        usage="%(prog)s [-h] [--json] [-c FILE] [option ...]\n       %(prog)s [-h] [--json] URL",
         description="Validate the configuration that `layergate serve` would use in the same place, and"
-        " show the effective values: every option, its value, and the origin of the value.",
+        " show the effective values: every option, its value, and the origin of the value. With a URL:"
+        " say what the shared system there lacks and promises, and how long an entry and a purge take.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    check.add_argument("url", metavar="URL", nargs="?", help="of a shared system, as in shared=URL")
     check.add_argument("--json", action="store_true", help="as JSON, for tools")
     _add_settings(check)
     check.set_defaults(run=run_check)
@@ -135,7 +138,10 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    """The exit status: 0, or 1 for an invalid configuration."""
+    """The exit status: 0, or 1 for an invalid configuration, or a system that cannot be used. Raises
+    UsageError."""
+    if arguments.url is not None:
+        return system.run_check(arguments.url, as_json=arguments.json)
     try:
         settings = _load(arguments)
     except SettingsError as error:

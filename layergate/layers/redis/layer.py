@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from layergate.core.shared import Joining
 from layergate.layers.redis.url import parse_url
+from layergate.shared.capabilities import Capabilities
 from layergate.shared.layer import System, SystemLayer, SystemOptions
 
 if TYPE_CHECKING:
@@ -57,6 +58,23 @@ class RedisLayer(SystemLayer):
     def shown_url(url: str) -> str:
         """See `layergate.layers.schemes`. Raises ConfigError for a URL that is wrong."""
         return str(parse_url(url))
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """See `SystemLayer.capabilities`."""
+        return Capabilities(
+            leases=True,
+            final_after="milliseconds",
+            woken_by="pub/sub",
+            hit=1,
+            miss=4,
+            purge=2,
+            heartbeat=1,
+            uncovered=(
+                "two primaries at once (set min-replicas-to-write 1)",
+                "instances with different max_disconnected",
+            ),
+        )
 
     def open(self, joining: Joining) -> System:
         """See `SystemLayer.open`. Raises ConfigError for a client of the other world."""
