@@ -17,6 +17,7 @@ from layergate.shared.guard import Guard
 from layergate.shared.guarded import GuardedBlobs
 from layergate.shared.layer import Bodies, System, SystemLayer
 from layergate.shared.ledger import CellsJournal, CellsLeaseStore, FencingCellsLeaseStore
+from layergate.shared.names import journal_prefix
 from layergate.shared.ports import Blobs, Cells, ConditionalBlobs
 
 __all__ = ["CellsLayer"]
@@ -72,7 +73,7 @@ class CellsLayer(SystemLayer):
             cells,
             guard.call,
             runtime,
-            prefix=f"{self.namespace}:j",
+            prefix=journal_prefix(self.namespace),
             term=self.max_disconnected,
             identity=self.identity,
             look_every=self.look_every,

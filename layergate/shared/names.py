@@ -14,7 +14,7 @@ from typing import Final
 
 from layergate.core.layer import Key
 
-__all__ = ["blob_name", "blob_prefix", "digest", "lease_name"]
+__all__ = ["blob_name", "blob_prefix", "digest", "head_name", "journal_prefix", "lease_name"]
 
 _SIZE: Final = 20  # bytes: 2**80 entries before two are likely to share a digest
 
@@ -45,3 +45,13 @@ def blob_name(namespace: str, digested: str) -> str:
 def lease_name(namespace: str, digested: str) -> str:
     """Where the lease of the key with this digest is kept."""
     return f"{namespace}:l:{{{digested}}}"
+
+
+def journal_prefix(namespace: str) -> str:
+    """What the names of the cells of a log begin with (`layergate.shared.ledger`)."""
+    return f"{namespace}:j"
+
+
+def head_name(namespace: str) -> str:
+    """The cell of a log that its instances watch."""
+    return f"{journal_prefix(namespace)}:head"

@@ -30,6 +30,7 @@ __all__ = [
     "Cells",
     "ConditionalBlobs",
     "EpochCells",
+    "EpochLoadingCells",
     "Limits",
     "RemovableCells",
     "Tag",
@@ -158,6 +159,16 @@ class EpochCells(Cells, Protocol):
     def epoch(self) -> MaybeAwaitable[bytes]:
         """Identifies the history of the primary that answers: changes whenever acknowledged writes
         may have been lost (PostgreSQL: system identifier and timeline; Redis: run_id)."""
+        ...
+
+
+@runtime_checkable
+class EpochLoadingCells(EpochCells, Protocol):
+    """Cells that can be loaded together with the epoch, in one call."""
+
+    def load_at_epoch(self, name: str) -> MaybeAwaitable[tuple[Cell | None, bytes]]:
+        """What `load` and then `epoch` would answer, of the same server. The cell must not have been read
+        later than the epoch, unless the server cannot have been replaced in between."""
         ...
 
 

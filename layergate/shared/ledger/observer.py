@@ -22,7 +22,7 @@ from layergate.shared.ledger.head import LONGEST_EPOCH, Chain, Head, Member, Mod
 from layergate.shared.ledger.pages import Ask, Pages
 from layergate.shared.ledger.trail import Trail
 from layergate.shared.ledger.wire import LaterVersion
-from layergate.shared.ports import Cells, EpochCells
+from layergate.shared.ports import Cells, EpochCells, EpochLoadingCells
 
 __all__ = ["Configured", "Look", "Observer"]
 
@@ -175,15 +175,14 @@ class Observer:
 
     async def _load(self, probe: bool) -> tuple[Any, bytes]:
         """The head cell, and the store's epoch after that: see `rules.same_epoch`."""
-        loaded = await self._ask(self._cells.load, self.name, probe=probe)
-        return loaded, await self._epoch(probe)
-
-    async def _epoch(self, probe: bool) -> bytes:
         cells: Any = self._cells
+        if isinstance(cells, EpochLoadingCells):
+            loaded, epoch = await self._ask(cells.load_at_epoch, self.name, probe=probe)
+            return loaded, _bounded(epoch)
+        loaded = await self._ask(cells.load, self.name, probe=probe)
         if not isinstance(cells, EpochCells):
-            return b""
-        epoch: bytes = await self._ask(cells.epoch, probe=probe)
-        return epoch if len(epoch) <= LONGEST_EPOCH else blake2b(epoch).digest()
+            return loaded, b""
+        return loaded, _bounded(await self._ask(cells.epoch, probe=probe))
 
     def _snapshot(self) -> _Known:
         with self._lock:
@@ -295,3 +294,7 @@ class Observer:
             term,
             mode.name.lower(),
         )
+
+
+def _bounded(epoch: bytes) -> bytes:
+    return epoch if len(epoch) <= LONGEST_EPOCH else blake2b(epoch).digest()

@@ -1,0 +1,82 @@
+"""Being told of changes: LISTEN, on a connection of its own for each place.
+
+`PostgresCells.wait` calls it. A notification may be missed while nothing listens. So whoever begins to
+listen looks at the cell once, after the server has taken the LISTEN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from layergate.layers.postgres.client import PostgresClient
+from layergate.layers.postgres.connection import Connection
+from layergate.layers.postgres.statements import Statement
+from layergate.remote.places import PerPlace
+
+__all__ = ["Listening"]
+
+
+class _Ear:
+    """The connection of one place. ``channel``: the one that it listens on."""
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.channel = b""
+
+    def drop(self) -> None:
+        connection, self.connection, self.channel = self.connection, None, b""
+        if connection is not None:
+            connection.drop()
+
+
+class Listening:
+    """At most one call waits at a time in each place: the heartbeat's."""
+
+    def __init__(self, client: PostgresClient) -> None:
+        self._client = client
+        self._ears: PerPlace[_Ear] | None = None
+
+    def _here(self) -> _Ear:
+        if self._ears is None:
+            self._ears = PerPlace(self._client.name, _Ear, close=_Ear.drop, abandon=_Ear.drop)
+            self._ears.bind(self._client.runtime)
+        return self._ears.here()
+
+    async def wait(
+        self, channel: bytes, changed: Callable[[], Awaitable[bool]], seconds: float
+    ) -> bool:
+        """True once there is a notification on ``channel``, or if the cell has ``changed`` when it begins to
+        listen. False after ``seconds``, or if the server can only be reached through a pooler. Raises
+        what psycopg raises for a lost connection."""
+        ear = self._here()
+        connection, ear.connection = ear.connection, None
+        listens = ear.channel == channel
+        try:
+            if connection is None or not listens:
+                if connection is not None:
+                    connection.drop()
+                connection = await self._client.connected()
+                if connection.pooled:
+                    connection.drop()
+                    return False
+                listen = Statement(b"", b'LISTEN "' + channel + b'"')
+                await connection.exchange(listen, (), self._client.timeout)
+                heard = await changed()
+            else:
+                heard = False
+            heard = heard or await connection.notified(channel, seconds)
+        except BaseException:
+            if connection is not None:
+                connection.drop()
+            ear.channel = b""
+            raise
+        if ear.connection is None:
+            ear.connection, ear.channel = connection, channel
+        else:
+            connection.drop()
+        return heard
+
+    async def close(self) -> None:
+        """Close the connection of this place."""
+        if self._ears is not None:
+            await self._ears.close()
