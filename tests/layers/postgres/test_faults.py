@@ -1,0 +1,29 @@
+"""A PostgreSQL in trouble: what clients notice, what is final, and what is fetched once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.postgres_servers import Postgres
+from tests.support.system_suites import FaultTable, OneFetch, PurgeHistory
+
+
+class TestFaults(FaultTable):
+    @classmethod
+    def make_server(cls, folder: Path) -> Postgres:
+        return Postgres(folder)
+
+
+@pytest.mark.systems
+class TestHistory(PurgeHistory):
+    @classmethod
+    def make_server(cls, folder: Path) -> Postgres:
+        return Postgres(folder)
+
+
+class TestOneFetch(OneFetch):
+    @classmethod
+    def make_server(cls, folder: Path) -> Postgres:
+        return Postgres(folder)
