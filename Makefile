@@ -37,6 +37,7 @@ test: ## the test suite without what the next two run (ARGS="-k vary -x": any te
 
 test-systems: ## the tests that drive servers and processes through faults and histories at length
 	@tools/env.sh $(VENV) test $(PYTHON)
+	@tools/servers.sh .servers
 	$(PY) -m pytest $(EACH_FILE) -m "systems and not (soak or frameworks)" $(ARGS)
 
 test-frameworks: ## the tests that start WSGI and ASGI servers of all kinds
@@ -101,6 +102,6 @@ mutants: ## small changes to the modules that carry the guarantees, for MINUTES=
 	@$(PY) -m tools.mutants --minutes $(or $(MINUTES),20) $(ARGS)
 
 clean: ## remove everything that these targets made
-	rm -rf $(VENV) $(BENCH_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) $(BENCH_VENV) .servers dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache examples/fastapi/*.db*
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -33,12 +33,20 @@ Factory: TypeAlias = Callable[..., Layer]
 
 _REDIS: Final = "layergate.layers.redis:RedisLayer"
 _HOST: Final = "layergate.layers.host:from_url"
+_MEMCACHED: Final = "layergate.layers.memcached:MemcachedLayer"
 _POSTGRES: Final = "layergate.layers.postgres:PostgresLayer"
 _BUILT_IN: Final[dict[str, str]] = {
     scheme: _REDIS
     for server in ("redis", "rediss", "valkey", "valkeys")
     for scheme in (server, f"{server}+cluster", f"{server}+sentinel")
-} | {"unix": _REDIS, "host": _HOST, "postgresql": _POSTGRES, "postgres": _POSTGRES}
+} | {
+    "host": _HOST,
+    "memcached": _MEMCACHED,
+    "memcacheds": _MEMCACHED,
+    "postgres": _POSTGRES,
+    "postgresql": _POSTGRES,
+    "unix": _REDIS,
+}
 # Client objects that a layer takes in place of a URL, by the package of their class.
 _CLIENTS: Final[dict[str, str]] = {"redis": _REDIS}
 

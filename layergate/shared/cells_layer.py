@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable
-from typing import ClassVar
 
 from layergate.core.ports import Runtime
 from layergate.core.shared import Joining
@@ -30,7 +29,7 @@ class CellsLayer(SystemLayer):
     to do that.
     """
 
-    look_every: ClassVar[float | None] = None
+    look_every: float | None = None
     """Seconds after which a process looks for new purges by itself, where the cells do not tell of changes
     (`WaitableCells`). None: at each heartbeat. A purge takes about this long to be final."""
 

@@ -21,6 +21,7 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from layergate.layers.redis.params import ConnectParams
+from layergate.remote.transports import abandon
 
 __all__ = ["Command", "Connection", "LoopConnection", "ThreadConnection", "Word", "pack"]
 
@@ -156,14 +157,7 @@ class LoopConnection:
             await self._connection.disconnect(nowait=not gently)
 
     def abandon(self) -> None:
-        # Neither redis-py nor asyncio can close what belongs to a loop that is closed.
-        transport: Any = getattr(self._connection, "noted", None)
-        transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
-        sock = getattr(transport, "_sock", None)
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.close()
-            transport._sock, transport._closing = None, True
+        abandon(getattr(self._connection, "noted", None))
         self._connection._writer = self._connection._reader = None  # after it: they look at it
 
 

@@ -1,0 +1,299 @@
+"""One connection to a memcached, on an event loop or on a thread.
+
+A connection belongs to one caller at a time. One on which an exchange failed or was cancelled is of no more
+use, because replies may still come on it: `Server` drops it.
+
+When it is made, the connection asks the server who it is. `identity` is its process and when that began.
+A server that was restarted is another one, and no connection outlives a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from layergate.errors import LayerRefused
+from layergate.layers.memcached.protocol import Command, ProtocolError, Replies, Reply, stats
+from layergate.layers.memcached.url import Address, Target
+from layergate.remote.transports import abandon
+
+__all__ = ["Connection", "LoopConnection", "ThreadConnection"]
+
+_CHUNK: Final = 256 * 1024  # bytes that are read at once
+_OPAQUES: Final = 1 << 31
+
+
+class Connection:
+    """What both worlds have in common. ``identity``: of the server's process. ``largest``: bytes of the
+    largest item that it takes."""
+
+    def __init__(self) -> None:
+        self.identity = b""
+        self.largest = 1024 * 1024
+        self._opaque = 0
+
+    async def exchange(self, commands: Sequence[Command], seconds: float) -> Sequence[Reply]:
+        """A reply for each command, in one round trip. Raises OSError (`ProtocolError` is one), TimeoutError."""
+        raise NotImplementedError
+
+    def broken(self) -> bool:
+        """True if the server has closed it, or says something that nobody asked for."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """Close it at once."""
+        raise NotImplementedError
+
+    def _begin(self, commands: Sequence[Command]) -> tuple[bytes, Replies]:
+        """What is to be sent, and what takes in the replies."""
+        first = self._opaque
+        self._opaque = (first + len(commands)) % _OPAQUES
+        wire = b"".join(one.wire(first + number) for number, one in enumerate(commands))
+        return wire, Replies(tuple(commands), first)
+
+    async def greet(self, seconds: float) -> None:
+        """Ask the server who it is."""
+        told, settings = await self.exchange([stats(), stats(b"settings")], seconds)
+        if told.error or settings.error:
+            raise ProtocolError(f"the server says: {told.error or settings.error}")
+        numbers = dict(line.partition(b" ")[::2] for line in told.lines)
+        limits = dict(line.partition(b" ")[::2] for line in settings.lines)
+        try:
+            began = int(numbers[b"time"]) - int(numbers[b"uptime"])
+            self.identity = b"%d:%d" % (int(numbers[b"pid"]), began)
+            self.largest = int(limits[b"item_size_max"])
+        except (KeyError, ValueError) as error:
+            raise ProtocolError("the server does not say who it is, as a proxy does not") from error
+        if limits.get(b"cas_enabled", b"yes") != b"yes":
+            raise LayerRefused(
+                "memcached", "the server compares nothing (option -C): start it without that option"
+            )
+
+
+def _login(target: Target) -> bytes | None:
+    if not target.username:
+        return None
+    secret = f"{target.username} {target.password}".encode()
+    return b"set layergate 0 0 %d\r\n%b\r\n" % (len(secret), secret)
+
+
+def _check_login(line: bytes) -> None:
+    if line != b"STORED\r\n":
+        # (Not what the server says: it might repeat what it was told.)
+        raise LayerRefused(
+            "memcached", "the server does not accept the user and password of the URL"
+        )
+
+
+class _Protocol(asyncio.Protocol):
+    """Takes in the replies of one connection on a loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.replies: Replies | None = None
+        self.ended: asyncio.Future[None] | None = None
+        self.line: bytearray | None = None  # of a login
+        self.closed = False
+        self.untidy = False
+
+    def data_received(self, data: bytes) -> None:
+        ended = self.ended
+        if ended is None or ended.done():
+            self.untidy = True
+            return
+        if self.line is not None:
+            self.line += data
+            if self.line.endswith(b"\n") or len(self.line) > 1024:
+                ended.set_result(None)
+            return
+        assert self.replies is not None
+        try:
+            self.replies.feed(data)
+        except ProtocolError as error:
+            ended.set_exception(error)
+            return
+        if self.replies.complete:
+            ended.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if self.ended is not None and not self.ended.done() and not self._loop.is_closed():
+            self.ended.set_exception(
+                exc or ConnectionResetError("the server closed the connection")
+            )
+
+
+class LoopConnection(Connection):
+    """A connection of the running event loop."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: _Protocol) -> None:
+        super().__init__()
+        self._transport = transport
+        self._protocol = protocol
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def connect(cls, target: Target, address: Address, seconds: float) -> LoopConnection:
+        """Raises OSError, TimeoutError, LayerRefused."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(seconds):
+            if address.path:
+                made = await loop.create_unix_connection(lambda: _Protocol(loop), address.path)
+            else:
+                made = await loop.create_connection(
+                    lambda: _Protocol(loop), address.host, address.port, ssl=target.tls
+                )
+            connection = cls(made[0], made[1])
+            try:
+                if (login := _login(target)) is not None:
+                    await connection._log_in(login, seconds)
+                await connection.greet(seconds)
+            except BaseException:
+                connection.drop()
+                raise
+        return connection
+
+    async def _log_in(self, login: bytes, seconds: float) -> None:
+        self._protocol.line = bytearray()
+        await self._wait(login, seconds)
+        line, self._protocol.line = bytes(self._protocol.line), None
+        _check_login(line)
+
+    async def exchange(self, commands: Sequence[Command], seconds: float) -> Sequence[Reply]:
+        """See `Connection.exchange`."""
+        wire, replies = self._begin(commands)
+        self._protocol.replies = replies
+        await self._wait(wire, seconds)
+        return replies.replies
+
+    async def _wait(self, wire: bytes, seconds: float) -> None:
+        if self._protocol.closed:
+            raise ConnectionResetError("the server closed the connection")
+        self._protocol.ended = ended = self._loop.create_future()
+        timer = self._loop.call_later(max(0.0, seconds), _expire, ended, seconds)
+        self._transport.write(wire)
+        try:
+            await ended
+        finally:
+            timer.cancel()
+            self._protocol.ended = None
+
+    def broken(self) -> bool:
+        """See `Connection.broken`."""
+        if self._protocol.closed or self._protocol.untidy or self._transport.is_closing():
+            return True
+        # What the loop has not read yet: it may have stood still while the server was restarted.
+        return _readable(self._transport.get_extra_info("socket").fileno())
+
+    def drop(self) -> None:
+        """See `Connection.drop`."""
+        if self._loop.is_closed():
+            abandon(self._transport)
+        else:
+            self._transport.abort()
+
+
+def _expire(ended: asyncio.Future[None], seconds: float) -> None:
+    if not ended.done():
+        ended.set_exception(TimeoutError(f"no answer within {seconds:.3g} s"))
+
+
+class ThreadConnection(Connection):
+    """A connection whose methods block."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self._socket = sock
+
+    @classmethod
+    def connect(cls, target: Target, address: Address, seconds: float) -> ThreadConnection:
+        """Raises OSError, TimeoutError, LayerRefused. To resolve the name of a host may take longer: no
+        system call can be told how long it may."""
+        until = time.monotonic() + seconds
+        if address.path:
+            sock = socket.socket(socket.AF_UNIX)
+        else:
+            sock = socket.create_connection((address.host, address.port), seconds)
+        try:
+            if address.path:
+                sock.settimeout(seconds)
+                sock.connect(address.path)
+            else:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if target.tls is not None:
+                sock.settimeout(_left(until))
+                sock = target.tls.wrap_socket(sock, server_hostname=address.host)
+            connection = cls(sock)
+            if (login := _login(target)) is not None:
+                connection._log_in(login, until)
+            connection._greet(until)
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
+    def _log_in(self, login: bytes, until: float) -> None:
+        self._send(login, until)
+        line = b""
+        while not line.endswith(b"\n") and len(line) < 1024:
+            line += self._received(until)
+        _check_login(line)
+
+    def _greet(self, until: float) -> None:
+        greeting = self.greet(_left(until))
+        try:
+            greeting.send(None)
+        except StopIteration:
+            return
+        raise AssertionError("a connection of a thread does not suspend")
+
+    async def exchange(self, commands: Sequence[Command], seconds: float) -> Sequence[Reply]:
+        """See `Connection.exchange`. Blocks."""
+        until = time.monotonic() + seconds
+        wire, replies = self._begin(commands)
+        try:
+            self._send(wire, until)
+            while not replies.complete:
+                replies.feed(self._received(until))
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {seconds:.3g} s") from None
+        return replies.replies
+
+    def _send(self, wire: bytes, until: float) -> None:
+        self._socket.settimeout(_left(until))
+        self._socket.sendall(wire)  # (its time-out is for all of it)
+
+    def _received(self, until: float) -> bytes:
+        self._socket.settimeout(_left(until))
+        data = self._socket.recv(_CHUNK)
+        if not data:
+            raise ConnectionResetError("the server closed the connection")
+        return data
+
+    def broken(self) -> bool:
+        """See `Connection.broken`."""
+        return _readable(self._socket.fileno())
+
+    def drop(self) -> None:
+        """See `Connection.drop`."""
+        self._socket.close()
+
+
+def _readable(number: int) -> bool:
+    if not hasattr(select, "poll"):
+        return bool(select.select([number], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _left(until: float) -> float:
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the time is over")
+    return left
