@@ -34,6 +34,7 @@ Factory: TypeAlias = Callable[..., Layer]
 _REDIS: Final = "layergate.layers.redis:RedisLayer"
 _HOST: Final = "layergate.layers.host:from_url"
 _MEMCACHED: Final = "layergate.layers.memcached:MemcachedLayer"
+_MONGODB: Final = "layergate.layers.mongodb:MongoLayer"
 _POSTGRES: Final = "layergate.layers.postgres:PostgresLayer"
 _BUILT_IN: Final[dict[str, str]] = {
     scheme: _REDIS
@@ -43,6 +44,8 @@ _BUILT_IN: Final[dict[str, str]] = {
     "host": _HOST,
     "memcached": _MEMCACHED,
     "memcacheds": _MEMCACHED,
+    "mongodb": _MONGODB,
+    "mongodb+srv": _MONGODB,
     "postgres": _POSTGRES,
     "postgresql": _POSTGRES,
     "unix": _REDIS,

@@ -1,0 +1,142 @@
+"""A MongoDB passes all the suites of a shared layer, on a loop and on threads."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from layergate.core.events import Counters
+from layergate.core.invalidation import Invalidations
+from layergate.core.layer import Layer
+from layergate.core.shared import Joining
+from layergate.layers.mongodb import MongoLayer
+from layergate.runtime.loop import LoopRuntime
+from layergate.runtime.threads import ThreadRuntime, run_blocking
+from layergate.shared.journal import Journal, LeaseStore
+from layergate.shared.ports import Cells
+from layergate.testing.cells import CellsConformance
+from layergate.testing.journals import JournalConformance
+from layergate.testing.layers import LayerConformance
+from layergate.testing.leases import LeaseConformance
+from tests.support.mongo_parts import cells_of, journal_of, leases_of
+from tests.support.mongo_servers import Mongo
+from tests.support.nodes import Exact
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongo]:
+    with Mongo(tmp_path_factory.mktemp("mongo")) as running:
+        yield running
+
+
+class OnAServer:
+    url: ClassVar[str]
+    server: ClassVar[Mongo]
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _server(cls, server: Mongo) -> None:
+        cls.server, cls.url = server, server.url()
+
+
+class OnThreads:
+    def call(self, answer: Any) -> Any:
+        return run_blocking(answer) if isinstance(answer, Awaitable) else answer  # type: ignore[arg-type]
+
+
+class TestCells(OnAServer, CellsConformance):
+    def make_cells(self) -> Cells:
+        return cells_of(self.url)
+
+    async def close_cells(self, cells: Any) -> None:
+        await cells.close()
+        await cells._connection.close()
+
+    def factory(self) -> tuple[str, list[Any]]:
+        return "tests.support.mongo_parts:cells_of", [self.url]
+
+    def restart(self) -> bool:
+        self.server.kill()
+        self.server.start()
+        return True
+
+
+class TestJournal(OnAServer, JournalConformance):
+    @pytest.mark.systems
+    def test_no_purge_is_final_too_soon_while_members_live_and_are_killed(self) -> None:
+        super().test_no_purge_is_final_too_soon_while_members_live_and_are_killed()
+
+    def setup_method(self) -> None:
+        self.prefix = f"journal{next(_numbers)}"
+        super().setup_method()
+
+    def make_journal(self) -> Journal:
+        return journal_of(self.url, self.prefix)
+
+    async def close_journal(self, journal: Any) -> None:
+        await journal._cells.close()
+        await journal._cells._connection.close()
+
+    def factory(self) -> tuple[str, list[Any]]:
+        return "tests.support.mongo_parts:journal_of", [self.url, self.prefix]
+
+    def lose(self) -> bool:
+        self.server.empty()
+        return True
+
+    def save(self) -> Any:
+        return self.server.save()
+
+    def restore(self, saved: Any) -> None:
+        self.server.restore(saved)
+
+
+class TestLeases(OnAServer, LeaseConformance):
+    def setup_method(self) -> None:
+        self.prefix = f"leases{next(_numbers)}"
+        super().setup_method()
+
+    def make_store(self) -> LeaseStore:
+        return leases_of(self.url, self.prefix)
+
+    async def close_store(self, store: Any) -> None:
+        await store._cells.close()
+        await store._cells._connection.close()
+
+
+class TestLayer(OnAServer, LayerConformance):
+    stats_keys: ClassVar[frozenset[str]] = frozenset()
+    options: ClassVar[dict[str, Any]] = {}
+
+    def runtime(self) -> Any:
+        return LoopRuntime()
+
+    async def make_layer(self) -> Layer:
+        name = f"layer{next(_numbers)}"
+        layer: Any = MongoLayer(self.url, namespace=name, timeout=5.0, **self.options)
+        self.world = self.runtime()
+        self.log, _ = layer.join(Joining(Invalidations(), self.world, Counters(), ()))
+        assert await self.log.catch_up()
+        layer._joined = layer._joined._replace(positions=Exact(self.log))
+        made: Layer = layer
+        return made
+
+    async def close_layer(self, layer: Any) -> None:
+        await layer.clear()
+        await self.log.leave()
+        await self.world.aclose(1.0)
+        await layer.aclose()
+
+
+class TestSignedAndCompressed(TestLayer):
+    options: ClassVar = {"secret": "a secret of more than 16 bytes", "compress_above": 100}
+
+
+class TestLayerOnThreads(OnThreads, TestLayer):
+    def runtime(self) -> Any:
+        return ThreadRuntime()
