@@ -14,7 +14,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pymongo
 from pymongo import MongoClient
@@ -34,6 +34,8 @@ class Mongo(SystemServer):
     """``standalone``: it does not say that it is a replica set of one. ``options``: words of the command line."""
 
     system = "MongoDB (SecantusDB)"
+    # It is written in Python, and takes a millisecond for what a MongoDB does in a tenth.
+    layer_options: ClassVar = {"timeout": 1.0}
 
     def __init__(
         self,
