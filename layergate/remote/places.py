@@ -80,27 +80,34 @@ class PerPlace(Generic[C]):
             return self._new(None) if found is None else found[1]
         loop = asyncio.get_running_loop()
         found = self._clients.get(id(loop))
+        if len(self._clients) > 1:
+            self._drop_stranded()
         return self._new(loop) if found is None or found[0] is not loop else found[1]
 
     def _new(self, loop: asyncio.AbstractEventLoop | None) -> C:
         key = 0 if loop is None else id(loop)
+        self._drop_stranded()
         with self._lock:
             found = self._clients.get(key)
             if found is not None and found[0] is loop:  # another thread was quicker
                 return found[1]
-            gone = [
-                other
-                for other, (its_loop, _) in self._clients.items()
-                if other == key or (its_loop is not None and its_loop.is_closed())
-            ]
-            stranded = [self._clients.pop(other)[1] for other in gone]
             client = self._make()
             self._clients[key] = loop, client
-        for old in stranded:
-            self._abandon(old)
         if loop is not None:
             self.runtime.at_end(self.close, last=True)
         return client
+
+    def _drop_stranded(self) -> None:
+        """Abandon the clients of event loops that were closed over them. (So no live loop finds a client under
+        the identity of a dead one.)"""
+        stranded = []
+        with self._lock:
+            for key, (loop, client) in list(self._clients.items()):
+                if loop is not None and loop.is_closed():
+                    del self._clients[key]
+                    stranded.append(client)
+        for client in stranded:
+            self._abandon(client)
 
     def all(self) -> list[C]:
         """The clients of this process, for statistics."""
@@ -108,15 +115,12 @@ class PerPlace(Generic[C]):
 
     async def close(self) -> None:
         """Close the client of this place. A later call of `here` makes a new one."""
+        self._drop_stranded()
         loop = None if self.runtime.blocking else asyncio.get_running_loop()
         with self._lock:
             found = self._clients.pop(0 if loop is None else id(loop), None)
-        if found is None:
-            return
-        if found[0] is not loop:
-            self._abandon(found[1])
-            return
-        await answered(self._close(found[1]))
+        if found is not None:
+            await answered(self._close(found[1]))
 
     def forked(self) -> None:
         """This is the child of a fork. Happens by itself where there is ``os.fork``."""

@@ -7,7 +7,10 @@ the first call, for each process (threads) or for each event loop, and never in 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import os
 from collections.abc import Callable, Mapping
 from inspect import isawaitable
 from typing import Any, Final
@@ -62,6 +65,9 @@ class Handles:
         )
         self.watched = self._strong.with_options(read_concern=ReadConcern("majority"))
         self.standalone: bool | None = None  # not known yet
+        self.loop: asyncio.AbstractEventLoop | None = (
+            None  # the one that an AsyncMongoClient belongs to
+        )
         self.warm = False
 
     @property
@@ -119,7 +125,10 @@ class MongoConnection:
     def _made(self) -> Handles:
         kind: Any = MongoClient if self.runtime.blocking else AsyncMongoClient
         client = kind(self.url, connect=False, appname="layergate", **self.budget)
-        return Handles(client, self._database, self._prefix, _milliseconds(self.timeout))
+        handles = Handles(client, self._database, self._prefix, _milliseconds(self.timeout))
+        if not self.runtime.blocking:
+            handles.loop = asyncio.get_running_loop()
+        return handles
 
     async def ask(self, operation: Callable[[Handles], Any]) -> Any:
         """What ``operation`` answers, awaited if it is awaitable, within the time budget.
@@ -174,8 +183,17 @@ class MongoConnection:
 
 
 def _abandon(handles: Handles) -> None:
-    """Its loop was closed. pymongo closes nothing there; its tasks are gone with the loop."""
-    _logger.debug("a client of MongoDB was left by its event loop: %r", type(handles.client))
+    """Its loop was closed over it. pymongo can close nothing there, and says so in a ResourceWarning when the
+    client is collected. Its tasks, which wait for a loop that does not run any more, end without a word."""
+    if handles.loop is None:
+        return
+    for task in asyncio.all_tasks(handles.loop):
+        work: Any = task.get_coro()
+        code = getattr(work, "cr_code", None)
+        if code is not None and f"{os.sep}pymongo{os.sep}" in code.co_filename:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            with contextlib.suppress(Exception):
+                work.close()
 
 
 def _milliseconds(seconds: float) -> int:
