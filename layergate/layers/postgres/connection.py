@@ -101,7 +101,7 @@ class Connection:
             yield True
             pgconn.consume_input()
         answer = Answer((), 0)
-        failed: ServerError | None = None
+        failed: Exception | None = None
         while True:
             while pgconn.is_busy():
                 yield False
@@ -132,13 +132,17 @@ def _read(result: Any) -> Answer:
     return Answer(rows, result.command_tuples or 0)
 
 
-def _error(result: Any) -> ServerError:
+def _error(result: Any) -> Exception:
     def told(field: pq.DiagnosticField) -> str:
         return (result.error_field(field) or b"").decode("utf-8", "replace")
 
     # (Not the detail, and not the context: they quote what was written.)
-    state = told(pq.DiagnosticField.SQLSTATE) or "XX000"
-    return ServerError(state, told(pq.DiagnosticField.MESSAGE_PRIMARY) or "no answer")
+    state = told(pq.DiagnosticField.SQLSTATE)
+    if state:
+        return ServerError(state, told(pq.DiagnosticField.MESSAGE_PRIMARY))
+    # libpq itself has found that the connection is of no more use.
+    message = result.error_message.decode("utf-8", "replace")
+    return psycopg.OperationalError(" ".join(message.split()) or "the connection is lost")
 
 
 class LoopConnection(Connection):
