@@ -305,8 +305,10 @@ def test_nobody_there(world: World):
 
 
 def test_a_server_that_stands_still_costs_the_timeout(world: World, server: Postgres):
-    parts = world.parts(server.url(), timeout=0.3)
+    parts = world.parts(server.url(), timeout=0.3, connect_timeout=2.0)
     world.run(parts.cells.put("stalled", b"before"))
+    for pool in parts.client._pools.all():
+        pool._connect_timeout = 0.3  # for the second call, which has to connect
     server.stall()
     try:
         for work in (
@@ -317,9 +319,6 @@ def test_a_server_that_stands_still_costs_the_timeout(world: World, server: Post
         ):
             with within(0.6), pytest.raises(FAULTS):
                 world.run(work)
-            parts.client.connect_timeout = 0.3
-            for pool in parts.client._pools.all():
-                pool._connect_timeout = 0.3
     finally:
         server.resume()
     found = world.run(parts.cells.load("stalled"))

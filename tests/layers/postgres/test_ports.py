@@ -146,18 +146,19 @@ def test_clear_removes_its_namespace_part_by_part_and_no_other(world: World, ser
 def test_clear_takes_as_much_at_once_as_takes_a_part_of_the_time(world: World, server: Postgres):
     parts = world.parts(server.url(), namespace="shop")
     world.run(parts.blobs.clear())
+    client: Any = parts.client
     now = [0.0]
-    parts.client.runtime.monotonic = lambda: now[0]
-    sizes = []
+    client.runtime.monotonic = lambda: now[0]
+    sizes: list[int] = []
     took = [0.0, 0.0, 4.0, 4.0, 0.7, 0.0]  # of a budget of 5 s
-    run = parts.client.run
+    run = client.run
 
     async def slowly(*call: Any) -> Any:
         now[0] += took[len(sizes)]
         sizes.append(parts.blobs._clears)
         return await run(*call)
 
-    parts.client.run = slowly  # type: ignore[method-assign]
+    client.run = slowly
     for _ in took:
         world.run(parts.blobs.clear())
     assert sizes == [200, 400, 800, 400, 200, 200]
@@ -485,7 +486,8 @@ def test_a_connection_that_went_dead_without_a_sign_is_noticed_by_the_next_chang
     world: World, server: Postgres, listener: Listener
 ):
     """The heartbeat finds the change. Nothing was heard of it, so the line is tried, and replaced."""
-    listener.parts.client.timeout = 0.3
+    client: Any = listener.parts.client
+    client.timeout = 0.3
     listener.wait(0.01).join(BOUND)
     ((pid,),) = server.sql("SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
     os.kill(pid, signal.SIGSTOP)
