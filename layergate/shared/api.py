@@ -22,6 +22,7 @@ from layergate.shared.guarded import GuardedBlobs
 from layergate.shared.journal import FencingLeaseStore, Journal, LeaseStore
 from layergate.shared.layer import Bodies, System, SystemLayer, SystemOptions
 from layergate.shared.ports import (
+    MORE,
     Blobs,
     Cell,
     Cells,
@@ -35,6 +36,7 @@ from layergate.shared.ports import (
 )
 
 __all__ = [
+    "MORE",
     "Blobs",
     "Bodies",
     "Capabilities",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layergate.shared.guard import Guard
-from layergate.shared.ports import Blobs, Limits
+from layergate.shared.ports import MORE, Blobs, Limits
 
 __all__ = ["GuardedBlobs"]
 
@@ -35,4 +35,6 @@ class GuardedBlobs:
         return await self._guard.call(self._blobs.delete, name)
 
     async def clear(self) -> object:
-        return await self._guard.call(self._blobs.clear)
+        while await self._guard.call(self._blobs.clear) is MORE:
+            pass
+        return None

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from inspect import isawaitable
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from layergate.core.layer import MaybeAwaitable
 
 __all__ = [
+    "MORE",
     "Blobs",
     "Cell",
     "Cells",
@@ -60,6 +61,10 @@ class Limits(NamedTuple):
     least_lifetime: float = 0.0
 
 
+MORE: Final = object()
+"""What `Blobs.clear` returns if there may be more to remove."""
+
+
 @runtime_checkable
 class Blobs(Protocol):
     """Named bytes with a lifetime.
@@ -86,7 +91,10 @@ class Blobs(Protocol):
         ...
 
     def clear(self) -> MaybeAwaitable[object]:
-        """Remove every value of this namespace. A value that is set meanwhile may stay."""
+        """Remove every value of this namespace. A value that is set meanwhile may stay.
+
+        It may also remove a part of them and return `MORE`. Then it is called again, with a time budget
+        of its own."""
         ...
 
 

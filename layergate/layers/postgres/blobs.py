@@ -8,10 +8,9 @@ from collections.abc import Hashable, Sequence
 from typing import Final
 
 from layergate.layers.postgres.client import PostgresClient
-from layergate.layers.postgres.errors import CONFLICTS
 from layergate.layers.postgres.statements import Kind, Statement, array
 from layergate.shared.names import blob_prefix
-from layergate.shared.ports import Limits
+from layergate.shared.ports import MORE, Limits
 
 __all__ = ["PostgresBlobs"]
 
@@ -20,9 +19,13 @@ _logger = logging.getLogger("layergate")
 _LARGEST: Final = (
     256 * 1024 * 1024
 )  # bytes; a row of 1 GB is possible, and takes several times that
+_LONGEST: Final = 1e9  # seconds: some thirty years
 _SWEEP_EACH: Final = 64  # writes of this process
-_SWEEP: Final = 200  # rows at once
-_CLEAR: Final = 2000  # rows at once
+_SWEEP: Final = 200  # rows at once: more than those writes have made
+_SHARE: Final = 0.2  # of the time budget
+_CLEAR: Final = (100, 5000)  # rows at once: at first, and at most
+
+_QUICK: Final = "(SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL"
 
 
 class PostgresBlobs:
@@ -35,6 +38,7 @@ class PostgresBlobs:
         self._client = client
         self._prefix = blob_prefix(namespace).encode()
         self._writes = itertools.count(1)
+        self._clears = _CLEAR[0]
         entries, cells = client.tables.entries, client.tables.cells
         self._get = Statement.of(
             "get",
@@ -52,10 +56,11 @@ class PostgresBlobs:
             Kind.NUMBER,
             Kind.BYTES,
         )
-        # The lock holds until the entry is written: no other process can change the cell in between.
+        # The lock holds until the entry is written: no other process can change the cell in between. (Locking a
+        # row is a write. But neither the lock nor an entry has to survive a crash.)
         self._set_if = Statement.of(
             "set_if",
-            f"WITH held AS (SELECT 1 FROM {cells} WHERE name = $4 AND tag = $5 FOR SHARE)"  # noqa: S608
+            f"WITH held AS (SELECT 1 FROM {cells} WHERE name = $4 AND tag = $5 AND {_QUICK} FOR SHARE)"  # noqa: S608
             f" INSERT INTO {entries} (name, expires, data)"
             f" SELECT $1, now() + $2 * interval '1 second', $3 FROM held {replaced}",
             Kind.TEXT,
@@ -73,10 +78,11 @@ class PostgresBlobs:
         self._clear = Statement.of(
             "clear",
             f"DELETE FROM {entries} WHERE ctid = ANY(ARRAY("  # noqa: S608
-            f" SELECT ctid FROM {entries} WHERE name >= $1 AND name < $2 LIMIT {_CLEAR}"
+            f" SELECT ctid FROM {entries} WHERE name >= $1 AND name < $2 LIMIT $3"
             " FOR UPDATE SKIP LOCKED))",
             Kind.TEXT,
             Kind.TEXT,
+            Kind.COUNT,
         )
         self._sweep = Statement.of(
             "sweep",
@@ -112,23 +118,28 @@ class PostgresBlobs:
         """See `Blobs.delete`."""
         return (await self._client.run(self._delete, [name.encode()])).changed > 0
 
-    async def clear(self) -> None:
-        """See `Blobs.clear`. A statement for each 2,000 rows."""
+    async def clear(self) -> object:
+        """See `Blobs.clear`. As many rows at once as take a small part of the time budget."""
         after = self._prefix[:-1] + bytes([self._prefix[-1] + 1])
-        while (await self._client.run(self._clear, [self._prefix, after])).changed:
-            pass
+        rows, monotonic = self._clears, self._client.runtime.monotonic
+        began = monotonic()
+        done = (await self._client.run(self._clear, [self._prefix, after, b"%d" % rows])).changed
+        share = (monotonic() - began) / self._client.timeout
+        if share > _SHARE:
+            self._clears = max(1, rows // 2)
+        elif share < _SHARE / 2:
+            self._clears = min(_CLEAR[1], rows * 2)
+        return MORE if done else None
 
     async def _swept(self) -> None:
         if next(self._writes) % _SWEEP_EACH:
             return
         try:
-            while (await self._client.run(self._sweep)).changed == _SWEEP:
-                pass
+            await self._client.run(self._sweep)
         except Exception as error:
-            if getattr(error, "state", None) in CONFLICTS:
-                return
+            # The entry is written: whether others could be removed is nothing to its caller.
             _logger.debug("rows that have expired could not be removed: %r", error)
 
 
 def _number(seconds: float) -> bytes:
-    return repr(float(seconds)).encode()
+    return repr(min(float(seconds), _LONGEST)).encode()

@@ -1,8 +1,9 @@
 """The log of purges and the leases in a PostgreSQL: the port `Cells`, with epochs and notifications.
 
-Each operation is one statement, and therefore one transaction. A write is durable when it returns
-(``synchronous_commit`` is never off), and a standby cannot answer a read: it has no position of a
-write-ahead log of its own, so `load_at_epoch` and `load` fail there.
+Each operation is one statement, and therefore one transaction. Each write says itself that it has to be
+durable when it returns, because a pooler may pass it to a session with other settings. A standby cannot
+answer a read: it has no position of a write-ahead log of its own, so `load_at_epoch` and `load` fail
+there.
 
 The *epoch* is the identifier of the cluster of data and its timeline. A standby that takes over begins a new
 timeline. So does a server that is restored to a point in time. The timeline is taken from the position in the
@@ -16,21 +17,28 @@ from collections.abc import Hashable
 from hashlib import blake2b
 from typing import Final
 
-from layergate.errors import LayerError, LayerRefused
+from layergate.errors import LayerRefused
 from layergate.layers.postgres.client import PostgresClient
 from layergate.layers.postgres.errors import CONFLICTS, ServerError
 from layergate.layers.postgres.listening import Listening
 from layergate.layers.postgres.statements import Answer, Kind, Statement
 from layergate.shared.ports import Cell, Limits
 
-__all__ = ["PostgresCells"]
+__all__ = ["LOOK_EVERY", "PostgresCells"]
 
 _TAG: Final = 16  # bytes
-_LOOK: Final = 0.02  # seconds between two looks where notifications do not come through
+LOOK_EVERY: Final = 0.2
+"""Seconds between two looks where notifications do not come through."""
 # An error on a standby. (pg_is_in_recovery would be an answer that has to be looked at.)
 _EPOCH: Final = (
     "(SELECT system_identifier FROM pg_control_system())::text"
     " || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
+)
+
+# A setting of this one transaction, looked at when it commits.
+_DURABLE: Final = (
+    "(SELECT CASE WHEN current_setting('synchronous_commit') = 'off'"
+    " THEN set_config('synchronous_commit', 'on', true) ELSE 'on' END) IS NOT NULL"
 )
 
 
@@ -52,43 +60,32 @@ class PostgresCells:
             Kind.TEXT,
         )
         self._epoch = Statement.of("epoch", f"SELECT ({_EPOCH})::bytea")
-        self._create = Statement.of(
-            "create",
-            f"INSERT INTO {cells} (name, data, tag) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",  # noqa: S608
-            Kind.TEXT,
-            Kind.BYTES,
-            Kind.BYTES,
+        create = (
+            f"INSERT INTO {cells} (name, data, tag) SELECT $1, $2, $3 WHERE {_DURABLE}"
+            " ON CONFLICT DO NOTHING"
         )
-        self._swap = Statement.of(
-            "swap",
-            f"UPDATE {cells} SET data = $2, tag = $3 WHERE name = $1 AND tag = $4",  # noqa: S608
-            Kind.TEXT,
-            Kind.BYTES,
-            Kind.BYTES,
-            Kind.BYTES,
-        )
+        swap = f"UPDATE {cells} SET data = $2, tag = $3 WHERE name = $1 AND tag = $4 AND {_DURABLE}"  # noqa: S608
+        created = (Kind.TEXT, Kind.BYTES, Kind.BYTES)
+        swapped = (*created, Kind.BYTES)
+        self._create = Statement.of("create", create, *created)
+        self._swap = Statement.of("swap", swap, *swapped)
         # (Notifying is worth it only where somebody listens: it makes commits wait for each other.)
+        telling = "WITH done AS ({} RETURNING 1) SELECT pg_notify(${}, '') FROM done"
+        self._create_and_tell = Statement.of(
+            "create_and_tell", telling.format(create, 4), *created, Kind.TEXT
+        )
         self._swap_and_tell = Statement.of(
-            "swap_and_tell",
-            f"WITH done AS (UPDATE {cells} SET data = $2, tag = $3 WHERE name = $1 AND tag = $4"  # noqa: S608
-            " RETURNING 1) SELECT pg_notify($5, '') FROM done",
-            Kind.TEXT,
-            Kind.BYTES,
-            Kind.BYTES,
-            Kind.BYTES,
-            Kind.TEXT,
+            "swap_and_tell", telling.format(swap, 5), *swapped, Kind.TEXT
         )
         self._put = Statement.of(
             "put",
-            f"INSERT INTO {cells} (name, data, tag) VALUES ($1, $2, $3)"  # noqa: S608
+            f"INSERT INTO {cells} (name, data, tag) SELECT $1, $2, $3 WHERE {_DURABLE}"
             " ON CONFLICT (name) DO UPDATE SET data = excluded.data, tag = excluded.tag",
-            Kind.TEXT,
-            Kind.BYTES,
-            Kind.BYTES,
+            *created,
         )
         self._remove = Statement.of(
             "remove",
-            f"DELETE FROM {cells} WHERE name = $1",  # noqa: S608
+            f"DELETE FROM {cells} WHERE name = $1 AND {_DURABLE}",  # noqa: S608
             Kind.TEXT,
         )
 
@@ -113,27 +110,24 @@ class PostgresCells:
     async def swap(self, name: str, tag: Hashable | None, data: bytes) -> bytes | None:
         """See `Cells.swap`. A tag is random."""
         new = os.urandom(_TAG)
-        named = [name.encode(), data, new]
+        parameters = [name.encode(), data, new]
+        tells = name in self._told
+        if tag is None:
+            statement = self._create_and_tell if tells else self._create
+        elif isinstance(tag, bytes):
+            statement = self._swap_and_tell if tells else self._swap
+            parameters.append(tag)
+        else:
+            return None
+        if tells:
+            parameters.append(channel(name))
         try:
-            if tag is None:
-                done = (await self._client.run(self._create, named)).changed > 0
-            elif not isinstance(tag, bytes):
-                return None
-            elif name in self._told:
-                parameters = [*named, tag, channel(name)]
-                done = bool((await self._client.run(self._swap_and_tell, parameters)).rows)
-            else:
-                done = (await self._client.run(self._swap, [*named, tag])).changed > 0
-        except LayerError as error:
-            cause = error.__cause__
-            if isinstance(cause, ServerError) and cause.state in CONFLICTS:
-                return None
-            raise
+            answer = await self._client.run(statement, parameters)
         except ServerError as error:
             if error.state in CONFLICTS:
                 return None
             raise
-        return new if done else None
+        return new if (answer.rows if tells else answer.changed) else None
 
     async def put(self, name: str, data: bytes) -> Answer:
         """See `Cells.put`."""
@@ -154,7 +148,7 @@ class PostgresCells:
         monotonic = self._client.runtime.monotonic
         until = monotonic() + seconds
         if name in self._told and not self._client.pooled:
-            if await self._listening.wait(channel(name), changed, seconds):
+            if await self._listening.wait(channel(name), tag, changed, seconds):
                 return True
             if not self._client.pooled:  # (that may have been found out only now)
                 return False
@@ -162,7 +156,7 @@ class PostgresCells:
             left = until - monotonic()
             if left <= 0:
                 return False
-            await self._client.runtime.event().wait(min(left, _LOOK))
+            await self._client.runtime.event().wait(min(left, LOOK_EVERY))
         return True
 
     async def close(self) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from layergate.core.ports import Runtime
 from layergate.errors import LayerRefused
 from layergate.layers.postgres.connection import Connection
-from layergate.layers.postgres.errors import MISSING, ServerError, ported
+from layergate.layers.postgres.errors import MISSING, PASSING, ServerError, ported
 from layergate.layers.postgres.pool import Pool
 from layergate.layers.postgres.schema import Tables
 from layergate.layers.postgres.statements import Answer, Statement
@@ -23,7 +23,7 @@ __all__ = ["PostgresClient"]
 
 _logger = logging.getLogger("layergate")
 
-_MAKING: Final = 10.0  # seconds that making the tables may take
+_AGAIN: Final = 5.0  # seconds after which a user without rights tries again to make the tables
 
 
 class PostgresClient:
@@ -54,6 +54,7 @@ class PostgresClient:
             name, self._pool, close=Pool.close, abandon=Pool.close
         )
         self.pooled = False
+        self._unmade = (float("-inf"), "")  # until when not to try to make the tables, and why
 
     def bind(self, runtime: Runtime) -> None:
         """Take on the runtime. Nothing starts."""
@@ -86,30 +87,46 @@ class PostgresClient:
     async def run(self, statement: Statement, parameters: Sequence[bytes] = ()) -> Answer:
         """Run one statement. If the tables are not there, they are made first.
 
-        Raises LayerRefused, LayerTimeout, and what psycopg raises for a connection that breaks.
+        Raises LayerRefused, LayerTimeout, ServerError for a fault of the server, and what psycopg raises for
+        a connection that cannot be made or breaks.
         """
         pool = self._pools.here()
         try:
             return await pool.run(statement, parameters)
         except ServerError as error:
             if error.state not in MISSING:
-                raise ported(self.name, error) from error
+                self._reraise(error)
         await self._make(pool)
         try:
             return await pool.run(statement, parameters)
         except ServerError as error:
-            raise ported(self.name, error) from error
+            self._reraise(error)
+
+    def _reraise(self, error: ServerError) -> NoReturn:
+        told = ported(self.name, error)
+        if told is error:
+            raise error
+        raise told from error
 
     async def _make(self, pool: Pool) -> None:
+        # Who may not make them is not asked to try again with each call.
+        now = self.runtime.monotonic()
+        until, why = self._unmade
+        if now < until:
+            raise LayerRefused(self.name, why)
         try:
-            ((schema, _, _),) = (await pool.run(self.tables.look)).rows
-            await pool.script(self.tables.make(with_schema=schema != b"1"), _MAKING)
+            ((schema, *_),) = (await pool.run(self.tables.look)).rows
+            making = self.tables.make(with_schema=schema != b"1")
+            await pool.script(making, max(self.timeout, self.connect_timeout))
         except ServerError as error:
-            raise LayerRefused(
-                self.name,
+            if error.state in PASSING:
+                self._reraise(error)
+            why = (
                 f"the tables of layer {self.name!r} are not there, and cannot be made: {error};"
-                " run: layergate init URL, as a user who may create them",
-            ) from error
+                " run: layergate init URL, as a user who may create them"
+            )
+            self._unmade = now + _AGAIN, why
+            raise LayerRefused(self.name, why) from error
         _logger.info("layer %r: made the tables in schema %s", self.name, self.tables.schema)
 
     async def connected(self) -> Connection:
@@ -117,7 +134,7 @@ class PostgresClient:
         try:
             return await self._pools.here().connected()
         except ServerError as error:
-            raise ported(self.name, error) from error
+            self._reraise(error)
 
     async def close(self) -> None:
         """Close the connections of this process (under asyncio: of this loop). A later statement connects

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 import psycopg
 from psycopg import pq
 
-from layergate.layers.postgres.errors import ServerError
+from layergate.layers.postgres.errors import ServerError, unconnected
 from layergate.layers.postgres.statements import Answer, Row, Statement
 
 __all__ = ["Connection", "LoopConnection", "ThreadConnection"]
@@ -38,14 +38,13 @@ class Connection:
 
     ``prepares``    statements are prepared. Not where several server processes stand behind the connection
                     (a pooler).
-    ``identifier``  the system identifier of the server's cluster.
+    ``pooled``      such a pooler was found.
     """
 
     def __init__(self, pgconn: Any) -> None:
         self.pgconn = pgconn
         self.prepares = True
         self.pooled = False
-        self.identifier = b""
         self._prepared: set[bytes] = set()
 
     async def exchange(
@@ -102,7 +101,7 @@ class Connection:
             yield True
             pgconn.consume_input()
         answer = Answer((), 0)
-        failed: ServerError | None = None
+        failed: Exception | None = None
         while True:
             while pgconn.is_busy():
                 yield False
@@ -133,13 +132,17 @@ def _read(result: Any) -> Answer:
     return Answer(rows, result.command_tuples or 0)
 
 
-def _error(result: Any) -> ServerError:
+def _error(result: Any) -> Exception:
     def told(field: pq.DiagnosticField) -> str:
         return (result.error_field(field) or b"").decode("utf-8", "replace")
 
     # (Not the detail, and not the context: they quote what was written.)
-    state = told(pq.DiagnosticField.SQLSTATE) or "XX000"
-    return ServerError(state, told(pq.DiagnosticField.MESSAGE_PRIMARY) or "no answer")
+    state = told(pq.DiagnosticField.SQLSTATE)
+    if state:
+        return ServerError(state, told(pq.DiagnosticField.MESSAGE_PRIMARY))
+    # libpq itself has found that the connection is of no more use.
+    message = result.error_message.decode("utf-8", "replace")
+    return psycopg.OperationalError(" ".join(message.split()) or "the connection is lost")
 
 
 class LoopConnection(Connection):
@@ -148,9 +151,13 @@ class LoopConnection(Connection):
     @classmethod
     async def connect(cls, conninfo: str, seconds: float) -> LoopConnection:
         """Raises psycopg.OperationalError, TimeoutError."""
-        async with asyncio.timeout(seconds):
-            # Names of hosts are resolved without blocking the loop.
-            made = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        try:
+            async with asyncio.timeout(seconds):
+                made = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        except TimeoutError:
+            raise TimeoutError(f"not connected within {seconds:.3g} s") from None
+        except psycopg.OperationalError as error:
+            raise psycopg.OperationalError(unconnected(str(error))) from None
         connection = cls(made.pgconn)
         connection._made = made  # which would close it if it were collected
         return connection
@@ -218,13 +225,11 @@ class ThreadConnection(Connection):
 
     @classmethod
     def connect(cls, conninfo: str, seconds: float) -> ThreadConnection:
-        """Raises psycopg.OperationalError, TimeoutError. To resolve the name of a host may take longer: no
-        system call can be told how long it may."""
+        """Raises psycopg.OperationalError, TimeoutError."""
         until = time.monotonic() + seconds
         pgconn: Any = pq.PGconn.connect_start(conninfo.encode())
         try:
             while True:
-                polled = pq.PollingStatus.WRITING
                 if pgconn.status == pq.ConnStatus.BAD:
                     raise psycopg.OperationalError(_told(pgconn))
                 polled = pgconn.connect_poll()
@@ -274,7 +279,7 @@ class ThreadConnection(Connection):
 
 
 def _told(pgconn: Any) -> str:
-    return str(pgconn.get_error_message()).strip() or "cannot connect"
+    return unconnected(str(pgconn.get_error_message()))
 
 
 def _readable(socket: int) -> bool:

@@ -10,19 +10,24 @@ import os
 from typing import Any, Final
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import (
+    conninfo_attempts,
+    conninfo_attempts_async,
+    conninfo_to_dict,
+    make_conninfo,
+)
 
 from layergate.errors import ConfigError
 from layergate.remote.urls import shown
 
-__all__ = ["conninfo_of"]
+__all__ = ["attempts_async_of", "attempts_of", "conninfo_of"]
 
 _DEFAULTS: Final[dict[str, tuple[str, str]]] = {
     # A standby must not coordinate. Of several hosts, the primary is used.
     "target_session_attrs": ("read-write", "PGTARGETSESSIONATTRS"),
-    # A peer that vanished is noticed while the connection is idle.
-    "keepalives_idle": ("15", ""),
-    "keepalives_interval": ("5", ""),
+    # A peer that vanished is noticed while the connection is idle: after some ten seconds.
+    "keepalives_idle": ("5", ""),
+    "keepalives_interval": ("2", ""),
     "keepalives_count": ("3", ""),
 }
 
@@ -44,3 +49,19 @@ def conninfo_of(url: str, namespace: str) -> str:
     if "application_name" not in given:
         added["fallback_application_name"] = f"layergate-{namespace}"[:63]
     return make_conninfo(url, **added)
+
+
+def attempts_of(conninfo: str) -> list[str]:
+    """One conninfo for each address of each host.
+
+    Left to itself, libpq waits for the first address until the system gives up, and never comes to the second
+    one in time. Names are resolved here, which blocks. Raises psycopg.OperationalError for names that
+    nobody knows.
+    """
+    return [make_conninfo("", **one) for one in conninfo_attempts(conninfo_to_dict(conninfo))]
+
+
+async def attempts_async_of(conninfo: str) -> list[str]:
+    """As `attempts_of`; names are resolved without blocking the loop."""
+    found = await conninfo_attempts_async(conninfo_to_dict(conninfo))
+    return [make_conninfo("", **one) for one in found]

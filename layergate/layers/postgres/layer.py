@@ -101,13 +101,17 @@ class PostgresLayer(RemoteLayer):
 
     @property
     def capabilities(self) -> Capabilities:
-        """See `SystemLayer.capabilities`."""
+        """See `SystemLayer.capabilities`. A pooler is known of once a connection was made."""
+        from layergate.layers.postgres.cells import LOOK_EVERY
+
+        looks = self._client.pooled
         return Capabilities(
             leases=True,
             final_after="milliseconds",
-            woken_by="NOTIFY",
+            woken_by="looking" if looks else "NOTIFY",
+            look_every=LOOK_EVERY if looks else None,
             uncovered=(
-                "a snapshot of the disk that was restored while no instance was running",
+                "a snapshot of the disk, or a dump, that was restored while no instance was running",
                 "two primaries at once",
             ),
         )

@@ -6,7 +6,8 @@ listen looks at the cell once, after the server has taken the LISTEN.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Final
 
 from layergate.layers.postgres.client import PostgresClient
 from layergate.layers.postgres.connection import Connection
@@ -15,13 +16,18 @@ from layergate.remote.places import PerPlace
 
 __all__ = ["Listening"]
 
+_ALIVE: Final = Statement(b"", b"SELECT")
+
 
 class _Ear:
-    """The connection of one place. ``channel``: the one that it listens on."""
+    """The connection of one place. ``channel``: the one that it listens on. ``tag``: of the cell when it last
+    began to wait. ``heard``: something, since then."""
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
         self.channel = b""
+        self.tag: Hashable = None
+        self.heard = False
 
     def drop(self) -> None:
         connection, self.connection, self.channel = self.connection, None, b""
@@ -43,18 +49,22 @@ class Listening:
         return self._ears.here()
 
     async def wait(
-        self, channel: bytes, changed: Callable[[], Awaitable[bool]], seconds: float
+        self,
+        channel: bytes,
+        tag: Hashable,
+        changed: Callable[[], Awaitable[bool]],
+        seconds: float,
     ) -> bool:
         """True once there is a notification on ``channel``, or if the cell has ``changed`` when it begins to
         listen. False after ``seconds``, or if the server can only be reached through a pooler. Raises
         what psycopg raises for a lost connection."""
         ear = self._here()
         connection, ear.connection = ear.connection, None
-        listens = ear.channel == channel
         try:
-            if connection is None or not listens:
-                if connection is not None:
-                    connection.drop()
+            if connection is not None and ear.channel != channel:
+                connection.drop()
+                connection = None
+            if connection is None:
                 connection = await self._client.connected()
                 if connection.pooled:
                     connection.drop()
@@ -63,12 +73,15 @@ class Listening:
                 await connection.exchange(listen, (), self._client.timeout)
                 heard = await changed()
             else:
+                # A change that came to be known by other ways: this connection may have died without a sign.
+                if tag != ear.tag and not ear.heard:
+                    await connection.exchange(_ALIVE, (), self._client.timeout)
                 heard = False
-            heard = heard or await connection.notified(channel, seconds)
+            ear.tag = tag
+            ear.heard = heard = heard or await connection.notified(channel, seconds)
         except BaseException:
             if connection is not None:
                 connection.drop()
-            ear.channel = b""
             raise
         if ear.connection is None:
             ear.connection, ear.channel = connection, channel

@@ -8,35 +8,31 @@ time. `PostgresClient` makes a pool for each place.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
+import psycopg
+
 from layergate.layers.postgres.connection import Connection, LoopConnection, ThreadConnection
-from layergate.layers.postgres.errors import PREPARED, ServerError
+from layergate.layers.postgres.conninfo import attempts_async_of, attempts_of
+from layergate.layers.postgres.errors import LEFT, PREPARED, ServerError
 from layergate.layers.postgres.statements import Answer, Kind, Statement
 
 __all__ = ["Pool"]
 
 T = TypeVar("T")
 
-_logger = logging.getLogger("layergate")
-
 _WHO: Final = Statement(b"", b"SELECT pg_backend_pid()::text::bytea")
-# (pg_is_in_recovery: a connection that was made without target_session_attrs may lead to a standby.)
+# All rows are found by an index. A plan is kept as long as the connection, and would else be a scan of the
+# table if that was small when the plan was made.
 _SET: Final = Statement(
     b"",
-    b"SELECT (SELECT system_identifier FROM pg_control_system())::text::bytea,"
-    b" set_config('statement_timeout', $1, false),"
+    b"SELECT set_config('statement_timeout', $1, false),"
     b" set_config('default_transaction_isolation', 'read committed', false),"
-    b" CASE WHEN current_setting('synchronous_commit') = 'off'"
-    b" THEN set_config('synchronous_commit', 'on', false) END",
+    b" set_config('enable_seqscan', 'off', false)",
     (Kind.TEXT,),
-)
-_IDENTIFIER: Final = Statement(
-    b"", b"SELECT (SELECT system_identifier FROM pg_control_system())::text::bytea"
 )
 
 
@@ -61,6 +57,7 @@ class Pool:
         self._told_pooled = pooled
         self._idle: list[Connection] = []
         self._done = False
+        self._worked = ""  # the attempt that led to a connection the last time
         self._free: Any = (
             threading.BoundedSemaphore(most) if blocking else asyncio.BoundedSemaphore(most)
         )
@@ -76,49 +73,62 @@ class Pool:
         """Run one statement. A connection that broke while it was idle is replaced. Raises as
         `Connection.exchange` and `connected` do."""
         return await self._with(
-            lambda connection: connection.exchange(statement, parameters, self._timeout)
+            self._timeout,
+            lambda connection, seconds: connection.exchange(statement, parameters, seconds),
         )
 
     async def script(self, sql: bytes, seconds: float) -> None:
         """Run several statements without parameters, in ``seconds``."""
-        await self._with(lambda connection: connection.script(sql, seconds))
+        await self._with(seconds, lambda connection, left: connection.script(sql, left))
 
-    async def _with(self, ask: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+    async def _with(
+        self, seconds: float, ask: Callable[[Connection, float], Coroutine[Any, Any, T]]
+    ) -> T:
+        """``seconds``: for all of it, but for the making of a connection."""
         self.calls += 1
-        await self._enter()
+        until = time.monotonic() + seconds
+        await self._enter(seconds)
         try:
-            connection = self._take() or await self.connected()
-            again = False
+            connection = self._take()
+            if connection is None:
+                began = time.monotonic()
+                connection = await self.connected()
+                until += time.monotonic() - began
             try:
-                answer = await ask(connection)
+                answer = await ask(connection, until - time.monotonic())
             except ServerError as error:
+                if error.state in LEFT:
+                    connection.drop()
+                    raise
                 if error.state not in PREPARED or not connection.prepares:
                     self._give(connection)
                     raise
-                again = True
             except BaseException:
                 connection.drop()
                 raise
-            if again:  # another server process answers: a pooler that was not recognized
+            else:
+                self._give(connection)
+                return answer
+            # Another server process has answered: a pooler that was not recognized.
+            connection.drop()
+            self._told_pooled()
+            connection = await self.connected()
+            connection.prepares = False
+            try:
+                answer = await ask(connection, until - time.monotonic())
+            except BaseException:
                 connection.drop()
-                self._told_pooled()
-                connection = await self.connected()
-                connection.prepares = False
-                try:
-                    answer = await ask(connection)
-                except BaseException:
-                    connection.drop()
-                    raise
+                raise
             self._give(connection)
             return answer
         finally:
             self._free.release()
 
-    async def _enter(self) -> None:
+    async def _enter(self, seconds: float) -> None:
         if not self._blocking:
             await self._free.acquire()
-        elif not self._free.acquire(timeout=self._timeout):
-            raise TimeoutError(f"no connection was free within {self._timeout:.3g} s")
+        elif not self._free.acquire(timeout=seconds):
+            raise TimeoutError(f"no connection was free within {seconds:.3g} s")
 
     def _take(self) -> Connection | None:
         """An idle connection; None if there is none."""
@@ -145,26 +155,44 @@ class Pool:
         ServerError."""
         self.connects += 1
         until = time.monotonic() + self._connect_timeout
+        if self._blocking:
+            attempts = attempts_of(self._conninfo)
+        else:
+            async with asyncio.timeout(self._connect_timeout):
+                attempts = await attempts_async_of(self._conninfo)
+        attempts.sort(key=lambda attempt: attempt != self._worked)
+        failed: list[Exception] = []
+        for number, attempt in enumerate(attempts):
+            # A host that does not answer leaves time for the others.
+            left = max(0.001, until - time.monotonic())
+            try:
+                connection = await self._connected_to(attempt, left / (len(attempts) - number))
+            except (psycopg.OperationalError, ServerError, TimeoutError) as error:
+                failed.append(error)
+                continue
+            self._worked = attempt
+            return connection
+        if len(failed) == 1:
+            raise failed[0]
+        raise psycopg.OperationalError("; ".join(map(str, failed)))
+
+    async def _connected_to(self, conninfo: str, seconds: float) -> Connection:
+        until = time.monotonic() + seconds
         connection: Connection
         if self._blocking:
-            connection = ThreadConnection.connect(self._conninfo, self._connect_timeout)
+            connection = ThreadConnection.connect(conninfo, seconds)
         else:
-            connection = await LoopConnection.connect(self._conninfo, self._connect_timeout)
+            connection = await LoopConnection.connect(conninfo, seconds)
         try:
-            left = max(0.001, until - time.monotonic())
-            ((process,),) = (await connection.exchange(_WHO, (), left)).rows
+            ((process,),) = (await connection.exchange(_WHO, (), until - time.monotonic())).rows
             # A pooler answers for itself when the connection is made, and gives any server process later.
-            pooler = process != b"%d" % connection.pgconn.backend_pid
-            left = max(0.001, until - time.monotonic())
-            if pooler:
+            if process != b"%d" % connection.pgconn.backend_pid:
                 connection.prepares, connection.pooled = False, True
                 self._told_pooled()
-                rows = (await connection.exchange(_IDENTIFIER, (), left)).rows
             else:
                 # What nobody waits for any more ends on the server, too.
                 limit = b"%d" % max(1, round(2000 * self._timeout))
-                rows = (await connection.exchange(_SET, (limit,), left)).rows
-            connection.identifier = rows[0][0] or b""
+                await connection.exchange(_SET, (limit,), until - time.monotonic())
         except BaseException:
             connection.drop()
             raise

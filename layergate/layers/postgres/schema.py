@@ -33,6 +33,17 @@ def check_schema(schema: object) -> str:
     return schema
 
 
+def _table(schema: str, name: str) -> str:
+    return (
+        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        f" WHERE n.nspname = '{schema}' AND c.relname = '{name}'"
+    )
+
+
+def _there(source: str) -> str:
+    return f"(EXISTS (SELECT {source}))::int::text::bytea"
+
+
 class Tables:
     """Those in one schema."""
 
@@ -40,19 +51,26 @@ class Tables:
         self.schema: Final = schema
         self.entries: Final = f'"{schema}".entries'
         self.cells: Final = f'"{schema}".cells'
+        named = f"FROM pg_namespace WHERE nspname = '{schema}'"
+        # (Of the catalogs: to look for a table by its name raises an error where the user may not use the
+        # schema.)
         self.look: Final = Statement(
             b"",
-            f"SELECT (to_regnamespace('\"{schema}\"') IS NOT NULL)::int::text::bytea,"
-            f" (to_regclass('{self.entries}') IS NOT NULL)::int::text::bytea,"
-            f" (to_regclass('{self.cells}') IS NOT NULL)::int::text::bytea".encode(),
+            f"SELECT {_there(named)}, {_there(_table(schema, 'entries'))},"
+            f" {_there(_table(schema, 'cells'))}".encode(),
         )
-        self.rights: Final = Statement(
-            b"",
-            f"SELECT (has_table_privilege('{self.entries}', 'SELECT, INSERT, UPDATE, DELETE')"
-            f" AND has_table_privilege('{self.cells}', 'SELECT, INSERT, UPDATE, DELETE')"
-            f" AND has_schema_privilege('\"{schema}\"', 'USAGE'))::int::text::bytea,"
-            " current_user::text::bytea,"
-            " pg_is_in_recovery()::int::text::bytea".encode(),
+        """One for each of schema, entries, and cells: b"1" if it is there."""
+
+    def told(self, table: str) -> str:
+        """A query for what `Administration.examine` has to know of a table that is there: whether it is logged,
+        and which rights the user lacks."""
+        lacks = ", ".join(
+            f"CASE WHEN NOT has_table_privilege(c.oid, '{right}') THEN '{right}' END"
+            for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
+        )
+        return (
+            f"SELECT c.relpersistence = 'p', concat_ws(', ', {lacks}),"
+            f" has_schema_privilege(n.oid, 'USAGE') {_table(self.schema, table)}"
         )
 
     def make(self, *, with_schema: bool) -> bytes:

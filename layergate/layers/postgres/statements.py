@@ -20,6 +20,7 @@ class Kind(IntEnum):
     """The type of a parameter, by its OID."""
 
     BYTES = 17
+    COUNT = 20
     TEXT = 25
     NUMBER = 701
     TEXTS = 1009

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from typing import Any, ClassVar
 
 import pytest
@@ -27,12 +27,6 @@ from tests.support.postgres_parts import cells_of, journal_of, leases_of
 from tests.support.postgres_servers import Postgres
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with Postgres(tmp_path_factory.mktemp("postgres")) as running:
-        yield running
 
 
 class OnAServer:
@@ -61,10 +55,22 @@ class TestCells(OnAServer, CellsConformance):
     def factory(self) -> tuple[str, list[Any]]:
         return "tests.support.postgres_parts:cells_of", [self.url]
 
+    def remove(self, name: str) -> bool:
+        self.server.sql(f"DELETE FROM layergate.cells WHERE name = '{name}'")
+        return True
+
     def restart(self) -> bool:
         self.server.stop()
         self.server.start()
         return True
+
+
+class TestCellsOnThreads(OnThreads, TestCells):
+    def make_cells(self) -> Cells:
+        return cells_of(self.url, world="threads")
+
+    def factory(self) -> tuple[str, list[Any]]:
+        return "tests.support.postgres_parts:cells_of", [self.url, "", "threads"]
 
 
 class TestJournal(OnAServer, JournalConformance):
