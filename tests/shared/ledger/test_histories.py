@@ -59,7 +59,8 @@ class ChildTrusts(Instance):
 
 
 async def epoch_first(self: Observer, probe: bool) -> tuple[Any, bytes]:
-    epoch = await self._ask(self._cells.epoch, probe=probe)
+    cells: Any = self._cells
+    epoch = await self._ask(cells.epoch, probe=probe)
     return await self._ask(self._cells.load, self.name, probe=probe), epoch
 
 
