@@ -58,7 +58,8 @@ def _command(*command: str | Path) -> list[str]:
 
 
 class Postgres(SystemServer):
-    """``config``: settings by name. ``hba``: lines of pg_hba.conf instead of "everybody with a password"."""
+    """``config``: settings by name. ``data``: a folder of which it gets a copy. ``copies``: a running server
+    whose standby it is."""
 
     system = "PostgreSQL"
 
@@ -68,6 +69,7 @@ class Postgres(SystemServer):
         *,
         config: Mapping[str, str] | None = None,
         data: Path | None = None,
+        copies: Postgres | None = None,
         start: bool = True,
     ) -> None:
         self._log = folder / f"postgres-{os.urandom(3).hex()}.log"
@@ -86,14 +88,16 @@ class Postgres(SystemServer):
             **(config or {}),
         }
         self._process: Process | None = None
-        if data is None:
+        if copies is not None:
+            self._copy(copies)
+        elif data is None:
             self._make()
         else:
             shutil.copytree(data, self.data, symlinks=True)
             self._own()
         if start:
             self.start()
-            if data is None:
+            if data is None and copies is None:
                 self.sql(f"CREATE DATABASE {DATABASE} TEMPLATE template0", database="postgres")
 
     def _make(self) -> None:
@@ -104,6 +108,19 @@ class Postgres(SystemServer):
             _command(
                 programs() / "initdb", "-D", self.data, "-U", USER, "-A", "scram-sha-256",
                 "--pwfile", password, "-N", "--locale", "C.UTF-8",
+            ),
+            check=True,
+            capture_output=True,
+            cwd="/",
+        )  # fmt: skip
+
+    def _copy(self, primary: Postgres) -> None:
+        self._own()
+        url = primary.url(database="postgres")
+        subprocess.run(
+            _command(
+                programs() / "pg_basebackup", "-D", self.data, "-d", url, "-R", "-X", "stream",
+                "-c", "fast",
             ),
             check=True,
             capture_output=True,
