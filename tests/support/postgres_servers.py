@@ -23,7 +23,7 @@ from tests.support.processes import Process
 from tests.support.systems import SystemServer
 from tests.support.waiting import wait_until
 
-__all__ = ["Postgres", "programs"]
+__all__ = ["Postgres", "as_nobody", "programs"]
 
 _NOBODY = 65534
 _AS_NOBODY = "import os, sys; os.setgroups([]); os.setgid({0}); os.setuid({0}); os.execv(sys.argv[1], sys.argv[1:])"
@@ -50,7 +50,8 @@ def programs() -> Path:
     return copied / "pginstall" / "bin"
 
 
-def _command(*command: str | Path) -> list[str]:
+def as_nobody(*command: str | Path) -> list[str]:
+    """The command, run as nobody by who is root: these servers refuse to run as root."""
     words = [str(word) for word in command]
     if os.getuid() != 0:
         return words
@@ -105,7 +106,7 @@ class Postgres(SystemServer):
         password.write_text(PASSWORD)
         self._own()
         subprocess.run(
-            _command(
+            as_nobody(
                 programs() / "initdb", "-D", self.data, "-U", USER, "-A", "scram-sha-256",
                 "--pwfile", password, "-N", "--locale", "C.UTF-8",
             ),
@@ -118,7 +119,7 @@ class Postgres(SystemServer):
         self._own()
         url = primary.url(database="postgres")
         subprocess.run(
-            _command(
+            as_nobody(
                 programs() / "pg_basebackup", "-D", self.data, "-d", url, "-R", "-X", "stream",
                 "-c", "fast",
             ),
@@ -162,7 +163,7 @@ class Postgres(SystemServer):
         ]
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         self._process = Process(
-            _command(
+            as_nobody(
                 programs() / "postgres", "-D", self.data, "-p", str(self.port), "-h", HOST,
                 "-k", self.folder, *options,
             ),

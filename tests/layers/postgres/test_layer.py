@@ -233,9 +233,8 @@ def test_no_message_and_no_repr_shows_a_secret(scheme: str):
 
 
 def test_layers_of_one_server_know_it():
-    one, two, other = (
-        PostgresLayer("postgresql://h/shop", **options) for options in ({}, {}, {"schema": "other"})
-    )
+    one, two = (PostgresLayer("postgresql://h/shop") for _ in range(2))
+    other = PostgresLayer("postgresql://h/shop", schema="other")
     assert one.identity == two.identity != other.identity
 
 
