@@ -23,7 +23,7 @@ from tests.support.processes import Process
 from tests.support.systems import SystemServer
 from tests.support.waiting import wait_until
 
-__all__ = ["Postgres", "programs"]
+__all__ = ["Postgres", "as_nobody", "programs"]
 
 _NOBODY = 65534
 _AS_NOBODY = "import os, sys; os.setgroups([]); os.setgid({0}); os.setuid({0}); os.execv(sys.argv[1], sys.argv[1:])"
@@ -50,7 +50,8 @@ def programs() -> Path:
     return copied / "pginstall" / "bin"
 
 
-def _command(*command: str | Path) -> list[str]:
+def as_nobody(*command: str | Path) -> list[str]:
+    """The command, run as nobody by who is root: these servers refuse to run as root."""
     words = [str(word) for word in command]
     if os.getuid() != 0:
         return words
@@ -58,7 +59,8 @@ def _command(*command: str | Path) -> list[str]:
 
 
 class Postgres(SystemServer):
-    """``config``: settings by name. ``hba``: lines of pg_hba.conf instead of "everybody with a password"."""
+    """``config``: settings by name. ``data``: a folder of which it gets a copy. ``copies``: a running server
+    whose standby it is."""
 
     system = "PostgreSQL"
 
@@ -68,6 +70,7 @@ class Postgres(SystemServer):
         *,
         config: Mapping[str, str] | None = None,
         data: Path | None = None,
+        copies: Postgres | None = None,
         start: bool = True,
     ) -> None:
         self._log = folder / f"postgres-{os.urandom(3).hex()}.log"
@@ -86,14 +89,16 @@ class Postgres(SystemServer):
             **(config or {}),
         }
         self._process: Process | None = None
-        if data is None:
+        if copies is not None:
+            self._copy(copies)
+        elif data is None:
             self._make()
         else:
             shutil.copytree(data, self.data, symlinks=True)
             self._own()
         if start:
             self.start()
-            if data is None:
+            if data is None and copies is None:
                 self.sql(f"CREATE DATABASE {DATABASE} TEMPLATE template0", database="postgres")
 
     def _make(self) -> None:
@@ -101,9 +106,22 @@ class Postgres(SystemServer):
         password.write_text(PASSWORD)
         self._own()
         subprocess.run(
-            _command(
+            as_nobody(
                 programs() / "initdb", "-D", self.data, "-U", USER, "-A", "scram-sha-256",
                 "--pwfile", password, "-N", "--locale", "C.UTF-8",
+            ),
+            check=True,
+            capture_output=True,
+            cwd="/",
+        )  # fmt: skip
+
+    def _copy(self, primary: Postgres) -> None:
+        self._own()
+        url = primary.url(database="postgres")
+        subprocess.run(
+            as_nobody(
+                programs() / "pg_basebackup", "-D", self.data, "-d", url, "-R", "-X", "stream",
+                "-c", "fast",
             ),
             check=True,
             capture_output=True,
@@ -145,7 +163,7 @@ class Postgres(SystemServer):
         ]
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         self._process = Process(
-            _command(
+            as_nobody(
                 programs() / "postgres", "-D", self.data, "-p", str(self.port), "-h", HOST,
                 "-k", self.folder, *options,
             ),
