@@ -34,6 +34,7 @@ from tests.support.ports import HOST, free_port
 from tests.support.postgres_servers import Postgres
 from tests.support.proxy import Proxy
 from tests.support.systems import SystemServer, ValkeySystem
+from tests.support.waiting import wait_until
 
 SERVERS: dict[str, type[SystemServer]] = {
     "redis": ValkeySystem,
@@ -77,9 +78,14 @@ class Member:
         return None if found is None else bytes(found.value)
 
     def close(self) -> None:
+        heartbeat: Any = self.log.heartbeat._task
+
         async def over() -> None:
             await self.log.leave()
             await self.runtime.aclose(1.0)
+            # A heartbeat that is under way on its thread would make a new client after the end.
+            if heartbeat is not None and self.runtime.blocking:
+                wait_until(heartbeat.done, "the heartbeat to end")
             await self.layer.aclose()
 
         self.run(over())

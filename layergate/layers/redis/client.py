@@ -280,6 +280,7 @@ class RedisClient:
     async def close(self) -> None:
         """Close the connections of this process (under asyncio: of this loop). A later call
         connects anew. Subscriptions stay open: their owners close them."""
+        self._drop_stranded()
         pool = self._pools.pop(self._key(), None)
         if pool is not None:
             await pool.close()
@@ -332,16 +333,23 @@ class RedisClient:
     def _pool(self) -> Pool:
         key = self._key()
         pool = self._pools.get(key)
+        if len(self._pools) > 1:
+            self._drop_stranded()
         if pool is None or pool.closed():
             pool = self._new_pool(key)
         return pool
 
-    def _new_pool(self, key: tuple[int, int]) -> Pool:
-        pid, loop_id = key
+    def _drop_stranded(self) -> None:
+        """Abandon the pools of event loops that were closed over them."""
+        pid = os.getpid()
         for other, old in list(self._pools.items()):
             if other[0] == pid and old.closed():
                 self._pools.pop(other, None)
                 old.abandon()
+
+    def _new_pool(self, key: tuple[int, int]) -> Pool:
+        _, loop_id = key
+        self._drop_stranded()
         params = self._params(blocking=not loop_id)
         if not loop_id:
             # Two threads may come here at once: the first one's counts.
