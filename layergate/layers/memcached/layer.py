@@ -80,6 +80,8 @@ class MemcachedLayer(RemoteLayer):
             final_after="milliseconds",
             woken_by="looking",
             look_every=self.look_every,
+            miss=6,
+            purge=4,
             uncovered=(
                 "instances that name another server first",
                 "a proxy between the instances and the server (mcrouter, twemproxy)",

@@ -100,6 +100,8 @@ class MongoLayer(RemoteLayer):
             leases=True,
             final_after="milliseconds",
             woken_by="a change stream (a replica set), else looking",
+            miss=6,
+            purge=6,
             uncovered=("a backup that was restored while no instance was running",),
         )
 

@@ -110,6 +110,8 @@ class PostgresLayer(RemoteLayer):
             final_after="milliseconds",
             woken_by="looking" if looks else "NOTIFY",
             look_every=LOOK_EVERY if looks else None,
+            miss=7,
+            purge=6,
             uncovered=(
                 "a snapshot of the disk, or a dump, that was restored while no instance was running",
                 "two primaries at once",

@@ -68,7 +68,7 @@ class RedisLayer(SystemLayer):
             woken_by="pub/sub",
             hit=1,
             miss=4,
-            purge=2,
+            purge=4,
             heartbeat=1,
             uncovered=(
                 "two primaries at once (set min-replicas-to-write 1)",
