@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.gateway.support import Call, Client, Gateway, Origin
+from tests.support.gateways import Call, Gateway, Origin
+from tests.support.http1 import Client
 from tests.support.waiting import until
 
 EVERY_LOOP = True
