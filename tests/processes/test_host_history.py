@@ -27,9 +27,9 @@ async def reads(history: History, more: int) -> None:
 
 
 async def checked(
-    folder: Path, kinds: Sequence[ServerKind], seconds: float, pause: float
+    folder: Path, kinds: Sequence[ServerKind], seconds: float, pause: float, *, readers: int = 2
 ) -> History:
-    history = History(folder, kinds, pause=0.05)
+    history = History(folder, kinds, pause=0.05, readers=readers)
     async with history.running():
         await reads(history, 1000)
         await history.faults(seconds, pause)
@@ -45,7 +45,7 @@ async def checked(
 
 
 async def test_a_short_history(tmp_path: Path) -> None:
-    history = await checked(tmp_path, FEW, seconds=3.0, pause=0.2)
+    history = await checked(tmp_path, FEW, seconds=3.0, pause=0.2, readers=1)
     assert sum(count for name, count in history.counts.items() if name.startswith("stopped"))
 
 
