@@ -6,15 +6,21 @@ tests share is started once. A port is never two workers' (`tests/support/ports.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import os
+import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+if sys.platform != "win32":
+    import fcntl
 
 HERE = Path(__file__).parent
 
@@ -106,6 +112,44 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+class _FirstCompiles:
+    """Lets the first worker collect before the others if no test has been compiled yet.
+
+    To rewrite the assertions of all files takes longer than to collect, and each worker would do it. The
+    controller holds a lock until the first has collected; the others wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = tempfile.NamedTemporaryFile(prefix="layergate-tests-")  # noqa: SIM115
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    @classmethod
+    def is_needed(cls) -> bool:
+        compiled = (HERE / "scenarios" / "__pycache__").glob("*-pytest-*.pyc")
+        return sys.platform != "win32" and not sys.dont_write_bytecode and not any(compiled)
+
+    @staticmethod
+    def wait(lock: str) -> None:
+        with contextlib.suppress(FileNotFoundError), Path(lock).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        if node.gateway.id != "gw0" and not self._lock.closed:
+            node.workerinput["lock"] = self._lock.name
+
+    def _release(self) -> None:
+        self._lock.close()  # which also removes it
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self) -> None:
+        self._release()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self) -> None:
+        self._release()
+
+
 class _Watchdog:
     """Prints the stack of every thread if a test hangs, as pytest's ``faulthandler_timeout`` does.
 
@@ -191,6 +235,11 @@ class _Unfinished:
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_LeftOut(config))
     config.pluginmanager.register(_Watchdog())
-    gives_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is not None and "lock" in workerinput:
+        _FirstCompiles.wait(workerinput["lock"])
+    gives_out = config.getoption("dist", "no") != "no" and workerinput is None
+    if gives_out and _FirstCompiles.is_needed():
+        config.pluginmanager.register(_FirstCompiles())
     if gives_out and not config.getoption("maxfail"):  # -x is somebody who looks at it
         config.pluginmanager.register(_Unfinished())

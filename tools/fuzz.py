@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.gateway.fuzzing import LIMITS, Fuzzer
-from tests.gateway.support import gateway
+from tests.support.gateways import gateway
 
 _ROUND = 160  # conversations, after which nothing may be left
 _GROWTH = 32.0  # MB that it may take after the first minute

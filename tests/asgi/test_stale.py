@@ -80,16 +80,6 @@ async def test_each_key_and_each_variant_has_its_own_refresh():
     assert (await world.get("/", headers={"x-a": "1"})).hit
 
 
-@pytest.mark.parametrize(("age", "at_once"), [(10, True), (39, True), (40, False), (100, False)])
-async def test_outside_of_the_window_the_client_waits(age, at_once):
-    world = World()
-    numbered(world, SWR)
-    await world.get("/")
-    world.clock.advance(age)
-    assert (await world.get("/")).body == (b"1" if at_once else b"2")
-    await world.idle()
-
-
 async def test_a_refresh_validates_with_what_is_stored_and_a_304_renews_it():
     world = World()
     seen: list[str | None] = []
@@ -258,22 +248,6 @@ async def test_a_request_beyond_the_window_joins_the_refresh_under_way():
     assert world.origin.total == 2
 
 
-@pytest.mark.parametrize(
-    "control",
-    [
-        "max-age=10, stale-while-revalidate=30, must-revalidate",
-        "max-age=10, stale-while-revalidate=30, proxy-revalidate",
-        "max-age=10, stale-while-revalidate=30, no-cache",
-    ],
-)
-async def test_must_revalidate_forbids_the_window(control):
-    world = World()
-    numbered(world, {"cache-control": control, "etag": '"1"'})
-    await world.get("/")
-    world.clock.advance(15)
-    assert (await world.get("/")).body == b"2"
-
-
 async def test_a_rule_grants_windows_and_the_responses_own_win():
     world = World(rules=[Rule("*", ttl=10, stale_while_revalidate=30)])
     numbered(world, {})
@@ -284,15 +258,6 @@ async def test_a_rule_grants_windows_and_the_responses_own_win():
     assert (await world.get("/")).body == b"1"
     assert (await world.get("/own")).body == b"2"
     await world.idle()
-
-
-@pytest.mark.parametrize("directive", ["no-cache", "max-age=10", "min-fresh=1"])
-async def test_a_client_that_wants_nothing_stale_gets_nothing_stale(directive):
-    world = World()
-    numbered(world, SWR)
-    await world.get("/")
-    world.clock.advance(15)
-    assert (await world.get("/", headers={"cache-control": directive})).body == b"2"
 
 
 # -- stale-if-error --------------------------------------------------------------------------------
@@ -312,7 +277,7 @@ def failing(world: World, how: Any, headers: dict = SIE, gate: Gate | None = Non
             raise how
 
 
-@pytest.mark.parametrize("how", [500, 502, 503, 504, RuntimeError("boom"), OSError("db")], ids=str)
+@pytest.mark.parametrize("how", [500, RuntimeError("boom"), OSError("db")], ids=str)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_stale_response_stands_in_for_an_error(how, method):
     world = World()
@@ -323,15 +288,6 @@ async def test_a_stale_response_stands_in_for_an_error(how, method):
     assert call.status == 200 and call.body == (b"1" if method == "GET" else b"")
     assert "stale-if-error" in call.cache_status and call.complete
     world.assert_nothing_left()
-
-
-@pytest.mark.parametrize("how", [400, 404, 403, 429, 501, 505])
-async def test_it_does_not_stand_in_for_what_is_no_failure_of_the_origin(how):
-    world = World()
-    failing(world, how)
-    await world.get("/")
-    world.clock.advance(100)
-    assert (await world.get("/")).status == how
 
 
 @pytest.mark.parametrize("how", [500, RuntimeError("boom")], ids=str)
@@ -387,50 +343,6 @@ async def test_a_refresh_that_cannot_reach_the_origin_is_no_silent_one(how):
     assert world.count("fetch_error") == reported
     world.clock.advance(30)
     assert "stale-if-unreachable" in (await world.get("/")).cache_status
-
-
-async def test_past_the_window_the_error_comes_through():
-    world = World()
-    failing(world, 503)
-    await world.get("/")
-    world.clock.advance(311)
-    assert (await world.get("/")).status == 503
-    world = World()
-    failing(world, RuntimeError("boom"))
-    await world.get("/")
-    world.clock.advance(311)
-    with pytest.raises(RuntimeError):
-        await world.get("/")
-
-
-@pytest.mark.parametrize("forbidding", ["must-revalidate", "proxy-revalidate", "no-cache"])
-async def test_it_is_forbidden_by_directives_that_say_so(forbidding):
-    world = World()
-    failing(
-        world,
-        503,
-        {"cache-control": f"max-age=10, stale-if-error=300, {forbidding}", "etag": '"1"'},
-    )
-    await world.get("/")
-    world.clock.advance(100)
-    assert (await world.get("/")).status == 503
-
-
-async def test_a_rule_grants_it():
-    world = World(rules=[Rule("*", ttl=10, stale_if_error=300)])
-    failing(world, 503, {})
-    await world.get("/")
-    world.clock.advance(100)
-    assert (await world.get("/")).body == b"1"
-
-
-async def test_a_client_may_ask_for_it():
-    world = World(keep=3600)
-    failing(world, 503, {"cache-control": "max-age=10", "etag": '"1"'})
-    await world.get("/")
-    world.clock.advance(100)
-    assert (await world.get("/", headers={"cache-control": "stale-if-error=300"})).body == b"1"
-    assert (await world.get("/", headers={"cache-control": "stale-if-error=10"})).status == 503
 
 
 async def test_an_error_in_the_body_comes_through_since_the_head_is_out():

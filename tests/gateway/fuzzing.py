@@ -23,7 +23,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from tests.gateway.support import Call, Gateway, Response, reply, request
+from tests.support.gateways import Call, Gateway
+from tests.support.http1 import Response, reply, request
 
 __all__ = ["LIMITS", "Fuzzer"]
 

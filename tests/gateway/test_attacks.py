@@ -9,16 +9,8 @@ import json
 import pytest
 
 from layergate import Rule
-from tests.gateway.support import (
-    FRESH,
-    TOKEN,
-    Call,
-    Gateway,
-    Response,
-    gateway,
-    reply,
-    request,
-)
+from tests.support.gateways import FRESH, TOKEN, Call, Gateway, gateway
+from tests.support.http1 import Response, reply, request
 
 # -- poisoning by what is no part of the key ---------------------------------------------------------
 

@@ -6,7 +6,7 @@ import pytest
 
 from layergate.gateway.clients import known as known_module
 from layergate.gateway.upstreams.responses import ResponseReader
-from tests.gateway.support import Gateway, Origin
+from tests.support.gateways import Gateway, Origin
 
 EVERY_LOOP = True
 

@@ -14,7 +14,8 @@ import pytest
 import trustme
 
 from layergate.gateway.upstream_options import UpstreamOptions
-from tests.gateway.support import Call, Client, Gateway, Origin, Truncated
+from tests.support.gateways import Call, Gateway, Origin
+from tests.support.http1 import Client, Truncated
 from tests.support.waiting import until
 
 EVERY_LOOP = True

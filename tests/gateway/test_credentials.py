@@ -9,7 +9,8 @@ import pytest
 from layergate import Rule
 from layergate.errors import SettingsError
 from layergate.gateway.settings import load
-from tests.gateway.support import Call, gateway, reply
+from tests.support.gateways import Call, gateway
+from tests.support.http1 import reply
 
 ANN, BOB = b"Authorization: Bearer ann", b"Authorization: Bearer bob"
 UP = "http://127.0.0.1:8000"

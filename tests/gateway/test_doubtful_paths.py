@@ -12,7 +12,8 @@ from urllib.parse import unquote
 import pytest
 
 from layergate import Rule
-from tests.gateway.support import Call, gateway, reply
+from tests.support.gateways import Call, gateway
+from tests.support.http1 import reply
 
 STATIC = [Rule("/static/*", ttl=60), Rule("*.css", ttl=60, stale_while_revalidate=60)]
 DECEPTIVE = [

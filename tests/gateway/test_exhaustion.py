@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.support import BOUND, FRESH, Call, Client, Gateway, gateway, reply, request
-from tests.support.waiting import until
+from tests.support.gateways import FRESH, Call, Gateway, gateway
+from tests.support.http1 import Client, reply, request
+from tests.support.waiting import BOUND, until
 
 SHORT: dict[str, Any] = {"head_timeout": 0.2, "body_timeout": 0.2, "send_timeout": 0.2}
 POST = request(b"/", b"Content-Length: 10", method=b"POST", body=b"h")

@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from layergate.gateway.forward import ForwardPolicy
-from tests.gateway.support import Gateway, Origin
+from tests.support.gateways import Gateway, Origin
 
 EVERY_LOOP = True
 

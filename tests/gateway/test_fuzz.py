@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.gateway.fuzzing import LIMITS, Fuzzer
-from tests.gateway.support import gateway
+from tests.support.gateways import gateway
 
 EVERY_LOOP = True
 

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.gateway.support import Call, Client, Gateway, Origin, Truncated
 from tests.support.garbage import none_of_ours
+from tests.support.gateways import Call, Gateway, Origin
+from tests.support.http1 import Client, Truncated
 from tests.support.waiting import until
 
 EVERY_LOOP = True

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from layergate.gateway.head import encode_head, encode_lines
-from tests.gateway.support import Gateway, Origin
+from tests.support.gateways import Gateway, Origin
 
 BREAKS = [
     pytest.param((b"x", b"a\r\nevil: 1"), id="CR LF in a value"),

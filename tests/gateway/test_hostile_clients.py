@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gateway.support import FRESH, Call, gateway, reply
+from tests.support.gateways import FRESH, Call, gateway
+from tests.support.http1 import reply
 
 ATTACKS = [
     pytest.param(b"Cookie: sid=bad", b"200 OK", [FRESH, b"Set-Cookie: sid=new"], id="bad-cookie"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from layergate.gateway.upstream_options import UpstreamOptions
-from tests.gateway.support import Call, Gateway, Origin
+from tests.support.gateways import Call, Gateway, Origin
 from tests.support.waiting import until
 
 EVERY_LOOP = True

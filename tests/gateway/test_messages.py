@@ -7,7 +7,8 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from tests.gateway.support import Call, Client, Gateway, Origin, Truncated
+from tests.support.gateways import Call, Gateway, Origin
+from tests.support.http1 import Client, Truncated
 from tests.support.waiting import until
 
 EVERY_LOOP = True

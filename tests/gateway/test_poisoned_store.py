@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.support import FRESH, Gateway, gateway, reply
+from tests.support.gateways import FRESH, Gateway, gateway
+from tests.support.http1 import reply
 from tests.support.redis_servers import SharedValkey
 
 pytest_plugins = ("tests.support.redis_servers",)

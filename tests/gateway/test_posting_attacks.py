@@ -12,7 +12,8 @@ import asyncio
 
 import pytest
 
-from tests.gateway.support import FRESH, TOKEN, Call, Gateway, Response, gateway, reply, request
+from tests.support.gateways import FRESH, TOKEN, Call, Gateway, gateway
+from tests.support.http1 import Response, reply, request
 from tests.support.waiting import until
 
 OWN = b"Content-Location: /"

@@ -10,7 +10,8 @@ from typing import cast
 
 import pytest
 
-from tests.gateway.support import Call, Client, Gateway, Origin, Truncated
+from tests.support.gateways import Call, Gateway, Origin
+from tests.support.http1 import Client, Truncated
 from tests.support.waiting import until
 
 EVERY_LOOP = True

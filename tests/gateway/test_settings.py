@@ -561,7 +561,7 @@ def _toml(value: Any) -> str:
 @example({"upstreams": [{"url": []}]})
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    max_examples=150,
+    max_examples=80,
 )
 def test_whatever_the_values_are_there_is_an_answer(tmp_path: Path, document: dict[str, Any]):
     path = tmp_path / "layergate.toml"
@@ -585,7 +585,7 @@ def test_whatever_the_values_are_there_is_an_answer(tmp_path: Path, document: di
 )  # fmt: skip
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    max_examples=150,
+    max_examples=80,
 )
 def test_whatever_the_text_is_there_is_an_answer(tmp_path: Path, text: str):
     path = tmp_path / "layergate.toml"

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.gateway.support import Call, Client, Gateway, Origin
+from tests.support.gateways import Call, Gateway, Origin
+from tests.support.http1 import Client
 from tests.support.waiting import until
 
 EVERY_LOOP = True
@@ -174,14 +175,14 @@ async def test_every_byte_comes_in_order_however_slowly_it_is_taken(size, secure
         assert await client.exactly(int(head.header("content-length") or 0)) == body[7:]
 
 
-LARGE = 20 * MB
+LARGE = 8 * MB
 
 
 @contextlib.asynccontextmanager
 async def _large(
     *, tls: ssl.SSLContext | None = None, **options: Any
 ) -> AsyncIterator[tuple[Gateway, Origin]]:
-    """A gateway that holds ``/large``, of twenty megabytes."""
+    """A gateway that holds ``/large``, of eight megabytes: more than the sockets between the two hold."""
     async with Origin() as origin, Gateway(origin, cache=CACHE, **options) as gateway:
 
         async def handler(call: Call) -> None:

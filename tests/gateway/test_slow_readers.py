@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.gateway.support import Call, Gateway, Origin
+from tests.support.gateways import Call, Gateway, Origin
 from tests.support.waiting import until
 
 PART = b"10000\r\n" + b"x" * 65536 + b"\r\n"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gateway.support import FRESH, Call, Response, gateway, reply, request
+from tests.support.gateways import FRESH, Call, gateway
+from tests.support.http1 import Response, reply, request
 from tests.support.waiting import until
 
 CHUNKED = b"Transfer-Encoding: chunked"

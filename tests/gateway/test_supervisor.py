@@ -18,8 +18,8 @@ import pytest
 from layergate.gateway import timeouts
 from layergate.gateway.supervisor import Supervisor
 from tests.support.connections import Connection
+from tests.support.gateway_processes import GatewayProcesses, HttpCall, gone, running
 from tests.support.gateway_worker import options_of
-from tests.support.gateways import Gateway, HttpCall, gone, running
 from tests.support.origin import FRESH, OriginCall
 from tests.support.ports import HOST
 from tests.support.waiting import until
@@ -46,7 +46,7 @@ def ones(*numbers: int, systems: tuple[int, ...] = ()) -> pytest.MarkDecorator:
 
 @ones(1, 3)
 async def test_it_serves_with_so_many_processes_and_stops(tmp_path, workers):
-    async with Gateway(tmp_path, workers=workers) as gateway:
+    async with GatewayProcesses(tmp_path, workers=workers) as gateway:
         async with gateway.each() as connections:
             expected = {gateway.pid} if workers == 1 else gateway.pids()
             assert set(connections) == expected
@@ -74,7 +74,7 @@ async def test_it_serves_with_so_many_processes_and_stops(tmp_path, workers):
     ],
 )
 async def test_one_that_cannot_start_says_why_and_ends(tmp_path, workers, fault, said):
-    gateway = Gateway(tmp_path, workers=workers)
+    gateway = GatewayProcesses(tmp_path, workers=workers)
     async with gateway.origin:
         gateway.write()
         gateway.faults.write_text(fault)
@@ -86,7 +86,7 @@ async def test_one_that_cannot_start_says_why_and_ends(tmp_path, workers, fault,
 
 
 async def test_one_whose_worker_ends_before_it_is_ready_says_so(tmp_path):
-    gateway = Gateway(tmp_path)
+    gateway = GatewayProcesses(tmp_path)
     async with gateway.origin:
         gateway.write()
         gateway.faults.write_text("start:exit")
@@ -99,7 +99,7 @@ async def test_one_whose_worker_ends_before_it_is_ready_says_so(tmp_path):
 @pytest.mark.parametrize("reuses", [False, pytest.param(True, marks=pytest.mark.systems)])
 async def test_a_port_in_use_is_an_error_that_names_it(tmp_path, workers, reuses):
     with socket.create_server((HOST, 0), reuse_port=reuses) as taken:
-        gateway = Gateway(tmp_path, workers=workers)
+        gateway = GatewayProcesses(tmp_path, workers=workers)
         name = f"{HOST}:{taken.getsockname()[1]}"
         gateway.write(listen=[f"{HOST}:0", name])
         gateway.origin.port = 1
@@ -110,9 +110,9 @@ async def test_a_port_in_use_is_an_error_that_names_it(tmp_path, workers, reuses
 
 @ones(2, systems=(1,))
 async def test_a_second_gateway_on_the_port_does_not_start(tmp_path, workers):
-    async with Gateway(tmp_path, workers=workers) as gateway:
+    async with GatewayProcesses(tmp_path, workers=workers) as gateway:
         (tmp_path / "other").mkdir()
-        other = Gateway(tmp_path / "other", workers=workers)
+        other = GatewayProcesses(tmp_path / "other", workers=workers)
         other.write(listen=gateway.settings["listen"])
         other.origin.port = 1
         other.launch()
@@ -129,11 +129,11 @@ async def test_a_unix_socket_that_was_left_behind_is_replaced_and_a_live_one_is_
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     listen = [f"unix:{path}", f"{HOST}:0"]
-    async with Gateway(tmp_path, workers=workers, listen=listen) as gateway:
+    async with GatewayProcesses(tmp_path, workers=workers, listen=listen) as gateway:
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
         (tmp_path / "other").mkdir()
-        other = Gateway(tmp_path / "other", workers=workers, listen=listen)
+        other = GatewayProcesses(tmp_path / "other", workers=workers, listen=listen)
         other.origin.port = 1
         other.write()
         other.launch()
@@ -148,7 +148,7 @@ async def test_a_unix_socket_that_was_left_behind_is_replaced_and_a_live_one_is_
 async def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
     path = tmp_path / "precious"
     path.write_text("words")
-    gateway = Gateway(tmp_path, listen=[f"unix:{path}"])
+    gateway = GatewayProcesses(tmp_path, listen=[f"unix:{path}"])
     gateway.origin.port = 1
     gateway.write()
     gateway.launch()
@@ -167,7 +167,7 @@ async def test_systemd_is_told(tmp_path):
             async with asyncio.timeout(20):
                 return (await loop.sock_recv(notified, 1000)).decode()
 
-        async with Gateway(tmp_path, environ={"NOTIFY_SOCKET": path}) as gateway:
+        async with GatewayProcesses(tmp_path, environ={"NOTIFY_SOCKET": path}) as gateway:
             assert await told() == "READY=1"
             gateway.signal(signal.SIGHUP)
             reloading, _, when = (await told()).partition("\n")
@@ -187,7 +187,7 @@ async def test_systemd_is_told(tmp_path):
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.systems)]
 )
 async def test_what_is_under_way_is_finished(tmp_path, workers, number):
-    async with Gateway(tmp_path, workers=workers, drain_timeout=20.0) as gateway:
+    async with GatewayProcesses(tmp_path, workers=workers, drain_timeout=20.0) as gateway:
         gate = gateway.origin.gated("/slow")
         async with gateway.each() as connections, Connection(gateway.port) as idle:
             await idle.get("/control/pid")
@@ -210,7 +210,7 @@ async def test_what_is_under_way_is_finished(tmp_path, workers, number):
 
 @ones(2, systems=(1,))
 async def test_what_takes_longer_is_cut(tmp_path, workers):
-    async with Gateway(tmp_path, workers=workers, drain_timeout=0.3) as gateway:
+    async with GatewayProcesses(tmp_path, workers=workers, drain_timeout=0.3) as gateway:
         gate = gateway.origin.gated("/slow")
         async with Connection(gateway.port) as connection:
             connection.ask("/slow")
@@ -223,7 +223,7 @@ async def test_what_takes_longer_is_cut(tmp_path, workers):
 
 @ones(2, systems=(1,))
 async def test_the_second_signal_cuts_at_once(tmp_path, workers):
-    async with Gateway(tmp_path, workers=workers, drain_timeout=600.0) as gateway:
+    async with GatewayProcesses(tmp_path, workers=workers, drain_timeout=600.0) as gateway:
         gate = gateway.origin.gated("/slow")
         async with Connection(gateway.port) as connection:
             connection.ask("/slow")
@@ -235,7 +235,7 @@ async def test_the_second_signal_cuts_at_once(tmp_path, workers):
 
 
 async def test_a_worker_that_stands_still_does_not_keep_it_from_ending(tmp_path):
-    async with Gateway(tmp_path, drain_timeout=0.1) as gateway:
+    async with GatewayProcesses(tmp_path, drain_timeout=0.1) as gateway:
         async with gateway.each() as connections:
             stalled = min(connections)
             os.kill(stalled, signal.SIGSTOP)
@@ -246,7 +246,7 @@ async def test_a_worker_that_stands_still_does_not_keep_it_from_ending(tmp_path)
 
 
 async def test_workers_end_when_their_supervisor_is_gone_and_finish_what_is_under_way(tmp_path):
-    async with Gateway(tmp_path, drain_timeout=20.0) as gateway:
+    async with GatewayProcesses(tmp_path, drain_timeout=20.0) as gateway:
         gate = gateway.origin.gated("/slow")
         async with gateway.each() as connections:
             pids = gateway.pids()
@@ -267,7 +267,7 @@ async def test_workers_end_when_their_supervisor_is_gone_and_finish_what_is_unde
 
 
 async def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices(tmp_path):
-    async with Gateway(tmp_path, workers=3) as gateway:
+    async with GatewayProcesses(tmp_path, workers=3) as gateway:
         for _ in range(3):
             async with gateway.each() as connections:
                 killed, *others = connections
@@ -284,7 +284,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices(tmp_p
 
 
 async def test_connections_that_wait_for_a_worker_that_died_are_taken_by_its_replacement(tmp_path):
-    async with Gateway(tmp_path) as gateway, gateway.each() as connections:
+    async with GatewayProcesses(tmp_path) as gateway, gateway.each() as connections:
         stalled = min(connections)
         os.kill(stalled, signal.SIGSTOP)
         # Some of them wait for the one that stands still.
@@ -300,7 +300,7 @@ async def test_connections_that_wait_for_a_worker_that_died_are_taken_by_its_rep
 
 @pytest.mark.systems
 async def test_a_worker_that_is_told_to_end_is_replaced_before_it_has(tmp_path):
-    async with Gateway(tmp_path, drain_timeout=20.0) as gateway:
+    async with GatewayProcesses(tmp_path, drain_timeout=20.0) as gateway:
         gate = gateway.origin.gated("/slow")
         async with gateway.each() as connections:
             pid, connection = next(iter(connections.items()))
@@ -319,7 +319,7 @@ async def test_a_worker_that_is_told_to_end_is_replaced_before_it_has(tmp_path):
 
 @pytest.mark.systems
 async def test_one_that_keeps_ending_is_started_ever_later_and_the_others_serve(tmp_path):
-    async with Gateway(tmp_path) as gateway:
+    async with GatewayProcesses(tmp_path) as gateway:
         gateway.faults.write_text("start:exit")
         killed = min(gateway.pids())
         os.kill(killed, signal.SIGKILL)
@@ -336,7 +336,7 @@ async def test_one_that_keeps_ending_is_started_ever_later_and_the_others_serve(
 
 @pytest.mark.systems
 async def test_all_may_end_at_once(tmp_path):
-    async with Gateway(tmp_path, workers=2) as gateway:
+    async with GatewayProcesses(tmp_path, workers=2) as gateway:
         before = gateway.pids()
         gateway.faults.write_text("start:exit")
         for pid in before:
@@ -351,9 +351,9 @@ async def test_all_may_end_at_once(tmp_path):
 @pytest.fixture
 async def inside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> AsyncIterator[Gateway]:
+) -> AsyncIterator[GatewayProcesses]:
     """A gateway whose supervisor is this process, so that its patience can be shortened."""
-    gateway = Gateway(tmp_path)
+    gateway = GatewayProcesses(tmp_path)
     gateway.log = lambda: caplog.text  # type: ignore[method-assign]
     caplog.set_level(logging.INFO, "layergate.gateway")
     async with gateway.origin:
@@ -408,12 +408,12 @@ async def test_a_worker_that_sends_what_cannot_be_is_replaced(inside, caplog):
 RULE = {"path": "/ruled", "ttl": 600}
 
 
-async def hit_everywhere(gateway: Gateway, path: str) -> list[bool]:
+async def hit_everywhere(gateway: GatewayProcesses, path: str) -> list[bool]:
     async with gateway.each() as connections:
         return [(await one.get(path)).hit for one in connections.values()]
 
 
-def silent(gateway: Gateway) -> None:
+def silent(gateway: GatewayProcesses) -> None:
     @gateway.origin.on("/")
     async def handler(call: OriginCall) -> None:
         await call.reply(b"%d" % call.number, FRESH if call.path == "/fresh" else {})
@@ -421,7 +421,7 @@ def silent(gateway: Gateway) -> None:
 
 @ones(1, 2)
 async def test_new_rules_hold_in_all_workers_and_nothing_is_lost(tmp_path, workers):
-    async with Gateway(tmp_path, workers=workers) as gateway:
+    async with GatewayProcesses(tmp_path, workers=workers) as gateway:
         silent(gateway)
         pids = gateway.pids()
         for path in ("/fresh", "/ruled"):
@@ -446,7 +446,7 @@ WRONG: list[tuple[str | None, str]] = [
 
 @ones(2, systems=(1,))
 async def test_wrong_settings_change_nothing(tmp_path, workers):
-    async with Gateway(tmp_path, workers=workers, rules=[RULE]) as gateway:
+    async with GatewayProcesses(tmp_path, workers=workers, rules=[RULE]) as gateway:
         silent(gateway)
         good = gateway.file.read_text()
         for number, (text, said) in enumerate(WRONG, start=1):
@@ -467,7 +467,7 @@ async def test_wrong_settings_change_nothing(tmp_path, workers):
 
 @ones(2, systems=(1,))
 async def test_what_cannot_change_is_named_and_the_rest_holds(tmp_path, workers):
-    async with Gateway(tmp_path, workers=workers) as gateway:
+    async with GatewayProcesses(tmp_path, workers=workers) as gateway:
         silent(gateway)
         gateway.write(
             listen=[f"{HOST}:1"],
@@ -498,7 +498,7 @@ async def test_what_cannot_change_is_named_and_the_rest_holds(tmp_path, workers)
 
 @pytest.mark.systems
 async def test_a_worker_that_starts_later_has_the_new_settings(tmp_path):
-    async with Gateway(tmp_path) as gateway:
+    async with GatewayProcesses(tmp_path) as gateway:
         silent(gateway)
         gateway.write(rules=[RULE])
         gateway.signal(signal.SIGHUP)
@@ -512,7 +512,7 @@ async def test_a_worker_that_starts_later_has_the_new_settings(tmp_path):
 
 @pytest.mark.systems
 async def test_a_worker_that_cannot_take_them_is_replaced_by_one_that_starts_with_them(tmp_path):
-    async with Gateway(tmp_path) as gateway:
+    async with GatewayProcesses(tmp_path) as gateway:
         silent(gateway)
         before = gateway.pids()
         gateway.write(rules=[RULE], via="refused")
@@ -525,7 +525,7 @@ async def test_a_worker_that_cannot_take_them_is_replaced_by_one_that_starts_wit
 
 @pytest.mark.systems
 async def test_reloads_that_come_together_are_one_after_the_other(tmp_path):
-    async with Gateway(tmp_path) as gateway:
+    async with GatewayProcesses(tmp_path) as gateway:
         silent(gateway)
         for number in range(20):
             gateway.write(rules=[{"path": f"/old/{number}", "ttl": 1}])
@@ -542,7 +542,7 @@ async def test_reloads_that_come_together_are_one_after_the_other(tmp_path):
 
 async def test_all_workers_are_one_gateway_to_an_upstream(tmp_path):
     """What one of them has sent, and another gets, is a loop."""
-    async with Gateway(tmp_path, whole=True) as gateway:
+    async with GatewayProcesses(tmp_path, whole=True) as gateway:
         said: set[str] = set()
 
         @gateway.origin.on("/said")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from layergate.gateway.timeouts import TIMEOUTS, State
-from tests.gateway.support import Call, Client, Gateway, Origin
+from tests.support.gateways import Call, Gateway, Origin
+from tests.support.http1 import Client
 from tests.support.waiting import until
 
 EVERY_LOOP = True

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from layergate.gateway.upstream_options import UpstreamOptions
-from tests.gateway.support import Call, Client, Gateway, Origin, Response
+from tests.support.gateways import Call, Gateway, Origin
+from tests.support.http1 import Client, Response
 from tests.support.waiting import until
 
 EVERY_LOOP = True

@@ -17,7 +17,7 @@ import pytest
 from layergate.layers.host.folder import PrivateFolder
 from tests.support.connections import Connection
 from tests.support.fleet import Purged
-from tests.support.gateways import AUTHORIZED, Gateway, gone
+from tests.support.gateway_processes import AUTHORIZED, GatewayProcesses, gone
 from tests.support.origin import OriginCall
 from tests.support.story import GONE, KEYS, Story
 from tests.support.waiting import until
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lo
 class Versions:
     """An origin that answers with what is the newest version when the call begins."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: GatewayProcesses) -> None:
         self.now = 1
         gateway.origin.on("/")(self._handle)
 
@@ -45,7 +45,7 @@ async def read(connections: dict[int, Connection], path: str = "/page") -> list[
 
 
 async def test_a_purge_through_any_worker_is_final_for_all(tmp_path):
-    async with Gateway(tmp_path, workers=3) as gateway:
+    async with GatewayProcesses(tmp_path, workers=3) as gateway:
         versions = Versions(gateway)
         async with gateway.each() as connections:
             ways: list[dict[str, Any]] = [
@@ -68,7 +68,7 @@ async def test_a_purge_through_any_worker_is_final_for_all(tmp_path):
 
 
 async def test_an_unsafe_method_through_one_worker_invalidates_in_all(tmp_path):
-    async with Gateway(tmp_path) as gateway:
+    async with GatewayProcesses(tmp_path) as gateway:
         versions = Versions(gateway)
         async with gateway.each() as connections:
             for one in connections.values():
@@ -80,7 +80,7 @@ async def test_an_unsafe_method_through_one_worker_invalidates_in_all(tmp_path):
 
 
 async def test_what_is_under_way_when_it_is_purged_elsewhere_is_not_served_later(tmp_path):
-    async with Gateway(tmp_path) as gateway:
+    async with GatewayProcesses(tmp_path) as gateway:
         gate = gateway.origin.gated("/slow")
         async with gateway.each() as connections, gateway.each() as others:
             pid, other = connections
@@ -101,7 +101,7 @@ async def test_what_is_under_way_when_it_is_purged_elsewhere_is_not_served_later
 
 
 async def test_one_fetch_is_for_all_workers(tmp_path):
-    async with Gateway(tmp_path, workers=3) as gateway:
+    async with GatewayProcesses(tmp_path, workers=3) as gateway:
         gate = gateway.origin.gated("/burst")
         async with gateway.each() as connections, contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(Connection(gateway.port)) for _ in range(60)]
@@ -118,7 +118,7 @@ async def test_one_fetch_is_for_all_workers(tmp_path):
 
 
 async def test_while_the_upstream_is_down_every_worker_serves_what_any_has_stored(tmp_path):
-    async with Gateway(tmp_path, workers=3) as gateway:
+    async with GatewayProcesses(tmp_path, workers=3) as gateway:
         Versions(gateway)
         async with gateway.each() as connections:
             one, *_ = connections.values()
@@ -132,7 +132,7 @@ async def test_while_the_upstream_is_down_every_worker_serves_what_any_has_store
 
 
 async def test_a_worker_that_replaces_another_begins_warm(tmp_path):
-    async with Gateway(tmp_path) as gateway:
+    async with GatewayProcesses(tmp_path) as gateway:
         Versions(gateway)
         async with gateway.each() as connections:
             await read(connections)
@@ -144,7 +144,7 @@ async def test_a_worker_that_replaces_another_begins_warm(tmp_path):
 
 
 async def test_the_folder_goes_with_the_gateway(tmp_path):
-    async with Gateway(tmp_path) as gateway:
+    async with GatewayProcesses(tmp_path) as gateway:
         async with gateway.each() as connections:
             stats = await gateway.stats(next(iter(connections.values())))
             assert stats["invalidation"]["members"] == 2
@@ -156,7 +156,7 @@ async def test_the_folder_goes_with_the_gateway(tmp_path):
 
 
 async def test_folders_that_killed_gateways_have_left_go_with_the_next(tmp_path):
-    async with Gateway(tmp_path) as gateway:
+    async with GatewayProcesses(tmp_path) as gateway:
         (folder,) = folders_of(gateway.pid)
         pids = gateway.pids()
         gateway.signal(signal.SIGKILL)
@@ -182,7 +182,7 @@ def folders_of(pid: int) -> list[Path]:
 
 
 async def test_who_is_killed_is_not_waited_for_and_its_replacement_counts(tmp_path):
-    async with Gateway(tmp_path, workers=3) as gateway:
+    async with GatewayProcesses(tmp_path, workers=3) as gateway:
         versions = Versions(gateway)
         async with gateway.each() as connections:
             assert await read(connections) == [1, 1, 1]
@@ -202,7 +202,7 @@ async def test_who_is_killed_is_not_waited_for_and_its_replacement_counts(tmp_pa
 
 
 async def test_who_stands_still_serves_nothing_old_when_it_goes_on(tmp_path):
-    async with Gateway(tmp_path) as gateway:
+    async with GatewayProcesses(tmp_path) as gateway:
         versions = Versions(gateway)
         async with gateway.each() as connections:
             stalled, other = connections
@@ -221,7 +221,7 @@ async def test_who_stands_still_serves_nothing_old_when_it_goes_on(tmp_path):
 
 
 async def test_purges_need_no_supervisor(tmp_path):
-    async with Gateway(tmp_path) as gateway:
+    async with GatewayProcesses(tmp_path) as gateway:
         versions = Versions(gateway)
         async with gateway.each() as connections:
             one, other = connections.values()
@@ -237,7 +237,7 @@ async def test_purges_need_no_supervisor(tmp_path):
 
 
 async def test_after_the_end_of_the_supervisor_workers_end_and_purges_hold(tmp_path):
-    async with Gateway(tmp_path, drain_timeout=20.0) as gateway:
+    async with GatewayProcesses(tmp_path, drain_timeout=20.0) as gateway:
         versions = Versions(gateway)
         gate = gateway.origin.gated("/slow")
         async with gateway.each() as connections:
@@ -259,7 +259,7 @@ async def test_after_the_end_of_the_supervisor_workers_end_and_purges_hold(tmp_p
 
 
 async def test_statistics_are_of_all_workers(tmp_path):
-    async with Gateway(tmp_path, workers=3) as gateway:
+    async with GatewayProcesses(tmp_path, workers=3) as gateway:
         Versions(gateway)
         async with gateway.each() as connections:
             await read(connections)
@@ -292,7 +292,7 @@ async def test_statistics_are_of_all_workers(tmp_path):
 
 
 async def test_with_a_shared_layer_purges_go_by_its_log(tmp_path, valkey):
-    async with Gateway(tmp_path, cache={"shared": valkey.url}) as gateway:
+    async with GatewayProcesses(tmp_path, cache={"shared": valkey.url}) as gateway:
         versions = Versions(gateway)
         async with gateway.each() as connections:
             assert await read(connections) == [1, 1]
@@ -321,7 +321,7 @@ class Whichever:
 
     They all bear one name, so what befalls one excuses what any of them fails with."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: GatewayProcesses) -> None:
         self.name = "a worker"
         self.port = gateway.port
         self._gateway = gateway
@@ -336,13 +336,13 @@ class Whichever:
 class Workers:
     """A gateway, as a `Story` knows fleets."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: GatewayProcesses) -> None:
         self.origin = gateway.origin
         self.instances = [Whichever(gateway)] * gateway.settings["workers"]
 
 
 class OfWorkers(Story):
-    gateway: Gateway
+    gateway: GatewayProcesses
 
     @property
     def faults(self) -> list[Callable[[], Awaitable[None]]]:
@@ -412,7 +412,7 @@ class OfWorkers(Story):
 
 
 async def history(folder: Path, *, seconds: float, seed: int, whole: bool = True) -> None:
-    async with Gateway(folder, workers=3, drain_timeout=3.0, whole=whole) as gateway:
+    async with GatewayProcesses(folder, workers=3, drain_timeout=3.0, whole=whole) as gateway:
         story = OfWorkers(Workers(gateway), seconds=seconds, seed=seed)  # type: ignore[arg-type]
         story.gateway = gateway
         await story.run(readers=2)

@@ -16,7 +16,7 @@ from layergate.wsgi import LayerGate
 from tests.fleet.support import Fleet
 from tests.support.asgi import OriginCall, World
 from tests.support.connections import Connection
-from tests.support.gateways import AUTHORIZED, Gateway
+from tests.support.gateway_processes import AUTHORIZED, GatewayProcesses
 from tests.support.wsgi import ask
 
 pytest_plugins = ("tests.support.redis_servers",)
@@ -162,7 +162,7 @@ async def test_a_fleet_that_cannot_be_reached() -> None:
 
 
 async def test_the_workers_of_a_gateway(tmp_path: Path) -> None:
-    async with Gateway(tmp_path, whole=True, workers=2) as gateway:
+    async with GatewayProcesses(tmp_path, whole=True, workers=2) as gateway:
 
         async def handler(call: Any) -> None:
             await call.reply(b"x", HEADERS)

@@ -113,33 +113,6 @@ async def test_a_qualified_field_goes_to_its_own_client_only(control):
     assert world.origin.calls["/"] == 1
 
 
-@pytest.mark.parametrize(
-    ("control", "shared"),
-    [
-        ("max-age=60", False),
-        ("public, max-age=60", True),
-        ("s-maxage=60", True),
-        ("must-revalidate, max-age=60", True),
-        ("proxy-revalidate, max-age=60", False),
-        ("immutable, max-age=60", False),
-    ],
-)
-async def test_a_response_to_authorization_is_shared_only_as_rfc_9111_3_5_allows(control, shared):
-    world = World()
-    world.origin.answers("/", {"cache-control": control})
-    alice, bob = {"authorization": "Bearer a"}, {"authorization": "Bearer b"}
-    await world.get("/", headers=alice)
-    assert (await world.get("/", headers=bob)).hit is shared
-    assert (await world.get("/")).hit is shared
-
-
-async def test_what_anonymous_clients_share_is_not_for_a_request_with_authorization():
-    world = World()
-    await world.get("/page")
-    assert (await world.get("/page")).hit
-    assert not (await world.get("/page", headers={"authorization": "Bearer a"})).hit
-
-
 async def test_requests_with_authorization_never_wait_for_each_other():
     world = World()
     gate = Gate()

@@ -115,18 +115,26 @@ class Failovers(Story):
 KINDS = ["uvicorn", "uvicorn", "uvicorn", "gunicorn"]
 
 
-async def tell(folder: Path, *, seconds: float, seed: int, kinds: Sequence[str] = KINDS) -> None:
+async def tell(
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int,
+    kinds: Sequence[str] = KINDS,
+    pause: float = Story.pause,
+) -> None:
     with ValkeySystem(folder) as server, each_line(server, len(kinds)) as proxies:
         urls = [proxy.url for proxy in proxies]
         async with Fleet(folder, urls, kinds=kinds, layer=LAYER) as fleet:
             story = OneRedis(fleet, seconds=seconds, seed=seed)
+            story.pause = pause
             story.server, story.proxies = server, proxies
             await story.run()
             story.check()
 
 
 async def test_no_read_sees_what_was_purged_before_it_began(tmp_path):
-    await tell(tmp_path, seconds=18, seed=1)
+    await tell(tmp_path, seconds=18, seed=1, pause=0.03)
 
 
 @pytest.mark.soak

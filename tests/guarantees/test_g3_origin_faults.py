@@ -46,7 +46,7 @@ import pytest
 from tests.processes.planted import PLANTED
 from tests.support.connections import Answer, Connection
 from tests.support.fleet import Fleet, Instance, Purged
-from tests.support.gateways import Gateway
+from tests.support.gateway_processes import GatewayProcesses
 from tests.support.origin import OriginCall
 from tests.support.proxy import Proxy
 from tests.support.redis_story import LAYER, OneRedis
@@ -178,7 +178,7 @@ class Front:
 
     kind = "gateway"
 
-    def __init__(self, gateway: Gateway, pick: random.Random) -> None:
+    def __init__(self, gateway: GatewayProcesses, pick: random.Random) -> None:
         self.name = "gateway"
         self.port = gateway.port
         self._gateway = gateway
@@ -222,7 +222,7 @@ class Front:
 class Mixed:
     """A fleet of apps, and a gateway: as a `Story` knows fleets."""
 
-    def __init__(self, fleet: Fleet, gateway: Gateway, pick: random.Random) -> None:
+    def __init__(self, fleet: Fleet, gateway: GatewayProcesses, pick: random.Random) -> None:
         self.origin = fleet.origin
         self.origins = [fleet.origin, gateway.origin]
         self.instances: list[Any] = [*fleet.instances, Front(gateway, pick)]
@@ -770,7 +770,7 @@ async def telling(
         fleet = Fleet(
             folder, urls[:-1], kinds=tuple(kinds), layer=layer, options=options, environ=environ
         )
-        gateway = Gateway(
+        gateway = GatewayProcesses(
             folder,
             whole=True,
             upstream=upstream,

@@ -180,7 +180,7 @@ def spelled(draw: Any) -> tuple[str, bytes, bytes, str]:
 
 
 @given(spelled(), st.sampled_from(["http", "https"]), st.sampled_from(["http", "https"]))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=125, deadline=None)
 def test_every_spelling_has_the_label_that_the_purge_names(
     spelling: tuple[str, bytes, bytes, str], told: str, named: str
 ) -> None:
@@ -198,7 +198,7 @@ def test_every_spelling_has_the_label_that_the_purge_names(
 @given(st.text("abA0xX1:.[]%é\u3002-", min_size=1, max_size=12))
 @example("0x.0x")
 @example("a..")
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_what_is_stored_has_the_host_that_a_purge_names(host: str) -> None:
     """A host is either what a browser would send, or nothing is stored for it."""
     try:

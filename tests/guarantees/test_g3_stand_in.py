@@ -17,7 +17,7 @@ from tests.fleet.support import Fleet as Worlds
 from tests.support.asgi import Gate, OriginCall
 from tests.support.connections import Connection
 from tests.support.fleet import Fleet
-from tests.support.gateways import Gateway
+from tests.support.gateway_processes import GatewayProcesses
 from tests.support.origin import OriginCall as RemoteCall
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
@@ -95,7 +95,7 @@ async def test_a_gateway_that_was_cut_off_lets_nothing_stand_in(
             "shared_namespace": shared_valkey.namespace,
             "workers": 1,
         }
-        async with Gateway(tmp_path, whole=True, **settings) as gateway:
+        async with GatewayProcesses(tmp_path, whole=True, **settings) as gateway:
             page = Changing(PLAIN)
             gateway.origin.handlers["/"] = page
             async with contextlib.AsyncExitStack() as stack:

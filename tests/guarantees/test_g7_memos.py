@@ -21,8 +21,8 @@ from layergate.wsgi.environ import fields_of
 from tests.support.asgi import OriginCall, World
 from tests.support.wsgi import ask
 
-COUNT = 120
-BOUND = 4_000_000  # bytes; each flood is of more than twice as many
+COUNT = 60
+BOUND = 2_000_000  # bytes; each flood is of more than twice as many
 FLOOD = 2.5 * BOUND
 
 

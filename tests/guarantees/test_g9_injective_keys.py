@@ -30,7 +30,7 @@ TARGET = st.tuples(
 @example(("http", b"h", "/a/b", b"/a%2Fb", b""), ("http", b"h", "/a/b", b"/a/b", b""))
 @example(("http", b"h", "/%", None, b""), ("http", b"h", "/%", b"/%25", b""))
 @example(("http", b"h", "/%", None, b""), ("http", b"h", "/%25", b"/%25", b""))
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 def test_distinct_targets_have_distinct_keys(one, other):
     """A server that does not tell the raw path leaves the app nothing to look at but the path."""
     if primary_key(*one) == primary_key(*other):
@@ -42,7 +42,7 @@ def test_distinct_targets_have_distinct_keys(one, other):
 
 
 @given(TARGET, BYTES, TARGET, BYTES)
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 def test_a_variant_is_never_another_targets_key(one, secondary, other, second):
     a, b = primary_key(*one), primary_key(*other)
     assert variant_key(a, secondary) != b
@@ -62,7 +62,7 @@ PATH = st.lists(st.sampled_from(["a", "b c", "\u00e9", "%", "x?y", "x#y", "", "A
     st.booleans(),
     st.sampled_from([b"", b"q", b"a=b&c=%20", b"/?", b"?"]),
 )
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 def test_the_label_is_that_of_the_target_uri_with_or_without_a_raw_path(
     scheme, host, path, told, query
 ):
@@ -90,7 +90,7 @@ REQUEST = st.fixed_dictionaries(
 
 @given(st.lists(REQUEST, min_size=2, max_size=6))
 @settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 async def test_requests_that_the_app_can_tell_apart_never_share_a_response(requests):
     """Through the middleware: the answer describes exactly the request that was made."""
@@ -170,7 +170,7 @@ async def test_a_host_that_is_none_or_several_is_passed(headers):
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_a_purge_by_url_names_one_target_in_all_its_spellings(data):
     from layergate.core.invalidation import Invalidations
     from layergate.http.engine.purge import purge_invalidations

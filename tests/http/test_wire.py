@@ -34,7 +34,7 @@ HEAD = struct.Struct("<HB3d")
 NOW = 1_700_000_000.0
 TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 
-thorough = settings(max_examples=150, deadline=None)
+thorough = settings(max_examples=75, deadline=None)
 
 
 def there_and_back(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,9 +28,9 @@ async def reads(history: History, more: int) -> None:
 
 
 async def checked(
-    folder: Path, kinds: Sequence[ServerKind], seconds: float, pause: float
+    folder: Path, kinds: Sequence[ServerKind], seconds: float, pause: float, **options: Any
 ) -> History:
-    history = History(folder, kinds, pause=0.05)
+    history = History(folder, kinds, pause=0.05, **options)
     async with history.running():
         await reads(history, 1000)
         await history.faults(seconds, pause)
@@ -45,7 +46,7 @@ async def checked(
 
 
 async def test_a_short_history(tmp_path: Path) -> None:
-    history = await checked(tmp_path, FEW, seconds=3.0, pause=0.2)
+    history = await checked(tmp_path, FEW, seconds=3.0, pause=0.2, readers=1, rest=0.003)
     assert sum(count for name, count in history.counts.items() if name.startswith("stopped"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,9 +19,21 @@ from tests.support.clocks import LoopClock
 TWICE = [(b"x-twice", b"1"), (b"x-twice", b"2")]
 
 
-@pytest.mark.parametrize("extra", [[], TWICE], ids=["", "off-hit-path"])
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    """One loop for all rows, none of which leaves anything on it."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.id)
-async def test_scenario(scenario: Scenario, extra: list) -> None:
+def test_scenario(runner: asyncio.Runner, scenario: Scenario) -> None:
+    runner.run(_check(scenario, []))
+    runner.run(_check(scenario, TWICE))
+    assert not asyncio.all_tasks(runner.get_loop())
+
+
+async def _check(scenario: Scenario, extra: list) -> None:
     clock = LoopClock()
     layer = MemoryLayer("4MB", clock=clock.now)
     rules = [Rule(**rule) for rule in scenario.rules]
@@ -47,7 +60,10 @@ async def test_scenario(scenario: Scenario, extra: list) -> None:
             answers = list(await asyncio.gather(*tasks))
             origin.gate = None
         await cache.aclose()
-        check_step(f"{scenario.id}, step {number} ({scenario.rfc})", step, answers, origin.seen)
+        where = (
+            f"{scenario.id}{', off the hit path' if extra else ''}, step {number} ({scenario.rfc})"
+        )
+        check_step(where, step, answers, origin.seen)
 
 
 async def _all_wait() -> None:

@@ -18,7 +18,7 @@ from layergate.wsgi import LayerGate as WSGILayerGate
 from tests.scenarios import asgi, wsgi
 from tests.scenarios.checks import check_step, script_of
 from tests.scenarios.model import TOKEN, Scenario, Step
-from tests.scenarios.rows import SCENARIOS
+from tests.scenarios.rows import FILES, SCENARIOS, File
 from tests.support.clocks import LoopClock, ThreadClock
 from tests.support.nodes import settle
 from tests.support.redis_servers import Valkey
@@ -123,26 +123,44 @@ def test_what_is_left_out_is_in_the_table() -> None:
     assert {scenario.id for scenario in SCENARIOS} >= set(NOT_IN_A_FLEET)
 
 
-# Who is asked first is a part of the row.
+# Who is asked first is a part of the row. Every sixth row, now the one first, now the other; twice as many
+# in `make test-systems`, and all of them, both ways, in `make soak`.
+FIRST = ("asgi", "wsgi")
 ROWS = [
-    pytest.param(scenario, first, id=f"{scenario.id}-{('asgi', 'wsgi')[first]}", marks=marks)
+    pytest.param(
+        scenario,
+        first,
+        id=f"{scenario.id}-{FIRST[first]}",
+        marks=() if number // 3 % 4 < 2 else pytest.mark.systems,
+    )
     for number, scenario in enumerate(SCENARIOS)
-    if scenario.id not in NOT_IN_A_FLEET
-    for first in (0, 1)
-    # Every sixth row, now the one first, now the other; twice as many in `make test-systems`, and all of
-    # them, both ways, in `make soak`.
-    for marks in [
-        pytest.mark.soak
-        if number % 3 or first != number // 3 % 2
-        else ()
-        if number // 3 % 4 < 2
-        else pytest.mark.systems
-    ]
+    for first in [number // 3 % 2]
+    if number % 3 == 0 and scenario.id not in NOT_IN_A_FLEET
 ]
 
 
 @pytest.mark.parametrize(("scenario", "first"), ROWS)
 async def test_scenario(server: Valkey, scenario: Scenario, first: int) -> None:
+    await _check(server, scenario, first)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("first", [0, 1], ids=FIRST)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+async def test_scenarios_of(server: Valkey, file: File, first: int) -> None:
+    failures: list[Exception] = []
+    for scenario in file.scenarios:
+        if scenario.id not in NOT_IN_A_FLEET:
+            try:
+                await _check(server, scenario, first)
+            except Exception as failure:
+                failure.add_note(scenario.id)
+                failures.append(failure)
+    if failures:
+        raise ExceptionGroup(file.name, failures)
+
+
+async def _check(server: Valkey, scenario: Scenario, first: int) -> None:
     url = _emptied(server)
     clock = LoopClock()
     twin = _Twin(clock)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from types import ModuleType
 
 import pytest
 
-from tests.scenarios.rows import FILES, SCENARIOS
+from tests.scenarios.rows import FILES, SCENARIOS, File
 
 
-@pytest.mark.parametrize(("file", "rows"), FILES, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_file_has_rows_of_the_section_in_its_name(file: ModuleType, rows: int) -> None:
-    assert rows, "no row is in this file, or another one imports it"
-    name, title = file.__name__.rpartition(".")[2], (file.__doc__ or "").partition("\n")[0]
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_file_has_rows_of_the_section_in_its_name(file: File) -> None:
+    assert file.scenarios, "no row is in this file, or another one imports it"
+    name, title = file.name, file.title
     assert title.endswith("."), title
     if found := re.match(r"rfc(\d+)((?:_\d+)*)_[a-z]", name):
         rfc, section = found[1], found[2].strip("_").replace("_", ".")
@@ -24,4 +23,4 @@ def test_a_file_has_rows_of_the_section_in_its_name(file: ModuleType, rows: int)
 
 
 def test_every_row_is_in_a_file_of_this_folder() -> None:
-    assert sum(rows for _, rows in FILES) == len(SCENARIOS)
+    assert sum(len(file.scenarios) for file in FILES) == len(SCENARIOS)

@@ -309,7 +309,7 @@ logs = st.sampled_from([LOG, OTHER])
 numbers = st.integers(0, 1000)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(log=logs, base=numbers, least=numbers, position=numbers, below=st.none() | numbers)
 def test_a_position_goes_out_as_it_came_in(
     log: bytes, base: int, least: int, position: int, below: int | None

@@ -1,14 +1,13 @@
-"""A client of a server in another process: HTTP/1.1 on a connection of its own, on the test's loop."""
+"""A client of a server in another process, on the test's loop. It reads as `tests.support.http1` does."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import struct
 from collections.abc import Mapping
-from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, NamedTuple, Self
 
+from tests.support.http1 import Client
 from tests.support.ports import HOST
 from tests.support.waiting import BOUND
 
@@ -34,7 +33,7 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """A client's connection, and HTTP/1.1 as RFC 9112 frames it. Everything is bounded."""
+    """A client's connection. Everything is bounded."""
 
     def __init__(self, port: int, *, bound: float = BOUND) -> None:
         self.port = port
@@ -42,12 +41,13 @@ class Connection:
 
     async def __aenter__(self) -> Self:
         async with asyncio.timeout(self.bound):
-            self._reader, self._writer = await asyncio.open_connection(HOST, self.port)
+            self._client = Client(*await asyncio.open_connection(HOST, self.port))
+        self._client.bound = self.bound
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # Not `wait_closed`: nobody cares how a server that was killed says good-bye.
-        self._writer.transport.abort()
+        # Not `close`: nobody cares how a server that was killed says good-bye.
+        self._client.writer.transport.abort()
 
     def ask(
         self,
@@ -60,29 +60,16 @@ class Connection:
         if body:
             fields["content-length"] = str(len(body))
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        self._writer.write(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
+        self._client.writer.write(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
 
     async def head(self) -> Answer:
-        async with asyncio.timeout(self.bound):
-            text = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        status, *lines = text.rstrip("\r\n").split("\r\n")
-        pairs = [line.partition(":") for line in lines]
-        return Answer(int(status.split()[1]), {n.lower(): v.strip() for n, _, v in pairs}, b"")
+        response = await self._client.begun()
+        return Answer(response.status, response.fields, b"")
 
     async def answer(self, method: str = "GET") -> Answer:
         """The next response, whole. Raises OSError, EOFError, TimeoutError."""
-        head = await self.head()
-        if method == "HEAD" or head.status in (204, 304):
-            return head
-        async with asyncio.timeout(self.bound):
-            if head.headers.get("transfer-encoding") != "chunked":
-                size = int(head.headers["content-length"])
-                return head._replace(body=await self._reader.readexactly(size))
-            body = b""
-            while size := int(await self._reader.readuntil(b"\r\n"), 16):
-                body += (await self._reader.readexactly(size + 2))[:-2]
-            await self._reader.readexactly(2)
-            return head._replace(body=body)
+        response = await self._client.response(method)
+        return Answer(response.status, response.fields, response.body)
 
     async def get(self, path: str, **headers: str) -> Answer:
         self.ask(path, headers=headers)
@@ -90,6 +77,4 @@ class Connection:
 
     def reset(self) -> None:
         """Go away as a client that crashed does: RST, with no good-bye."""
-        sock = self._writer.get_extra_info("socket")
-        sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-        self._writer.transport.abort()
+        self._client.reset()

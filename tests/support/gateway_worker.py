@@ -20,8 +20,6 @@ from pathlib import Path
 from socket import socket
 from typing import Any
 
-import uvicorn
-
 from layergate import ConfigError, HttpCache, LayerGate, Rule
 from layergate.config import Options
 from layergate.gateway.channel import Channel, Link, pack
@@ -77,6 +75,8 @@ def main(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -
 
 
 async def serve(options: GatewayOptions, sockets: Sequence[socket], channel: Channel) -> None:
+    import uvicorn  # not in the supervisor, which imports this module too
+
     from tests.processes.fleet_app import handle
 
     cache = HttpCache(**options.cache_arguments(channel.folder))
@@ -124,7 +124,7 @@ async def serve(options: GatewayOptions, sockets: Sequence[socket], channel: Cha
     await channel.close()
 
 
-async def cut(channel: Channel, server: uvicorn.Server) -> None:
+async def cut(channel: Channel, server: Any) -> None:
     await channel.cut.wait()
     server.force_exit = True
 

@@ -1,274 +1,549 @@
-"""A gateway of real processes, and what a test does with it."""
+"""The gateway over real sockets: a worker in this loop, an origin whose every byte a test decides, and a
+client, both of which read as `tests.support.http1` does.
+
+Nothing here sleeps to let something happen. A test waits for what it can see: a request at the origin,
+bytes at the client, a counter, or the end of a connection.
+
+`Gateway` and `Origin` are for tests that describe requests and responses; `gateway` is for tests that
+write their bytes. `gateway` also checks at its end that nothing is left open and nothing was logged.
+A gateway of processes, with its supervisor, is in `tests.support.gateway_processes`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
-from typing import Any, Self
+import logging
+import socket
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, NamedTuple, Self, TypeAlias
+from unittest import mock
 
-from tests.support.connections import Answer, Connection
-from tests.support.fleet import ROOT, TOKEN, Purged
-from tests.support.origin import FRESH, Origin, OriginCall
-from tests.support.ports import HOST, free_port
-from tests.support.processes import Process
-from tests.support.waiting import until
+from layergate.config import Options
+from layergate.gateway import timeouts
+from layergate.gateway.channel import Channel, State
+from layergate.gateway.options import GatewayOptions
+from layergate.gateway.upstream_options import UpstreamOptions
+from layergate.gateway.worker import Worker
+from tests.support.http1 import (
+    MAX_HEAD,
+    Client,
+    Request,
+    Response,
+    Truncated,
+    Wire,
+    reply,
+    request,
+)
+from tests.support.waiting import BOUND, until
 
-__all__ = ["Gateway", "gone", "running"]
+__all__ = ["FRESH", "TOKEN", "Call", "Gateway", "Origin", "gateway"]
 
-AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
+TICK = 0.02  # seconds; how often time limits are looked at here
+TOKEN = "s3cret"
+FRESH = b"Cache-Control: max-age=60"
 
-
-class HttpCall(OriginCall):
-    """A call over HTTP/1.1."""
-
-    async def start(self, status: int = 200, headers: Mapping[str, str] = FRESH) -> None:
-        self._framed = "content-length" in headers
-        fields = {**headers} if self._framed else {**headers, "transfer-encoding": "chunked"}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        await self._put(f"HTTP/1.1 {status} Said\r\n{lines}\r\n".encode())
-
-    async def chunk(self, data: bytes) -> None:
-        if data:
-            await self._put(data if self._framed else b"%x\r\n%b\r\n" % (len(data), data))
-
-    async def end(self, data: bytes = b"") -> None:
-        await self.chunk(data)
-        if not self._framed:
-            await self._put(b"0\r\n\r\n")
-
-    async def fail(self) -> None:
-        """What comes is no HTTP."""
-        await self._put(b"the origin failed\r\n\r\n")
-        self.hang_up()
-
-    async def _put(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # a gateway that was killed does not listen any more
-            self._writer.write(data)
-            await self._writer.drain()
+Handler: TypeAlias = Callable[["Call"], Awaitable[object]]
+Script: TypeAlias = bytes | Handler
 
 
-class HttpOrigin(Origin):
-    """An `Origin` that is an upstream."""
+class Call:
+    """A request at the origin and the connection that it came by, from 0.
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            with contextlib.suppress(OSError, EOFError):
-                while True:
-                    await self._one(await reader.readuntil(b"\r\n\r\n"), writer)
-        except asyncio.CancelledError:
-            pass  # the end of the test
-        except Exception as error:
-            self.errors.append(error)
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-
-    async def _one(self, head: bytes, writer: asyncio.StreamWriter) -> None:
-        method, path, _ = head.decode("latin-1").split(" ", 2)
-        self.calls[path] += 1
-        pairs = [line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:]]
-        headers = {name.lower(): value.strip() for name, _, value in pairs}
-        asked = {"path": path, "method": method, "instance": "", "pid": 0, "headers": headers}
-        call = HttpCall(asked, self.calls[path], writer)
-        self.log.append(call)
-        prefix = max((one for one in self.handlers if path.startswith(one)), key=len)
-        await self.handlers[prefix](call)
-
-
-class Gateway:
-    """`layergate.gateway.supervisor.run`, in a process of its own, before an origin that the test is.
-
-    ``settings``: of `GatewayOptions` (``rules`` and ``cache`` apart, see `gateway_worker`).
-    ``whole``: with the gateway's own worker and its server, in place of that of the tests.
-    ``upstream``: of `UpstreamOptions`. ``layer``: of `RedisLayer`, for what no gateway is told.
+    ``method``, ``target``, ``lines`` and ``body`` are those of the request as bytes.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        whole: bool = False,
-        upstream: Mapping[str, Any] | None = None,
-        layer: Mapping[str, Any] | None = None,
-        environ: Mapping[str, str] | None = None,
-        **settings: Any,
+        self, origin: Origin, wire: Wire, request: Request, number: int, connection: int
     ) -> None:
-        self.folder = folder
-        self._upstream = dict(upstream or {})
-        self._layer = dict(layer or {})
-        self.whole = whole
-        self.origin = HttpOrigin() if whole else Origin()
-        self.port = free_port()
-        self.settings: dict[str, Any] = {
-            "listen": [f"{HOST}:{self.port}"],
-            "workers": 2,
-            "admin_token": TOKEN,
-            "drain_timeout": 5.0,
-            **settings,
-        }
-        self.file = folder / "settings.json"
-        self.faults = folder / "faults"
-        self._environ = dict(environ or {})
-        self._process: Process | None = None
+        self.origin = origin
+        self.wire = wire
+        self.request = request
+        self.number = number  # 1 for the first of this path
+        self.connection = connection
+        self.closed = False
+        self.method = request.method.encode("latin-1")
+        self.target = request.target.encode("latin-1")
+        self.lines = request.raw
+        self.reader, self.writer = wire.reader, wire.writer
+
+    @property
+    def body(self) -> bytes:
+        return self.request.content or b""
+
+    def all(self, name: bytes) -> list[bytes]:
+        return [value for own, value in self.lines if own == name]
+
+    async def content(self) -> bytes:
+        """Read the request's content."""
+        if self.request.content is None:
+            self.origin.malformed += await self.wire.content(self.request)
+        assert self.request.content is not None
+        return self.request.content
+
+    async def send(self, data: bytes) -> None:
+        await self.wire.send(data)
+
+    async def reply(
+        self, status: int = 200, lines: Iterable[str] = (), body: bytes | None = b""
+    ) -> None:
+        """A response with a Content-Length; ``body`` None: without one, and without content."""
+        head = [f"HTTP/1.1 {status} X", *lines]
+        if body is not None:
+            head.append(f"Content-Length: {len(body)}")
+        await self.send("\r\n".join([*head, "", ""]).encode("latin-1") + (body or b""))
+
+    async def close(self) -> None:
+        self.closed = True
+        await self.wire.close()
+
+    def reset(self) -> None:
+        self.closed = True
+        self.wire.reset()
+
+
+class _Recording(asyncio.StreamReader):
+    """A reader that keeps all bytes as they come, whether anything reads them or not."""
+
+    def __init__(self, received: bytearray) -> None:
+        super().__init__(limit=MAX_HEAD)
+        self._received = received
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]
+        self._received += data
+        super().feed_data(data)
+
+
+class Origin:
+    """A raw HTTP/1.1 origin. What it answers with is, in this order:
+
+    ``handlers``   by path: called with the head only. See `on` and `answers`.
+    ``scripts``    by target: bytes, or called with the whole request.
+    ``otherwise``  such a script for all other targets.
+
+    and else ``<target> <n>``, n being the number of requests for it so far, fresh for 60 s. ``early``, by
+    target: bytes that are sent as soon as a request's head has come.
+
+    ``requests``: the heads of all requests; ``seen``: those that a script, or nothing, has answered;
+    ``calls``: how many by path, ``counts``: by target; ``accepted``: connections so far; ``open``: those
+    that are open now; ``malformed``: what is wrong with requests, read by h11.
+    """
+
+    def __init__(self, *, path: str | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self.handlers: dict[str, Handler] = {}
+        self.scripts: dict[bytes, Script] = {}
+        self.otherwise: Script | None = None
+        self.early: dict[bytes, bytes] = {}
+        self.requests: list[Request] = []
+        self.seen: list[Call] = []
+        self.calls: Counter[str] = Counter()
+        self.counts: Counter[bytes] = Counter()
+        self.accepted = 0
+        self.open: set[Wire] = set()
+        self.failures: list[BaseException] = []
+        self.malformed: list[str] = []
+        self.received_bytes: list[bytearray] = []  # of each connection
+        self.port = 0
+        self._path = path
+        self._tls = tls
+        self.tasks: set[asyncio.Task[None]] = set()  # one for each connection
+        self._server: asyncio.Server | None = None
+
+    def on(self, path: str) -> Callable[[Handler], Handler]:
+        def register(handler: Handler) -> Handler:
+            self.handlers[path] = handler
+            return handler
+
+        return register
+
+    def answers(self, path: str, data: bytes, *, close: bool = False) -> None:
+        """Answer requests for this path with these bytes."""
+
+        async def handler(call: Call) -> None:
+            await call.content()
+            await call.send(data)
+            if close:
+                await call.close()
+
+        self.handlers[path] = handler
+
+    @property
+    def url(self) -> str:
+        if self._path is not None:
+            return f"unix:{self._path}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.port}"
+
+    @property
+    def last(self) -> Request:
+        return self.requests[-1]
+
+    @property
+    def targets(self) -> list[bytes]:
+        return [call.target for call in self.seen]
+
+    @property
+    def bytes(self) -> bytes:
+        """All that has come, over all connections."""
+        return b"".join(self.received_bytes)
+
+    def forget(self) -> None:
+        """Forget all requests so far."""
+        self.requests.clear()
+        self.seen.clear()
+        self.calls.clear()
+        self.counts.clear()
+        self.received_bytes[:] = [bytearray() for _ in self.received_bytes]
+
+    async def listen(self, *, port: int = 0) -> None:
+        loop = asyncio.get_running_loop()
+        if self._path is not None:
+            self._server = await loop.create_unix_server(self._protocol, self._path)
+            return
+        self._server = await loop.create_server(self._protocol, "127.0.0.1", port, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        self.received_bytes.append(received := bytearray())
+        number = len(self.received_bytes) - 1
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._connected(reader, writer, number)
+
+        return asyncio.StreamReaderProtocol(_Recording(received), connected)
+
+    def stop_listening(self) -> None:
+        """From now on, connections are refused."""
+        assert self._server is not None
+        self._server.close()
 
     async def __aenter__(self) -> Self:
-        await self.origin.__aenter__()
-        try:
-            self.write(upstreams=[{"url": f"http://{HOST}:{self.origin.port}", **self._upstream}])
-            await self.start()
-        except BaseException as error:
-            await self.__aexit__(type(error))
-            raise
+        await self.listen()
         return self
 
-    async def __aexit__(self, kind: object = None, *_: object) -> None:
-        if self._process is not None:
-            pids = self.pids()
-            self._process.kill()
-            # They are in groups of their own, and end by themselves.
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT if kind is None else signal.SIGKILL)
-                await gone(pid)
-        await self.origin.__aexit__()
-        assert not self.origin.errors
+    async def __aexit__(self, *_: object) -> None:
+        self.stop_listening()
+        await self.hang_up()
+        assert not self.failures, self.failures
+        assert not self.malformed, self.malformed
 
-    def write(self, **settings: Any) -> None:
-        """Settings into the file; None takes one out."""
-        self.settings |= settings
-        self.settings = {name: one for name, one in self.settings.items() if one is not None}
-        self.file.write_text(json.dumps(self.settings))
+    async def hang_up(self) -> None:
+        """End every connection there is."""
+        for task in [*self.tasks]:
+            task.cancel()
+        if self.tasks:
+            await asyncio.wait(self.tasks)
+        for wire in [*self.open]:
+            wire.writer.transport.abort()
 
-    def environ(self) -> dict[str, str]:
-        """What its processes need to know."""
-        return {
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-            "FLEET_INSTANCE": "gateway",
-            "FLEET_ORIGIN": str(self.origin.port),
-            "GATEWAY_FAULTS": str(self.faults),
-            "GATEWAY_LAYER": json.dumps(self._layer),
-            "GATEWAY_WHOLE": "1" if self.whole else "",
-            **self._environ,
-        }
-
-    def launch(self) -> Process:
-        """Start it, and wait for nothing."""
-        self._process = Process(
-            [sys.executable, "-m", "tests.support.gateway_worker", str(self.file)],
-            log=self.folder / "gateway.log",
-            cwd=ROOT,
-            environ=self.environ(),
+    async def received(self, count: int, path: str | None = None) -> None:
+        """Wait until so many requests have come."""
+        await until(
+            lambda: (len(self.requests) if path is None else self.calls[path]) >= count, "slow"
         )
-        return self._process
 
-    async def start(self) -> None:
-        """Start it, and wait until it serves."""
-        process = self.launch()
-        await until(lambda: "serving on" in self.log() or not process.alive, "a gateway")
-        assert process.alive, self.log()
+    async def _connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        self.accepted += 1
+        wire = Wire(reader, writer)
+        self.open.add(wire)
+        try:
+            await self._serve(wire, number)
+        except (Truncated, OSError, asyncio.CancelledError):
+            pass  # the gateway has left, or the test is over
+        except Exception as error:  # reported at the end of the test
+            self.failures.append(error)
+        finally:
+            self.open.discard(wire)
+            self.tasks.discard(task)
+            writer.close()
 
-    @property
-    def process(self) -> Process:
-        assert self._process is not None
-        return self._process
+    async def _serve(self, wire: Wire, connection: int) -> None:
+        while True:
+            wire.taken.clear()
+            request = Request(*await wire.head())
+            self.requests.append(request)
+            self.calls[request.path] += 1
+            call = Call(self, wire, request, self.calls[request.path], connection)
+            handler = self.handlers.get(request.path)
+            if handler is not None:
+                await handler(call)
+            else:
+                await self._answer(call)
+            if call.closed:
+                return
+            if request.content is None:
+                assert not request.has_content, "the handler did not read the content"
 
-    @property
-    def pid(self) -> int:
-        return self.process.pid
+    async def _answer(self, call: Call) -> None:
+        early = self.early.get(call.target)
+        if early is not None:
+            await call.send(early)
+        script = self.scripts.get(call.target, self.otherwise)
+        if script is not None and "expect" in call.request:
+            await call.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await call.content()
+        self.seen.append(call)
+        self.counts[call.target] += 1
+        if script is None:
+            body = b"%b %d" % (call.target, self.counts[call.target])
+            length = b"Content-Length: %d" % len(body)
+            script = reply(b"" if call.method == b"HEAD" else body, FRESH, length, length=False)
+        if isinstance(script, bytes):
+            await call.send(script)
+        else:
+            await script(call)
 
-    def signal(self, number: signal.Signals) -> None:
-        """To the process that was started, and to it alone."""
-        os.kill(self.pid, number)
 
-    def log(self) -> str:
-        path = self.folder / "gateway.log"
-        return path.read_text(errors="replace") if path.exists() else ""
+# -- the gateway -----------------------------------------------------------------------------------
 
-    async def logged(self, text: str, times: int = 1) -> None:
-        await until(lambda: self.log().count(text) >= times, f"{text!r} in\n{self.log()}")
 
-    async def ended(self) -> int:
-        """Its exit status, once it has ended."""
-        await until(lambda: not self.process.alive, f"the end of\n{self.log()}")
-        return self.process.kill()
+class _ReadyChannel(Channel):
+    """Nobody at the other end but the test."""
 
-    def pids(self) -> set[int]:
-        """Its workers, as the system knows them."""
-        path = Path(f"/proc/{self.pid}/task")
-        found: set[int] = set()
-        with contextlib.suppress(OSError):
-            for task in path.iterdir():
-                found |= set(map(int, (task / "children").read_text().split()))
-        return found
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_ready = asyncio.Event()
 
-    # -- clients -------------------------------------------------------------------------------
+    def ready(self) -> None:
+        super().ready()
+        self.is_ready.set()
 
-    async def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        async with Connection(self.port) as connection:
-            connection.ask(path, method, headers)
-            return await connection.answer(method)
 
-    @contextlib.asynccontextmanager
-    async def each(self) -> AsyncIterator[dict[int, Connection]]:
-        """A connection to each worker there is, by its process."""
-        async with contextlib.AsyncExitStack() as stack:
-            found: dict[int, Connection] = {}
-            wanted = self.settings["workers"]
-            async with asyncio.timeout(20):
-                while len(found) < wanted:
-                    async with contextlib.AsyncExitStack() as one:
-                        connection = await one.enter_async_context(Connection(self.port))
-                        answer = await connection.get("/control/pid")
-                        pid = int(answer.headers["x-pid"])
-                        if pid not in found:
-                            found[pid] = connection
-                            stack.push_async_exit(one.pop_all())
-            yield found
+class Counts(NamedTuple):
+    """What could leak."""
 
-    async def refuses(self) -> None:
-        """Until nobody listens any more."""
+    clients: int
+    upstream: int
+    tasks: int
 
-        async def holds() -> bool:
+
+class Gateway:
+    """A worker in the running loop, in front of ``origins``: `Origin`s, or `UpstreamOptions`.
+
+    ``cache``: options of the cache; ``upstream``: options of every upstream; ``options``: those of
+    the gateway. ``continue_within``, ``linger``, ``half_close``: limits that are no options, in
+    seconds.
+
+    ``clients``: all connections that were made to it.
+    """
+
+    origin: Origin  # of `gateway`
+    logged: Records  # of `gateway`
+
+    def __init__(
+        self,
+        *origins: Origin | UpstreamOptions,
+        upstream: dict[str, Any] | None = None,
+        cache: dict[str, Any] | None = None,
+        path: str | None = None,
+        continue_within: float = 0.05,
+        linger: float = 0.1,
+        half_close: float = 60.0,
+        **options: Any,
+    ) -> None:
+        self._origins = origins
+        self._upstream = upstream or {}
+        self._cache_options = cache or {}
+        self._given = options
+        self._path = path
+        self._patches = contextlib.ExitStack()
+        for name, value in (
+            ("TICK", TICK),
+            ("LINGER", linger),
+            ("HALF_CLOSE", half_close),
+            ("CONTINUE", continue_within),
+        ):
+            self._patches.enter_context(mock.patch.object(timeouts, name, value))
+        self.port = 0
+        self.clients: list[Client] = []
+
+    def options(self, **changes: Any) -> GatewayOptions:
+        """The options that it is started with, some of them changed. ``upstreams`` may be given."""
+        upstreams = [
+            one if isinstance(one, UpstreamOptions) else UpstreamOptions(one.url, **self._upstream)
+            for one in self._origins
+        ]
+        given: dict[str, Any] = {"upstreams": upstreams, **self._given, **changes}
+        cache = given.pop("cache", self._cache_options)
+        return GatewayOptions(cache=Options(telemetry=None, **cache), **given)
+
+    async def __aenter__(self) -> Self:
+        family = socket.AF_INET if self._path is None else socket.AF_UNIX
+        sock = socket.socket(family)
+        sock.bind(("127.0.0.1", 0) if self._path is None else self._path)
+        if self._path is None:
+            self.port = sock.getsockname()[1]
+        self.channel = _ReadyChannel()
+        self.worker = Worker(self.options(), self.channel)
+        self.server, self.proxy = self.worker.server, self.worker.proxy
+        self.cache = self.worker.cache
+        self._task = asyncio.create_task(self.worker.serve([sock]), name="gateway")
+        ready = asyncio.create_task(self.channel.is_ready.wait())
+        await asyncio.wait({ready, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._task.done():
+            await self._task
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            for client in self.clients:
+                await client.close()
+            self.channel.stop(now=True)
+            async with asyncio.timeout(BOUND):
+                await self._task
+        finally:
+            self._patches.close()
+
+    async def client(self, *, tls: ssl.SSLContext | None = None, window: int = 0) -> Client:
+        """A connection. ``window``: bytes that the client's socket takes without being read."""
+        if self._path is not None:
+            reader, writer = await asyncio.open_unix_connection(self._path)
+        else:
+            sock = socket.socket()
+            if window:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+            sock.setblocking(False)
             try:
-                async with Connection(self.port):
-                    return False  # it waited in the queue of a socket that was about to be closed
-            except ConnectionRefusedError:
-                return True
+                await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+            except OSError:
+                sock.close()
+                raise
+            reader, writer = await asyncio.open_connection(
+                sock=sock,
+                ssl=tls,
+                server_hostname=None if tls is None else "example.com",
+                limit=MAX_HEAD,
+            )
+        client = Client(reader, writer)
+        self.clients.append(client)
+        return client
 
-        await until(holds)
+    async def ask(self, target: str = "/", *lines: str, **more: Any) -> Response:
+        """One request by a connection of its own."""
+        client = await self.client()
+        try:
+            return await client.ask(target, *lines, **more)
+        finally:
+            await client.close()
 
-    async def purge(self, connection: Connection, **what: Any) -> Purged:
-        connection.ask("/_layergate/purge", "POST", AUTHORIZED, json.dumps(what).encode())
-        answer = await connection.answer()
-        assert answer.status in (200, 202), answer
-        result = answer.json()["result"]
-        return Purged(answer.status, result["applied"], result["instances"])
+    async def exchange(self, data: bytes) -> Response:
+        """The bytes of one request by a connection of its own."""
+        client = await self.client()
+        try:
+            return await client.exchange(data)
+        finally:
+            await client.close()
 
-    async def stats(self, connection: Connection) -> dict[str, Any]:
-        connection.ask("/_layergate/stats", headers=AUTHORIZED)
-        answer = await connection.answer()
-        assert answer.status == 200, answer
-        stats: dict[str, Any] = answer.json()
-        return stats
+    async def get(self, target: bytes = b"/", *lines: bytes, **kind: Any) -> Response:
+        """As `exchange`, with the bytes of `request`."""
+        return await self.exchange(request(target, *lines, **kind))
+
+    async def refused(self, data: bytes, *statuses: int) -> Response:
+        """These bytes are refused with one of the statuses, the connection is closed, and what comes
+        behind them is no request."""
+        before = len(self.origin.seen)
+        client = await self.client()
+        await client.send(data + request(b"/smuggled"))
+        response = await client.response()
+        assert response.status in statuses, response
+        await client.closed()
+        await client.close()
+        assert b"/smuggled" not in self.origin.bytes
+        assert len(self.origin.seen) == before
+        return response
+
+    async def idle(self) -> None:
+        """Wait until no request is under way."""
+        await until(lambda: all(c._cycle is None for c in self.server.connections))
+        await until(lambda: not any(pool._busy for pool in self.proxy.pools))
+
+    def reload(self, **changes: Any) -> list[str]:
+        """Have it take new options, as on SIGHUP; the names of those that wait for a restart."""
+        return sorted(self.worker.reload(self.options(**changes)))
+
+    async def drain(self) -> None:
+        """Ask it to stop, gracefully."""
+        self.channel.stop()
+        await until(lambda: self.server.service.draining)
+
+    async def stopped(self) -> None:
+        async with asyncio.timeout(BOUND):
+            await asyncio.shield(self._task)
+
+    def stat(self, name: str) -> int:
+        """How often this has happened."""
+        value: int = self.worker.cache.stats()["events"][name]
+        return value
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(
+            len(self.server.connections),
+            sum(pool.open for pool in self.proxy.pools),
+            sum(not task.done() for task in asyncio.all_tasks()),
+        )
+
+    @property
+    def ready(self) -> bool:
+        return self.channel.state is State.READY
 
 
-def running(pid: int) -> bool:
+class Records(logging.Handler):
+    """What was logged, from WARNING on."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def texts(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+    @property
+    def errors(self) -> list[logging.LogRecord]:
+        return [one for one in self.records if one.levelno >= logging.ERROR]
+
+
+@contextlib.asynccontextmanager
+async def gateway(*, quiet: bool = True, **options: Any) -> AsyncIterator[Gateway]:
+    """A gateway and its origin.
+
+    At the end nothing is open, nothing malformed has come to the origin, no exception has reached the
+    loop, and, if ``quiet``, no error was logged.
+    """
+    faults: list[dict[str, Any]] = []
+    logged = Records()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: faults.append(context))
+    logging.getLogger().addHandler(logged)
+    given = {"admin_token": TOKEN, "drain_timeout": 1, "linger": 0.3, "half_close": 0.3, **options}
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-async def gone(pid: int) -> None:
-    """Until this process has ended."""
-    await until(lambda: not running(pid), f"the end of {pid}")
+        async with Origin() as origin, Gateway(origin, continue_within=1.0, **given) as gate:
+            gate.origin, gate.logged = origin, logged
+            yield gate
+            for client in gate.clients:
+                await client.close()
+            await until(lambda: not gate.server.connections)
+            await gate.idle()
+            pools = gate.proxy.pools
+            await until(
+                lambda: all(one._slots + one.open == one.options.max_connections for one in pools),
+                "every slot to be given back",
+            )
+            assert not any(one._queue for one in pools)
+    finally:
+        logging.getLogger().removeHandler(logged)
+        loop.set_exception_handler(None)
+    assert not faults
+    if quiet:
+        assert not logged.errors, [one.getMessage() for one in logged.errors]

@@ -262,8 +262,9 @@ class Upstream:
 class History:
     """Servers of these kinds on one folder below ``scratch``, ``readers`` processes that read, and purges.
 
-    ``planted``: a bug of the apps, which readers should find (`tests/processes/host_app.py`). ``pause``: seconds between two purges of
-    one purger, on average.
+    ``planted``: a bug of the apps, which readers should find (`tests/processes/host_app.py`). ``pause``:
+    seconds between two purges of one purger, on average. ``rest``: seconds that a reader rests between two
+    looks at what has come.
     """
 
     def __init__(
@@ -274,6 +275,7 @@ class History:
         readers: int = 2,
         planted: str = "",
         pause: float = 0.1,
+        rest: float = 0.0,
         seed: int = 1,
     ) -> None:
         self.truth = Truth(scratch / "truth", create=True)
@@ -295,6 +297,7 @@ class History:
         self._readers = readers
         self._reading: list[Process] = []
         self._pause = pause
+        self._rest = rest
         self._random = random.Random(seed)
         self._purger: asyncio.subprocess.Process | None = None
         self._renamed = 0
@@ -340,7 +343,7 @@ class History:
         for number in range(self._readers):
             command = [
                 sys.executable, "-m", "tests.support.host_reader", str(self._scratch / "truth"),
-                str(number), json.dumps(addresses),
+                str(number), json.dumps(addresses), str(self._rest),
             ]  # fmt: skip
             log = self._scratch / f"reader-{number}.log"
             self._reading.append(Process(command, log=log, cwd=ROOT, environ=self._environ))

@@ -1,8 +1,8 @@
-"""A reader of a history of purges on one host: ``python -m tests.support.host_reader TRUTH NUMBER SERVERS``.
+"""A reader of a history of purges on one host: ``python -m tests.support.host_reader TRUTH NUMBER SERVERS PAUSE``.
 
 It keeps connections to all servers, asks on each for one page or for a few at once, and compares every
 version with the bound that held when it asked. ``SERVERS`` is JSON: the name, port, connections, and most
-requests at once of each. What was wrong is printed, a line each; what was counted is in `Truth`.
+requests at once of each. ``PAUSE``: seconds between two looks at what has come. What was wrong is printed, a line each; what was counted is in `Truth`.
 """
 
 from __future__ import annotations
@@ -139,8 +139,9 @@ class Line:
 
 
 class Reader:
-    def __init__(self, truth: Truth, number: int, addresses: list[Address]) -> None:
+    def __init__(self, truth: Truth, number: int, addresses: list[Address], pause: float) -> None:
         self.truth = truth
+        self._pause = pause
         self.counts = truth.counts(number)
         self.random = random.Random(number)
         self._lines = [Line(self, one) for one in addresses for _ in range(one.connections)]
@@ -162,6 +163,8 @@ class Reader:
             for fd, _ in self._poll.poll(_PAUSE * 1000):
                 if fd in self._by_fd:
                     self._by_fd[fd].hear()
+            if self._pause:
+                time.sleep(self._pause)
         for line in self._lines:
             line.close()
 
@@ -202,9 +205,9 @@ class Reader:
 
 
 def main() -> None:
-    path, number, servers = sys.argv[1:]
+    path, number, servers, pause = sys.argv[1:]
     addresses = [Address(*one) for one in json.loads(servers)]
-    Reader(Truth(Path(path)), int(number), addresses).run()
+    Reader(Truth(Path(path)), int(number), addresses, float(pause)).run()
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ class Worker:
         while time.monotonic() < self.ends:
             for _ in range(20):
                 await self.read()
-            await asyncio.sleep(0.0005)
+            await asyncio.sleep(0.002)
 
     async def writer(self) -> None:
         while time.monotonic() < self.ends:

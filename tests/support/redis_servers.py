@@ -676,9 +676,12 @@ def valkey_cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
         yield cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
-    """Not for tests that kill. Use a namespace of your own."""
+    """Not for tests that kill. Use a namespace of your own.
+
+    It ends with the module: six servers that look after each other are never idle.
+    """
     with ValkeyCluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 

@@ -111,6 +111,8 @@ def group_of(key: str) -> str:
 class Story:
     """All that goes on at once, for ``seconds``."""
 
+    pause = 0.008  # seconds between two reads of one client, at most
+
     def __init__(self, fleet: Fleet, *, seconds: float, seed: int) -> None:
         self.fleet = fleet
         self.seconds = seconds
@@ -178,7 +180,7 @@ class Story:
                 async with self.connected(instance) as connection:
                     while not self.over:
                         await self.read(instance, self.random.choice(KEYS), connection)
-                        await asyncio.sleep(self.random.random() * 0.008)
+                        await asyncio.sleep(self.random.random() * self.pause)
             await asyncio.sleep(0.02)
 
     # Who writes.

@@ -39,7 +39,7 @@ from tests.support.waiting import BOUND, until
 __all__ = ["Bench", "Ending", "FaultTable", "OneFetch", "PurgeHistory", "each_line"]
 
 FAULT = 0.9  # seconds
-CLIENTS = 6  # per app
+CLIENTS = 4  # of the two that share, and of the one that does not
 HOT = [f"/hot/{number}" for number in range(50)]
 
 _numbers = itertools.count()
@@ -96,7 +96,7 @@ class Load:
                 if answer.status != 200 or not answer.body.startswith(path.encode()):
                     self.errors.append(repr(answer))
                 # At a pace that leaves the machine idle in between: it is not a load test.
-                await asyncio.sleep(0.004)
+                await asyncio.sleep(0.01)
 
 
 async def nothing(bench: Bench) -> Ending:

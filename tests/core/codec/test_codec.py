@@ -47,7 +47,7 @@ LOG = b"0123456789abcdef"
 SECRET = "a secret of 16 bytes or more"
 PLAIN_HEAD = HEAD.pack(LOG, 7, 0, 1.0, 2.0, 0.0, 0.0, 2.0)
 
-thorough = settings(max_examples=150, deadline=None)
+thorough = settings(max_examples=75, deadline=None)
 
 
 class Point(NamedTuple):

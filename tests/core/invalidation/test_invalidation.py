@@ -25,7 +25,7 @@ subjects = st.text(alphabet="ab.", max_size=14)
 
 
 @given(pattern=pieces.filter(bool), subject=subjects)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_a_glob_is_the_regex_with_dot_star(pattern: str, subject: str) -> None:
     regex = ".*".join(re.escape(part) for part in pattern.split("*"))
     assert glob(pattern)(subject) == (re.fullmatch(regex, subject, re.DOTALL) is not None)
@@ -103,7 +103,7 @@ def matches(purge: Invalidation, tags: tuple[str, ...], label: str) -> bool:
     caps=st.sampled_from([(1, 1), (2, 1), (3, 2), (100, 100)]),
     looked_at=st.sets(st.integers(1, 30), max_size=3),
 )
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_purges_never_invalidate_too_little(log, stamp, tags, label, caps, looked_at) -> None:
     exact = caps == (100, 100)
     invalidations = Invalidations(max_invalidations=caps[0], max_patterns=caps[1])

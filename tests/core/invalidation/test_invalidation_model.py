@@ -63,7 +63,7 @@ def naive(purge: Invalidation, tags: tuple[str, ...], label: str) -> bool:
     lengths=st.sampled_from([1, 2, 256]),
     shift=st.sampled_from([0, 40, 90]),
 )
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_model(
     log: list[Invalidation],
     since: int,

@@ -357,5 +357,5 @@ class Model(RuleBasedStateMachine):
                 raise result
 
 
-Model.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+Model.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 TestCacheStackModel = Model.TestCase

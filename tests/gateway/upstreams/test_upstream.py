@@ -15,8 +15,9 @@ from layergate.gateway.upstream_options import UpstreamOptions
 from layergate.gateway.upstreams.connection import Connection
 from layergate.gateway.upstreams.errors import UpstreamClosed
 from layergate.gateway.upstreams.pool import Pool
-from tests.gateway.support import BOUND, Call, Gateway, Origin, Truncated
-from tests.support.waiting import until
+from tests.support.gateways import Call, Gateway, Origin
+from tests.support.http1 import Truncated
+from tests.support.waiting import BOUND, until
 
 EVERY_LOOP = True
 

@@ -253,9 +253,7 @@ class ExchangeMachine(RuleBasedStateMachine):
         assert self.exchange.stream.shared is (self.state is State.STREAMING)
 
 
-ExchangeMachine.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=25, deadline=None
-)
+ExchangeMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestExchange = ExchangeMachine.TestCase
 
 

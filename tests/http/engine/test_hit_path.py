@@ -145,7 +145,7 @@ async def compare(cache: HttpCache, lines) -> bool:
     return True
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     fills=st.lists(st.tuples(request_lines(), responses()), min_size=1, max_size=4),
     asked=st.lists(request_lines(), min_size=1, max_size=4),

@@ -245,7 +245,7 @@ class StreamMachine(RuleBasedStateMachine):
         assert self.stream.held_up is (self.stream.idle > PATIENCE)
 
 
-StreamMachine.TestCase.settings = settings(max_examples=75, stateful_step_count=50, deadline=None)
+StreamMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
 TestStream = StreamMachine.TestCase
 
 

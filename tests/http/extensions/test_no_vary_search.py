@@ -172,7 +172,7 @@ variances = st.builds(
 )
 
 
-@settings(max_examples=250)
+@settings(max_examples=125)
 @given(queries, queries, variances)
 def test_reduced_queries_are_equal_if_and_only_if_they_are_equivalent(one, two, variance):
     same = equivalent(one, two, variance)
@@ -236,7 +236,7 @@ def purges(kind: str, text: str) -> dict[str, Any]:
             return {"patterns": ["*" + text]}
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(
     paths, searches, searches, said_so, st.sampled_from(["urls", "prefixes", "patterns", "paths", "any"]), written,
     st.booleans(), st.booleans(),

@@ -28,7 +28,7 @@ from layergate.http.rfc9111.validation import (
 )
 from tests.support.dates import http_date
 
-settings.register_profile("hostile", max_examples=150, deadline=None)
+settings.register_profile("hostile", max_examples=75, deadline=None)
 hostile = settings(settings.get_profile("hostile"))
 
 NOW = 1_700_000_000.0
@@ -241,7 +241,7 @@ NAME_TUPLES = st.sampled_from(
 )
 
 
-@settings(hostile, max_examples=300)
+@settings(hostile, max_examples=150)
 @given(NAME_TUPLES, REQUESTS, REQUESTS)
 def test_secondary_keys_are_injective(names, one, other):
     def normalized(request):

@@ -25,7 +25,7 @@ from layergate.http.rfc9111.partial import covers, partial_content
 from tests.support.dates import http_date
 
 NOW = 1_700_000_000.0
-thorough = settings(max_examples=200, deadline=None)
+thorough = settings(max_examples=100, deadline=None)
 
 
 def request(value: bytes | None, *more: tuple[bytes, bytes], method: str = "GET") -> Request:

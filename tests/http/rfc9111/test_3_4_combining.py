@@ -17,7 +17,7 @@ from layergate.http.rfc9111.rest import rest_of
 
 NOW = 1_700_000_000.0
 ETAG = (b"etag", b'"a"')
-thorough = settings(max_examples=150, deadline=None)
+thorough = settings(max_examples=75, deadline=None)
 
 
 def entry(value, *, stamp=0, fresh=60.0, tags=()):

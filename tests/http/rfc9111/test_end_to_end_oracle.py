@@ -197,7 +197,7 @@ async def converse(conversation: list[dict[str, Any]]) -> int:
     return reused
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=125, deadline=None, derandomize=True)
 @given(st.lists(steps(), min_size=2, max_size=12))
 def test_nothing_is_reused_that_must_not_be(conversation):
     asyncio.run(converse(conversation))

@@ -5,62 +5,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
-from layergate.core.events import Counters
-from layergate.core.invalidation import Invalidations
-from layergate.core.shared import Joining, Waited
+from layergate.core.shared import Waited
 from layergate.layers.host.leases import HostLease, HostLeases
-from layergate.layers.host.locks import FlockLocks, OfdLocks
 from layergate.runtime.blocking import run_blocking
 from layergate.runtime.loop import LoopRuntime
-from layergate.runtime.threads import ThreadRuntime
+from tests.support.host_leases import KINDS, Worker, made
 
-KINDS = {"OfdLocks": OfdLocks, "FlockLocks": FlockLocks}
 LONG = 30.0  # seconds; only a test that fails waits so long
-
-WORKER = """
-import os, sys
-from pathlib import Path
-from tests.layers.host.test_leases import KINDS, made, run_blocking
-leases = made(Path(sys.argv[1]), KINDS[sys.argv[2]])
-held = {}
-
-def say(text):
-    print(text, flush=True)
-
-say("up")
-for line in sys.stdin:
-    command, key, *more = line.rstrip("\\n").split(" ")
-    if command == "take":
-        got = run_blocking(leases.acquire(
-            key, wait=float(more[0]), note=more[1], held=lambda note: say(f"waits {note}")
-        ))
-        held[key] = got
-        say(getattr(got, "name", "LEASE"))
-    elif command == "release":
-        run_blocking(held.pop(key).release(free=more[0] == "free"))
-        say("released")
-    elif command == "fork":
-        if not os.fork():
-            leases.forked()
-            say("forked")
-            os.read(int(more[0]), 1)
-            os._exit(0)
-"""
-
-
-def made(folder: Path, make: Any = OfdLocks, runtime: Any = None) -> HostLeases:
-    runtime = ThreadRuntime() if runtime is None else runtime
-    return HostLeases(folder, Joining(Invalidations(), runtime, Counters([]), ()), make)
 
 
 def take(leases: HostLeases, key: str, **options: Any) -> HostLease | Waited:
@@ -71,44 +29,6 @@ def lease(leases: HostLeases, key: str, **options: Any) -> HostLease:
     taken = take(leases, key, **options)
     assert isinstance(taken, HostLease)
     return taken
-
-
-class Worker:
-    """A process with leases of its own, which does what it is told."""
-
-    def __init__(self, folder: Path, kind: str, keep: tuple[int, ...] = ()) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(folder), kind],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            pass_fds=keep,
-        )
-        assert self.said() == "up"
-
-    def tell(self, command: str, key: str, *more: object) -> None:
-        assert self.process.stdin is not None
-        print(command, key, *more, file=self.process.stdin, flush=True)
-
-    def said(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().rstrip("\n")
-
-    def take(self, key: str, wait: float = 0, note: str = "") -> str:
-        """What `acquire` returned, or "waits …" if it has not."""
-        self.tell("take", key, wait, note)
-        return self.said()
-
-    def release(self, key: str, how: str = "landed") -> None:
-        self.tell("release", key, how)
-        assert self.said() == "released"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 Start = Callable[..., Worker]
@@ -122,7 +42,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def start(kind: str, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
-        yield lambda *keep: stack.enter_context(Worker(tmp_path, kind, keep))
+        yield lambda *kept: stack.enter_context(Worker(tmp_path, kind, *kept))
 
 
 def test_one_holder_among_four_processes(start: Start) -> None:
@@ -137,7 +57,7 @@ def test_a_killed_leader_is_replaced(start: Start) -> None:
     leader, follower = start(), start()
     assert leader.take("k") == "LEASE"
     assert follower.take("k", LONG) == "waits "
-    leader.process.kill()
+    leader.kill()
     assert follower.said() == "LANDED"
     assert follower.take("k") == "LEASE"
 
@@ -171,7 +91,7 @@ def test_a_free_release_says_nothing_about_the_next_lease(start: Start) -> None:
 def test_a_stopped_leader_bounds_the_wait(start: Start) -> None:
     leader, follower = start(), start()
     assert leader.take("k") == "LEASE"
-    leader.process.send_signal(signal.SIGSTOP)
+    leader.stall()
     assert follower.take("k", 0.1) == "waits "
     assert follower.said() == "TIMEOUT"
     assert follower.take("another") == "LEASE"
@@ -182,10 +102,9 @@ def test_a_parents_death_frees_what_its_child_has_copies_of(start: Start, tmp_pa
     try:
         parent, other = start(reads), start()
         assert parent.take("k") == "LEASE"
-        parent.tell("fork", "k", reads)
-        assert parent.said() == "forked"
+        parent.fork()
         assert other.take("k", LONG) == "waits "
-        parent.process.kill()
+        parent.kill()
         assert other.said() == "LANDED"
     finally:
         os.close(writes)  # the child ends

@@ -150,4 +150,4 @@ def ring(sentinel: Node, forth: str, back: str) -> list[Node]:
 
 
 TestMemoryModel = MemoryModel.TestCase
-TestMemoryModel.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestMemoryModel.settings = settings(max_examples=70, stateful_step_count=40, deadline=None)

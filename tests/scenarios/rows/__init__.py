@@ -8,16 +8,25 @@ from __future__ import annotations
 
 from importlib import import_module
 from pkgutil import iter_modules
-from types import ModuleType
+from typing import NamedTuple
 
 from tests.scenarios.dsl import SCENARIOS
+from tests.scenarios.model import Scenario
 
-__all__ = ["FILES", "SCENARIOS"]
+__all__ = ["FILES", "SCENARIOS", "File"]
 
-FILES: list[tuple[ModuleType, int]] = []
-"""Each file, and how many rows are in it."""
+
+class File(NamedTuple):
+    """``title``: the first line of its docstring."""
+
+    name: str
+    title: str
+    scenarios: list[Scenario]
+
+
+FILES: list[File] = []
 
 for _name in sorted(module.name for module in iter_modules(__path__)):
     _before = len(SCENARIOS)
     _module = import_module(f"{__name__}.{_name}")
-    FILES.append((_module, len(SCENARIOS) - _before))
+    FILES.append(File(_name, (_module.__doc__ or "").partition("\n")[0], SCENARIOS[_before:]))

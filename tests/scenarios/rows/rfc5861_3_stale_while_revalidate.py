@@ -66,6 +66,7 @@ for name, value in (("invalid", "x"), ("negative", "-1"), ("zero", "0")):
     row(f"swr-{name}", "RFC 5861 3", fetch(ok(f"max-age=10, stale-while-revalidate={value}")),
         fetch(TWO, advance=11))
 row("swr-request-no-cache", "5.2.1.4", fetch(ok(SWR)), fetch(TWO, cc("no-cache"), advance=20))
+row("swr-request-max-age", "5.2.1.1", fetch(ok(SWR)), fetch(TWO, cc("max-age=10"), advance=20))
 row("swr-request-min-fresh", "5.2.1.3", fetch(ok(SWR)), fetch(TWO, cc("min-fresh=1"), advance=20))
 row("swr-max-age-0", "RFC 5861 3", fetch(ok("max-age=0, stale-while-revalidate=30")),
     stale(b"one", TWO, advance=1))

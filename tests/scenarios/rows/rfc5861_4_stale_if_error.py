@@ -38,7 +38,7 @@ row("sie-validates", "RFC 5861 4", fetch(ok(SIE, ETAG)),
     instead(b"one", FAIL, advance=20, saw={"if-none-match": '"abc"'}))
 row("sie-over", "RFC 5861 4", fetch(ok(SIE)), fetch(FAIL, advance=40))
 row("sie-over-exception", "RFC 5861 4", fetch(ok(SIE)), fetch(RAISES, advance=40))
-for status in (404, 400, 429, 501, 505):
+for status in (404, 400, 403, 429, 501, 505):
     row(f"sie-not-{status}", "RFC 5861 4", fetch(ok(SIE)), fetch(ok(status=status), advance=20))
 for name in ("must-revalidate", "proxy-revalidate"):
     row(f"sie-{name}", "4.2.4", fetch(ok(f"{SIE}, {name}")), fetch(FAIL, advance=20))

@@ -13,7 +13,7 @@ for name, value in (("public", "public, max-age=60"), ("s-maxage", "s-maxage=60"
                  ("must-revalidate", "must-revalidate, max-age=60")):
     row(f"authorization-{name}", "3.5", fetch(ok(value), AUTH), hit(), hit(b"one", AUTH))
 for name, value in (("max-age", "max-age=60"), ("proxy-revalidate", "proxy-revalidate, max-age=60"),
-                 ("private", "private, max-age=60")):
+                 ("immutable", "immutable, max-age=60"), ("private", "private, max-age=60")):
     row(f"authorization-{name}", "3.5", fetch(ok(value), AUTH, cs={"stored": None}), fetch(TWO))
 row("authorization-not-from-anonymous", "3.5, G1", fetch(ok("max-age=60")),
     fetch(ok("max-age=60", body=b"mine"), AUTH, cs={"fwd": "request"}), hit())

@@ -77,7 +77,7 @@ def test_any_bytes(data: bytes) -> None:
             decode(data)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.sampled_from(CELLS), st.randoms(use_true_random=False))
 def test_damaged_bytes(cell: bytes, chance: random.Random) -> None:
     data = bytearray(cell)
