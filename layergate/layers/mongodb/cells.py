@@ -7,24 +7,25 @@ one, before it answers. Writes are acknowledged when a majority has them in its 
 replica set loses what was acknowledged, and there are no epochs. What a restored backup loses is only noticed by
 an instance that was running.
 
-A standalone server is one history by itself. It is read and written as it is, with its journal.
+A standalone server is one history by itself. It reads nothing linearizably, so it is read as it is.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Hashable
-from inspect import isawaitable
+import threading
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 import pymongo
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from layergate.layers.mongodb.client import Handles, MongoConnection
-from layergate.layers.mongodb.errors import NO_STREAM
+from layergate.layers.mongodb.errors import NO_SET, NO_STREAM, ported
 from layergate.remote.places import PerPlace
-from layergate.shared.ports import Cell, Limits
+from layergate.shared.ports import Cell, Limits, answered
 
 __all__ = ["MongoCells"]
 
@@ -32,9 +33,11 @@ _logger = logging.getLogger("layergate")
 
 _TAG: Final = 16  # bytes
 _LOOK: Final = 0.05  # seconds between two looks where there are no change streams
-_AWAIT: Final = (
-    1.0  # seconds that the server waits for a change before it answers that there is none
-)
+_CLOSING: Final = 1.0  # seconds that saying goodbye may take
+# Seconds, at most, after which the server answers that there is no change: under asyncio, and under threads, where
+# nobody can interrupt it.
+_AWAIT: Final = (5.0, 1.0)
+_OF_A_CHANGE: Final = {"_id": 1, "fullDocument.v": 1, "updateDescription.updatedFields.v": 1}
 
 
 class MongoCells:
@@ -47,27 +50,43 @@ class MongoCells:
         self._silent = False  # there are no change streams
         self._streams: PerPlace[_Stream] | None = None
 
+    async def _ask(self, operation: Callable[[Handles], Any]) -> Any:
+        return await self._connection.ask(operation, coordination=True)
+
     async def load(self, name: str) -> Cell | None:
         """See `Cells.load`."""
         most = max(1, round(self._connection.timeout * 1000))
-        found = await self._connection.ask(
-            lambda handles: handles.cells.find_one({"_id": name}, max_time_ms=most)
-        )
-        if found is None:
+
+        async def found(handles: Handles) -> Any:
+            if not handles.alone:
+                try:
+                    return await answered(handles.cells.find_one({"_id": name}, max_time_ms=most))
+                except OperationFailure as error:
+                    # It was restarted as one; else a member of a set that has not been initiated yet.
+                    if error.code != NO_SET or not handles.alone:
+                        raise
+            return await answered(handles.standalone.find_one({"_id": name}, max_time_ms=most))
+
+        document = await self._ask(found)
+        if document is None:
             return None
-        data, tag = found.get("d"), found.get("v")
+        data, tag = document.get("d"), document.get("v")
         # Somebody else's document: one that no swap can find, and that is no cell of the ledger.
         return Cell(
             data if isinstance(data, bytes) else b"", tag if isinstance(tag, bytes) else b""
         )
 
     async def swap(self, name: str, tag: Hashable | None, data: bytes) -> bytes | None:
-        """See `Cells.swap`. A tag is random."""
+        """See `Cells.swap`. A tag is random.
+
+        pymongo sends a write a second time if it loses the connection over it, and MongoDB answers that with what
+        the first time came to. A server that does not know of this (a standalone one) is asked once.
+        """
         new = os.urandom(_TAG)
         if tag is None:
             document = {"_id": name, "d": data, "v": new}
             try:
-                await self._connection.ask(lambda handles: handles.cells.insert_one(document))
+                await self._ask(lambda handles: handles.cells.insert_one(document))
             except DuplicateKeyError:
                 return None
             return new
@@ -76,7 +95,7 @@ class MongoCells:
         seen = (
             {"_id": name, "v": tag} if tag else {"_id": name, "v": {"$not": {"$type": "binData"}}}
         )
-        answer = await self._connection.ask(
+        answer = await self._ask(
             lambda handles: handles.cells.update_one(seen, {"$set": {"d": data, "v": new}})
         )
         return new if answer.matched_count else None
@@ -89,76 +108,88 @@ class MongoCells:
             return handles.cells.update_one({"_id": name}, change, upsert=True)
 
         try:
-            return await self._connection.ask(written)
+            return await self._ask(written)
         except DuplicateKeyError:  # somebody else inserted it at the same moment
-            return await self._connection.ask(written)
+            return await self._ask(written)
 
     async def remove(self, name: str) -> object:
         """See `RemovableCells.remove`."""
-        return await self._connection.ask(lambda handles: handles.cells.delete_one({"_id": name}))
+        return await self._ask(lambda handles: handles.cells.delete_one({"_id": name}))
 
     # -- changes -------------------------------------------------------------------------------
 
     async def wait(self, name: str, tag: Hashable | None, seconds: float) -> bool:
         """See `WaitableCells.wait`. By a change stream, where the server has them; else by looking."""
-
-        async def changed() -> bool:
-            cell = await self.load(name)
-            return (None if cell is None else cell.tag) != tag
-
         monotonic = self._connection.runtime.monotonic
         until = monotonic() + seconds
-        if not self._silent:
-            heard = await self._heard(name, changed, seconds)
-            if heard is not None:
-                return heard
-        while not await changed():
+        stream = None if self._silent or seconds <= _LOOK else self._stream()
+        if stream is not None and stream.enter():
+            try:
+                return await self._heard(stream, name, tag, until)
+            except OperationFailure as error:
+                await stream.close()
+                if error.code not in NO_STREAM:
+                    raise ported(self._connection.name, error) from error
+                self._silence()
+            except PyMongoError as error:
+                stream.abandon()
+                raise ported(self._connection.name, error) from error
+            except BaseException:
+                stream.abandon()
+                raise
+            finally:
+                stream.leave()
+        while not await self._changed(name, tag):
             left = until - monotonic()
             if left <= 0:
                 return False
             await self._connection.runtime.event().wait(min(left, _LOOK))
         return True
 
-    async def _heard(self, name: str, changed: Any, seconds: float) -> bool | None:
-        """None if there are no change streams. Raises what pymongo raises for a lost connection."""
+    async def _changed(self, name: str, tag: Hashable | None) -> bool:
+        cell = await self.load(name)
+        return (None if cell is None else cell.tag) != tag
+
+    def _stream(self) -> _Stream:
         if self._streams is None:
             self._streams = PerPlace(
                 self._connection.name, _Stream, close=_Stream.close, abandon=_Stream.abandon
             )
             self._streams.bind(self._connection.runtime)
-        stream = self._streams.here()
+        return self._streams.here()
+
+    async def _heard(self, stream: _Stream, name: str, tag: Hashable | None, until: float) -> bool:
+        """Raises what pymongo raises, also if there are no change streams."""
+        monotonic = self._connection.runtime.monotonic
         budget = self._connection.timeout + self._connection.connect_timeout
-        try:
-            with pymongo.timeout(seconds + budget):
-                if stream.name != name and await stream.begin(
-                    self._connection.here(), name, min(seconds, _AWAIT)
-                ):
-                    # A change may have come before the stream began.
-                    if await changed():
-                        return True
-            monotonic = self._connection.runtime.monotonic
-            until = monotonic() + seconds
-            while True:
-                with pymongo.timeout(min(seconds, _AWAIT) + budget):
-                    if await stream.next():
-                        return True
-                if monotonic() >= until:
-                    return False
-        except OperationFailure as error:
-            await stream.close()
-            if error.code not in NO_STREAM:
-                raise
-            self._silent = True
-            _logger.warning(
-                "layer %r: this MongoDB has no change streams (they need a replica set), so purges are"
-                " looked for at intervals of %g s",
-                self._connection.name,
-                _LOOK,
-            )
-            return None
-        except BaseException:
-            stream.abandon()
-            raise
+        most = _AWAIT[self._connection.runtime.blocking]
+        pause = (until - monotonic()) / max(1, math.ceil((until - monotonic()) / most))
+        begins = not stream.serves(name, pause)
+        if begins:
+            self._connection.calls += 1
+            with pymongo.timeout(budget):
+                await stream.begin(self._connection.here(), name, pause)
+        # A change may have come before the stream began; or the stream has told of it already.
+        if (begins or stream.told == (tag,)) and await self._changed(name, tag):
+            return True
+        while True:
+            self._connection.calls += 1
+            with pymongo.timeout(stream.pause + budget):
+                change = await stream.next()
+            if change is not None and change != (tag,):
+                stream.told = (tag,)
+                return True
+            if monotonic() >= until:
+                return False
+
+    def _silence(self) -> None:
+        self._silent = True
+        _logger.warning(
+            "layer %r: this MongoDB has no change streams (they need a replica set), so purges are"
+            " looked for at intervals of %g s",
+            self._connection.name,
+            _LOOK,
+        )
 
     async def close(self) -> None:
         """Close the change stream of this place."""
@@ -167,42 +198,61 @@ class MongoCells:
 
 
 class _Stream:
-    """The change stream of one place, on one cell. ``name``: of the cell; "" if there is none yet."""
+    """The change stream of one place, on one cell.
+
+    ``name``  of the cell; "" if there is none yet.
+    ``pause`` seconds that `next` waits at most.
+    ``told``  the tag, in a tuple, that a caller waited with who was last told of a change; None: nobody was.
+    """
 
     def __init__(self) -> None:
         self.name = ""
+        self.pause = 0.0
+        self.told: tuple[Hashable | None] | None = None
         self._stream: Any = None
+        self._busy = threading.Lock()
 
-    async def begin(self, handles: Handles, name: str, seconds: float) -> bool:
-        """True: it is watched from now on."""
+    def enter(self) -> bool:
+        """Take it for one caller. False: another one is waiting by it."""
+        return self._busy.acquire(blocking=False)
+
+    def leave(self) -> None:
+        self._busy.release()
+
+    def serves(self, name: str, pause: float) -> bool:
+        """True if it need not begin anew for that."""
+        return self.name == name and pause / 2 <= self.pause <= pause * 2
+
+    async def begin(self, handles: Handles, name: str, pause: float) -> None:
         await self.close()
-        stream = handles.watched.watch(
-            [{"$match": {"documentKey._id": name}}, {"$project": {"_id": 1}}],
-            max_await_time_ms=max(1, round(seconds * 1000)),
+        self._stream = await answered(
+            handles.watched.watch(
+                [{"$match": {"documentKey._id": name}}, {"$project": _OF_A_CHANGE}],
+                max_await_time_ms=max(1, round(pause * 1000)),
+            )
         )
-        self._stream = await stream if isawaitable(stream) else stream
-        self.name = name
-        return True
+        self.name, self.pause = name, pause
 
-    async def next(self) -> bool:
-        """True if the cell was changed; False after the time that `begin` was given."""
-        change = self._stream.try_next()
-        if isawaitable(change):
-            change = await change
-        return change is not None
+    async def next(self) -> tuple[Hashable | None] | None:
+        """The tag that the cell got with a change, in a tuple; None if nothing has changed in time."""
+        change = await answered(self._stream.try_next())
+        if change is None:
+            return None
+        whole, part = change.get("fullDocument"), change.get("updateDescription")
+        fields = whole or (part or {}).get("updatedFields") or {}
+        return (fields.get("v"),)
 
     async def close(self) -> None:
-        stream, self._stream, self.name = self._stream, None, ""
+        stream = self._stream
+        self.abandon()
         if stream is None:
             return
         try:
-            with pymongo.timeout(1.0):
-                closing = stream.close()
-                if isawaitable(closing):
-                    await closing
+            with pymongo.timeout(_CLOSING):
+                await answered(stream.close())
         except PyMongoError as error:
             _logger.debug("a change stream could not be closed: %r", error)
 
     def abandon(self) -> None:
         """It broke, or its loop was closed."""
-        self._stream, self.name = None, ""
+        self._stream, self.name, self.told = None, "", None

@@ -8,37 +8,40 @@ the first call, for each process (threads) or for each event loop, and never in 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import os
-from collections.abc import Callable, Mapping
-from inspect import isawaitable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import pymongo
 from pymongo import AsyncMongoClient, MongoClient, ReadPreference
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from layergate.core.ports import Runtime
 from layergate.errors import LayerRefused
-from layergate.layers.mongodb.errors import ported
+from layergate.layers.mongodb.abandoned import drop
+from layergate.layers.mongodb.errors import NO_PRIMARY, PASSING, REFUSALS, ported
 from layergate.remote.places import PerPlace
+from layergate.shared.ports import answered
 
-__all__ = ["Handles", "MongoConnection"]
-
-_logger = logging.getLogger("layergate")
+__all__ = ["RESEMBLES", "Handles", "MongoConnection", "passed", "resembling", "trial"]
 
 _CLOSING: Final = 1.0  # seconds that saying goodbye may take
+_RESEMBLING: Final = (".docdb.amazonaws.com", ".docdb-elastic.amazonaws.com", ".cosmos.azure.com")
+RESEMBLES: Final = (
+    "this server only resembles MongoDB, and does not look at read concerns: it cannot coordinate; use it for"
+    " bodies, and another system for coordination (Shared)"
+)
 
 
 class Handles:
     """The collections of one place, each with the guarantees that it is used with.
 
-    ``entries``  what is read and written as the primary has it.
-    ``cells``    linearizable reads, writes that a majority has on its disks.
-    ``watched``  the cells, for change streams.
+    ``entries``     what is read and written as the primary has it.
+    ``cells``       linearizable reads, writes that a majority has in its journals.
+    ``standalone``  the cells as a standalone server can read them: see `alone`. Writes are the same.
+    ``watched``     the cells, for change streams.
     """
 
     def __init__(self, client: Any, database: str, prefix: str, wait: int) -> None:
@@ -53,26 +56,68 @@ class Handles:
             write_concern=WriteConcern(w=1),
         )
         durable = WriteConcern(w="majority", j=True, wtimeout=wait)
-        self._strong = found.get_collection(
+        self.cells = found.get_collection(
             f"{prefix}_cells",
             read_preference=primary,
             read_concern=ReadConcern("linearizable"),
             write_concern=durable,
         )
-        # One server is one history by itself, and knows no majority.
-        self._single = self._strong.with_options(
-            read_concern=ReadConcern("local"), write_concern=WriteConcern(w=1, j=True)
-        )
-        self.watched = self._strong.with_options(read_concern=ReadConcern("majority"))
-        self.standalone: bool | None = None  # not known yet
-        self.loop: asyncio.AbstractEventLoop | None = (
-            None  # the one that an AsyncMongoClient belongs to
-        )
+        self.standalone = self.cells.with_options(read_concern=ReadConcern("local"))
+        self.watched = self.cells.with_options(read_concern=ReadConcern("majority"))
+        self.loop: asyncio.AbstractEventLoop | None = None  # that an AsyncMongoClient belongs to
         self.warm = False
+        self.coordinates = False  # it was asked, and can
 
     @property
-    def cells(self) -> Any:
-        return self._single if self.standalone else self._strong
+    def alone(self) -> bool:
+        """True while pymongo sees a standalone server: one history by itself, that reads nothing linearizably.
+
+        This is asked before each read, and not remembered, because a standalone server can be restarted as a
+        member of a replica set.
+        """
+        servers = self.client.topology_description.server_descriptions().values()
+        return bool(servers) and all(one.server_type_name == "Standalone" for one in servers)
+
+    @property
+    def hosts(self) -> Sequence[str]:
+        """The names of the servers that are known."""
+        return [host for host, _ in self.client.topology_description.server_descriptions()]
+
+
+def resembling(handles: Handles) -> bool:
+    """True if a server that was found is one that is known to only resemble MongoDB."""
+    return any(host.lower().endswith(_RESEMBLING) for host in handles.hosts)
+
+
+def trial(handles: Handles) -> Mapping[str, object]:
+    """A command that MongoDB refuses, because of a read concern that it does not know.
+
+    A server that takes it does not look at read concerns at all, so it takes a linearizable read for any other.
+    """
+    return {
+        "find": handles.cells.name,
+        "filter": {"_id": "layergate check"},
+        "limit": 1,
+        "singleBatch": True,
+        "readConcern": {"level": "layergate"},
+    }
+
+
+def passed(error: OperationFailure) -> bool:
+    """True if `trial` was refused for that. Raises what says nothing about it."""
+    if error.code in REFUSALS or error.code in PASSING:
+        raise error
+    return True
+
+
+async def _capable(handles: Handles) -> bool:
+    if resembling(handles):
+        return False
+    try:
+        await answered(handles.cells.database.command(trial(handles)))
+    except OperationFailure as error:
+        return passed(error)
+    return False
 
 
 class MongoConnection:
@@ -114,54 +159,60 @@ class MongoConnection:
         """Raises LayerUnavailable before `bind`."""
         return self._places.runtime
 
-    @property
-    def budget(self) -> Mapping[str, int]:
-        """Options of pymongo's clients."""
-        return {
+    def make(self, kind: Any, **options: Any) -> Any:
+        """A client of pymongo. Nothing starts. What the URL says goes before the time budgets."""
+        given = {one.partition("=")[0].lower() for one in re.split("[?&;]", self.url)[1:]}
+        budget = {
             "connectTimeoutMS": _milliseconds(self.connect_timeout),
             "serverSelectionTimeoutMS": _milliseconds(self.connect_timeout + self.timeout),
+            "appname": "layergate",
         }
+        options |= {name: value for name, value in budget.items() if name.lower() not in given}
+        return kind(self.url, connect=False, **options)
+
+    def handles(self, client: Any) -> Handles:
+        """What this layer uses of the client."""
+        return Handles(client, self._database, self._prefix, _milliseconds(self.timeout))
 
     def _made(self) -> Handles:
-        kind: Any = MongoClient if self.runtime.blocking else AsyncMongoClient
-        client = kind(self.url, connect=False, appname="layergate", **self.budget)
-        handles = Handles(client, self._database, self._prefix, _milliseconds(self.timeout))
-        if not self.runtime.blocking:
-            handles.loop = asyncio.get_running_loop()
+        if self.runtime.blocking:
+            return self.handles(self.make(MongoClient))
+        handles = self.handles(self.make(AsyncMongoClient))
+        handles.loop = asyncio.get_running_loop()
         return handles
 
-    async def ask(self, operation: Callable[[Handles], Any]) -> Any:
+    async def ask(
+        self, operation: Callable[[Handles], Any], *, coordination: bool = False, more: float = 0.0
+    ) -> Any:
         """What ``operation`` answers, awaited if it is awaitable, within the time budget.
+
+        ``coordination``  it concerns cells: ask first whether the server is one that can be trusted with them.
+        ``more``          seconds beyond the time budget.
 
         Raises LayerRefused, LayerTimeout, and for other faults what pymongo raises.
         """
         handles = self._places.here()
         self.calls += 1
-        seconds = self.timeout if handles.warm else self.timeout + self.connect_timeout
+        seconds = self.timeout + more + (0.0 if handles.warm else self.connect_timeout)
         try:
             with pymongo.timeout(seconds):
-                if handles.standalone is None:
+                if not handles.warm:
                     await self._meet(handles)
-                answer = operation(handles)
-                if isawaitable(answer):
-                    answer = await answer
+                    handles.warm = True
+                if coordination and not handles.coordinates:
+                    if not await _capable(handles):
+                        raise LayerRefused(self.name, RESEMBLES)
+                    handles.coordinates = True
+                return await answered(operation(handles))
         except PyMongoError as error:
             raise ported(self.name, error) from error
-        handles.warm = True
-        return answer
 
     async def _meet(self, handles: Handles) -> None:
-        """Find out what kind of server this is."""
-        hello = handles.client.admin.command("hello")
-        if isawaitable(hello):
-            hello = await hello
+        """Find out whether this server can be written."""
+        hello = await answered(handles.client.admin.command("hello"))
         if not hello.get("isWritablePrimary"):
             # (With a set's name in the URL pymongo finds the primary by itself.)
-            raise LayerRefused(
-                self.name,
-                "this server is no primary; name the replica set in the URL (replicaSet=...)",
-            )
-        handles.standalone = "setName" not in hello and hello.get("msg") != "isdbgrid"
+            raise LayerRefused(self.name, NO_PRIMARY)
 
     def here(self) -> Handles:
         """The collections of this place."""
@@ -169,9 +220,7 @@ class MongoConnection:
 
     async def _close(self, handles: Handles) -> None:
         with pymongo.timeout(_CLOSING):
-            closing = handles.client.close()
-            if isawaitable(closing):
-                await closing
+            await answered(handles.client.close())
 
     async def close(self) -> None:
         """Close the client of this process (under asyncio: of this loop). A later call makes a new one."""
@@ -183,17 +232,8 @@ class MongoConnection:
 
 
 def _abandon(handles: Handles) -> None:
-    """Its loop was closed over it. pymongo can close nothing there, and says so in a ResourceWarning when the
-    client is collected. Its tasks, which wait for a loop that does not run any more, end without a word."""
-    if handles.loop is None:
-        return
-    for task in asyncio.all_tasks(handles.loop):
-        work: Any = task.get_coro()
-        code = getattr(work, "cr_code", None)
-        if code is not None and f"{os.sep}pymongo{os.sep}" in code.co_filename:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            with contextlib.suppress(Exception):
-                work.close()
+    if handles.loop is not None:
+        drop(handles.client, handles.loop)
 
 
 def _milliseconds(seconds: float) -> int:

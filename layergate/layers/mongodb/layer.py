@@ -109,13 +109,13 @@ class MongoLayer(RemoteLayer):
         """See `SystemLayer.setup`."""
         from layergate.layers.mongodb.administration import setup
 
-        return setup(self._connection, _DATABASE, self._prefix)
+        return setup(self._connection)
 
     def examine(self) -> Sequence[str]:
         """See `SystemLayer.examine`."""
         from layergate.layers.mongodb.administration import examine
 
-        return examine(self._connection, _DATABASE, self._prefix)
+        return examine(self._connection)
 
     def system_stats(self) -> Mapping[str, int | float]:
         """Those of `MongoConnection.stats`."""
