@@ -36,6 +36,8 @@ class Finality:
         self._observer = observer
         self._acknowledgements = acknowledgements
         self._runtime = runtime
+        # For each member that a purge waited for at last: up to where it had applied the log, and since when.
+        self._since: dict[bytes, tuple[int, float]] = {}
 
     async def status(self, place: Place, record: Appended) -> Status:
         """See `Journal.status`."""
@@ -59,8 +61,9 @@ class Finality:
         ]
         since = self._runtime.monotonic() - record.at
         over = rules.waited_out(since, self._observer.term(head))
-        if over and waiting:
-            await self._suspect(look, waiting)
+        silent = self._silent(waiting, self._observer.term(head))
+        if silent:
+            await self._suspect(look, silent)
         instances = {one.name for one in live} | {place.instance}
         missing = {one.name for one in waiting} | (set() if here else {place.instance})
         known_for = self._observer.known_for(look)
@@ -73,6 +76,21 @@ class Finality:
             final=rules.is_settled(head, known_for) and (over or all_have),
             pause=self._pause(head, since, known_for, waiting),
         )
+
+    def _silent(self, waiting: list[Member], term: float) -> list[Member]:
+        """Those of these members that have acknowledged nothing for half of T while purges waited for them.
+
+        A member that is alive does so at each heartbeat, and takes its mark away if it was only slow. So it is
+        always safe to mark one. To wait for the whole of T would mean that purges that wait less never find
+        out that a member is dead.
+        """
+        now = self._runtime.monotonic()
+        before, self._since = self._since, {}
+        for one in waiting:
+            applied = self._acknowledgements.applied(one)
+            known, since = before.get(one.name, (applied, now))
+            self._since[one.name] = applied, since if known == applied else now
+        return [one for one in waiting if now - self._since[one.name][1] >= term / 2]
 
     def _has(self, look: Look, record: Appended) -> bool:
         """The record is in the log that was found."""
@@ -99,7 +117,7 @@ class Finality:
         return max(0.0, settling)
 
     async def _suspect(self, look: Look, silent: list[Member]) -> None:
-        """Mark the members that a purge has waited for in vain, so that the next one need not."""
+        """Mark members that purges wait for in vain, so that later ones need not."""
         names = {one.name for one in silent if not one.mark}
         if names:
             try:

@@ -366,6 +366,66 @@ def test_a_member_that_was_marked_acknowledges_once_more() -> None:
     run(scenario())
 
 
+class Clock(LoopRuntime):
+    """Its clock is moved by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = 1000.0
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+def test_purges_that_wait_for_less_than_the_trust_period_get_over_a_dead_member() -> None:
+    """Each gives up before the record itself is waited out, so none would ever find out."""
+
+    async def scenario() -> None:
+        server, clock = CellServer(), Clock()
+        one, dead = (One(server, term=4.0, runtime=clock) for _ in range(2))
+        await one.sync()
+        await dead.sync()
+        clock.time += 10.0
+        await one.sync()  # settled
+        finals = []
+        for _ in range(4):
+            record = await one.append(b"purge")
+            for _ in range(10):
+                await one.sync()
+                status = await one.status(record)
+                if status.final:
+                    break
+                clock.time += 0.4
+            finals.append(status.final)
+        assert finals == [False, True, True, True]
+        assert [member.name for member in head(server).members] == [one.name]
+
+    run(scenario())
+
+
+def test_a_member_that_is_only_slow_takes_its_mark_away() -> None:
+    async def scenario() -> None:
+        server, clock = CellServer(), Clock()
+        one, slow = (One(server, term=4.0, runtime=clock) for _ in range(2))
+        await one.sync()
+        await slow.sync()
+        clock.time += 10.0
+        await one.sync()
+        await slow.sync()
+        record = await one.append(b"purge")
+        for _ in range(7):
+            assert not (await one.status(record)).final
+            clock.time += 0.4
+        assert head(server).member(slow.name).mark  # type: ignore[union-attr]
+        await slow.sync()
+        reply = await slow.sync()  # acknowledges
+        assert reply.trusted_for
+        assert not head(server).member(slow.name).mark  # type: ignore[union-attr]
+        assert (await one.status(record)).final
+
+    run(scenario())
+
+
 # -- faults --------------------------------------------------------------------------------------------
 
 
