@@ -30,6 +30,9 @@ from layergate.config import Options, Rule
 from layergate.http.engine.witness import MAX_WITNESSES
 from layergate.http.message.described import DescribedRequest
 from layergate.http.rfc9111 import storing
+from layergate.layers.memcached import MemcachedLayer
+from layergate.layers.mongodb import MongoLayer
+from layergate.layers.postgres import PostgresLayer
 from layergate.layers.redis import RedisLayer
 from layergate.shared.layer import SystemLayer
 from layergate.sizes import parse_size
@@ -38,7 +41,7 @@ from tests.support.asgi import World
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([
-    *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"),
+    *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md"),
     *ROOT.glob("examples/*/*.md"),
 ])  # fmt: skip
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
@@ -312,3 +315,45 @@ def test_the_glossary_is_sorted_and_says_each_term_in_one_sentence() -> None:
                 assert re.fullmatch(r"[A-Z][^|]*\.", meaning), term
                 assert ". " not in meaning, term
                 assert re.fullmatch(r"-|[0-9]{4} [0-9.]+(, [0-9.]+)*", rfc), term
+
+
+# -- shared systems --------------------------------------------------------------------------------
+
+
+def test_the_table_of_systems_says_what_the_layers_say() -> None:
+    """`tests/systems/test_costs.py` measures it."""
+    table = section(TEXTS["docs/sharing.md"], "Compared")
+    told = {
+        cells[0]: cells[1:]
+        for line in table.splitlines()
+        if line.startswith("| ") and (cells := [cell.strip() for cell in line.strip("| ").split(" | ")])
+    }
+    layers: list[SystemLayer] = [
+        RedisLayer("redis://h"),
+        PostgresLayer("postgresql://h"),
+        MongoLayer("mongodb://h"),
+        MemcachedLayer("memcached://h"),
+    ]
+    for column, layer in enumerate(layers):
+        found = layer.capabilities
+        assert found is not None
+
+        def said(row: str, column: int = column) -> str:
+            return told[row][column]
+
+        assert said("one fetch for all instances") == ("yes" if found.leases else "no")
+        assert said("a purge is final within") == found.final_after
+        assert said("instances are woken by") == found.woken_by
+        assert said("calls for a hit") == str(found.hit)
+        assert said("calls for a miss that is stored") == str(found.miss)
+        assert said("calls for a purge") == str(found.purge)
+        idle = found.idle_calls(layer.max_disconnected)
+        assert said("calls an hour of an idle process") == f"{idle:,}"
+
+
+def test_each_system_has_a_page_with_what_it_does_not_cover() -> None:
+    for name in ("postgres", "mongodb", "memcached"):
+        page = TEXTS[f"docs/systems/{name}.md"]
+        assert "## Not covered" in page
+        assert "## What it costs" in page
+        assert "shared=" in page
