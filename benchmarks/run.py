@@ -1,7 +1,7 @@
 """`make bench`: run the benchmarks one after another, each in its own process.
 
 python benchmarks/run.py [hit_path] [wsgi_hit_path] [entries] [through_uvicorn] [eviction] [fleet] [host]
-    [host_entries] [telemetry]
+    [host_entries] [systems] [telemetry]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BENCHMARKS = (
     "hit_path", "wsgi_hit_path", "entries", "through_uvicorn", "eviction", "fleet", "host", "host_entries",
-    "telemetry",
+    "systems", "telemetry",
 )  # fmt: skip
 
 
