@@ -146,7 +146,7 @@ class Replies:
             return Reply(line + b" " if len(line) <= 2 else line)
         number = len(self.replies)
         if self._commands[number].lists:
-            return self._list(line, end)
+            return self._list()
         code, *words = line.split(b" ")
         opaque = b"%d" % (self._first + number)
         size = -1
@@ -179,14 +179,15 @@ class Replies:
         del self._buffer[:whole]
         return Reply(code, value, cas)
 
-    def _list(self, line: bytes, end: int) -> Reply | None:
-        """One line of a list; the reply if it was the last."""
-        del self._buffer[: end + 2]
-        if line == b"END":
-            lines = tuple(self._listed)
-            self._listed.clear()
-            return Reply(b"OK", lines=lines)
-        if not line.startswith(b"STAT ") or len(self._listed) >= _MANY:
-            raise ProtocolError(f"this is no line of a list: {line!r:.100}")
-        self._listed.append(line[5:])
-        return self._next()
+    def _list(self) -> Reply | None:
+        """The lines of a list, as far as they are there; the reply if the last one is."""
+        while (end := self._buffer.find(b"\r\n")) >= 0:
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 2]
+            if line == b"END":
+                lines, self._listed = tuple(self._listed), []
+                return Reply(b"OK", lines=lines)
+            if not line.startswith(b"STAT ") or len(self._listed) >= _MANY:
+                raise ProtocolError(f"this is no line of a list: {line!r:.100}")
+            self._listed.append(line[5:])
+        return None
