@@ -326,7 +326,8 @@ def test_the_table_of_systems_says_what_the_layers_say() -> None:
     told = {
         cells[0]: cells[1:]
         for line in table.splitlines()
-        if line.startswith("| ") and (cells := [cell.strip() for cell in line.strip("| ").split(" | ")])
+        if line.startswith("| ")
+        and (cells := [cell.strip() for cell in line.strip("| ").split(" | ")])
     }
     layers: list[SystemLayer] = [
         RedisLayer("redis://h"),

@@ -187,7 +187,9 @@ def test_a_standalone_server_is_read_as_it_is_and_written_as_a_set(single: Mongo
     assert reads
     assert writes
     assert {one.get("readConcern", {}).get("level", "local") for one in reads} == {"local"}
-    assert all({name: one["writeConcern"].get(name) for name in DURABLE} == DURABLE for one in writes)
+    assert all(
+        {name: one["writeConcern"].get(name) for name in DURABLE} == DURABLE for one in writes
+    )
 
 
 def test_entries_are_not_waited_for(server: Mongo, tmp_path: Path) -> None:
