@@ -36,7 +36,17 @@ from tests.support.story import LONG, MAX_DISCONNECTED, SHORT, Story
 from tests.support.systems import SystemServer
 from tests.support.waiting import BOUND, until
 
-__all__ = ["Bench", "Ending", "FaultTable", "OneFetch", "PurgeHistory", "each_line"]
+__all__ = [
+    "Bench",
+    "Ending",
+    "FaultTable",
+    "OneFetch",
+    "PurgeHistory",
+    "each_line",
+    "garbage",
+    "killed",
+    "stalls",
+]
 
 FAULT = 0.9  # seconds
 CLIENTS = 4  # of the two that share, and of the one that does not
@@ -200,6 +210,8 @@ class FaultTable(ABC):
         garbage,
         garbage_is_stored,
     )
+    in_short: ClassVar[Sequence[Callable[[Any], Awaitable[Ending]]] | None] = None
+    """What `make test` shows of them; `make test-systems` shows the rest. None: all."""
     max_disconnected: ClassVar[float] = 0.6  # seconds: the fault lasts beyond it
 
     @classmethod
@@ -208,8 +220,17 @@ class FaultTable(ABC):
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "fault" in metafunc.fixturenames:
-            names = [fault.__name__.replace("_", "-") for fault in self.faults]
-            metafunc.parametrize("fault", self.faults, ids=names)
+            rows = [
+                pytest.param(
+                    fault,
+                    id=fault.__name__.replace("_", "-"),
+                    marks=()
+                    if self.in_short is None or fault in self.in_short
+                    else pytest.mark.systems,
+                )
+                for fault in self.faults
+            ]
+            metafunc.parametrize("fault", rows)
 
     @pytest_asyncio.fixture(loop_scope="class", scope="class")
     @classmethod

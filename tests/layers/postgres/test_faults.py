@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.postgres_servers import Postgres
-from tests.support.system_suites import FaultTable, OneFetch, PurgeHistory
+from tests.support.system_suites import FaultTable, OneFetch, PurgeHistory, garbage, killed, stalls
 
 
 class TestFaults(FaultTable):
+    in_short = (stalls, killed, garbage)
+
     @classmethod
     def make_server(cls, folder: Path) -> Postgres:
         return Postgres(folder)

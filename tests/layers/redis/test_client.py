@@ -802,6 +802,7 @@ def test_a_storm_of_timeouts_on_threads_mixes_up_no_replies(valkey: Valkey):
     for thread in threads:
         thread.join(BOUND)
     assert not mixed
+    server.timeout = BOUND  # whether a busy machine answers in time is not the question
     assert [run_blocking(server.call("GET", key, probe=True)) for key in keys] == [
         b"value of " + key for key in keys
     ]
