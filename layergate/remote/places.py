@@ -23,6 +23,8 @@ __all__ = ["PerPlace"]
 
 C = TypeVar("C")
 
+_BACKGROUND: Final = "layergate"  # what the names of `ThreadRuntime`'s threads begin with
+
 
 class PerPlace(Generic[C]):
     """The clients of one layer.
@@ -56,6 +58,7 @@ class PerPlace(Generic[C]):
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
+        self._closed = False
         # By the identity of the loop, with the loop itself: an identity may be used again.
         self._clients: dict[int, tuple[asyncio.AbstractEventLoop | None, C]] = {}
 
@@ -73,16 +76,28 @@ class PerPlace(Generic[C]):
     def here(self) -> C:
         """The client of this process and of the running loop; under threads, of this process.
 
-        Raises LayerUnavailable before `bind`.
+        Raises LayerUnavailable before `bind`, and in a background thread after `close`.
         """
         if self.runtime.blocking:
             found = self._clients.get(0)
-            return self._new(None) if found is None else found[1]
+            if found is not None:
+                return found[1]
+            self._check_reopening()
+            return self._new(None)
         loop = asyncio.get_running_loop()
         found = self._clients.get(id(loop))
         if len(self._clients) > 1:
             self._drop_stranded()
         return self._new(loop) if found is None or found[0] is not loop else found[1]
+
+    def _check_reopening(self) -> None:
+        """A heartbeat that was under way when the layer was closed must not open it again: its thread cannot be
+        cancelled. A request may, and whatever runs in the background for it from then on."""
+        if threading.current_thread().name.startswith(_BACKGROUND):
+            if self._closed:
+                raise LayerUnavailable(self._name, "this layer was closed")
+        else:
+            self._closed = False
 
     def _new(self, loop: asyncio.AbstractEventLoop | None) -> C:
         key = 0 if loop is None else id(loop)
@@ -118,6 +133,7 @@ class PerPlace(Generic[C]):
         self._drop_stranded()
         loop = None if self.runtime.blocking else asyncio.get_running_loop()
         with self._lock:
+            self._closed = loop is None
             found = self._clients.pop(0 if loop is None else id(loop), None)
         if found is not None:
             await answered(self._close(found[1]))

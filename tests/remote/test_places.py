@@ -65,6 +65,33 @@ def test_all_threads_of_a_process_have_one():
     assert clients.here() is not found[0]
 
 
+def test_a_thread_in_the_background_does_not_open_what_was_closed():
+    clients = places(ThreadRuntime())
+    first = clients.here()
+    run_blocking(clients.close())
+    raised: list[BaseException] = []
+    found: list[Client] = []
+
+    def ask() -> None:
+        try:
+            found.append(clients.here())
+        except LayerUnavailable as error:
+            raised.append(error)
+
+    def in_background() -> None:
+        thread = threading.Thread(target=ask, name="layergate heartbeat")
+        thread.start()
+        thread.join()
+
+    in_background()
+    assert len(raised) == 1
+    assert clients.all() == []
+    again = clients.here()  # a request opens it anew, for the background as well
+    assert again is not first
+    in_background()
+    assert found == [again]
+
+
 def test_each_loop_has_one():
     clients = places(LoopRuntime())
 

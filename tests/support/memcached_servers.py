@@ -90,7 +90,7 @@ class Memcached(SystemServer):
                 said += data
             return said
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         from urllib.parse import unquote
 
         lines = self.ask("lru_crawler metadump all", end=b"END\r\n").decode().splitlines()
@@ -130,7 +130,7 @@ class Memcached(SystemServer):
         self.ask("flush_all")
 
     def save(self) -> Any:
-        return {key: self.value(key) for key in self.keys()}
+        return {key: self.value(key) for key in self.names()}
 
     def restore(self, saved: Any) -> None:
         """Another process, as where a memory file is put back."""
@@ -141,7 +141,7 @@ class Memcached(SystemServer):
                 self.put(key, value)
 
     def garble(self) -> int:
-        keys = self.keys()
+        keys = self.names()
         for number, key in enumerate(keys):
             self.put(key, b"\x00\xff garbage %d" % number)
         return len(keys)
