@@ -30,7 +30,7 @@ from contextlib import AbstractContextManager, nullcontext
 from inspect import isawaitable
 from typing import Any
 
-from layergate.errors import LayerError
+from layergate.errors import LayerError, LayerRefused
 from layergate.shared.journal import Addition, Appended, Founding, Place, Reply, chained
 from layergate.shared.ledger.journal import CellsJournal
 from layergate.shared.ledger.pages import Sizes
@@ -57,6 +57,8 @@ class Store:
         self.epoch = b"epoch 1"
         self.tags = 0
         self.past: list[dict[str, tuple[bytes, Any]]] = []
+        # Reads may be answered by a replica that is behind: what a store of cells must not do.
+        self.stale: random.Random | None = None
 
     def do(self, what: str, *args: Any) -> Any:
         result = getattr(self, f"_{what}")(*args)
@@ -65,6 +67,8 @@ class Store:
         return result
 
     def _load(self, name: str) -> Any:
+        if self.stale is not None and self.past and self.stale.random() < 0.3:
+            return self.past[-self.stale.randint(1, min(6, len(self.past)))].get(name)
         return self.cells.get(name)
 
     def _swap(self, name: str, tag: Any, data: bytes) -> Any:
@@ -470,12 +474,19 @@ class World:
         self.options: Callable[[], dict[str, Any]] = dict  # of the next instance
 
     @classmethod
-    def of(cls, seed: int, **options: Any) -> World:
+    def of(
+        cls, seed: int, *, throttles: bool = False, stale: bool = False, **options: Any
+    ) -> World:
         """A world with three instances. What kind of store, how they are configured, and which faults
-        there are depends on the seed."""
+        there are depends on the seed. ``throttles``: the store also refuses calls. ``stale``: its reads
+        may be behind."""
         chance = random.Random(f"world {seed}")
         world = cls(seed, epochs=chance.random() < 0.7, **options)
         world.faults = {name for name in FAULTS if chance.random() < 0.35}
+        if throttles:
+            world.events = {**EVENTS, "throttle": 8}
+        if stale:
+            world.store.stale = random.Random(f"stale {seed}")
         terms, modes = [1.0], [chance.random() < 0.8]
         if chance.random() < 0.3:
             # Nobody can know the T of a head that is gone, if nobody who is alive has seen it.
@@ -682,6 +693,18 @@ class World:
         self.tell(f"{instance}: lost {task.waits}")
         task.advance(error=Lost())
         self._settle(instance, task)
+
+    def _throttle(self) -> None:
+        """The store says that there are too many requests. It may have carried this one out, all the same."""
+        instance = self._one()
+        calls = (
+            [task for task in instance.tasks if isinstance(task.waits, Call)] if instance else []
+        )
+        if instance is not None and calls:
+            task = self.chance.choice(calls)
+            self.tell(f"{instance}: refused {task.waits}")
+            task.advance(error=LayerRefused("shared", "429 too many requests"))
+            self._settle(instance, task)
 
     def _sync(self) -> None:
         instance = self._one()

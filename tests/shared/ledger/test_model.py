@@ -194,6 +194,18 @@ def test_the_search_finds_a_missing_rule(rule: str) -> None:
         explore(range(seeds), instance=instance)
 
 
+def test_a_store_that_throttles_breaks_no_promise() -> None:
+    """It refuses calls, also such as it has carried out. (That answers are lost, late, and in any order is in
+    all of these histories.)"""
+    assert explore(range(60), throttles=True) > 10
+
+
+def test_the_search_finds_reads_that_are_behind() -> None:
+    """What a missing option of a client library does: reads of a replica, or a cached response."""
+    with pytest.raises(Violation):
+        explore(range(40), stale=True)
+
+
 @pytest.mark.soak
 def test_the_search_finds_a_tag_that_repeats() -> None:
     with pytest.raises(Violation):
