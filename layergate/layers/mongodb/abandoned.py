@@ -29,7 +29,7 @@ def drop(client: Any, loop: asyncio.AbstractEventLoop) -> None:
         if code is not None and f"{os.sep}pymongo{os.sep}" in code.co_filename:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             # What runs periodically cancels its task when it is collected, for which it is too late.
-            owner = getattr(work.cr_frame, "f_locals", {}).get("self")
+            owner: Any = getattr(work.cr_frame, "f_locals", {}).get("self")
             if getattr(owner, "_task", None) is task:
                 owner._task = None
             with contextlib.suppress(Exception):

@@ -36,7 +36,7 @@ _LOOK: Final = 0.05  # seconds between two looks where there are no change strea
 _CLOSING: Final = 1.0  # seconds that saying goodbye may take
 # Seconds, at most, after which the server answers that there is no change: under asyncio, and under threads, where
 # nobody can interrupt it.
-_AWAIT: Final = (5.0, 1.0)
+_AWAIT: Final = (5.0, 1.5)
 _OF_A_CHANGE: Final = {"_id": 1, "fullDocument.v": 1, "updateDescription.updatedFields.v": 1}
 
 
@@ -196,7 +196,7 @@ class MongoCells:
             if change is not None and change != (tag,):
                 stream.told = (tag,)
                 return True
-            if monotonic() >= until:
+            if until - monotonic() < stream.pause / 4:
                 return False
 
     def _silence(self) -> None:
