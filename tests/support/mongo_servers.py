@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,15 +49,19 @@ class Mongo(SystemServer):
         self._log = folder / f"mongo-{number}.log"
         self.data = folder / f"mongo-{number}"
         self.data.mkdir()
+        self.more = ""  # options of every URL
         self._options = [*options, *(["--standalone"] if standalone else [])]
         self._process: Process | None = None
         self.port = free_port()
         if start:
             self.start()
 
-    def url(self, port: int | None = None) -> str:
+    def url(self, port: int | None = None, *, user: str = "", more: str = "") -> str:
+        """``user``: with a password, as in ``ann:secret``. ``more``: options, as in ``tls=true``."""
         # (directConnection: or else the client would go to where the set says that it is, past a proxy.)
-        return f"mongodb://{HOST}:{port or self.port}/{DATABASE}?directConnection=true"
+        options = "&".join(one for one in ("directConnection=true", more, self.more) if one)
+        host = f"{user}@{HOST}" if user else HOST
+        return f"mongodb://{host}:{port or self.port}/{DATABASE}?{options}"
 
     def start(self) -> None:
         program = shutil.which("secantusd-py", path=sysconfig.get_path("scripts"))
@@ -80,9 +84,23 @@ class Mongo(SystemServer):
             return bool(client.admin.command("ping")["ok"])
 
     @contextlib.contextmanager
-    def client(self, timeout: float = 20.0) -> Any:
+    def failing(self, command: str, times: int = 1, **data: Any) -> Iterator[None]:
+        """The next ``times`` commands of this kind fail, as ``data`` says: errorCode, closeConnection,
+        writeConcernError. Needs the option ``--enable-test-commands``."""
+        point: dict[str, Any] = {"configureFailPoint": "failCommand"}
+        with self.client() as client:
+            more = {"failCommands": [command], **data}
+            client.admin.command({**point, "mode": {"times": times}, "data": more})
+            try:
+                yield
+            finally:
+                client.admin.command({**point, "mode": "off"})
+
+    @contextlib.contextmanager
+    def client(self, timeout: float = 20.0, user: str = "") -> Any:
         kind: Any = MongoClient
-        with pymongo.timeout(timeout), kind(self.url()) as client:
+        more = f"authSource={DATABASE}" if user else ""
+        with pymongo.timeout(timeout), kind(self.url(user=user, more=more)) as client:
             yield client
 
     @property
@@ -109,6 +127,10 @@ class Mongo(SystemServer):
     def kill(self) -> None:
         self.process.kill()
 
+    def stop(self) -> None:
+        """SIGTERM: it keeps all that it has."""
+        self.process.stop()
+
     def empty(self) -> None:
         with self.client() as client:
             for name in self._documents():
@@ -123,8 +145,8 @@ class Mongo(SystemServer):
         with self.client() as client:
             for name in {*saved, *self._documents()}:
                 client[DATABASE][name].delete_many({})
-                if saved.get(name):
-                    client[DATABASE][name].insert_many(saved[name])
+                for one in saved.get(name, ()):  # (those who run may write, too)
+                    client[DATABASE][name].replace_one({"_id": one["_id"]}, one, upsert=True)
 
     def garble(self) -> int:
         with self.client() as client:

@@ -182,10 +182,6 @@ def test_each_event_loop_has_connections_of_its_own(server: SystemServer) -> Non
 
 def test_a_loop_may_be_closed_over_its_connections(server: SystemServer) -> None:
     """As a test client does that runs each request on a loop of its own."""
-    if isinstance(server, Mongo):
-        pytest.skip(
-            "pymongo warns of that, as it should: tests/layers/mongodb has a test of its own"
-        )
     with member(server, "loop", namespace="closed") as one:
         one.joined()
         one.set("key", b"value")

@@ -50,6 +50,8 @@ def check_url(url: object) -> None:
             parse_uri(url, warn=False)
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
+            # (Of a server that only resembles MongoDB, which may do for bodies.)
+            warnings.filterwarnings("ignore", "You appear to be connected")
             kind(url, connect=False)
     except (PyMongoError, ValueError, UserWarning) as error:
         told = shown(url) if isinstance(url, str) else type(url).__name__
@@ -64,7 +66,7 @@ def check_url(url: object) -> None:
 @contextmanager
 def _handles(connection: MongoConnection) -> Iterator[Handles]:
     """Raises LayerError for what is neither expected nor an answer of the server."""
-    client = connection.make(MongoClient, serverSelectionTimeoutMS=round(_ANSWERS * 1000))
+    client = connection.make(MongoClient, _ANSWERS)
     try:
         with pymongo.timeout(_ANSWERS):
             hello = client.admin.command("hello")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 import pymongo
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import DuplicateKeyError, InvalidOperation, OperationFailure, PyMongoError
 
 from layergate.layers.mongodb.client import Handles, MongoConnection
 from layergate.layers.mongodb.errors import NO_SET, NO_STREAM, ported
@@ -36,7 +36,7 @@ _LOOK: Final = 0.05  # seconds between two looks where there are no change strea
 _CLOSING: Final = 1.0  # seconds that saying goodbye may take
 # Seconds, at most, after which the server answers that there is no change: under asyncio, and under threads, where
 # nobody can interrupt it.
-_AWAIT: Final = (5.0, 1.0)
+_AWAIT: Final = (5.0, 1.5)
 _OF_A_CHANGE: Final = {"_id": 1, "fullDocument.v": 1, "updateDescription.updatedFields.v": 1}
 
 
@@ -55,19 +55,7 @@ class MongoCells:
 
     async def load(self, name: str) -> Cell | None:
         """See `Cells.load`."""
-        most = max(1, round(self._connection.timeout * 1000))
-
-        async def found(handles: Handles) -> Any:
-            if not handles.alone:
-                try:
-                    return await answered(handles.cells.find_one({"_id": name}, max_time_ms=most))
-                except OperationFailure as error:
-                    # It was restarted as one; else a member of a set that has not been initiated yet.
-                    if error.code != NO_SET or not handles.alone:
-                        raise
-            return await answered(handles.standalone.find_one({"_id": name}, max_time_ms=most))
-
-        document = await self._ask(found)
+        document = await self._ask(lambda handles: self._found(handles, name))
         if document is None:
             return None
         data, tag = document.get("d"), document.get("v")
@@ -76,29 +64,58 @@ class MongoCells:
             data if isinstance(data, bytes) else b"", tag if isinstance(tag, bytes) else b""
         )
 
+    async def _found(self, handles: Handles, name: str) -> Any:
+        most = max(1, round(self._connection.timeout * 1000))
+        if not handles.alone:
+            try:
+                return await answered(handles.cells.find_one({"_id": name}, max_time_ms=most))
+            except OperationFailure as error:
+                # It was restarted as one; else a member of a set that has not been initiated yet.
+                if error.code != NO_SET or not handles.alone:
+                    raise
+        return await answered(handles.standalone.find_one({"_id": name}, max_time_ms=most))
+
     async def swap(self, name: str, tag: Hashable | None, data: bytes) -> bytes | None:
         """See `Cells.swap`. A tag is random.
 
-        pymongo sends a write a second time if it loses the connection over it, and MongoDB answers that with what
-        the first time came to. A server that does not know of this (a standalone one) is asked once.
+        pymongo sends a write a second time if it loses the connection over it. MongoDB answers that with what the
+        first time came to; a server that does not would take it for a mismatch. So after a mismatch, if anything
+        has happened to the connections meanwhile, the cell is looked at: is it as we wanted it?
         """
         new = os.urandom(_TAG)
         if tag is None:
             document = {"_id": name, "d": data, "v": new}
-            try:
-                await self._ask(lambda handles: handles.cells.insert_one(document))
-            except DuplicateKeyError:
+
+            async def done(handles: Handles) -> bool:
+                try:
+                    await answered(handles.cells.insert_one(document))
+                except DuplicateKeyError:
+                    return False
+                return True
+        else:
+            if not isinstance(tag, bytes):
                 return None
-            return new
-        if not isinstance(tag, bytes):
-            return None
-        seen = (
-            {"_id": name, "v": tag} if tag else {"_id": name, "v": {"$not": {"$type": "binData"}}}
-        )
-        answer = await self._ask(
-            lambda handles: handles.cells.update_one(seen, {"$set": {"d": data, "v": new}})
-        )
-        return new if answer.matched_count else None
+            seen = (
+                {"_id": name, "v": tag}
+                if tag
+                else {"_id": name, "v": {"$not": {"$type": "binData"}}}
+            )
+
+            async def done(handles: Handles) -> bool:
+                change = {"$set": {"d": data, "v": new}}
+                answer = await answered(handles.cells.update_one(seen, change))
+                return bool(answer.matched_count)
+
+        async def swapped(handles: Handles) -> bool:
+            before = handles.client.topology_description
+            if await done(handles):
+                return True
+            if handles.client.topology_description is before:
+                return False
+            found = await self._found(handles, name)
+            return found is not None and found.get("v") == new
+
+        return new if await self._ask(swapped) else None
 
     async def put(self, name: str, data: bytes) -> object:
         """See `Cells.put`."""
@@ -179,7 +196,7 @@ class MongoCells:
             if change is not None and change != (tag,):
                 stream.told = (tag,)
                 return True
-            if monotonic() >= until:
+            if until - monotonic() < stream.pause / 4:
                 return False
 
     def _silence(self) -> None:
@@ -235,7 +252,10 @@ class _Stream:
 
     async def next(self) -> tuple[Hashable | None] | None:
         """The tag that the cell got with a change, in a tuple; None if nothing has changed in time."""
-        change = await answered(self._stream.try_next())
+        stream = self._stream
+        if stream is None:
+            raise InvalidOperation("the change stream was closed")
+        change = await answered(stream.try_next())
         if change is None:
             return None
         whole, part = change.get("fullDocument"), change.get("updateDescription")

@@ -159,15 +159,18 @@ class MongoConnection:
         """Raises LayerUnavailable before `bind`."""
         return self._places.runtime
 
-    def make(self, kind: Any, **options: Any) -> Any:
-        """A client of pymongo. Nothing starts. What the URL says goes before the time budgets."""
+    def make(self, kind: Any, selection: float | None = None) -> Any:
+        """A client of pymongo. Nothing starts. What the URL says goes before the time budgets. ``selection``:
+        seconds to find a server that answers; None: as long as the first call may take."""
         given = {one.partition("=")[0].lower() for one in re.split("[?&;]", self.url)[1:]}
         budget = {
             "connectTimeoutMS": _milliseconds(self.connect_timeout),
-            "serverSelectionTimeoutMS": _milliseconds(self.connect_timeout + self.timeout),
+            "serverSelectionTimeoutMS": _milliseconds(
+                self.connect_timeout + self.timeout if selection is None else selection
+            ),
             "appname": "layergate",
         }
-        options |= {name: value for name, value in budget.items() if name.lower() not in given}
+        options = {name: value for name, value in budget.items() if name.lower() not in given}
         return kind(self.url, connect=False, **options)
 
     def handles(self, client: Any) -> Handles:

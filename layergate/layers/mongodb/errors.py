@@ -47,12 +47,13 @@ PASSING: Final = frozenset({50, 91, 134, 189, 262, 11600, 11602})
 
 # No time left, for the operation or for the connection.
 _TIMED_OUT: Final = frozenset({50, 262})
-# No privilege, not authenticated, out of space, not enough quota.
-REFUSALS: Final = frozenset({13, 18, 8000, 14031, 12501})
+# No privilege, not authenticated, out of space, not enough quota, a document that is too large.
+REFUSALS: Final = frozenset({13, 18, 8000, 10334, 12501, 14031})
 
 _REMEDIES: Final = {
     13: "give the user of the URL the role readWrite on the database",
     18: "check the user, the password and authSource in the URL",
+    10334: "set max_size to less",
     8000: "check the user and the password in the URL",
 }
 

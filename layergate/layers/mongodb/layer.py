@@ -100,6 +100,7 @@ class MongoLayer(RemoteLayer):
             leases=True,
             final_after="milliseconds",
             woken_by="a change stream (a replica set), else looking",
+            look_every=1.25,  # the change stream answers so often that there is nothing new
             miss=6,
             purge=6,
             uncovered=("a backup that was restored while no instance was running",),

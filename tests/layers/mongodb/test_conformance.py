@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from typing import Any, ClassVar
 
 import pytest
@@ -26,12 +26,6 @@ from tests.support.mongo_servers import Mongo
 from tests.support.nodes import Exact
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongo]:
-    with Mongo(tmp_path_factory.mktemp("mongo")) as running:
-        yield running
 
 
 class OnAServer:
@@ -64,6 +58,14 @@ class TestCells(OnAServer, CellsConformance):
         self.server.kill()
         self.server.start()
         return True
+
+
+class TestCellsOnThreads(OnThreads, TestCells):
+    def make_cells(self) -> Cells:
+        return cells_of(self.url, "threads")
+
+    def factory(self) -> tuple[str, list[Any]]:
+        return "tests.support.mongo_parts:cells_of", [self.url, "threads"]
 
 
 class TestJournal(OnAServer, JournalConformance):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +58,6 @@ def of_cells(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
             one.get("aggregate"),
         )
     ]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongo]:
-    with Mongo(tmp_path_factory.mktemp("mongo")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongo]:
-    with Mongo(tmp_path_factory.mktemp("mongo"), standalone=True) as running:
-        yield running
 
 
 def a_life(server: Mongo, world: str, name: str) -> list[dict[str, Any]]:
