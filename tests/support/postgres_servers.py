@@ -243,6 +243,7 @@ class Postgres(SystemServer):
                 " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
             )
             with connection.transaction():
+                cursor.execute("LOCK TABLE layergate.cells, layergate.entries")
                 cursor.execute("DELETE FROM layergate.cells")
                 cursor.execute("DELETE FROM layergate.entries")
                 cursor.executemany("INSERT INTO layergate.cells VALUES (%s, %s, %s)", [

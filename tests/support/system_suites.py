@@ -371,6 +371,7 @@ class PurgeHistory(ABC):
 
     seconds: ClassVar[float] = 30.0
     kinds: ClassVar[Sequence[str]] = ("uvicorn", "uvicorn", "gunicorn")
+    story: ClassVar[type[OneSystem]] = OneSystem
 
     @classmethod
     @abstractmethod
@@ -382,7 +383,7 @@ class PurgeHistory(ABC):
             layer = {"max_disconnected": MAX_DISCONNECTED, **server.layer_options}
             urls = [server.url(proxy.port) for proxy in proxies]
             async with Fleet(tmp_path, urls, kinds=self.kinds, layer=layer) as fleet:
-                story = OneSystem(fleet, seconds=self.seconds, seed=random.randrange(1 << 32))
+                story = self.story(fleet, seconds=self.seconds, seed=random.randrange(1 << 32))
                 story.server, story.proxies = server, proxies
                 await story.run()
                 story.check()

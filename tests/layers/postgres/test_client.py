@@ -177,7 +177,7 @@ def test_a_forks_child_never_uses_its_parents_connections(name: str, server: Pos
         print("done")
     """
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(script)],
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
         capture_output=True,
         text=True,
         timeout=60,
