@@ -32,6 +32,8 @@ from tests.support.recording import Recorder
 from tests.support.tls import tls_files
 from tests.support.waiting import BOUND, wait_until
 
+pytestmark = pytest.mark.systems
+
 # What a port raises for a system that is away.
 FAULTS = (pymongo.errors.PyMongoError, TimeoutError)
 

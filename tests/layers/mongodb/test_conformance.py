@@ -60,6 +60,7 @@ class TestCells(OnAServer, CellsConformance):
         return True
 
 
+@pytest.mark.systems
 class TestCellsOnThreads(OnThreads, TestCells):
     def make_cells(self) -> Cells:
         return cells_of(self.url, "threads")
@@ -68,8 +69,8 @@ class TestCellsOnThreads(OnThreads, TestCells):
         return "tests.support.mongo_parts:cells_of", [self.url, "threads"]
 
 
+@pytest.mark.systems
 class TestJournal(OnAServer, JournalConformance):
-    @pytest.mark.systems
     def test_no_purge_is_final_too_soon_while_members_live_and_are_killed(self) -> None:
         super().test_no_purge_is_final_too_soon_while_members_live_and_are_killed()
 
@@ -98,6 +99,7 @@ class TestJournal(OnAServer, JournalConformance):
         self.server.restore(saved)
 
 
+@pytest.mark.systems
 class TestLeases(OnAServer, LeaseConformance):
     def setup_method(self) -> None:
         self.prefix = f"leases{next(_numbers)}"
@@ -135,10 +137,12 @@ class TestLayer(OnAServer, LayerConformance):
         await layer.aclose()
 
 
+@pytest.mark.systems
 class TestSignedAndCompressed(TestLayer):
     options: ClassVar = {"secret": "a secret of more than 16 bytes", "compress_above": 100}
 
 
+@pytest.mark.systems
 class TestLayerOnThreads(OnThreads, TestLayer):
     def runtime(self) -> Any:
         return ThreadRuntime()

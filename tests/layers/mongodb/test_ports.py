@@ -27,6 +27,8 @@ from tests.support.proxy import Proxy
 from tests.support.recording import Recorder
 from tests.support.waiting import BOUND, wait_until
 
+pytestmark = pytest.mark.systems
+
 
 def entries(server: Mongo) -> list[Any]:
     with server.client() as direct:

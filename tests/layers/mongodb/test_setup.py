@@ -148,6 +148,7 @@ def test_many_processes_make_them_at_once(empty: Mongo, how: str) -> None:
 # -- rights -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.systems
 def test_the_role_that_the_page_names_is_enough(world: World, locked: Mongo) -> None:
     url = locked.url(user="owner:s3cr3t", more=f"authSource={DATABASE}")
     layer = MongoLayer(url)
@@ -220,6 +221,7 @@ def test_a_wrong_password_is_a_refusal_that_names_the_remedy(
     assert "wrong-one" not in " ".join(f"{one!r} {one}" for one in texts)
 
 
+@pytest.mark.systems
 def test_a_server_that_is_away() -> None:
     layer = MongoLayer(f"mongodb://u:s3cr3t@{HOST}:{free_port()}/?serverSelectionTimeoutMS=300")
     for ask in (layer.examine, layer.setup):

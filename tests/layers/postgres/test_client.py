@@ -29,6 +29,8 @@ from tests.support.postgres_servers import DATABASE, PASSWORD, USER, Postgres
 from tests.support.proxy import Proxy
 from tests.support.waiting import BOUND, wait_until
 
+pytestmark = pytest.mark.systems
+
 # What a port raises for a system that is away.
 FAULTS = (psycopg.OperationalError, TimeoutError)
 

@@ -65,6 +65,7 @@ class TestCells(OnAServer, CellsConformance):
         return True
 
 
+@pytest.mark.systems
 class TestCellsOnThreads(OnThreads, TestCells):
     def make_cells(self) -> Cells:
         return cells_of(self.url, world="threads")
@@ -73,8 +74,8 @@ class TestCellsOnThreads(OnThreads, TestCells):
         return "tests.support.postgres_parts:cells_of", [self.url, "", "threads"]
 
 
+@pytest.mark.systems
 class TestJournal(OnAServer, JournalConformance):
-    @pytest.mark.systems
     def test_no_purge_is_final_too_soon_while_members_live_and_are_killed(self) -> None:
         super().test_no_purge_is_final_too_soon_while_members_live_and_are_killed()
 
@@ -103,6 +104,7 @@ class TestJournal(OnAServer, JournalConformance):
         self.server.restore(saved)
 
 
+@pytest.mark.systems
 class TestLeases(OnAServer, LeaseConformance):
     def setup_method(self) -> None:
         self.prefix = f"leases{next(_numbers)}"
@@ -144,10 +146,12 @@ class TestLayer(OnAServer, LayerConformance):
         await layer.aclose()
 
 
+@pytest.mark.systems
 class TestSignedAndCompressed(TestLayer):
     options: ClassVar = {"secret": "a secret of more than 16 bytes", "compress_above": 100}
 
 
+@pytest.mark.systems
 class TestLayerOnThreads(OnThreads, TestLayer):
     def runtime(self) -> Any:
         return ThreadRuntime()

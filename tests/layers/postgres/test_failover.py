@@ -14,6 +14,8 @@ from tests.support.postgres_parts import World, entry_of, log_of
 from tests.support.postgres_servers import Postgres
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.systems
+
 
 class Pair:
     """A primary and its standby."""

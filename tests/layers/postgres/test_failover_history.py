@@ -13,6 +13,8 @@ from tests.support.postgres_servers import Postgres
 from tests.support.system_suites import OneSystem, PurgeHistory
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.systems
+
 
 class FailsOver(Postgres):
     """Killed, its standby takes its place, on its port. Shortly before, the standby was cut off: so what was

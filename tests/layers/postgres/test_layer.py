@@ -24,6 +24,8 @@ from tests.support.postgres_parts import World, entry_of, log_of
 from tests.support.postgres_servers import Postgres
 from tests.support.waiting import BOUND, wait_until
 
+pytestmark = pytest.mark.systems
+
 
 def rows(server: Postgres, namespace: str) -> list[Any]:
     query = f"SELECT name, data, expires FROM layergate.entries WHERE name LIKE '{namespace}:%'"

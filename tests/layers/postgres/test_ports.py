@@ -26,6 +26,8 @@ from tests.support.postgres_parts import Parts, World
 from tests.support.postgres_servers import DATABASE, Postgres
 from tests.support.waiting import BOUND, wait_until
 
+pytestmark = pytest.mark.systems
+
 FAULTS = (psycopg.OperationalError, TimeoutError)
 
 

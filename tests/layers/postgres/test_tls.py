@@ -22,6 +22,8 @@ from tests.support.ports import HOST
 from tests.support.postgres_parts import World
 from tests.support.postgres_servers import Postgres
 
+pytestmark = pytest.mark.systems
+
 _REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"  # SSLRequest, in PostgreSQL's protocol
 
 
