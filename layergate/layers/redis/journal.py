@@ -101,9 +101,7 @@ class RedisJournal:
         found = bool(found) and log == record.log
         if not known:  # the caller is no member, but it has applied the record
             members, applied = members + 1, applied + 1
-        settling = int(settling) / 1000
-        all_have = applied >= members
-        return Status(log, found, members, applied, all_have and not settling, settling)
+        return Status(log, found, members, applied, applied >= members and not int(settling))
 
     async def leave(self, place: Place) -> None:
         await self._run(LEAVE, place._replace(member=False))
