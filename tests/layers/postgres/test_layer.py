@@ -169,7 +169,9 @@ def test_a_layer_that_is_closed_does_not_listen_any_more(world: World, server: P
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
         " AND application_name = 'layergate-closing'"
     )
-    layer = world.layer(server.url(), namespace="closing", max_disconnected=3600.0)
+    layer = world.layer(
+        server.url(), namespace="closing", max_disconnected=3600.0, lease_term=3600.0
+    )
 
     async def story() -> None:
         assert log_of(layer).heartbeat.ensure()
