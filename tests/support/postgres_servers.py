@@ -58,6 +58,15 @@ def as_nobody(*command: str | Path) -> list[str]:
     return [sys.executable, "-c", _AS_NOBODY.format(_NOBODY), *words]
 
 
+def _runs(pid: int) -> bool:
+    """False also for one that has ended, but nobody has asked for its status."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
 class Postgres(SystemServer):
     """``config``: settings by name. ``data``: a folder of which it gets a copy. ``copies``: a running server
     whose standby it is."""
@@ -212,9 +221,7 @@ class Postgres(SystemServer):
         for pid in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        wait_until(
-            lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), "its processes to end"
-        )
+        wait_until(lambda: not any(map(_runs, family)), "its processes to end")
 
     def stop(self) -> None:
         """In order, with all that is in it on the disk."""

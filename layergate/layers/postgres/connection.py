@@ -12,7 +12,9 @@ still runs on the server ends by the session's ``statement_timeout``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
+import socket
 import time
 from collections.abc import Generator, Sequence
 from typing import Any, Final, TypeAlias
@@ -66,6 +68,15 @@ class Connection:
     def drop(self) -> None:
         """Close it, without waiting for the server."""
         self.pgconn.finish()
+
+    def interrupt(self) -> None:
+        """Have whatever waits on it fail, be it on another thread."""
+        try:
+            line = socket.fromfd(self.pgconn.socket, socket.AF_INET, socket.SOCK_STREAM)
+        except (OSError, psycopg.Error):  # it is closed
+            return
+        with line, contextlib.suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
 
     def broken(self) -> bool:
         """True if it cannot be used, as far as that can be told without asking: the server has closed it, or
@@ -199,7 +210,7 @@ class LoopConnection(Connection):
             return done.value
 
     async def _ready(self, write: bool, seconds: float) -> bool:
-        loop, socket = self._loop, self.pgconn.socket
+        loop, line = self._loop, self.pgconn.socket
         ready: asyncio.Future[bool] = loop.create_future()
 
         def tell(value: bool) -> None:
@@ -207,17 +218,17 @@ class LoopConnection(Connection):
                 ready.set_result(value)
 
         timer = loop.call_later(max(0.0, seconds), tell, False)
-        loop.add_reader(socket, tell, True)
+        loop.add_reader(line, tell, True)
         if write:
-            loop.add_writer(socket, tell, True)
+            loop.add_writer(line, tell, True)
         try:
             return await ready
         finally:
             timer.cancel()
             if not loop.is_closed():
-                loop.remove_reader(socket)
+                loop.remove_reader(line)
                 if write:
-                    loop.remove_writer(socket)
+                    loop.remove_writer(line)
 
 
 class ThreadConnection(Connection):
@@ -282,21 +293,21 @@ def _told(pgconn: Any) -> str:
     return unconnected(str(pgconn.get_error_message()))
 
 
-def _readable(socket: int) -> bool:
+def _readable(line: int) -> bool:
     if not hasattr(select, "poll"):
-        return bool(select.select([socket], [], [], 0)[0])
+        return bool(select.select([line], [], [], 0)[0])
     poll = select.poll()
-    poll.register(socket, select.POLLIN)
+    poll.register(line, select.POLLIN)
     return bool(poll.poll(0))
 
 
-def _ready(socket: int, read: bool, write: bool, seconds: float) -> bool:
+def _ready(line: int, read: bool, write: bool, seconds: float) -> bool:
     """Looked up at each call: gevent replaces what is in `select`."""
     if seconds <= 0:
         return False
     if not hasattr(select, "poll"):
-        found = select.select([socket] if read else [], [socket] if write else [], [], seconds)
+        found = select.select([line] if read else [], [line] if write else [], [], seconds)
         return bool(found[0] or found[1])
     poll = select.poll()
-    poll.register(socket, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+    poll.register(line, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
     return bool(poll.poll(max(1, round(seconds * 1000))))

@@ -20,16 +20,22 @@ _ALIVE: Final = Statement(b"", b"SELECT")
 
 
 class _Ear:
-    """The connection of one place. ``channel``: the one that it listens on. ``tag``: of the cell when it last
-    began to wait. ``heard``: something, since then."""
+    """The connection of one place. ``waiting``: the same, while a call waits on it. ``channel``: the one that it
+    listens on. ``tag``: of the cell when a call last began to wait. ``heard``: something, since then."""
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
+        self.waiting: Connection | None = None
+        self.closed = False
         self.channel = b""
         self.tag: Hashable = None
         self.heard = False
 
     def drop(self) -> None:
+        """The call that waits fails, and closes the connection itself."""
+        self.closed = True
+        if (waiting := self.waiting) is not None:
+            waiting.interrupt()
         connection, self.connection, self.channel = self.connection, None, b""
         if connection is not None:
             connection.drop()
@@ -77,16 +83,19 @@ class Listening:
                 if tag != ear.tag and not ear.heard:
                     await connection.exchange(_ALIVE, (), self._client.timeout)
                 heard = False
-            ear.tag = tag
+            ear.tag, ear.waiting = tag, connection
+            seconds = 0.0 if ear.closed else seconds
             ear.heard = heard = heard or await connection.notified(channel, seconds)
         except BaseException:
+            ear.waiting = None
             if connection is not None:
                 connection.drop()
             raise
-        if ear.connection is None:
-            ear.connection, ear.channel = connection, channel
-        else:
+        ear.waiting = None
+        if ear.closed or ear.connection is not None:
             connection.drop()
+        else:
+            ear.connection, ear.channel = connection, channel
         return heard
 
     async def close(self) -> None:

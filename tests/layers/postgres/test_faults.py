@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -25,7 +26,13 @@ class TestHistory(PurgeHistory):
         return Postgres(folder)
 
 
+class Patient(Postgres):
+    """On a machine that has much else to do, a call takes longer than the default permits."""
+
+    layer_options: ClassVar[dict[str, Any]] = {"timeout": 5.0}
+
+
 class TestOneFetch(OneFetch):
     @classmethod
     def make_server(cls, folder: Path) -> Postgres:
-        return Postgres(folder)
+        return Patient(folder)

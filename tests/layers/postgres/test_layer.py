@@ -22,7 +22,7 @@ from layergate.shared.ports import Limits
 from tests.support.ports import HOST, free_port
 from tests.support.postgres_parts import World, entry_of, log_of
 from tests.support.postgres_servers import Postgres
-from tests.support.waiting import BOUND, wait_until
+from tests.support.waiting import BOUND, until, wait_until
 
 pytestmark = pytest.mark.systems
 
@@ -148,14 +148,44 @@ def test_a_purge_reaches_the_other_by_notification(world: World, server: Postgre
     with World("threads") as there:
         one, two = world.layer(server.url(), **options), there.layer(server.url(), **options)
         assert log_of(two).heartbeat.ensure()
-        listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
-        wait_until(lambda: server.sql(listening) == [(1,)], "the other to listen")
+        # One connection asks, one listens. (That `one` may listen, too, is nothing to it.)
+        wait_until(lambda: two.stats()["connects"] == 2, "the other to connect")
+        listening = (
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+            " AND application_name = 'layergate-told'"
+        )
+        wait_until(
+            lambda: server.sql(listening)[0][0] == (2 if world.blocking else 1), "both to listen"
+        )
         calls = two.stats()["round_trips"]
         cells = one._cells
         assert cells is not None
         head = world.run(cells.load("told:j:head"))
         assert world.run(cells.swap("told:j:head", head.tag, head.data))
         wait_until(lambda: two.stats()["round_trips"] > calls, "the other to look")
+
+
+def test_a_layer_that_is_closed_does_not_listen_any_more(world: World, server: Postgres):
+    """Nor does its thread wait for the rest of a quarter of an hour."""
+    listening = (
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+        " AND application_name = 'layergate-closing'"
+    )
+    layer = world.layer(
+        server.url(), namespace="closing", max_disconnected=3600.0, lease_term=3600.0
+    )
+
+    async def story() -> None:
+        assert log_of(layer).heartbeat.ensure()
+        await until(lambda: server.sql(listening) == [(1,)], "it to listen", pause=pause)
+        log_of(layer).heartbeat.stop()
+        await layer.aclose()
+        await until(lambda: server.sql(listening) == [(0,)], "it to stop listening", pause=pause)
+
+    async def pause(seconds: float) -> None:
+        await layer._joined.joining.runtime.event().wait(seconds)  # type: ignore[union-attr]
+
+    world.run(story())
 
 
 def test_a_server_that_is_away_raises_then_is_not_asked(world: World):
