@@ -25,6 +25,7 @@ __all__ = ["Connection", "LoopConnection", "ThreadConnection"]
 
 _CHUNK: Final = 256 * 1024  # bytes that are read at once
 _OPAQUES: Final = 1 << 31
+_OLDEST: Final = (1, 6, 10)  # the first whose meta commands do not change any more
 
 
 class Connection:
@@ -66,8 +67,14 @@ class Connection:
             began = int(numbers[b"time"]) - int(numbers[b"uptime"])
             self.identity = b"%d:%d" % (int(numbers[b"pid"]), began)
             self.largest = int(limits[b"item_size_max"])
+            version = tuple(int(part) for part in numbers[b"version"].split(b".")[:3])
         except (KeyError, ValueError) as error:
             raise ProtocolError("the server does not say who it is, as a proxy does not") from error
+        if version < _OLDEST:
+            # It would not know the commands, and take the data that follows them for commands: what is in a
+            # response would be carried out.
+            oldest = ".".join(map(str, _OLDEST))
+            raise LayerRefused("memcached", f"the server is older than {oldest}; update it")
         if limits.get(b"cas_enabled", b"yes") != b"yes":
             raise LayerRefused(
                 "memcached", "the server compares nothing (option -C): start it without that option"

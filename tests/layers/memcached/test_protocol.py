@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from layergate.errors import LayerRefused
+from layergate.layers.memcached.connection import Connection
 from layergate.layers.memcached.protocol import (
     Command,
     ProtocolError,
@@ -16,6 +20,7 @@ from layergate.layers.memcached.protocol import (
     put,
     stats,
 )
+from layergate.runtime.blocking import run_blocking
 
 FIRST = 41
 
@@ -153,6 +158,39 @@ def test_garbage_brings_no_value(junk: bytes, count: int) -> None:
 def test_what_is_no_reply_to_this_command(stream: bytes) -> None:
     with pytest.raises(ProtocolError):
         replies_to(get(b"k")).feed(stream)
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        (b"1.5.16", "older than 1.6.10"),
+        (b"1.6.9", "older than 1.6.10"),
+        (b"1.6.10", ""),
+        (b"1.7.0-beta", "does not say who it is"),
+        (b"2.0.1", ""),
+        (b"", "does not say who it is"),
+    ],
+)
+def test_a_server_that_would_take_data_for_commands_is_sent_none(version: bytes, says: str) -> None:
+    """Before its meta commands were settled, memcached answers ERROR to one, and reads on: the data of a value,
+    which a user's request may have made, would be carried out."""
+    settings = b"STAT item_size_max 1048576\r\nSTAT cas_enabled yes\r\nEND\r\n"
+    numbers = b"STAT pid 7\r\nSTAT time 100\r\nSTAT uptime 9\r\nSTAT version %b\r\nEND\r\n"
+
+    class Scripted(Connection):
+        async def exchange(self, commands: Sequence[Command], seconds: float) -> Sequence[Reply]:
+            assert all(one.data is None for one in commands)
+            replies = replies_to(*commands)
+            replies.feed(numbers % version + settings)
+            return replies.replies
+
+    connection = Scripted()
+    if says:
+        with pytest.raises((LayerRefused, ProtocolError), match=says):
+            run_blocking(connection.greet(1.0))
+    else:
+        run_blocking(connection.greet(1.0))
+        assert connection.identity == b"7:91"
 
 
 def test_an_error_stands_in_its_place() -> None:
