@@ -37,6 +37,9 @@ _CLOSING: Final = 1.0  # seconds that saying goodbye may take
 # Seconds, at most, after which the server answers that there is no change: under asyncio, and under threads, where
 # nobody can interrupt it.
 _AWAIT: Final = (5.0, 1.5)
+# Seconds that the answer may come earlier or later than asked for, so that no stream has to begin anew for that.
+_EARLY: Final = 0.02
+_LATE: Final = 0.5
 _OF_A_CHANGE: Final = {"_id": 1, "fullDocument.v": 1, "updateDescription.updatedFields.v": 1}
 
 
@@ -187,8 +190,10 @@ class MongoCells:
             with pymongo.timeout(budget):
                 await stream.begin(self._connection.here(), name, pause)
         # A change may have come before the stream began; or the stream has told of it already.
-        if (begins or stream.told == (tag,)) and await self._changed(name, tag):
-            return True
+        if begins or stream.told == (tag,):
+            if await self._changed(name, tag):
+                return True
+            stream.told = None
         while True:
             self._connection.calls += 1
             with pymongo.timeout(stream.pause + budget):
@@ -196,7 +201,7 @@ class MongoCells:
             if change is not None and change != (tag,):
                 stream.told = (tag,)
                 return True
-            if until - monotonic() < stream.pause / 4:
+            if until - monotonic() <= _EARLY:
                 return False
 
     def _silence(self) -> None:
@@ -238,7 +243,7 @@ class _Stream:
 
     def serves(self, name: str, pause: float) -> bool:
         """True if it need not begin anew for that."""
-        return self.name == name and pause / 2 <= self.pause <= pause * 2
+        return self.name == name and pause - _EARLY <= self.pause <= max(pause * 2, pause + _LATE)
 
     async def begin(self, handles: Handles, name: str, pause: float) -> None:
         await self.close()
