@@ -61,7 +61,10 @@ class Server:
         except BaseException:
             connection.drop()
             raise
-        self._give(connection)
+        if any(reply.error and not reply.error.startswith("SERVER_ERROR") for reply in replies):
+            connection.drop()  # the server did not understand, so nobody knows what it does with the rest
+        else:
+            self._give(connection)
         return replies, connection.identity
 
     def _take(self) -> Connection | None:
