@@ -186,7 +186,6 @@ class MongoCells:
         pause = (until - monotonic()) / max(1, math.ceil((until - monotonic()) / most))
         begins = not stream.serves(name, pause)
         if begins:
-            self._connection.calls += 1
             with pymongo.timeout(budget):
                 await stream.begin(self._connection.here(), name, pause)
         # A change may have come before the stream began; or the stream has told of it already.
@@ -195,7 +194,6 @@ class MongoCells:
                 return True
             stream.told = None
         while True:
-            self._connection.calls += 1
             with pymongo.timeout(stream.pause + budget):
                 change = await stream.next()
             if change is not None and change != (tag,):
