@@ -339,7 +339,8 @@ class Story:
                 tasks.create_task(self.racer())
             tasks.create_task(self.chaos())
 
-    def check(self) -> None:
+    def check(self, *, reads: float = 50.0) -> None:
+        """``reads``: so many a second, at least, or the history shows nothing."""
         found = violations(self.reads, self.purges)
         finals = sum(purge.final for purge in self.purges)
         print(  # noqa: T201 - with -s
@@ -353,6 +354,6 @@ class Story:
         for instance in self.fleet.instances:
             assert "Traceback" not in instance.log(), instance.log()
         # Much happened, or this shows nothing.
-        assert len(self.reads) > 50 * self.seconds
+        assert len(self.reads) > reads * self.seconds
         assert finals > self.seconds
         assert self.races > self.seconds / 10

@@ -386,7 +386,7 @@ class PurgeHistory(ABC):
                 story = self.story(fleet, seconds=self.seconds, seed=random.randrange(1 << 32))
                 story.server, story.proxies = server, proxies
                 await story.run()
-                story.check()
+                story.check(reads=15.0)  # some of these servers are slow
 
 
 # ---------------------------------------------------------------------------------- G2: one fetch
