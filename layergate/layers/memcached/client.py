@@ -156,7 +156,7 @@ class MemcachedClient:
             return self.addresses[0]
         return max(
             self.addresses,
-            key=lambda one: blake2b(key, key=str(one).encode()[:64], digest_size=8).digest(),
+            key=lambda one: blake2b(key, key=_salt(one), digest_size=8).digest(),
         )
 
     def learned(self, address: Address, largest: int) -> None:
@@ -231,6 +231,12 @@ def checked(name: str, reply: Reply) -> Reply:
     if error.startswith("SERVER_ERROR"):
         raise LayerRefused(name, f"memcached says: {error[:200]}")
     raise ProtocolError(f"memcached says: {error[:200]}")
+
+
+def _salt(address: Address) -> bytes:
+    """What tells a server from the others. (A longer key BLAKE2 does not take.)"""
+    name = str(address).encode()
+    return name if len(name) <= 64 else blake2b(name).digest()
 
 
 def _close(servers: dict[Address, Server]) -> None:

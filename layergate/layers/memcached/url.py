@@ -10,6 +10,7 @@ certificates of the authorities that are trusted, instead of the system's), ``ce
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -22,6 +23,7 @@ __all__ = ["Address", "Target", "parse_url"]
 
 _PORT: Final = 11211
 _FILES: Final = frozenset({"cafile", "certfile", "keyfile"})
+_HOST: Final = re.compile(r"[^\s/#@\[\]\x00-\x1f]+")
 
 
 class Address(NamedTuple):
@@ -53,6 +55,10 @@ def parse_url(url: str) -> Target:
     if not mark or scheme.lower() not in ("memcached", "memcacheds"):
         raise ConfigError(f"url must begin with memcached:// or memcacheds://, got {shown(url)!r}")
     rest, _, query = rest.partition("?")
+    if "@" in query:  # else what follows the ? of a password would be taken for options, and shown
+        raise ConfigError(
+            f"url must have %3F and %40 for ? and @ in a password or in an option, got {shown(url)!r}"
+        )
     user, at, hosts = rest.rpartition("@")
     name, _, password = user.partition(":")
     username, password = unquote(name), unquote(password)
@@ -68,6 +74,8 @@ def parse_url(url: str) -> Target:
             "url takes the options cafile, certfile and keyfile, and these with memcacheds:// only, got"
             f" {', '.join(sorted(unknown or options))}"
         )
+    if "" in options.values():
+        raise ConfigError(f"url must name a file for each option, got {shown(url)!r}")
     if hosts.startswith("/"):
         if secure:
             raise ConfigError(f"url must name a host for TLS, not a socket, got {shown(url)!r}")
@@ -81,11 +89,15 @@ def parse_url(url: str) -> Target:
 
 def _address(text: str, url: str) -> Address:
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
+        host, closed, rest = text[1:].partition("]")
         port = rest.removeprefix(":")
+        good = bool(closed) and (not rest or rest.startswith(":"))
     else:
         host, _, port = text.partition(":")
-    if not host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
+        good = True
+    if not (good and _HOST.fullmatch(host)) or (
+        port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
+    ):
         raise ConfigError(f"url must name hosts as host or host:port, got {shown(url)!r}")
     return Address(host, int(port) if port else _PORT)
 

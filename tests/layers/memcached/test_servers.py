@@ -274,6 +274,13 @@ def test_the_order_of_the_servers_moves_no_entry() -> None:
     assert {one.address_of(key).host for key in moved} == {"c"}
 
 
+def test_long_names_of_servers_are_told_apart() -> None:
+    host = "h" * 64
+    client = client_of(f"memcached://{host}:1,{host}:2", LoopRuntime())
+    ports = {client.address_of(b"key%d" % number).port for number in range(50)}
+    assert ports == {1, 2}
+
+
 # -- who may --------------------------------------------------------------------------------------------------
 
 
