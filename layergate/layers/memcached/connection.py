@@ -13,11 +13,19 @@ import asyncio
 import select
 import socket
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
 
 from layergate.errors import LayerRefused
-from layergate.layers.memcached.protocol import Command, ProtocolError, Replies, Reply, stats
+from layergate.layers.memcached.protocol import (
+    STRANGER,
+    Command,
+    ProtocolError,
+    Replies,
+    Reply,
+    StrangerError,
+    stats,
+)
 from layergate.layers.memcached.url import Address, Target
 from layergate.remote.transports import abandon
 
@@ -49,6 +57,34 @@ class Connection:
         """Close it at once."""
         raise NotImplementedError
 
+    async def _line(self, wire: bytes, seconds: float) -> bytes:
+        """What the server answers to what is no meta command: one line."""
+        raise NotImplementedError
+
+    async def begin(self, target: Target, seconds: float) -> None:
+        """Log in, if the URL says as whom, and ask the server who it is."""
+        until = time.monotonic() + seconds
+        if target.username:
+            await self._log_in(target, until)
+        await self.greet(_left(until))
+
+    async def _log_in(self, target: Target, until: float) -> None:
+        """A login looks like an item to be stored. A server without users would store it, for everybody to read,
+        so it is only sent to a server that refuses to answer without."""
+        if not (await self._line(b"version\r\n", _left(until))).startswith(STRANGER):
+            raise LayerRefused(
+                "memcached",
+                "the server asks nobody for a password: start it with -Y, or take the user and the password"
+                " out of the URL",
+            )
+        secret = f"{target.username} {target.password}".encode()
+        login = b"set layergate 0 0 %d\r\n%b\r\n" % (len(secret), secret)
+        if await self._line(login, _left(until)) != b"STORED\r\n":
+            # (Not what the server says: it might repeat what it was told.)
+            raise LayerRefused(
+                "memcached", "the server does not accept the user and password of the URL"
+            )
+
     def _begin(self, commands: Sequence[Command]) -> tuple[bytes, Replies]:
         """What is to be sent, and what takes in the replies."""
         first = self._opaque
@@ -58,7 +94,12 @@ class Connection:
 
     async def greet(self, seconds: float) -> None:
         """Ask the server who it is."""
-        told, settings = await self.exchange([stats(), stats(b"settings")], seconds)
+        try:
+            told, settings = await self.exchange([stats(), stats(b"settings")], seconds)
+        except StrangerError as error:
+            raise LayerRefused(
+                "memcached", "the server wants a user and a password: name them in the URL"
+            ) from error
         if told.error or settings.error:
             raise ProtocolError(f"the server says: {told.error or settings.error}")
         numbers = dict(line.partition(b" ")[::2] for line in told.lines)
@@ -79,21 +120,6 @@ class Connection:
             raise LayerRefused(
                 "memcached", "the server compares nothing (option -C): start it without that option"
             )
-
-
-def _login(target: Target) -> bytes | None:
-    if not target.username:
-        return None
-    secret = f"{target.username} {target.password}".encode()
-    return b"set layergate 0 0 %d\r\n%b\r\n" % (len(secret), secret)
-
-
-def _check_login(line: bytes) -> None:
-    if line != b"STORED\r\n":
-        # (Not what the server says: it might repeat what it was told.)
-        raise LayerRefused(
-            "memcached", "the server does not accept the user and password of the URL"
-        )
 
 
 class _Protocol(asyncio.Protocol):
@@ -156,19 +182,17 @@ class LoopConnection(Connection):
                 )
             connection = cls(made[0], made[1])
             try:
-                if (login := _login(target)) is not None:
-                    await connection._log_in(login, seconds)
-                await connection.greet(seconds)
+                await connection.begin(target, seconds)
             except BaseException:
                 connection.drop()
                 raise
         return connection
 
-    async def _log_in(self, login: bytes, seconds: float) -> None:
+    async def _line(self, wire: bytes, seconds: float) -> bytes:
         self._protocol.line = bytearray()
-        await self._wait(login, seconds)
+        await self._wait(wire, seconds)
         line, self._protocol.line = bytes(self._protocol.line), None
-        _check_login(line)
+        return line
 
     async def exchange(self, commands: Sequence[Command], seconds: float) -> Sequence[Reply]:
         """See `Connection.exchange`."""
@@ -236,25 +260,24 @@ class ThreadConnection(Connection):
                 sock.settimeout(_left(until))
                 sock = target.tls.wrap_socket(sock, server_hostname=address.host)
             connection = cls(sock)
-            if (login := _login(target)) is not None:
-                connection._log_in(login, until)
-            connection._greet(until)
+            connection._now(connection.begin(target, _left(until)))
         except BaseException:
             sock.close()
             raise
         return connection
 
-    def _log_in(self, login: bytes, until: float) -> None:
-        self._send(login, until)
+    async def _line(self, wire: bytes, seconds: float) -> bytes:
+        until = time.monotonic() + seconds
+        self._send(wire, until)
         line = b""
         while not line.endswith(b"\n") and len(line) < 1024:
             line += self._received(until)
-        _check_login(line)
+        return line
 
-    def _greet(self, until: float) -> None:
-        greeting = self.greet(_left(until))
+    @staticmethod
+    def _now(work: Coroutine[Any, Any, None]) -> None:
         try:
-            greeting.send(None)
+            work.send(None)
         except StopIteration:
             return
         raise AssertionError("a connection of a thread does not suspend")

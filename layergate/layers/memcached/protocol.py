@@ -18,10 +18,12 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "LONGEST_KEY",
+    "STRANGER",
     "Command",
     "ProtocolError",
     "Replies",
     "Reply",
+    "StrangerError",
     "delete",
     "get",
     "put",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 LONGEST_KEY: Final = 250  # bytes
+STRANGER: Final = b"CLIENT_ERROR unauthenticated"
 _LONGEST_LINE: Final = 8192  # bytes of a reply's first line
 _KEY: Final = re.compile(rb"[\x21-\x7e]{1,250}")
 _NUMBER: Final = re.compile(rb"[0-9]{1,20}")
@@ -38,6 +41,10 @@ _MANY: Final = 1000  # lines of an answer to ``stats``
 
 class ProtocolError(ConnectionError):
     """What came is not the reply to what was asked."""
+
+
+class StrangerError(ProtocolError):
+    """The server answers nobody who has not logged in. It says so once, whatever was asked, and no more."""
 
 
 class Command(NamedTuple):
@@ -140,6 +147,8 @@ class Replies:
         if end > _LONGEST_LINE:
             raise ProtocolError("a line of a reply is too long")
         line = bytes(self._buffer[:end])
+        if line == STRANGER:
+            raise StrangerError("the server answers nobody who has not logged in")
         if line == b"ERROR" or line.startswith((b"CLIENT_ERROR", b"SERVER_ERROR")):
             del self._buffer[: end + 2]
             self._listed.clear()

@@ -15,6 +15,7 @@ from layergate.layers.memcached.protocol import (
     ProtocolError,
     Replies,
     Reply,
+    StrangerError,
     delete,
     get,
     put,
@@ -201,6 +202,11 @@ def test_an_error_stands_in_its_place() -> None:
         "CLIENT_ERROR bad data chunk",
         "ERROR",
     ]
+
+
+def test_a_stranger_is_told_once() -> None:
+    with pytest.raises(StrangerError):
+        replies_to(stats(), stats(b"settings")).feed(b"CLIENT_ERROR unauthenticated\r\n")
 
 
 def test_lists() -> None:

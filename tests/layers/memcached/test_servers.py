@@ -312,8 +312,26 @@ def test_a_user_and_a_password(tmp_path: Path, users: Path, run: Any) -> None:
                 await MemcachedBlobs(bad, "ns").get_many(["ns:a"])
             assert "wr0ng" not in str(refused.value)
             await bad.close()
+            nobody = client_of(server.url(), run.runtime)
+            with pytest.raises(LayerRefused, match="name them in the URL"):
+                await MemcachedBlobs(nobody, "ns").get_many(["ns:a"])
+            await nobody.close()
 
         run(story())
+
+
+def test_a_server_without_users_is_told_no_password(server: Memcached, run: Any) -> None:
+    """It would store the login as an item that everybody can read."""
+
+    async def story() -> None:
+        client = client_of(f"memcached://ann:s3cret@{HOST}:{server.port}", run.runtime)
+        with pytest.raises(LayerRefused, match="asks nobody for a password") as refused:
+            await MemcachedBlobs(client, "ns").get_many(["ns:a"])
+        assert "s3cret" not in str(refused.value)
+        await client.close()
+
+    run(story())
+    assert server.names() == []
 
 
 def test_tls(server: Memcached, tmp_path: Path, run: Any) -> None:
