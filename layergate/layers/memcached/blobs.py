@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from layergate.errors import LayerError
-from layergate.layers.memcached.client import MemcachedClient, checked
+from layergate.layers.memcached.client import Budget, MemcachedClient, checked
 from layergate.layers.memcached.protocol import Reply, delete, get, put
 from layergate.layers.memcached.url import Address
 from layergate.shared.ports import Limits
@@ -53,7 +53,10 @@ class MemcachedBlobs:
         parts = list(by_server.items())
         found: dict[bytes, bytes | None] = {}
         errors: list[BaseException] = []
-        answers = await client.together([self._read(address, some) for address, some in parts])
+        budget = client.budget()
+        answers = await client.together(
+            [self._read(address, some, budget) for address, some in parts]
+        )
         for answer in answers:
             if isinstance(answer, BaseException):
                 errors.append(answer)
@@ -63,9 +66,11 @@ class MemcachedBlobs:
             raise errors[0]
         return [found.get(key) for key in keys]
 
-    async def _read(self, address: Address, keys: list[bytes]) -> dict[bytes, bytes | None]:
+    async def _read(
+        self, address: Address, keys: list[bytes], budget: Budget
+    ) -> dict[bytes, bytes | None]:
         commands = [get(self._key), *map(get, keys)]
-        (present, *replies), _ = await self._client.ask(address, commands)
+        (present, *replies), _ = await self._client.ask(address, commands, budget=budget)
         generation = self._generation(present)
         if generation is None:
             return {}
@@ -84,32 +89,33 @@ class MemcachedBlobs:
         key = name.encode()
         address = self._client.address_of(key)
         lifetime = min(_LONGEST, math.ceil(seconds) + 1)
+        budget = self._client.budget()
         for _ in range(_TRIES):
-            generation = self._seen.get(address) or await self._present(address)
+            generation = self._seen.get(address) or await self._present(address, budget)
             commands = [get(self._key), put(key, generation + data, seconds=lifetime)]
-            (present, stored), _ = await self._client.ask(address, commands)
+            (present, stored), _ = await self._client.ask(address, commands, budget=budget)
             checked(self._client.name, stored)
             if self._generation(present) == generation:
                 return
             self._seen.pop(address, None)  # it was cleared, or the generation was lost
         raise LayerError(self._client.name, "the namespace was cleared again and again")
 
-    async def _present(self, address: Address) -> bytes:
+    async def _present(self, address: Address, budget: Budget) -> bytes:
         """The generation on this server; a new one if there is none."""
         new = os.urandom(_GENERATION)
         (added, present), _ = await self._client.ask(
-            address, [put(self._key, new, mode=b"E"), get(self._key)]
+            address, [put(self._key, new, mode=b"E"), get(self._key)], budget=budget
         )
         checked(self._client.name, added)
         generation = self._generation(present)
         if generation is None:  # evicted at once, or somebody else's
-            await self._begin(address, new)
+            await self._begin(address, new, budget)
             generation = new
         self._seen[address] = generation
         return generation
 
-    async def _begin(self, address: Address, generation: bytes) -> None:
-        (stored,), _ = await self._client.ask(address, [put(self._key, generation)])
+    async def _begin(self, address: Address, generation: bytes, budget: Budget) -> None:
+        (stored,), _ = await self._client.ask(address, [put(self._key, generation)], budget=budget)
         checked(self._client.name, stored)
 
     async def delete(self, name: str) -> bool:
@@ -121,7 +127,11 @@ class MemcachedBlobs:
     async def clear(self) -> None:
         """See `Blobs.clear`. One item on each server. Raises what a server that does not answer raises; what
         it holds stays then."""
-        work = [self._begin(address, os.urandom(_GENERATION)) for address in self._client.addresses]
+        budget = self._client.budget()
+        work = [
+            self._begin(address, os.urandom(_GENERATION), budget)
+            for address in self._client.addresses
+        ]
         self._seen.clear()
         for answer in await self._client.together(work):
             if isinstance(answer, BaseException):

@@ -8,8 +8,10 @@ call.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+import time
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
@@ -21,13 +23,44 @@ from layergate.layers.memcached.protocol import Command, ProtocolError, Reply
 from layergate.layers.memcached.url import Address, Target
 from layergate.remote.places import PerPlace
 
-__all__ = ["MemcachedClient", "Server", "checked"]
+__all__ = ["Budget", "MemcachedClient", "Server", "checked"]
 
 T = TypeVar("T")
 
 _IDLE: Final = 16  # connections kept for later, for each server and place
 _OVERHEAD: Final = 512  # bytes that the server adds to an item, at most, with its key
 _UNKNOWN: Final = 1024 * 1024  # bytes of an item, until a server has told
+
+
+class Budget:
+    """The time of one operation, which may take several round trips. ``timeout``: seconds for all of them.
+    ``connect_timeout``: seconds beyond it, for the connections that they need."""
+
+    def __init__(self, timeout: float, connect_timeout: float) -> None:
+        self._timeout = timeout
+        self._until = time.monotonic() + timeout
+        self._connecting = connect_timeout
+
+    def check(self) -> None:
+        """Raises TimeoutError if too little is left for a server to show that it is well."""
+        if self._until - time.monotonic() < self._timeout / 4:
+            raise TimeoutError("no time is left for another round trip")
+
+    @property
+    def seconds(self) -> float:
+        """What is left for round trips."""
+        return max(0.0, self._until - time.monotonic())
+
+    @contextlib.contextmanager
+    def connecting(self) -> Iterator[float]:
+        """Time to make a connection: the seconds that it may take."""
+        began = time.monotonic()
+        try:
+            yield max(0.0, self._connecting)
+        finally:
+            spent = time.monotonic() - began
+            self._connecting -= spent
+            self._until += spent
 
 
 class Server:
@@ -46,18 +79,19 @@ class Server:
         return len(self._idle)
 
     async def exchange(
-        self, commands: Sequence[Command], identity: bytes = b""
+        self, commands: Sequence[Command], budget: Budget, identity: bytes = b""
     ) -> tuple[Sequence[Reply], bytes]:
         """The replies, and the identity of the server's process. ``identity``: nothing is asked of a process
         with another one (then there are no replies); b"" for any. Raises OSError, TimeoutError, LayerRefused."""
         connection = self._take()
         if connection is None:
-            connection = await self._connected()
+            with budget.connecting() as seconds:
+                connection = await self._connected(seconds)
         if identity and connection.identity != identity:
             self._give(connection)
             return (), connection.identity
         try:
-            replies = await connection.exchange(commands, self._client.timeout)
+            replies = await connection.exchange(commands, budget.seconds)
         except BaseException:
             connection.drop()
             raise
@@ -87,10 +121,9 @@ class Server:
                 return
         connection.drop()
 
-    async def _connected(self) -> Connection:
+    async def _connected(self, seconds: float) -> Connection:
         client = self._client
         client.connects += 1
-        seconds = client.connect_timeout
         connection: Connection
         if client.runtime.blocking:
             connection = ThreadConnection.connect(client.target, self.address, seconds)
@@ -168,10 +201,24 @@ class MemcachedClient:
         """Bytes of the largest item that all servers take, as far as they have told."""
         return min(self._largest.values(), default=_UNKNOWN) - _OVERHEAD
 
+    def budget(self) -> Budget:
+        """For an operation that begins now."""
+        return Budget(self.timeout, self.connect_timeout)
+
     async def ask(
-        self, address: Address, commands: Sequence[Command], identity: bytes = b""
+        self,
+        address: Address,
+        commands: Sequence[Command],
+        identity: bytes = b"",
+        *,
+        budget: Budget | None = None,
     ) -> tuple[Sequence[Reply], bytes]:
-        """See `Server.exchange`. Raises LayerUnavailable at once while this server's breaker is open."""
+        """See `Server.exchange`. ``budget``: of the operation to which this round trip belongs; None for one of its
+        own. Raises LayerUnavailable at once while this server's breaker is open."""
+        if budget is None:
+            budget = self.budget()
+        else:
+            budget.check()
         breaker = self._breakers[address]
         several = len(self.addresses) > 1  # for one, the layer's own breaker does
         ticket = breaker.enter() if several else 0
@@ -181,9 +228,10 @@ class MemcachedClient:
             )
         self.calls += 1
         try:
-            found = await self._places.here()[address].exchange(commands, identity)
+            found = await self._places.here()[address].exchange(commands, budget, identity)
         except LayerRefused:
-            breaker.succeeded(ticket)
+            if several:
+                breaker.succeeded(ticket)
             raise
         except BaseException:
             if several:

@@ -248,10 +248,10 @@ class ThreadConnection(Connection):
         if address.path:
             sock = socket.socket(socket.AF_UNIX)
         else:
-            sock = socket.create_connection((address.host, address.port), seconds)
+            sock = _connected(address, until)
         try:
             if address.path:
-                sock.settimeout(seconds)
+                sock.settimeout(_left(until))
                 sock.connect(address.path)
             else:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -312,6 +312,22 @@ class ThreadConnection(Connection):
     def drop(self) -> None:
         """See `Connection.drop`."""
         self._socket.close()
+
+
+def _connected(address: Address, until: float) -> socket.socket:
+    """A socket to the first address of the host that answers. Each has its share of the time."""
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    failed: OSError = OSError("the name of the host leads nowhere")
+    for number, (family, kind, protocol, _, where) in enumerate(found):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(_left(until) / (len(found) - number))
+            sock.connect(where)
+            return sock
+        except OSError as error:
+            sock.close()
+            failed = error
+    raise failed
 
 
 def _readable(number: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import tempfile
 import time
@@ -19,7 +20,8 @@ from layergate.layers.memcached import MemcachedLayer
 from layergate.layers.memcached.blobs import MemcachedBlobs
 from layergate.layers.memcached.cells import MemcachedCells
 from layergate.layers.memcached.client import MemcachedClient
-from layergate.layers.memcached.url import parse_url
+from layergate.layers.memcached.connection import ThreadConnection
+from layergate.layers.memcached.url import Address, parse_url
 from layergate.runtime.loop import LoopRuntime
 from layergate.runtime.threads import ThreadRuntime, run_blocking
 from tests.support.memcached_servers import Memcached
@@ -262,6 +264,72 @@ def test_several_servers_share_the_entries_and_one_has_the_log(tmp_path: Path, r
             await client.close()
 
         run(story())
+
+
+def test_several_servers_that_stand_still_have_one_budget(tmp_path: Path) -> None:
+    """Under threads they are asked one after the other."""
+    with Memcached(tmp_path) as one, Memcached(tmp_path) as two, Memcached(tmp_path) as three:
+        servers = (one, two, three)
+        hosts = ",".join(f"{HOST}:{each.port}" for each in servers)
+        client = client_of(f"memcached://{hosts}", ThreadRuntime(), timeout=0.5)
+        blobs = MemcachedBlobs(client, "ns")
+        names = [f"ns:{number}" for number in range(60)]
+        assert run_blocking(blobs.get_many(names)) == [None] * 60
+        asked: list[float] = []
+        exchange = ThreadConnection.exchange
+
+        async def recorded(self: Any, commands: Any, seconds: float) -> Any:
+            asked.append(seconds)
+            return await exchange(self, commands, seconds)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ThreadConnection, "exchange", recorded)
+            for each in servers:
+                each.stall()
+            try:
+                for work in (lambda: blobs.get_many(names), blobs.clear):
+                    asked.clear()
+                    with pytest.raises(TimeoutError):
+                        run_blocking(work())
+                    # (Of the second and the third nobody knows more than before.)
+                    assert len(asked) == 1
+                    assert asked[0] <= 0.5
+            finally:
+                for each in servers:
+                    each.resume()
+        # The answer that came too late is not taken for one of these.
+        assert run_blocking(blobs.get_many(names)) == [None] * 60
+        assert client.stats()["servers_open"] == 0
+        run_blocking(client.close())
+
+
+def test_a_host_with_several_addresses_has_one_budget(
+    server: Memcached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    class Silent(socket.socket):
+        def connect(self, where: Any) -> None:
+            given.append(self.gettimeout() or 0.0)
+            if where[0] != HOST:
+                raise TimeoutError("timed out")
+            super().connect(where)
+
+    def resolve(host: str, port: int, **_: Any) -> list[Any]:
+        found = ["192.0.2.1", "192.0.2.2", HOST]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "socket", Silent)
+    connection = ThreadConnection.connect(
+        parse_url("memcached://many"), Address("many", server.port), 3.0
+    )
+    assert connection.identity
+    connection.drop()
+    first, second, third = given
+    assert first <= 1.0
+    assert second <= 1.5
+    assert third <= 3.0
 
 
 def test_the_order_of_the_servers_moves_no_entry() -> None:
