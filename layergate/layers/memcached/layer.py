@@ -84,6 +84,7 @@ class MemcachedLayer(RemoteLayer):
             purge=4,
             uncovered=(
                 "instances that name another server first",
+                "a name of a host that leads to several servers",
                 "a proxy between the instances and the server (mcrouter, twemproxy)",
                 "a server that is restarted within a second of its start with the same process number",
             ),
