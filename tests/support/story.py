@@ -113,6 +113,8 @@ class Story:
 
     pause = 0.008  # seconds between two reads of one client, at most
 
+    least_reads = 50.0  # a second, or the history shows nothing
+
     def __init__(self, fleet: Fleet, *, seconds: float, seed: int) -> None:
         self.fleet = fleet
         self.seconds = seconds
@@ -339,8 +341,7 @@ class Story:
                 tasks.create_task(self.racer())
             tasks.create_task(self.chaos())
 
-    def check(self, *, reads: float = 50.0) -> None:
-        """``reads``: so many a second, at least, or the history shows nothing."""
+    def check(self) -> None:
         found = violations(self.reads, self.purges)
         finals = sum(purge.final for purge in self.purges)
         print(  # noqa: T201 - with -s
@@ -354,6 +355,6 @@ class Story:
         for instance in self.fleet.instances:
             assert "Traceback" not in instance.log(), instance.log()
         # Much happened, or this shows nothing.
-        assert len(self.reads) > reads * self.seconds
+        assert len(self.reads) > self.least_reads * self.seconds
         assert finals > self.seconds
         assert self.races > self.seconds / 10
