@@ -6,6 +6,8 @@ Everything that is asked of a shared system goes through a `Guard`, so that a si
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import Any, Final, TypeVar, overload
@@ -46,6 +48,7 @@ class Guard:
         self._runtime = runtime
         self._counters = counters
         self.breaker = self.new_breaker(self._changed)
+        _guards.add(self)
 
     @overload
     async def call(
@@ -97,7 +100,8 @@ class Guard:
         return ticket
 
     def forked(self) -> None:
-        """This is the child of a fork: a lock may be held by a thread that does not exist here."""
+        """This is the child of a fork: a lock may be held by a thread that does not exist here. Happens by
+        itself where there is ``os.fork``."""
         self.breaker = self.new_breaker(self._changed)
 
     def new_breaker(
@@ -115,3 +119,15 @@ class Guard:
 
     def _changed(self, was: State, now: State) -> None:
         self._counters.on("breaker", layer=self.name, was=was, state=now)
+
+
+_guards: Final[weakref.WeakSet[Guard]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for guard in list(_guards):
+        guard.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
 from typing import Any
 
 import pytest
@@ -105,3 +108,26 @@ async def test_after_a_fork_the_breaker_is_a_new_one():
     before = guard.breaker
     guard.forked()
     assert guard.breaker is not before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_the_child_of_a_fork_does_not_wait_for_a_thread_of_its_parent():
+    """A thread of the parent was at the breaker when another one forked. Whoever holds the guard, a layer on
+    cells as well, need not think of it."""
+    runtime = ThreadRuntime()
+    lock = threading.Lock()
+    runtime.lock = lambda: lock  # type: ignore[method-assign]
+    guard = guard_of(runtime)
+    runtime.lock = threading.Lock  # type: ignore[method-assign]
+    with lock:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.alarm(20)
+                with pytest.raises(ConnectionError):  # which the breaker counts, under its lock
+                    run_blocking(guard.call(_fail))
+                os._exit(0)
+            finally:
+                os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
